@@ -1,0 +1,212 @@
+"""The values that pass between the stages: what a convolution is, and what it becomes.
+
+Shapes are in the field's order: weights (C_out, C_in / groups, *kernel), images (C, *size). Everything here
+is a frozen value; arrays are read-only. Imports numpy alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+Size = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Shape of a convolution over any number of spatial axes (two for images: height, width).
+
+    Attributes:
+        c_out: channels of the output.
+        c_in: channels of the input.
+        kernel: kernel size per axis.
+        stride: stride per axis.
+        pad: zeros (before, after) per axis.
+        dilation: distance of kernel taps per axis; 1 is dense.
+        groups: number of channel groups.
+    """
+
+    c_out: int
+    c_in: int
+    kernel: Size
+    stride: Size
+    pad: tuple[tuple[int, int], ...]
+    dilation: Size
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        axes = len(self.kernel)
+        if not axes or any(len(value) != axes for value in (self.stride, self.pad, self.dilation)):
+            raise ValueError(f"kernel, stride, pad and dilation need one entry per axis, got {self}")
+        if min(self.c_out, self.c_in, self.groups, *self.kernel, *self.stride, *self.dilation) < 1:
+            raise ValueError(f"sizes of a convolution are positive, got {self}")
+        if min(min(pair) for pair in self.pad) < 0:
+            raise ValueError(f"pads of a convolution are not negative, got {self}")
+        if self.c_in % self.groups or self.c_out % self.groups:
+            raise ValueError(f"groups must divide both channel counts, got {self}")
+
+    @classmethod
+    def of(
+        cls, c_out: int, c_in: int, kernel: Size, *, stride: int | Size = 1, pad: int | Size = 0,
+        dilation: int | Size = 1, groups: int = 1,
+    ) -> ConvGeometry:  # fmt: skip
+        """Build a geometry with symmetric pads; a single number holds for every axis."""
+
+        def spread(value: int | Size) -> Size:
+            return (value,) * len(kernel) if isinstance(value, int) else tuple(value)
+
+        pads = tuple((p, p) for p in spread(pad))
+        return cls(c_out, c_in, tuple(kernel), spread(stride), pads, spread(dilation), groups)
+
+    @property
+    def weight_shape(self) -> Size:
+        """Shape of the weight array: (C_out, C_in / groups, *kernel)."""
+        return (self.c_out, self.c_in // self.groups, *self.kernel)
+
+    @property
+    def params(self) -> int:
+        """Number of weights, bias not counted."""
+        return math.prod(self.weight_shape)
+
+    def output_size(self, input_size: Size) -> Size:
+        """Spatial size of the output for an input of `input_size`; rounds down. An empty output has a 0."""
+        return tuple(
+            max(0, (size + before + after - (d * (k - 1) + 1)) // s + 1)
+            for size, (before, after), k, s, d in zip(
+                input_size, self.pad, self.kernel, self.stride, self.dilation, strict=True
+            )
+        )
+
+    def macs(self, input_size: Size) -> int:
+        """Multiply-accumulates per image for an input of spatial size `input_size`."""
+        return self.params * math.prod(self.output_size(input_size))
+
+
+def frozen(array: Array) -> Array:
+    """Return `array` as a view that cannot be written through."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@dataclass(frozen=True, eq=False)
+class ConvLayer:
+    """A convolution of a model, as planners and factorizers see it.
+
+    Attributes:
+        name: the layer's name in the model; the owner's name where several layers share one weight.
+        geometry: its shape.
+        weight: (C_out, C_in / groups, *kernel), or None where only the definition was loaded.
+        bias: (C_out,), or None.
+        input_sizes: spatial input size of every use (one per layer that shares the weight);
+            empty where the model does not tell.
+        sharers: names of the other layers that use the same weight.
+    """
+
+    name: str
+    geometry: ConvGeometry
+    weight: Array | None
+    bias: Array | None = None
+    input_sizes: tuple[Size, ...] = ()
+    sharers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.weight is not None:
+            if self.weight.shape != self.geometry.weight_shape:
+                raise ValueError(f"{self.name}: weight {self.weight.shape} does not fit {self.geometry}")
+            object.__setattr__(self, "weight", frozen(self.weight))
+        if self.bias is not None:
+            if self.bias.shape != (self.geometry.c_out,):
+                raise ValueError(f"{self.name}: bias {self.bias.shape} does not fit {self.geometry}")
+            object.__setattr__(self, "bias", frozen(self.bias))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per image over all uses; 0 where no input size is known."""
+        return self.macs_of((self.geometry,))
+
+    def macs_of(self, chain: tuple[ConvGeometry, ...]) -> int:
+        """Multiply-accumulates per image if `chain` stood in this layer's place, over all uses."""
+        total = 0
+        for size in self.input_sizes:
+            for geometry in chain:
+                total += geometry.macs(size)
+                size = geometry.output_size(size)  # noqa: PLW2901 - the chain's own input sizes
+        return total
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A layer that is left as it is, and why; shown in every table."""
+
+    name: str
+    reason: str
+    geometry: ConvGeometry | None = None
+    macs: int = 0
+    params: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class FactorConv:
+    """One convolution of the stack that replaces a layer.
+
+    Attributes:
+        geometry: its shape.
+        weight: (C_out, C_in / groups, *kernel).
+        bias: (C_out,), or None; only the last of a stack has one.
+    """
+
+    geometry: ConvGeometry
+    weight: Array
+    bias: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight.shape != self.geometry.weight_shape:
+            raise ValueError(f"Bug: factor weight {self.weight.shape} does not fit {self.geometry}")
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """The stack of convolutions that replaces one layer, first to last.
+
+    Attributes:
+        scheme: registered name of the scheme that made it.
+        ranks: channels between the convolutions.
+        convs: the stack; the first takes the layer's input, the last gives its output.
+    """
+
+    scheme: str
+    ranks: Size
+    convs: tuple[FactorConv, ...]
+
+    @property
+    def chain(self) -> tuple[ConvGeometry, ...]:
+        """Geometries of the stack."""
+        return tuple(conv.geometry for conv in self.convs)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStatistics:
+    """What a layer's inputs look like: first and second moments of its input patches.
+
+    A patch is the part of the input under the kernel, flattened in the weight's order (C_in, *kernel), so
+    that a convolution is `weight.reshape(C_out, -1) @ patch`.
+
+    Attributes:
+        count: number of patches that were seen.
+        mean: (C_in * prod(kernel),), float64.
+        covariance: (d, d) with d = C_in * prod(kernel), float64, biased (divided by count);
+            None for layers over the memory limit.
+        strips: for each spatial axis a, the covariance of the input along that axis's kernel alone, summed over the
+            positions of the other axes: strips[a] has shape (C_in * kernel[a],) * 2. Always present.
+    """
+
+    count: int
+    mean: Array
+    covariance: Array | None
+    strips: tuple[Array, ...]
+    options: dict[str, object] = field(default_factory=dict)

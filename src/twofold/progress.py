@@ -1,0 +1,57 @@
+"""Progress of long work on stderr; silent when stderr is not a terminal.
+
+Work that may last more than a second wraps its loop in `track`. Loops may nest: an inner one has a line
+of its own below the outer one.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+_local = threading.local()
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` and show how far they are.
+
+    Args:
+        items: what to iterate.
+        description: the stage, in the present participle: "factoring layers".
+        total: number of items where `items` has no `len`.
+    """
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    shared: Progress | None = getattr(_local, "progress", None)
+    progress = shared or Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    if shared is None:
+        _local.progress = progress
+        progress.start()
+    task = progress.add_task(description, total=total)
+    try:
+        for item in items:
+            yield item
+            progress.advance(task)
+    finally:
+        progress.remove_task(task)
+        if shared is None:
+            _local.progress = None
+            progress.stop()
