@@ -7,7 +7,7 @@ is a frozen value; arrays are read-only. Imports numpy alone.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,4 +209,3 @@ class LayerStatistics:
     mean: Array
     covariance: Array | None
     strips: tuple[Array, ...]
-    options: dict[str, object] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Make trained convolutional networks faster by low-rank decomposition."""

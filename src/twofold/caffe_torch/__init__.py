@@ -1,0 +1,1 @@
+"""A Caffe net as a torch module, with Caffe's exact semantics."""

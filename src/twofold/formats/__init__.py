@@ -1,0 +1,1 @@
+"""Model files: read into a model, written back without loss. Nothing here knows about ranks."""

@@ -1,0 +1,1 @@
+"""Caffe models: prototxt as a loss-free text tree, caffemodel at the wire level."""

@@ -1,0 +1,135 @@
+"""A Caffe net definition as Caffe itself would see it: one list of typed layers, whatever the file's age.
+
+V0 and V1 layers become V2, legacy `input` fields become an Input layer, and layers that the phase rules
+exclude are gone. Values are read-only; to change a net, edit its text (`prototxt.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Union
+
+from .schema import MESSAGES, FieldDef
+
+Value = Union[int, float, bool, str, "Fields"]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Typed values of one message, with Caffe's own defaults for what the text leaves out.
+
+    Attributes:
+        type: message name in the schema, as "ConvolutionParameter".
+        values: field name -> the values that the text gives, in its order. Enums are their names.
+    """
+
+    type: str
+    values: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+
+    def _definition(self, name: str) -> FieldDef:
+        try:
+            return MESSAGES[self.type][name]
+        except KeyError:
+            raise KeyError(f"Bug: {self.type} has no field {name}") from None
+
+    def has(self, name: str) -> bool:
+        """Whether the text gives the field."""
+        self._definition(name)
+        return bool(self.values.get(name))
+
+    def list(self, name: str) -> Sequence[Value]:
+        """All values of a field, none where the text gives none."""
+        self._definition(name)
+        return self.values.get(name, ())
+
+    def get(self, name: str) -> Value:
+        """The last value of a field, else the schema's default (an empty message for a message)."""
+        definition = self._definition(name)
+        given = self.values.get(name)
+        if given:
+            return given[-1]
+        if definition.kind == "message":
+            return Fields(definition.type_name)
+        return definition.default
+
+    # The typed readers state what the caller expects; the schema guarantees it.
+    def int(self, name: str) -> int:
+        """An integer field."""
+        value = self.get(name)
+        assert isinstance(value, int)
+        return value
+
+    def ints(self, name: str) -> tuple[int, ...]:
+        """A repeated integer field."""
+        return tuple(value for value in self.list(name) if isinstance(value, int))
+
+    def float(self, name: str) -> float:
+        """A float field."""
+        value = self.get(name)
+        assert isinstance(value, (int, float))
+        return float(value)
+
+    def floats(self, name: str) -> tuple[float, ...]:
+        """A repeated float field."""
+        return tuple(float(value) for value in self.list(name) if isinstance(value, (int, float)))
+
+    def bool(self, name: str) -> bool:
+        """A bool field."""
+        return bool(self.get(name))
+
+    def str(self, name: str) -> str:
+        """A string field, or the name of an enum's value."""
+        value = self.get(name)
+        assert isinstance(value, str)
+        return value
+
+    def strs(self, name: str) -> tuple[str, ...]:
+        """A repeated string field."""
+        return tuple(value for value in self.list(name) if isinstance(value, str))
+
+    def message(self, name: str) -> Fields:
+        """A message field; empty where the text has none, so that its defaults can be read."""
+        value = self.get(name)
+        assert isinstance(value, Fields)
+        return value
+
+    def messages(self, name: str) -> tuple[Fields, ...]:
+        """A repeated message field."""
+        return tuple(value for value in self.list(name) if isinstance(value, Fields))
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer of a net.
+
+    Attributes:
+        name: its name; weights are found by it.
+        type: V2 type name, as "Convolution".
+        bottoms: names of the input blobs.
+        tops: names of the output blobs; one that is also a bottom is computed in place.
+        fields: the whole layer message as LayerParameter, e.g. `fields.message("convolution_param")`.
+        index: position of the layer's text among all layers of the file, -1 for one made from legacy `input`.
+    """
+
+    name: str
+    type: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    fields: Fields
+    index: int = -1
+
+
+@dataclass(frozen=True)
+class NetDefinition:
+    """A net: its layers in order, for one phase.
+
+    Attributes:
+        name: the net's name.
+        phase: "TRAIN" or "TEST".
+        layers: the layers of this phase, an Input layer first where the file uses legacy `input` fields.
+    """
+
+    name: str
+    phase: str
+    layers: tuple[LayerSpec, ...]

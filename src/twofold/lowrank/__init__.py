@@ -1,0 +1,1 @@
+"""Factorizing one convolution: pure arrays, one decomposition, every rank."""
