@@ -38,7 +38,7 @@ class Fields:
         self._definition(name)
         return bool(self.values.get(name))
 
-    def list(self, name: str) -> Sequence[Value]:
+    def all(self, name: str) -> Sequence[Value]:
         """All values of a field, none where the text gives none."""
         self._definition(name)
         return self.values.get(name, ())
@@ -54,39 +54,39 @@ class Fields:
         return definition.default
 
     # The typed readers state what the caller expects; the schema guarantees it.
-    def int(self, name: str) -> int:
+    def integer(self, name: str) -> int:
         """An integer field."""
         value = self.get(name)
         assert isinstance(value, int)
         return value
 
-    def ints(self, name: str) -> tuple[int, ...]:
+    def integers(self, name: str) -> tuple[int, ...]:
         """A repeated integer field."""
-        return tuple(value for value in self.list(name) if isinstance(value, int))
+        return tuple(value for value in self.all(name) if isinstance(value, int))
 
-    def float(self, name: str) -> float:
+    def number(self, name: str) -> float:
         """A float field."""
         value = self.get(name)
         assert isinstance(value, (int, float))
         return float(value)
 
-    def floats(self, name: str) -> tuple[float, ...]:
+    def numbers(self, name: str) -> tuple[float, ...]:
         """A repeated float field."""
-        return tuple(float(value) for value in self.list(name) if isinstance(value, (int, float)))
+        return tuple(float(value) for value in self.all(name) if isinstance(value, (int, float)))
 
-    def bool(self, name: str) -> bool:
+    def flag(self, name: str) -> bool:
         """A bool field."""
         return bool(self.get(name))
 
-    def str(self, name: str) -> str:
+    def text(self, name: str) -> str:
         """A string field, or the name of an enum's value."""
         value = self.get(name)
         assert isinstance(value, str)
         return value
 
-    def strs(self, name: str) -> tuple[str, ...]:
+    def texts(self, name: str) -> tuple[str, ...]:
         """A repeated string field."""
-        return tuple(value for value in self.list(name) if isinstance(value, str))
+        return tuple(value for value in self.all(name) if isinstance(value, str))
 
     def message(self, name: str) -> Fields:
         """A message field; empty where the text has none, so that its defaults can be read."""
@@ -96,7 +96,7 @@ class Fields:
 
     def messages(self, name: str) -> tuple[Fields, ...]:
         """A repeated message field."""
-        return tuple(value for value in self.list(name) if isinstance(value, Fields))
+        return tuple(value for value in self.all(name) if isinstance(value, Fields))
 
 
 @dataclass(frozen=True)
