@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,3 +210,32 @@ class LayerStatistics:
     mean: Array
     covariance: Array | None
     strips: tuple[Array, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FactorStatistics:
+    """What a second pass over the data gathers for a layer whose covariance is over the memory limit.
+
+    Let z be the patch of a pair's first convolution that its second one sees, flattened as (r, taps of the
+    second), let y be the layer's own output at the same position, and H z what the pair gives.
+
+    Attributes:
+        count: number of positions that were seen.
+        covariance: (r * taps, r * taps), of z, biased.
+        remainder: (r * taps, C_out), covariance of z with the remainder y - H z.
+        remainder_energy: sum over the channels of the variance of the remainder.
+        output_energy: sum over the channels of the variance of y.
+    """
+
+    count: int
+    covariance: Array
+    remainder: Array
+    remainder_energy: float
+    output_energy: float
+
+
+class SecondPass(Protocol):
+    """Gathers `FactorStatistics` of one layer in another pass over the data."""
+
+    def __call__(self, layer: ConvLayer, pair: Factors) -> FactorStatistics:
+        """Return the statistics of `pair`, a stack of two convolutions, on the inputs of `layer`."""

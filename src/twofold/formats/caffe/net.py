@@ -6,97 +6,18 @@ exclude are gone. Values are read-only; to change a net, edit its text (`prototx
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Union
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .schema import MESSAGES, FieldDef
+from ...errors import FormatError, ModelError
+from .fields import Fields, Value
+from .upgrade import fold_v0_padding, upgrade_v0, upgrade_v1
 
-Value = Union[int, float, bool, str, "Fields"]
+if TYPE_CHECKING:
+    from .prototxt import Document, Message
 
-
-@dataclass(frozen=True)
-class Fields:
-    """Typed values of one message, with Caffe's own defaults for what the text leaves out.
-
-    Attributes:
-        type: message name in the schema, as "ConvolutionParameter".
-        values: field name -> the values that the text gives, in its order. Enums are their names.
-    """
-
-    type: str
-    values: Mapping[str, Sequence[Value]] = field(default_factory=dict)
-
-    def _definition(self, name: str) -> FieldDef:
-        try:
-            return MESSAGES[self.type][name]
-        except KeyError:
-            raise KeyError(f"Bug: {self.type} has no field {name}") from None
-
-    def has(self, name: str) -> bool:
-        """Whether the text gives the field."""
-        self._definition(name)
-        return bool(self.values.get(name))
-
-    def all(self, name: str) -> Sequence[Value]:
-        """All values of a field, none where the text gives none."""
-        self._definition(name)
-        return self.values.get(name, ())
-
-    def get(self, name: str) -> Value:
-        """The last value of a field, else the schema's default (an empty message for a message)."""
-        definition = self._definition(name)
-        given = self.values.get(name)
-        if given:
-            return given[-1]
-        if definition.kind == "message":
-            return Fields(definition.type_name)
-        return definition.default
-
-    # The typed readers state what the caller expects; the schema guarantees it.
-    def integer(self, name: str) -> int:
-        """An integer field."""
-        value = self.get(name)
-        assert isinstance(value, int)
-        return value
-
-    def integers(self, name: str) -> tuple[int, ...]:
-        """A repeated integer field."""
-        return tuple(value for value in self.all(name) if isinstance(value, int))
-
-    def number(self, name: str) -> float:
-        """A float field."""
-        value = self.get(name)
-        assert isinstance(value, (int, float))
-        return float(value)
-
-    def numbers(self, name: str) -> tuple[float, ...]:
-        """A repeated float field."""
-        return tuple(float(value) for value in self.all(name) if isinstance(value, (int, float)))
-
-    def flag(self, name: str) -> bool:
-        """A bool field."""
-        return bool(self.get(name))
-
-    def text(self, name: str) -> str:
-        """A string field, or the name of an enum's value."""
-        value = self.get(name)
-        assert isinstance(value, str)
-        return value
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """A repeated string field."""
-        return tuple(value for value in self.all(name) if isinstance(value, str))
-
-    def message(self, name: str) -> Fields:
-        """A message field; empty where the text has none, so that its defaults can be read."""
-        value = self.get(name)
-        assert isinstance(value, Fields)
-        return value
-
-    def messages(self, name: str) -> tuple[Fields, ...]:
-        """A repeated message field."""
-        return tuple(value for value in self.all(name) if isinstance(value, Fields))
+__all__ = ["Fields", "LayerSpec", "NetDefinition", "Value", "read_net"]
 
 
 @dataclass(frozen=True)
@@ -133,3 +54,153 @@ class NetDefinition:
     name: str
     phase: str
     layers: tuple[LayerSpec, ...]
+
+    def layer(self, name: str) -> LayerSpec:
+        """The first layer of that name.
+
+        Raises:
+            ModelError: there is none.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        known = ", ".join(one.name for one in self.layers)
+        raise ModelError(f"the net has no layer {name!r}; it has {known}")
+
+
+def read_net(
+    document: Document, phase: str = "TEST", level: int = 0, stages: Iterable[str] = ()
+) -> NetDefinition:
+    """Read a net definition as Caffe opens it.
+
+    Args:
+        document: the parsed prototxt, a NetParameter.
+        phase: "TEST" or "TRAIN"; overrides the file's own `state`, as Caffe does.
+        level: overrides the file's own `state`, too.
+        stages: in addition to those of the file's own `state`.
+
+    Raises:
+        FormatError: V1 and V2 layers mixed, a layer with both include and exclude, an unknown old layer type.
+        ModelError: a bottom that no layer before it produces, or a top that two layers produce.
+    """
+    root = document.root.to_fields()
+    messages = layer_messages(document)
+    upgraded = enumerate(_upgraded(root, document))
+    specs = [_specify(layer, index) for index, layer in upgraded if layer is not None]
+    state = _State(phase, level, {*root.message("state").texts("stage"), *stages})
+    net = NetDefinition(
+        root.text("name"),
+        phase,
+        (
+            *_legacy_input(root),
+            *(spec for spec in specs if state.keeps(spec, _where(document, messages[spec.index]))),
+        ),
+    )
+    _check_blobs(net, document, messages)
+    return net
+
+
+def layer_messages(document: Document) -> list[Message]:
+    """The text of every layer of a net, in the file's order; `LayerSpec.index` counts these."""
+    return [
+        message
+        for field in document.root.fields
+        if field.name in ("layer", "layers")
+        for message in field.messages
+    ]
+
+
+def _where(document: Document, message: Message) -> str:
+    line, column = document.line_column(message.span[0])
+    return f"{document.path}:{line}:{column}"
+
+
+def _upgraded(root: Fields, document: Document) -> list[Fields | None]:
+    """Every layer as LayerParameter; None for V0 padding layers, which have become part of the next one."""
+    if root.has("layer") and root.has("layers"):
+        raise FormatError(
+            f"{document.path}: has both 'layer' (V2) and 'layers' (V1) entries, which Caffe refuses to load; "
+            "rewrite the older ones"
+        )
+    if root.has("layer"):
+        return list(root.messages("layer"))
+    old = root.messages("layers")
+    if any(layer.has("layer") for layer in old):
+        return fold_v0_padding([upgrade_v0(layer) for layer in old])
+    return [upgrade_v1(layer) for layer in old]
+
+
+def _specify(layer: Fields, index: int) -> LayerSpec:
+    if layer.text("type") == "BatchNorm" and len(layer.all("param")) == 3:
+        # Old nets froze the statistics by three lr_mult: 0; Caffe drops these, since it never trains them.
+        layer = Fields(layer.type, {key: given for key, given in layer.values.items() if key != "param"})
+    return LayerSpec(
+        layer.text("name"), layer.text("type"), layer.texts("bottom"), layer.texts("top"), layer, index
+    )
+
+
+def _legacy_input(root: Fields) -> tuple[LayerSpec, ...]:
+    """The Input layer that Caffe makes of the fields `input`, `input_shape` and `input_dim`."""
+    tops = root.texts("input")
+    if not tops:
+        return ()
+    shapes: Sequence[Value] = root.all("input_shape")
+    dims = root.integers("input_dim")
+    if not shapes and dims:
+        shapes = [Fields("BlobShape", {"dim": dims[4 * i : 4 * i + 4]}) for i in range(len(dims) // 4)]
+    fields = Fields(
+        "LayerParameter",
+        {
+            "name": ["input"],
+            "type": ["Input"],
+            "top": list(tops),
+            "input_param": [Fields("InputParameter", {"shape": list(shapes)})],
+        },
+    )
+    return (LayerSpec("input", "Input", (), tops, fields),)
+
+
+@dataclass(frozen=True)
+class _State:
+    phase: str
+    level: int
+    stages: set[str]
+
+    def meets(self, rule: Fields) -> bool:
+        return (
+            (not rule.has("phase") or rule.text("phase") == self.phase)
+            and (not rule.has("min_level") or self.level >= rule.integer("min_level"))
+            and (not rule.has("max_level") or self.level <= rule.integer("max_level"))
+            and self.stages.issuperset(rule.texts("stage"))
+            and self.stages.isdisjoint(rule.texts("not_stage"))
+        )
+
+    def keeps(self, layer: LayerSpec, where: str) -> bool:
+        include, exclude = layer.fields.messages("include"), layer.fields.messages("exclude")
+        if include and exclude:
+            raise FormatError(
+                f"{where}: layer {layer.name!r} has both include and exclude rules; Caffe allows one kind"
+            )
+        if include:
+            return any(self.meets(rule) for rule in include)
+        return not any(self.meets(rule) for rule in exclude)
+
+
+def _check_blobs(net: NetDefinition, document: Document, messages: Sequence[Message]) -> None:
+    produced: dict[str, str] = {}
+    for layer in net.layers:
+        where = document.path if layer.index < 0 else _where(document, messages[layer.index])
+        for i, bottom in enumerate(layer.bottoms):
+            if bottom not in produced:
+                raise ModelError(
+                    f"{where}: layer {layer.name!r} reads blob {bottom!r} (bottom {i}), which no layer "
+                    f"before it produces in phase {net.phase}; check its spelling and the include rules"
+                )
+        for i, top in enumerate(layer.tops):
+            in_place = i < len(layer.bottoms) and layer.bottoms[i] == top
+            if top in produced and not in_place:
+                raise ModelError(
+                    f"{where}: layer {layer.name!r} produces blob {top!r}, which layer {produced[top]!r} "
+                    f"produces already in phase {net.phase}; rename one"
+                )
+            produced[top] = layer.name

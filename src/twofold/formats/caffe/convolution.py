@@ -1,0 +1,101 @@
+"""The geometry of Caffe's convolution layers, from their parameters.
+
+Caffe spells sizes in two ways that exclude each other: a repeated field with one value for all axes or one for
+each (`kernel_size`), or a pair for images (`kernel_h`, `kernel_w`).
+Source: BVLC Caffe 1.0, `base_conv_layer.cpp`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...conv import ConvGeometry, Size
+from ...errors import ModelError
+from .fields import Fields
+from .net import LayerSpec
+
+#: Types whose parameters are a `convolution_param`; the last three belong to forks.
+CONVOLUTIONS = (
+    "Convolution",
+    "Deconvolution",
+    "DepthwiseConvolution",
+    "ConvolutionDepthwise",
+    "CuDNNConvolution",
+)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kernel, stride, pad and dilation per spatial axis."""
+
+    kernel: Size
+    stride: Size
+    pad: Size
+    dilation: Size
+
+
+def window(layer: LayerSpec, param: Fields, axes: int) -> Window:
+    """Sizes of the sliding window of a convolution-like layer over `axes` spatial axes.
+
+    Raises:
+        ModelError: a combination that Caffe refuses; says which and what to write instead.
+    """
+    kernel = _spread(layer, param, "kernel_size", ("kernel_h", "kernel_w"), axes, None)
+    stride = _spread(layer, param, "stride", ("stride_h", "stride_w"), axes, 1)
+    pad = _spread(layer, param, "pad", ("pad_h", "pad_w"), axes, 0)
+    dilation = _spread(layer, param, "dilation", None, axes, 1)
+    for name, sizes in (("kernel_size", kernel), ("stride", stride), ("dilation", dilation)):
+        if min(sizes, default=1) < 1:
+            raise ModelError(f"layer {layer.name!r}: {name} is {list(sizes)}; it must be at least 1")
+    return Window(kernel, stride, pad, dilation)
+
+
+def _spread(
+    layer: LayerSpec, param: Fields, name: str, pair: tuple[str, str] | None, axes: int, default: int | None
+) -> Size:
+    given = param.integers(name)
+    if pair and any(param.has(one) for one in pair):
+        wanted = f"layer {layer.name!r}: either {name} or both {pair[0]} and {pair[1]} may be given"
+        if given:
+            raise ModelError(f"{wanted}, found both ways; remove one")
+        if not all(param.has(one) for one in pair) and default is None:
+            raise ModelError(f"{wanted}, found only one of the pair; add the other")
+        if axes != 2:
+            raise ModelError(f"{wanted} for two spatial axes only, here are {axes}; use {name}")
+        return tuple(param.integer(one) if param.has(one) else (default or 0) for one in pair)
+    if not given:
+        if default is None:
+            raise ModelError(f"layer {layer.name!r}: {name} is missing; give one value, or one for each axis")
+        return (default,) * axes
+    if len(given) not in (1, axes):
+        raise ModelError(
+            f"layer {layer.name!r}: {name} has {len(given)} values; allowed are one, or one for each "
+            f"of its {axes} spatial axes"
+        )
+    return given * axes if len(given) == 1 else given
+
+
+def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
+    """Geometry of a Convolution layer with `axes` spatial axes and `c_in` input channels.
+
+    For a Deconvolution it is that of the convolution whose gradient it computes, with `c_out` and `c_in` as
+    the Deconvolution has them.
+
+    Raises:
+        ModelError: parameters that Caffe refuses, or channel counts that the groups do not divide.
+    """
+    param = layer.fields.message("convolution_param")
+    sizes = window(layer, param, axes)
+    c_out, groups = param.integer("num_output"), param.integer("group")
+    if c_out < 1:
+        raise ModelError(f"layer {layer.name!r}: num_output is {c_out}; it must be at least 1")
+    if layer.type in ("DepthwiseConvolution", "ConvolutionDepthwise") and not param.has("group"):
+        groups = c_in
+    if groups < 1 or c_in % groups or c_out % groups:
+        raise ModelError(
+            f"layer {layer.name!r}: group is {groups}, which must divide its {c_in} input and {c_out} output "
+            "channels"
+        )
+    return ConvGeometry.of(
+        c_out, c_in, sizes.kernel, stride=sizes.stride, pad=sizes.pad, dilation=sizes.dilation, groups=groups
+    )
