@@ -1,7 +1,7 @@
 """The geometry of Caffe's convolution layers, from their parameters.
 
-Caffe spells sizes in two ways that exclude each other: a repeated field with one value for all axes or one for
-each (`kernel_size`), or a pair for images (`kernel_h`, `kernel_w`).
+Caffe spells sizes in two ways that exclude each other: a repeated field with one value for all axes or one
+for each (`kernel_size`), or a pair for images (`kernel_h`, `kernel_w`).
 Source: BVLC Caffe 1.0, `base_conv_layer.cpp`.
 """
 

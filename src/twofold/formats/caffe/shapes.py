@@ -108,8 +108,8 @@ def _blob_shape(message: Fields) -> Size:
 
 @rule(
     "AbsVal", "BNLL", "BatchNorm", "Bias", "Clip", "Dropout", "ELU", "Exp", "LRN", "Log", "MVN", "Normalize",
-    "PReLU", "Power", "ReLU", "ReLU6", "Scale", "ShuffleChannel", "Sigmoid", "Softmax", "Split", "Swish", "TanH",
-    "Threshold",
+    "PReLU", "Power", "ReLU", "ReLU6", "Scale", "ShuffleChannel", "Sigmoid", "Softmax", "Split", "Swish",
+    "TanH", "Threshold",
 )  # fmt: skip
 def _same(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [bottoms[0]] * len(layer.tops)
