@@ -1,0 +1,89 @@
+"""From matrices to convolutions: balance, cast, correct the bias; the last step of every scheme."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from twofold.conv import Array, ConvLayer, FactorConv, Factors, Size
+from twofold.errors import ModelError, OptionError
+from twofold.lowrank.unfold import Split, first_weight, pair_chain, patch_strips, second_weight
+
+
+def checked_weight(layer: ConvLayer) -> Array:
+    """Return a layer's weight.
+
+    Raises:
+        ModelError: it is missing, or holds values that are not finite.
+    """
+    if layer.weight is None:
+        raise ModelError(f"{layer.name}: it has no weight, only the definition was loaded; load the weights file too")
+    bad = layer.weight.size - int(np.isfinite(layer.weight).sum())
+    if bad:
+        raise ModelError(
+            f"{layer.name}: {bad} of its {layer.weight.size} weights are NaN or infinite; skip the layer or repair the model"
+        )
+    return layer.weight
+
+
+def checked_ranks(name: str, ranks: Size, max_ranks: Size) -> Size:
+    """Return `ranks`, or raise OptionError where they are outside 1..max_ranks."""
+    if len(ranks) != len(max_ranks) or any(not 1 <= r <= top for r, top in zip(ranks, max_ranks, strict=False)):
+        raise OptionError(f"{name}: ranks {ranks} are outside 1..{max_ranks}")
+    return ranks
+
+
+def output_dtype(layer: ConvLayer) -> type[np.floating]:
+    """Dtype of a layer's factors: its own, float32 at least."""
+    wide = layer.weight is not None and layer.weight.dtype == np.float64
+    return np.float64 if wide else np.float32
+
+
+def balanced(V: Array, H: Array) -> tuple[Array, Array]:
+    """Scale V (m, r) and H (r, n) so that column k of V and row k of H have the same norm; V H stays.
+
+    Whichever way a method leaves the scales, the factors then fit half precision when the layer does.
+    """
+    v, h = np.linalg.norm(V, axis=0), np.linalg.norm(H, axis=1)
+    live = (v > 0) & (h > 0)
+    scale = np.ones_like(v)
+    scale[live] = np.sqrt(h[live] / v[live])
+    return V * scale, H / scale[:, None]
+
+
+def corrected_bias(layer: ConvLayer, shift: Array | None) -> Array | None:
+    """The layer's bias plus (W - W') mu, which makes the mean output that of the layer.
+
+    Args:
+        layer: the layer.
+        shift: (C_out,), (W - W') mu; None where no mean is known.
+    """
+    if shift is None:
+        return None if layer.bias is None else layer.bias.astype(output_dtype(layer))
+    bias = shift if layer.bias is None else layer.bias + shift
+    return bias.astype(output_dtype(layer))
+
+
+def pair_factors(scheme: str, layer: ConvLayer, split: Split, V: Array, H: Array, mean: Array | None) -> Factors:
+    """Build the stack of a scheme with two convolutions.
+
+    Args:
+        scheme: its name.
+        layer: the layer that is replaced.
+        split: how the kernel's axes are shared out.
+        V: (rows, r).
+        H: (r, columns).
+        mean: (d,), mean of the input patches; None without statistics.
+    """
+    weight, geometry, dtype = checked_weight(layer), layer.geometry, output_dtype(layer)
+    shift = None
+    if mean is not None:
+        strips = V.T @ patch_strips(mean, geometry, split)
+        replaced = np.einsum("kot,kt->o", H.reshape(len(H), geometry.c_out, -1), strips)
+        shift = weight.reshape(geometry.c_out, -1) @ mean - replaced
+    V, H = balanced(V, H)
+    first, second = pair_chain(geometry, split, V.shape[1])
+    convs = (
+        FactorConv(first, first_weight(V.astype(dtype), geometry, split)),
+        FactorConv(second, second_weight(H.astype(dtype), geometry, split), corrected_bias(layer, shift)),
+    )
+    return Factors(scheme, (V.shape[1],), convs)

@@ -1,0 +1,168 @@
+"""Schemes of two convolutions: fitted to the weights alone, or to what the layer's inputs look like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from twofold.conv import Array, ConvLayer, Factors, LayerStatistics, SecondPass, Size
+from twofold.errors import OptionError
+from twofold.lowrank.assemble import checked_ranks, checked_weight, pair_factors
+from twofold.lowrank.covariance import PatchCovariance, check_statistics, mean_variance
+from twofold.lowrank.options import FitOptions
+from twofold.lowrank.regression import Regression, first_factor, regress
+from twofold.lowrank.refine import refined_pair
+from twofold.lowrank.spectra import eigen_descending, tail_shares
+from twofold.lowrank.subspace import principal_basis
+from twofold.lowrank.unfold import Split, unfold_chunks
+
+
+@dataclass(frozen=True, eq=False)
+class _Single:
+    """What the factorizations with one rank share.
+
+    Attributes:
+        scheme: registered name.
+        variant: which of its variants.
+        layer: the layer.
+        split: how the kernel's axes are shared out.
+        shares: (max_rank + 1,), energy error at every rank.
+        ridge: see `FitOptions`.
+        mean: (d,), mean of the patches; None without statistics.
+    """
+
+    scheme: str
+    variant: str
+    layer: ConvLayer
+    split: Split
+    shares: Array
+    ridge: float
+    mean: Array | None
+
+    @property
+    def max_ranks(self) -> Size:
+        return (len(self.shares) - 1,)
+
+    def energy_errors(self) -> Array:
+        return self.shares
+
+    def energy_error(self, ranks: Size) -> float:
+        (rank,) = checked_ranks(self.layer.name, ranks, self.max_ranks)
+        return float(self.shares[rank])
+
+    def relative_error(self, ranks: Size) -> float:
+        return sqrt(self.energy_error(ranks))
+
+    def _matrices(self, rank: int) -> tuple[Array, Array]:
+        raise NotImplementedError
+
+    def factors(self, ranks: Size) -> Factors:
+        (rank,) = checked_ranks(self.layer.name, ranks, self.max_ranks)
+        V, H = self._matrices(rank)
+        return pair_factors(self.scheme, self.layer, self.split, V, H, self.mean)
+
+
+@dataclass(frozen=True, eq=False)
+class Projected(_Single):
+    """The unfolding projected on an orthonormal basis of its rows (V = P_r, H = P_r^T M) or columns.
+
+    Attributes:
+        basis: (rows or columns, max_rank), orthonormal, by falling energy.
+        left: whether it is a basis of the rows' space.
+    """
+
+    basis: Array
+    left: bool
+
+    def _matrices(self, rank: int) -> tuple[Array, Array]:
+        P = self.basis[:, :rank]
+        geometry = self.layer.geometry
+        chunks = unfold_chunks(checked_weight(self.layer), geometry, self.split)
+        if self.left:
+            return P, np.concatenate([P.T @ block.astype(P.dtype, copy=False) for _, block in chunks], axis=1)
+        V = np.zeros((self.split.rows(geometry), rank), dtype=P.dtype)
+        for columns, block in chunks:
+            V += block.astype(P.dtype, copy=False) @ P[columns]
+        return V, P.T
+
+
+def project(scheme: str, variant: str, layer: ConvLayer, split: Split, rank: int, options: FitOptions) -> Projected:
+    """Fit a pair to the weights: the truncated SVD of the unfolding, best in the Frobenius norm."""
+    basis, left, energies, rest = principal_basis(checked_weight(layer), layer.geometry, split, rank, options)
+    shares = _cut(energies, rest, rank)
+    return Projected(scheme, variant, layer, split, shares, 0.0, None, basis[:, :rank], left)
+
+
+def _cut(energies: Array, rest: float, rank: int) -> Array:
+    """Energy errors of the ranks 0..rank, from the energies of these and possibly of more components."""
+    return tail_shares(energies, rest)[: rank + 1]
+
+
+def channel_fit(
+    scheme: str, variant: str, layer: ConvLayer, split: Split, rank: int, statistics: LayerStatistics,
+    options: FitOptions,
+) -> Projected:  # fmt: skip
+    """Fit the pair (W, then 1 x 1) to the outputs: principal components of the output covariance W C W^T.
+
+    With P its eigenvectors, the output error of P_r P_r^T W is tr((I - P_r P_r^T) W C W^T), the sum of the discarded
+    eigenvalues, and no W' of rank r does better (Zhang et al., arXiv 1505.06798, section 3.1).
+    """
+    check_statistics(layer, statistics)
+    if statistics.covariance is None:
+        raise OptionError(
+            f"{layer.name}: scheme '{scheme}' with activations needs the full covariance of the patches"
+            f" ({statistics.mean.size} squared), which was over the memory limit; raise the limit or use another scheme"
+        )
+    W = checked_weight(layer).reshape(layer.geometry.c_out, -1).astype(np.float64)
+    C = PatchCovariance(statistics.covariance, options.ridge * mean_variance(statistics), layer.geometry, split)
+    if W.shape[0] <= W.shape[1]:
+        values, basis = eigen_descending(W @ C.apply(W.T))
+    else:
+        # More outputs than inputs: the outputs lie in the span of W's columns, of which Q is a basis.
+        Q, R = np.linalg.qr(W)
+        values, inner = eigen_descending(R @ C.apply(R.T))
+        basis = Q @ inner
+    shares = _cut(np.maximum(values, 0.0), 0.0, rank)
+    return Projected(
+        scheme, variant, layer, split, shares, options.ridge, statistics.mean, np.ascontiguousarray(basis[:, :rank]), False
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted(_Single):
+    """First convolution from the whitened strips, second by least squares in its outputs.
+
+    Attributes:
+        V: (rows, max_rank), nested: its leading columns are the first convolution of smaller ranks.
+        regression: the second convolution for every rank.
+        options: numerical options.
+        covariance: of the patches; None where a second pass stood in for it.
+    """
+
+    V: Array
+    regression: Regression
+    options: FitOptions
+    covariance: PatchCovariance | None
+
+    def _matrices(self, rank: int) -> tuple[Array, Array]:
+        V, H = self.V[:, :rank], self.regression.solve(rank)
+        if self.options.refine and self.covariance is not None:
+            return refined_pair(checked_weight(self.layer), self.covariance, V, H, self.options.refine)
+        return V, H
+
+
+def fit(
+    scheme: str, variant: str, layer: ConvLayer, split: Split, rank: int, statistics: LayerStatistics,
+    options: FitOptions, second_pass: SecondPass | None,
+) -> Fitted:  # fmt: skip
+    """Fit a pair to the layer's outputs on the inputs that `statistics` describes."""
+    check_statistics(layer, statistics)
+    V, H0 = first_factor(layer, split, rank, statistics, options)
+    regression, covariance = regress(scheme, layer, split, V, H0, statistics, options, second_pass)
+    energies = regression.energies().sum(axis=1)
+    shares = _cut(energies, regression.residual, rank)
+    return Fitted(
+        scheme, variant, layer, split, shares, regression.ridge, statistics.mean, V, regression, options, covariance
+    )
