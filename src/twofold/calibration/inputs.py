@@ -1,0 +1,253 @@
+"""The inputs that a network is calibrated on: arrays in memory, in order, with their origin.
+
+Images become such arrays in `images.py`, made-up images in `synthetic.py`; arrays that the user prepared
+himself come in here and are taken as they are: no mean, no scale, no change of colour.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.conv import frozen
+from twofold.errors import InputError, OptionError
+
+#: Shape of one sample of an input, without the batch axis: (C, H, W) for images. None: any size.
+SampleShape = tuple[int | None, ...]
+Batch = dict[str, NDArray[np.float32]]
+
+#: Samples that are kept where the user does not say how many.
+DEFAULT_LIMIT = 256
+DEFAULT_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where inputs come from, as a plan records it.
+
+    Attributes:
+        kind: "images", "data", "arrays" or "synthetic".
+        source: what the user named: a folder, a file, a pattern; "" for arrays in memory.
+        options: how samples were made of the source, as plain JSON values.
+        skipped: (name, reason) of everything that could not be used.
+        notes: what was assumed or left out; callers show each to the user.
+    """
+
+    kind: str
+    source: str = ""
+    options: Mapping[str, object] = field(default_factory=dict)
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Samples for every input of a net. Iterating gives batches, as often as one likes, always the same.
+
+    Attributes:
+        arrays: input name -> (N, *shape) float32, the same N for all; read-only.
+        provenance: where they come from.
+        batch: samples per batch; the last batch may be smaller.
+    """
+
+    arrays: Mapping[str, NDArray[np.float32]]
+    provenance: Provenance
+    batch: int = DEFAULT_BATCH
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise OptionError(f"a batch holds at least one sample, got {self.batch}")
+        counts = {name: len(array) for name, array in self.arrays.items()}
+        if len(set(counts.values())) != 1:
+            raise InputError(f"every input needs the same number of samples, got {counts}")
+        if not self.count:
+            raise InputError("there is not a single sample")
+        held = {name: frozen(np.asarray(array, np.float32)) for name, array in self.arrays.items()}
+        object.__setattr__(self, "arrays", MappingProxyType(held))
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.arrays.values()))) if self.arrays else 0
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return math.ceil(self.count / self.batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, self.count, self.batch):
+            yield {name: array[start : start + self.batch] for name, array in self.arrays.items()}
+
+    def batched(self, size: int) -> Inputs:
+        """The same samples in batches of `size`."""
+        return replace(self, batch=size)
+
+    def take(self, rows: Sequence[int] | slice) -> Inputs:
+        """Some of the samples, by position; for a held-out part, say."""
+        index = rows if isinstance(rows, slice) else list(rows)
+        return replace(self, arrays={name: array[index] for name, array in self.arrays.items()})
+
+    def digest(self) -> str:
+        """sha256 over names, shapes and values of all samples."""
+        sha = hashlib.sha256()
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name], "<f4")
+            sha.update(f"{name}{array.shape}".encode())
+            sha.update(array.data)
+        return sha.hexdigest()
+
+    def record(self) -> dict[str, object]:
+        """What a plan stores about the inputs, as plain JSON values."""
+        origin = self.provenance
+        return {
+            "kind": origin.kind,
+            "source": origin.source,
+            "count": self.count,
+            "shapes": {name: list(array.shape[1:]) for name, array in self.arrays.items()},
+            "sha256": self.digest(),
+            "options": dict(origin.options),
+            "skipped": [list(pair) for pair in origin.skipped],
+            "notes": list(origin.notes),
+        }
+
+
+def load_data(path: str | Path, shapes: Mapping[str, SampleShape], *, limit: int | None = None) -> Inputs:
+    """Read samples from a `.npy` or `.npz` file; the values go into the net as they are.
+
+    Args:
+        path: `.npy` with one array (N, *shape) for a net with one input; `.npz` with one array per input, by
+            its name (any name where the net has one input).
+        shapes: input name -> shape of a sample.
+        limit: use only the first so many samples.
+
+    Raises:
+        InputError: the file is missing, not such a file, or does not fit the net's inputs.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(6)
+            file.seek(0)
+            if magic == b"\x93NUMPY":
+                # Mapped, so that a limit reads only the rows it keeps.
+                loaded: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+            elif magic[:4] == b"PK\x03\x04":
+                with np.load(file, allow_pickle=False) as archive:
+                    loaded = {name: archive[name] for name in archive.files}
+            else:
+                raise InputError(
+                    f"{path}: not a .npy or .npz file (for pictures, give a folder or a list of images)"
+                )
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    if isinstance(loaded, dict) and len(loaded) == len(shapes) == 1:
+        loaded = next(iter(loaded.values()))
+    named = _by_name(loaded, shapes, str(path))
+    arrays = {
+        name: _checked(array if limit is None else array[:limit], shapes[name], f"{path}: {name}")
+        for name, array in named.items()
+    }
+    options: dict[str, object] = {} if limit is None else {"limit": limit}
+    return Inputs(arrays, Provenance("data", str(path), options))
+
+
+def from_arrays(
+    items: object, shapes: Mapping[str, SampleShape], *, limit: int | None = DEFAULT_LIMIT
+) -> Inputs:
+    """Take samples from arrays in memory; the values go into the net as they are.
+
+    Args:
+        items: one array (N, *shape), a dict of such arrays by input name, or any iterable of arrays or dicts
+            of arrays, each one sample (*shape) or a batch (N, *shape). Torch tensors will do, and a loader
+            of (input, label) pairs where the net has one input. A generator is read once and kept.
+        shapes: input name -> shape of a sample.
+        limit: stop after so many samples; None takes all.
+
+    Raises:
+        InputError: an item does not fit the net's inputs, or there is none.
+    """
+    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in shapes}
+    taken = 0
+    notes: list[str] = []
+    single = hasattr(items, "shape") or isinstance(items, Mapping)
+    if not single and not isinstance(items, Iterable):
+        raise InputError(f"inputs must be arrays or an iterable of arrays, got {type(items).__name__}")
+    sequence: Iterable[Any] = (items,) if single else items  # type: ignore[assignment]
+    for position, item in enumerate(sequence):
+        where = "the given array" if single else f"input {position}"
+        if isinstance(item, (tuple, list)) and len(shapes) == 1 and item and hasattr(item[0], "shape"):
+            item = item[0]  # noqa: PLW2901 - a loader's (input, label)
+        named = {
+            name: _checked(array, shapes[name], f"{where}: {name}")
+            for name, array in _by_name(item, shapes, where).items()
+        }
+        counts = {name: len(array) for name, array in named.items()}
+        if len(set(counts.values())) != 1:
+            raise InputError(f"{where}: every input needs the same number of samples, got {counts}")
+        for name, array in named.items():
+            parts[name].append(array)
+        taken += next(iter(counts.values()))
+        if limit is not None and taken >= limit:
+            notes.append(f"at most {limit} samples are used; what follows was not read")
+            break
+    if not taken:
+        raise InputError("there is not a single sample: the inputs are empty")
+    arrays = {name: np.concatenate(chunk)[:limit] for name, chunk in parts.items()}
+    return Inputs(arrays, Provenance("arrays", options={"limit": limit}, notes=tuple(notes)))
+
+
+def _by_name(item: Any, shapes: Mapping[str, SampleShape], where: str) -> dict[str, Any]:
+    """Sort one item's arrays by input name."""
+    if isinstance(item, Mapping):
+        if set(item) != set(shapes):
+            raise InputError(
+                f"{where}: arrays {sorted(map(str, item))}, but the net's inputs are {sorted(shapes)}"
+            )
+        return dict(item)
+    if len(shapes) != 1:
+        raise InputError(
+            f"{where}: one array, but the net has the inputs {sorted(shapes)}: give one for each by name"
+        )
+    return {next(iter(shapes)): item}
+
+
+def _checked(value: Any, shape: SampleShape, where: str) -> NDArray[np.float32]:
+    """Return `value` as (N, *shape) float32, or say why it is not."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"values of type {array.dtype}")
+        array = np.asarray(array, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: not an array of numbers ({error})") from error
+    if array.ndim == len(shape):
+        array = array[None]
+    if not fits(array.shape[1:], shape):
+        turned = array.ndim == 4 and fits((array.shape[3], *array.shape[1:3]), shape)
+        hint = "; it looks like channels last: use array.transpose(0, 3, 1, 2)" if turned else ""
+        raise InputError(f"{where}: shape {array.shape}, but the net takes {describe(shape)}{hint}")
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if not finite.all():
+        raise InputError(f"{where}: sample {int(np.argmin(finite))} has values that are not finite")
+    return array
+
+
+def fits(shape: Sequence[int], wanted: SampleShape) -> bool:
+    """Whether a sample of `shape` can go into an input of shape `wanted`."""
+    return len(shape) == len(wanted) and all(w is None or s == w for s, w in zip(shape, wanted, strict=True))
+
+
+def describe(shape: SampleShape) -> str:
+    """A batch's shape in words: "(N, 3, 224, 224)"; "any" for sizes that are free."""
+    return f"({', '.join(['N', *('any' if size is None else str(size) for size in shape)])})"

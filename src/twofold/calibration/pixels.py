@@ -1,0 +1,186 @@
+"""Picture files to arrays of pixels, as Caffe's own reader (OpenCV) does it: 8 bits, upright, no alpha."""
+
+from __future__ import annotations
+
+import glob
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Color = Literal["bgr", "rgb", "gray"]
+COLORS: tuple[Color, ...] = get_args(Color)
+Pixels = NDArray[np.uint8]
+
+
+# Extensions that Pillow registers, but writes only, or reads only with another program's help.
+_NOT_PICTURES = frozenset({".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"})
+
+
+class BadImageError(Exception):
+    """One picture cannot be used; the message is the reason."""
+
+
+def find_images(source: str | Path | Iterable[str | Path]) -> list[Path]:
+    """List the picture files that `source` names.
+
+    Args:
+        source: a folder (with its subfolders; hidden files and files without a picture's extension are left
+            out, sorted by path); a pattern with `*`, `?`, `[` or `**`; a picture; a text file with one path
+            per line, relative to that file, a number after the path (Caffe's label) is dropped; or paths.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    if not isinstance(source, (str, Path)):
+        return [Path(path) for path in source]
+    path = Path(source).expanduser()
+    if path.is_dir():
+        extensions = _extensions()
+        found = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in extensions
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and file.is_file()
+        )
+        if not found:
+            raise InputError(f"{path}: no pictures in this folder or below it")
+        return found
+    if path.is_file():
+        return _listed(path) if path.suffix.lower() in {".txt", ".lst", ".list"} else [path]
+    if glob.has_magic(str(source)):
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        if not found:
+            raise InputError(f"{source}: no file fits this pattern")
+        return found
+    raise InputError(f"{source}: no such file or folder")
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a list of pictures ({error})") from error
+    found = []
+    for line in map(str.strip, lines):
+        if not line:
+            continue
+        named = path.parent / line
+        words = line.rsplit(None, 1)
+        # A label is dropped only where the whole line is no file: names may hold spaces and end in digits.
+        if not named.is_file() and len(words) == 2 and _is_number(words[1]):
+            named = path.parent / words[0]
+        found.append(named)
+    if not found:
+        raise InputError(f"{path}: the list is empty")
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _extensions() -> frozenset[str]:
+    image = _pillow()
+    image.init()
+    return frozenset(image.registered_extensions()) - _NOT_PICTURES
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image  # noqa: PLC0415 - optional
+    except ImportError as error:
+        raise MissingExtraError("reading pictures", "Pillow", "torch") from error
+    return Image
+
+
+def read_pixels(path: Path, color: Color) -> Pixels:
+    """Decode a picture.
+
+    The first frame of an animation; turned upright by its EXIF orientation; alpha dropped; 16 bits cut to the
+    upper 8; gray from colour by 0.299 R + 0.587 G + 0.114 B; palettes and CMYK turned into colour.
+
+    Returns:
+        (H, W, 3) in the wanted order, or (H, W, 1) for "gray".
+
+    Raises:
+        BadImageError: the file is missing, broken, or no picture of 8 or 16 bits.
+    """
+    image_module = _pillow()
+    from PIL import ImageOps  # noqa: PLC0415 - optional
+
+    if not path.is_file():
+        raise BadImageError("no such file")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of odd metadata and of large pictures; neither concerns the pixels.
+            warnings.simplefilter("ignore")
+            with image_module.open(path) as opened:
+                opened.load()
+                upright = ImageOps.exif_transpose(opened)
+                picture = _eight_bits(upright)
+                pixels = np.asarray(picture.convert("L" if color == "gray" else "RGB"))
+    except BadImageError:
+        raise
+    except Exception as error:  # decoders of broken files raise nearly anything
+        raise BadImageError(_reason(error)) from error
+    if color == "gray":
+        return pixels[:, :, None]
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if color == "bgr" else pixels
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    image_module = _pillow()
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadImageError("32-bit values; give such data as .npy")
+        upper: Image.Image = image_module.fromarray((values >> 8).astype(np.uint8))
+        return upper
+    if picture.mode == "F":
+        raise BadImageError("floating-point values; give such data as .npy")
+    if picture.mode in {"P", "PA"}:
+        # Through RGBA, because a palette's transparent entry would otherwise warn and turn black.
+        return picture.convert("RGBA")
+    return picture
+
+
+def _reason(error: Exception) -> str:
+    name = type(error).__name__
+    if name == "UnidentifiedImageError":
+        return "not a picture in a known format"
+    if name == "DecompressionBombError":
+        return "too many pixels"
+    return f"cannot be decoded ({str(error) or name})"
+
+
+def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Resize bilinearly to (H, W) as OpenCV's INTER_LINEAR: edges repeated, nothing smoothed first.
+
+    Values differ by at most 1 from those of OpenCV, which computes in fixed point.
+    """
+    if pixels.shape[:2] == size:
+        return pixels
+    values = pixels.astype(np.float32)
+    for axis, wanted in enumerate(size):
+        have = pixels.shape[axis]
+        where = np.clip((np.arange(wanted) + 0.5) * (have / wanted) - 0.5, 0, have - 1)
+        low = np.floor(where).astype(np.intp)
+        weight = (where - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        upper = values.take(np.minimum(low + 1, have - 1), axis)
+        values = values.take(low, axis)
+        values += weight * (upper - values)
+    return np.rint(values).astype(np.uint8)
