@@ -30,7 +30,9 @@ def test_all_rows_are_there():
     assert sum("rank" in row for row in ROWS) > 80
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r['c_out']}-{r['c_in']}-{r['kernel']}-{r.get('spectrum')}")
+@pytest.mark.parametrize(
+    "row", ROWS, ids=lambda r: f"{r['c_out']}-{r['c_in']}-{r['kernel']}-{r.get('spectrum')}"
+)
 def test_mode_and_rank_of_the_reference(row):
     if row["c_in"] % row["groups"] or row["c_out"] % row["groups"]:
         # Four rows of the recording are no convolutions at all; here they cannot even be built.
@@ -62,7 +64,9 @@ def test_the_fourth_mode_joins_the_smaller_axes():
     assert (mode.code, mode.variant) == ("FCSK", "hw")
 
 
-@pytest.mark.parametrize(("rank", "rounded"), [(0, 16), (2, 16), (23, 16 + 16), (24, 32), (32, 32), (39, 48), (153, 160)])
+@pytest.mark.parametrize(
+    ("rank", "rounded"), [(0, 16), (2, 16), (23, 16 + 16), (24, 32), (32, 32), (39, 48), (153, 160)]
+)
 def test_rounding(rank, rounded):
     # 23 rounds to 16, which is below 0.9 * 23 = 20.7, hence one step more; 39 to 32 < 35.1.
     assert amct_round(rank) == rounded
@@ -96,7 +100,9 @@ def test_evbmf_finds_the_rank_under_noise(shape, rank, scale):
 
 def test_the_thorough_search_meets_the_lowest_minimum():
     # Brent's search ends at 0 on this spectrum although 332 values stand clear of the noise.
-    row = next(r for r in ROWS if r.get("spectrum") == "cliff" and r["c_out"] == 256 and r["stride"] == [2, 2])
+    row = next(
+        r for r in ROWS if r.get("spectrum") == "cliff" and r["c_out"] == 256 and r["stride"] == [2, 2]
+    )
     values, allowed = SPECTRA[row["singular_values"]], AmctRange.of(geometry_of(row))
     assert evbmf_rank(values, (allowed.short, allowed.long), thorough=False) == 0
     assert evbmf_rank(values, (allowed.short, allowed.long)) == 332

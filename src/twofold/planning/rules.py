@@ -1,192 +1,186 @@
-"""The rules of the reference (AMCT): which layers, along which axes, at which rank; and EVBMF, on which they rest.
-
-The facts were recorded from the reference's own code; `tests/data/amct-ranks` holds them.
-"""
+"""Rules that choose layer by layer, each a name in a registry; without one, the budget chooses over all layers."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
-from twofold.conv import ConvGeometry
+from twofold.conv import ConvLayer
+from twofold.errors import OptionError, PlanError
+from twofold.lowrank.schemes import Factorization
+from twofold.planning.amct import AmctRange, amct_mode, amct_rank, amct_refusal
+from twofold.planning.candidates import Candidate, candidate_at, candidates
+from twofold.planning.evbmf import evbmf_rank
+from twofold.planning.options import PlanOptions
+from twofold.planning.workload import Workload
 
 Vector = NDArray[np.float64]
 
-AMCT_MULTIPLE = 16
-"""The reference's ranks are multiples of this, and at least this."""
+
+@dataclass(frozen=True, eq=False)
+class RuleInput:
+    """All that a rule may look at.
+
+    Attributes:
+        layer: the layer to choose for.
+        factorizations: its factorizations, one per scheme and variant.
+        options: of the plan.
+        workload: how MACs are counted.
+        spectra: singular values of weights by layer name, unfolded along `amct_mode`, where already known.
+    """
+
+    layer: ConvLayer
+    factorizations: Sequence[Factorization]
+    options: PlanOptions
+    workload: Workload
+    spectra: Mapping[str, Vector]
+
+    def factorization(self, scheme: str, variant: str) -> Factorization:
+        """Return one of the factorizations.
+
+        Raises:
+            PlanError: it is not there.
+        """
+        for found in self.factorizations:
+            if (found.scheme, found.variant) == (scheme, variant):
+                return found
+        raise PlanError(
+            f"Bug: {self.layer.name} was not factorized as {scheme} {variant}, which the rule needs"
+        )
 
 
 @dataclass(frozen=True)
-class AmctMode:
-    """Along which axes the reference splits a layer.
+class Rule:
+    """A way to choose ranks layer by layer.
 
     Attributes:
-        code: its name in the reference: F or S C = the rank axis is joined with the first (C_out) or second (C_in)
-            channel axis, F or S K = with the first (kH) or second (kW) kernel axis.
-        variant: the same split as a variant of our scheme `spatial`: "hw" = kH x 1 first, "wh" = 1 x kW first.
+        name: key in the registry.
+        summary: one line for users.
+        pick: gives the layer's candidate, or the reason to leave it alone.
+        may_be_dearer: whether a candidate may cost more than the layer.
     """
 
-    code: str
-    variant: str
+    name: str
+    summary: str
+    pick: Callable[[RuleInput], Candidate | str]
+    may_be_dearer: bool = False
 
 
-def amct_refusal(geometry: ConvGeometry) -> str | None:
-    """Say why the reference leaves a layer alone; None if it decomposes it."""
-    if len(geometry.kernel) != 2:
-        return f"the reference knows two spatial axes, not {len(geometry.kernel)}"
-    if geometry.groups != 1:
-        return f"the reference needs groups = 1, not {geometry.groups}"
-    if max(geometry.dilation) != 1:
-        return f"the reference needs dilation 1, not {_by(geometry.dilation)}"
-    if max(geometry.stride) > 2:
-        return f"the reference needs strides below 3, not {_by(geometry.stride)}"
-    tap, channels = min(geometry.kernel), min(geometry.c_in, geometry.c_out)
-    if tap < 3:
-        return f"the reference needs kernels larger than 2x2, not {_by(geometry.kernel)}"
-    if tap < 7 and channels < 64:
-        return f"the reference needs 64 channels on both sides of a kernel below 7, not {channels}"
-    if tap * channels < 16:
-        return f"the reference needs kernel x channels of at least 16, not {tap} x {channels}"
-    return None
+def amct_layer_rank(layer: ConvLayer, spectra: Mapping[str, Vector]) -> int:
+    """Rank of the reference for a layer that `amct_refusal` lets pass; looks at the weight only where it matters."""
+    only = AmctRange.of(layer.geometry).only_rank
+    return only if only is not None else amct_rank(layer.geometry, _spectrum(layer, spectra))
 
 
-def amct_mode(geometry: ConvGeometry) -> AmctMode:
-    """Choose the axes as the reference does: the rank axis joins the smaller channel and the smaller kernel axis.
+def amct_spectrum(layer: ConvLayer) -> Vector:
+    """Singular values of a layer's weight, unfolded along `amct_mode`; all of them, largest first.
 
-    In the unfolding's terms: an axis that is joined with C_in belongs to the first convolution, one that is
-    joined with C_out to the second.
+    They come from the Gram matrix of the shorter side, in float64: values below 1e-8 of the largest are
+    rounding.
     """
-    on_input = geometry.c_in <= geometry.c_out
-    on_height = geometry.kernel[0] <= geometry.kernel[1]
-    code = ("S" if on_input else "F") + "C" + ("F" if on_height else "S") + "K"
-    return AmctMode(code, "hw" if on_input == on_height else "wh")
+    if layer.weight is None:
+        raise PlanError(f"{layer.name}: its weights are not loaded; the rule needs them")
+    # (C_out, C_in, kH, kW) with the axes of the first convolution in front: rows (C_in, k), columns (C_out,
+    # k').
+    order = (1, 2, 0, 3) if amct_mode(layer.geometry).variant == "hw" else (1, 3, 0, 2)
+    moved = layer.weight.transpose(order)
+    matrix = moved.reshape(moved.shape[0] * moved.shape[1], -1).astype(np.float64)
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    values: Vector = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0.0))[::-1]
+    return values
 
 
-@dataclass(frozen=True)
-class AmctRange:
-    """The reference's range of ranks of a layer, before rounding.
-
-    Attributes:
-        short: the shorter side of the unfolding, kernel axis times channels.
-        long: its longer side.
-        low: smallest rank.
-        high: largest rank.
-    """
-
-    short: int
-    long: int
-    low: int
-    high: int
-
-    @classmethod
-    def of(cls, geometry: ConvGeometry) -> AmctRange:
-        """Compute the range from the layer's shape alone."""
-        channels = min(geometry.c_in, geometry.c_out)
-        short = channels * min(geometry.kernel)
-        divisor = 4 if channels >= 256 else 6
-        long = max(geometry.c_in, geometry.c_out) * max(geometry.kernel)
-        return cls(short, long, short // (divisor + 1), short // divisor)
-
-    @property
-    def only_rank(self) -> int | None:
-        """The rounded rank where both ends of the range round to it, so that no spectrum is needed."""
-        low, high = amct_round(self.low), amct_round(self.high)
-        return low if low == high else None
-
-
-def amct_round(rank: int) -> int:
-    """Round to the nearest multiple of 16, halves up, at least 16; one step more if that is below 0.9 of the value."""
-    rounded = max(AMCT_MULTIPLE, (rank + AMCT_MULTIPLE // 2) // AMCT_MULTIPLE * AMCT_MULTIPLE)
-    return rounded + AMCT_MULTIPLE if rounded < 0.9 * rank else rounded
-
-
-def amct_rank(geometry: ConvGeometry, singular_values: Vector) -> int:
-    """Choose the rank as the reference does.
+def spectrum_of_energy_errors(energy_errors: Vector, norm: float) -> Vector:
+    """Singular values of a weight from a full-rank weights-only factorization, so that they need no second look.
 
     Args:
-        geometry: a layer that `amct_refusal` lets pass.
-        singular_values: all singular values of the weight unfolded along `amct_mode`, in any order.
+        energy_errors: (rank + 1,), as `Factorization.energy_errors` gives them, spatial, along `amct_mode`.
+        norm: Frobenius norm of the weight; the reference's rule depends on the scale.
 
-    Returns:
-        EVBMF's rank, clamped to the range of the shape and rounded. Nothing makes sure that it is cheaper.
+    The energy error at rank r is the sum of the squares beyond r over the sum of all: differences of
+    neighbours are the squares, each exact to the rounding of the tail that it heads.
     """
-    allowed = AmctRange.of(geometry)
-    rank = evbmf_rank(singular_values, (allowed.short, allowed.long), thorough=False)
-    return amct_round(min(max(rank, allowed.low), allowed.high))
+    values: Vector = norm * np.sqrt(np.maximum(-np.diff(energy_errors), 0.0))
+    return values
 
 
-def evbmf_rank(singular_values: Vector, shape: tuple[int, int], *, thorough: bool = True) -> int:
-    """Count the singular values above noise, by empirical variational Bayesian matrix factorization.
+def _spectrum(layer: ConvLayer, spectra: Mapping[str, Vector]) -> Vector:
+    known = spectra.get(layer.name)
+    return amct_spectrum(layer) if known is None else known
 
-    The noise variance is the minimiser of the free energy; a singular value counts if it exceeds
-    sqrt(M v (1 + t)(1 + a / t)) for noise variance v, aspect a = L / M and t = 2.5129 sqrt(a).
 
-    Args:
-        singular_values: all min(shape) of them, in any order.
-        shape: (rows, columns) of the matrix.
-        thorough: look at the whole interval of variances first, independent of scale. The free energy can have
-            several minima; the reference's bounded Brent search ends in any of them, as decided by its absolute
-            tolerance (1e-5) and so by the scale of the weights. `thorough=False` reproduces it.
+def _amct(given: RuleInput) -> Candidate | str:
+    layer = given.layer
+    refusal = amct_refusal(layer.geometry)
+    if refusal is not None:
+        return refusal
+    factorization = given.factorization("spatial", amct_mode(layer.geometry).variant)
+    return candidate_at(layer, factorization, (amct_layer_rank(layer, given.spectra),), given.workload)
 
-    Returns:
-        The rank, possibly 0.
+
+def _evbmf(given: RuleInput) -> Candidate | str:
+    """EVBMF's own rank along the reference's axes, no clamp, rounded up to the multiple, only if that is cheaper."""
+    layer, multiple = given.layer, given.options.multiple
+    if len(layer.geometry.kernel) != 2 or min(layer.geometry.kernel) < 2:
+        return "EVBMF works along the two axes of a kernel; both must be larger than 1"
+    sides = AmctRange.of(layer.geometry)
+    rank = evbmf_rank(_spectrum(layer, given.spectra), (sides.short, sides.long))
+    rounded = max(multiple, -(-rank // multiple) * multiple)
+    factorization = given.factorization("spatial", amct_mode(layer.geometry).variant)
+    for candidate in candidates(layer, [factorization], given.workload, multiple):
+        if candidate.ranks == (rounded,):
+            return candidate
+    return f"EVBMF finds {rank} of {sides.short} singular values above noise; rank {rounded} is not cheaper"
+
+
+def _energy(given: RuleInput) -> Candidate | str:
+    """Return the cheapest candidate that keeps the share; between equals the one that keeps more."""
+    budget = given.options.budget
+    if budget is None or budget.kind != "energy":
+        raise OptionError("rule energy: needs the share to keep, such as energy 0.99")
+    offered = candidates(given.layer, given.factorizations, given.workload, given.options.multiple)
+    if not offered:
+        return no_candidate_reason(given.options)
+    # A share that is met up to the rounding of a sum of squares is met.
+    enough = [c for c in offered if c.energy_error <= 1 - budget.value + 1e-12]
+    if not enough:
+        best = 1 - min(c.energy_error for c in offered)
+        return f"no cheaper ranks keep a share of {budget.value:g} of the energy (at most {best:.4f})"
+    return min(enough, key=lambda c: (c.macs, c.params, c.energy_error))
+
+
+def no_candidate_reason(options: PlanOptions) -> str:
+    """Why a layer without candidates stays."""
+    if options.multiple == 1:
+        return "no rank makes it cheaper"
+    return f"no rank that is a multiple of {options.multiple} makes it cheaper"
+
+
+_rules = (
+    Rule(
+        "amct",
+        "the reference's own ranks, layer by layer; can make a layer dearer",
+        _amct,
+        may_be_dearer=True,
+    ),
+    Rule("evbmf", "as many ranks as stand above noise (EVBMF), where that is cheaper", _evbmf),
+    Rule("energy", "the cheapest ranks that keep a share of each layer's energy", _energy),
+)
+RULES: Mapping[str, Rule] = MappingProxyType({rule.name: rule for rule in _rules})
+"""Every rule by name; command line choices and tests read this table."""
+
+
+def rule(name: str) -> Rule:
+    """Return the rule of that name.
 
     Raises:
-        ValueError: if the number of singular values does not fit the shape.
-
-    Source: Nakajima, Sugiyama, Babacan and Tomioka, Global analytic solution of fully-observed variational
-    Bayesian matrix factorization, JMLR 14 (2013), theorems 2 and 3 and section 5.2.
+        OptionError: there is none.
     """
-    rows, columns = min(shape), max(shape)
-    if len(singular_values) != rows:
-        raise ValueError(f"a {rows} x {columns} matrix has {rows} singular values, not {len(singular_values)}")
-    squares = np.sort(np.asarray(singular_values, np.float64))[::-1] ** 2
-    if squares[0] <= 0:
-        return 0
-    if thorough:  # the search has an absolute tolerance, which must not depend on the scale of the weights
-        squares = squares / squares[0]
-    aspect = rows / columns
-    tau = 2.5129 * math.sqrt(aspect)
-    threshold = (1 + tau) * (1 + aspect / tau)
-    low, high = _variance_bounds(squares, rows, columns, threshold)
-    if not low < high:  # all singular values equal, or all beyond the first few zero: nothing to search
-        return int(np.count_nonzero(squares > columns * high * threshold))
-
-    def energy(variance: float) -> float:
-        return _free_energy(squares / (columns * variance), aspect, threshold)
-
-    if thorough:
-        grid = np.geomspace(max(low, high * 1e-12), high, 400)
-        best = int(np.argmin([energy(v) for v in grid.tolist()]))
-        low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)])
-    variance = float(minimize_scalar(energy, bounds=(low, high), method="bounded").x)
-    return int(np.count_nonzero(squares > columns * variance * threshold))
-
-
-def _variance_bounds(squares: Vector, rows: int, columns: int, threshold: float) -> tuple[float, float]:
-    """Bounds of the noise variance: corollary 1 and equation (23) of the paper, for a matrix without residual."""
-    largest_rank = max(0, min(math.ceil(rows / (1 + rows / columns)) - 1, rows) - 1)
-    tail = squares[largest_rank + 1 :]
-    high = float(squares.sum()) / (rows * columns)
-    if not len(tail):
-        return high, high
-    return max(float(tail[0]) / (columns * threshold), float(tail.mean()) / columns), high
-
-
-def _free_energy(x: Vector, aspect: float, threshold: float) -> float:
-    """Free energy up to constants, as a function of x = s^2 / (M variance): equations (24) to (27) of the paper."""
-    signal, noise = x[x > threshold], x[x <= threshold]
-    noise = np.maximum(noise, np.finfo(np.float64).tiny)  # exact zeros of rank-deficient weights
-    centred = signal - (1 + aspect)
-    tau = 0.5 * (centred + np.sqrt(centred**2 - 4 * aspect))
-    total = np.sum(noise - np.log(noise)) + np.sum(signal - tau)
-    total += np.sum(np.log((tau + 1) / signal)) + aspect * np.sum(np.log(tau / aspect + 1))
-    return float(total)
-
-
-def _by(sizes: tuple[int, ...]) -> str:
-    return "x".join(map(str, sizes))
+    found = RULES.get(name.strip().lower())
+    if found is None:
+        raise OptionError(f"there is no rule '{name}'; known are {', '.join(RULES)}")
+    return found

@@ -3,8 +3,8 @@
 Exact unless the search has to be cut short, and then the distance to a proven lower bound is known. The
 roles of cost and error are symmetric, so the cheapest network below an error is the same problem.
 
-Method (Sinha and Zoltners 1979; Pisinger, A minimal algorithm for the multiple-choice knapsack problem, 1995):
-the linear relaxation is solved by taking the steps of the layers' lower convex hulls in order of error
+Method (Sinha and Zoltners 1979; Pisinger, A minimal algorithm for the multiple-choice knapsack problem,
+1995): the linear relaxation is solved by taking the steps of the layers' lower convex hulls in order of error
 saved per cost. Its value is a lower bound, its integral part nearly a solution; the remainder is filled by
 single moves. With the multiplier of the relaxation, every item whose reduced cost exceeds the gap between
 the two is ruled out, and a dynamic program over undominated partial sums settles the few that are left.
@@ -79,7 +79,9 @@ def _lower_hull(cost: Vector, error: Vector) -> Indices:
     for point in range(len(cost)):
         while len(hull) > 1:
             a, b = hull[-2], hull[-1]
-            cross = (cost[b] - cost[a]) * (error[point] - error[a]) - (error[b] - error[a]) * (cost[point] - cost[a])
+            cross = (cost[b] - cost[a]) * (error[point] - error[a]) - (error[b] - error[a]) * (
+                cost[point] - cost[a]
+            )
             if cross > 0:
                 break
             hull.pop()
@@ -102,7 +104,9 @@ class _Relaxation:
     def of(cls, groups: Sequence[_Group]) -> _Relaxation:
         steps_cost = [np.diff(g.cost[g.hull]) for g in groups]
         steps_saved = [-np.diff(g.error[g.hull]) for g in groups]
-        owner = np.concatenate([np.full(len(s), i, dtype=np.intp) for i, s in enumerate(steps_cost)] or [np.empty(0, np.intp)])
+        owner = np.concatenate(
+            [np.full(len(s), i, dtype=np.intp) for i, s in enumerate(steps_cost)] or [np.empty(0, np.intp)]
+        )
         cost = np.concatenate([*steps_cost, np.empty(0)])
         saved = np.concatenate([*steps_saved, np.empty(0)])
         # Stable, so that the steps of one hull, whose slopes fall, stay in their order even where slopes tie.
@@ -121,7 +125,9 @@ class _Relaxation:
         return np.where(limits < self.cost[0], np.inf, value)
 
 
-def solve(costs: Sequence[Vector], errors: Sequence[Vector], limit: float, max_states: int = MAX_STATES) -> Solution:
+def solve(
+    costs: Sequence[Vector], errors: Sequence[Vector], limit: float, max_states: int = MAX_STATES
+) -> Solution:
     """Choose one item per layer so that the summed cost stays within `limit` and the summed error is smallest.
 
     Law: no single other item of a layer fits into what
@@ -170,7 +176,8 @@ def _greedy(groups: Sequence[_Group], relaxation: _Relaxation, limit: float) -> 
     """Take hull steps in order while they fit.
 
     Returns:
-        Positions in the groups, and the multiplier: error saved per cost at the step where the relaxation breaks.
+        Positions in the groups, and the multiplier: error saved per cost at the step where the relaxation
+        breaks.
     """
     step_of = [0] * len(groups)
     stuck: set[int] = set()
@@ -235,8 +242,8 @@ def _search(
     """Dynamic program over undominated partial sums, pruned by the relaxation of the layers still to come.
 
     Returns:
-        Indices of the items of a choice with an error below `best`, or None if there is none (or none was met),
-        and whether the search was complete.
+        Indices of the items of a choice with an error below `best`, or None if there is none (or none was
+        met), and whether the search was complete.
     """
     # Layers with wide cost steps first: the fine ones then fill what is left, and bounds become tight early.
     order = sorted(range(len(groups)), key=lambda i: -float(np.ptp(groups[i].cost)))
@@ -263,7 +270,9 @@ def _search(
     return _trace(order, parents, items, int(np.argmin(error))), complete
 
 
-def _trace(order: Sequence[int], parents: Sequence[Indices], items: Sequence[Indices], state: int) -> list[int]:
+def _trace(
+    order: Sequence[int], parents: Sequence[Indices], items: Sequence[Indices], state: int
+) -> list[int]:
     """Read the choice that led to a final state, back to front."""
     picks = [0] * len(order)
     for which, parent, item in zip(reversed(order), reversed(parents), reversed(items), strict=True):

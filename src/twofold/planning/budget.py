@@ -1,0 +1,136 @@
+"""Budgets: what may be spent, in which unit."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+from twofold.conv import ConvLayer, Skipped
+from twofold.errors import OptionError
+from twofold.planning.candidates import Candidate
+from twofold.planning.workload import Workload, layer_params
+
+_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a plan may spend or must keep.
+
+    Attributes:
+        kind: "macs", "params" or the name of another `Cost` (a limit on the sum over all convolutions of the
+            network); "error" (the cheapest network whose predicted output error stays at or below `value`);
+            "energy" (each layer keeps at least this share of its energy).
+        value: the ratio compressed / original, the absolute amount, the error, or the share.
+        absolute: whether `value` is an amount and not a ratio.
+    """
+
+    kind: str
+    value: float
+    absolute: bool = False
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value) or self.value < 0:
+            raise OptionError(f"{self.kind}: a budget is a finite number, not negative; got {self.value}")
+        if self.kind == "energy" and not 0 < self.value <= 1:
+            raise OptionError(f"energy: a share between 0 and 1 is kept, such as 0.99; got {self.value:g}")
+        if self.absolute and self.kind in ("error", "energy"):
+            raise OptionError(f"{self.kind}: has no absolute amount")
+        if not self.absolute and self.kind not in ("error", "energy") and self.value > 1:
+            raise OptionError(
+                f"{self.kind}: {self.value:g} is a ratio above 1 (compressed / original); write 0.4 for "
+                f"40 %, or an absolute amount with a suffix such as {self.value:g}M"
+            )
+
+    @classmethod
+    def parse(cls, kind: str, text: str) -> Budget:
+        """Read "0.4" as a ratio (or as the share or error itself), "3.2G" or "500k" as an absolute amount."""
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[-+]?[0-9]+)?)\s*([kmgt]?)\s*", text, flags=re.IGNORECASE)
+        try:
+            if match is None:
+                raise ValueError(text)
+            value, suffix = float(match[1]), match[2].lower()
+        except ValueError:
+            raise OptionError(
+                f"{kind}: '{text}' is no budget; write a ratio such as 0.4 or an amount such as 3.2G"
+            ) from None
+        return cls(kind, value * _SUFFIXES[suffix], absolute=bool(suffix))
+
+    def __str__(self) -> str:
+        if self.kind == "energy":
+            return f"each layer keeps a share of {self.value:g} of its energy"
+        if self.kind == "error":
+            return f"predicted output error at most {self.value:g}"
+        name = COSTS[self.kind].label if self.kind in COSTS else self.kind
+        return f"{name} at most {self.value:g}" + ("" if self.absolute else " of the original")
+
+
+class Cost(Protocol):
+    """The unit of a budget.
+
+    A plan needs nothing else of it, so that measured times can stand beside MACs and params.
+    """
+
+    @property
+    def name(self) -> str:
+        """The kind of a budget in this unit."""
+
+    @property
+    def label(self) -> str:
+        """The word for tables and messages, such as "MACs"."""
+
+    def of_layer(self, layer: ConvLayer | Skipped) -> float:
+        """Cost of a layer as it is."""
+
+    def of_candidate(self, layer: ConvLayer, candidate: Candidate) -> float:
+        """Cost of what would replace it."""
+
+
+@dataclass(frozen=True)
+class MacsCost:
+    """Multiply-accumulates in the unit of the workload."""
+
+    workload: Workload
+    name: str = "macs"
+    label: str = "MACs"
+
+    def of_layer(self, layer: ConvLayer | Skipped) -> float:
+        """MACs of a layer as it is."""
+        return self.workload.layer_macs(layer)
+
+    def of_candidate(self, layer: ConvLayer, candidate: Candidate) -> float:
+        """MACs of what would replace it."""
+        return candidate.macs
+
+
+@dataclass(frozen=True)
+class ParamsCost:
+    """Weights, biases not counted."""
+
+    workload: Workload
+    name: str = "params"
+    label: str = "params"
+
+    def of_layer(self, layer: ConvLayer | Skipped) -> float:
+        """Params of a layer as it is."""
+        return layer_params(layer)
+
+    def of_candidate(self, layer: ConvLayer, candidate: Candidate) -> float:
+        """Params of what would replace it."""
+        return candidate.params
+
+
+@dataclass(frozen=True)
+class _Unit:
+    label: str
+    build: Callable[[Workload], Cost]
+
+
+COSTS: Mapping[str, _Unit] = MappingProxyType(
+    {"macs": _Unit("MACs", MacsCost), "params": _Unit("params", ParamsCost)}
+)
+"""Units that need nothing but the layers; others are handed to `make_plan`."""

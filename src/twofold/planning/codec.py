@@ -1,0 +1,286 @@
+"""Plans as JSON: readable, editable, and refused with the place and the reason where they are wrong.
+
+What a person may leave out when writing by hand: counts, predictions and notes. Counts are made anew when a
+plan is checked against a model; a prediction says for which ranks it holds and is dropped when these were
+edited; "totals" is for readers and never read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NoReturn, TypeVar
+
+from twofold.conv import ConvGeometry, Skipped
+from twofold.errors import PlanError, TwofoldError
+from twofold.planning.budget import Budget
+from twofold.planning.options import FixedRanks, PlanOptions
+from twofold.planning.plan import Choice, Plan
+
+SCHEMA = 1
+"""Version of the layout; files of a later one are refused."""
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+def plan_to_json(plan: Plan) -> str:
+    """Serialise a plan; equal plans give equal text."""
+    totals = plan.totals
+    document: Json = {
+        "twofold_plan": SCHEMA,
+        "version": plan.version,
+        "sources": dict(sorted(plan.sources.items())),
+        "options": _options_out(plan.options),
+        "macs_per": plan.macs_per,
+        "notes": list(plan.notes),
+        "totals": {
+            "macs": list(totals.macs), "macs_ratio": totals.macs_ratio,
+            "params": list(totals.params), "params_ratio": totals.params_ratio,
+            "predicted_output_error": plan.predicted_error,
+        },
+        "choices": [_choice_out(choice) for choice in plan.choices],
+        "skipped": [_skipped_out(skipped) for skipped in plan.skipped],
+    }  # fmt: skip
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def plan_from_json(text: str) -> Plan:
+    """Read a plan.
+
+    Raises:
+        PlanError: with the place and what is allowed there.
+    """
+    try:
+        document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+    except json.JSONDecodeError as error:
+        raise PlanError(f"is no plan: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    top = _Object(document, "plan")
+    schema = top.take("twofold_plan", _integer)
+    if schema != SCHEMA:
+        raise PlanError(
+            f"the plan has layout {schema}; this twofold reads layout {SCHEMA}: make the plan anew"
+        )
+    top.take("totals", _anything, None)
+    version = top.take("version", _string)
+    sources = top.take("sources", _mapping_of(_string), {})
+    options = top.take("options", _options_in, PlanOptions())
+    macs_per = top.take("macs_per", _string, "image")
+    notes = top.take("notes", _list_of(_string), ())
+    choices = top.take("choices", _list_of(_choice_in))
+    skipped = top.take("skipped", _list_of(_skipped_in), ())
+    top.finish()
+    return Plan(choices, skipped, options, macs_per, sources, notes, version)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise PlanError(f"is no plan: {name} is no JSON number")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> Json:
+    keys = [key for key, _ in pairs]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise PlanError(f"is no plan: key '{twice[0]}' stands twice in one object")
+    return dict(pairs)
+
+
+class _Object:
+    """A JSON object that is read key by key and must be used up."""
+
+    _REQUIRED = object()
+
+    def __init__(self, value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            _wrong(value, where, "an object")
+        self._left: Json = dict(value)
+        self._known: list[str] = []
+        self._where = where
+
+    def take(self, key: str, read: Callable[[object, str], T], default: Any = _REQUIRED) -> T:
+        self._known.append(key)
+        if key not in self._left:
+            if default is self._REQUIRED:
+                raise PlanError(f"{self._where}: key '{key}' is missing")
+            return default  # type: ignore[no-any-return]
+        return read(self._left.pop(key), f"{self._where}.{key}")
+
+    def finish(self) -> None:
+        if self._left:
+            unknown = ", ".join(f"'{key}'" for key in self._left)
+            raise PlanError(f"{self._where}: unknown key {unknown}; known: {', '.join(self._known)}")
+
+
+def _wrong(value: object, where: str, wanted: str) -> NoReturn:
+    raise PlanError(f"{where}: {json.dumps(value, default=str)[:60]} is not {wanted}")
+
+
+def _anything(value: object, where: str) -> object:
+    return value
+
+
+def _string(value: object, where: str) -> str:
+    return value if isinstance(value, str) else _wrong(value, where, "a string")
+
+
+def _boolean(value: object, where: str) -> bool:
+    return value if isinstance(value, bool) else _wrong(value, where, "true or false")
+
+
+def _integer(value: object, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        _wrong(value, where, "an integer, 0 or more")
+    return value
+
+
+def _number(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        _wrong(value, where, "a number, 0 or more")
+    return float(value)
+
+
+def _optional(read: Callable[[object, str], T]) -> Callable[[object, str], T | None]:
+    return lambda value, where: None if value is None else read(value, where)
+
+
+def _list_of(read: Callable[[object, str], T]) -> Callable[[object, str], tuple[T, ...]]:
+    def read_list(value: object, where: str) -> tuple[T, ...]:
+        if not isinstance(value, list):
+            _wrong(value, where, "a list")
+        return tuple(read(item, f"{where}[{i}]") for i, item in enumerate(value))
+
+    return read_list
+
+
+def _pair(value: object, where: str) -> tuple[int, int]:
+    numbers = _list_of(_integer)(value, where)
+    if len(numbers) != 2:
+        _wrong(value, where, "a list of two integers")
+    return numbers[0], numbers[1]
+
+
+def _mapping_of(read: Callable[[object, str], T]) -> Callable[[object, str], dict[str, T]]:
+    def read_mapping(value: object, where: str) -> dict[str, T]:
+        if not isinstance(value, dict):
+            _wrong(value, where, "an object")
+        return {key: read(item, f"{where}.{key}") for key, item in value.items()}
+
+    return read_mapping
+
+
+def _geometry_out(geometry: ConvGeometry) -> Json:
+    return {
+        "c_out": geometry.c_out, "c_in": geometry.c_in, "kernel": list(geometry.kernel),
+        "stride": list(geometry.stride), "pad": [list(pair) for pair in geometry.pad],
+        "dilation": list(geometry.dilation), "groups": geometry.groups,
+    }  # fmt: skip
+
+
+def _geometry_in(value: object, where: str) -> ConvGeometry:
+    read, sizes = _Object(value, where), _list_of(_integer)
+    fields = (
+        read.take("c_out", _integer), read.take("c_in", _integer), read.take("kernel", sizes),
+        read.take("stride", sizes), read.take("pad", _list_of(_pair)), read.take("dilation", sizes),
+        read.take("groups", _integer, 1),
+    )  # fmt: skip
+    read.finish()
+    try:
+        return ConvGeometry(*fields)
+    except ValueError as error:
+        raise PlanError(f"{where}: {error}") from error
+
+
+def _choice_out(choice: Choice) -> Json:
+    return {
+        "layer": choice.layer,
+        "scheme": choice.scheme, "variant": choice.variant, "ranks": list(choice.ranks),
+        "geometry": _geometry_out(choice.geometry), "macs": list(choice.macs), "params": list(choice.params),
+        "predicted": {
+            "for": choice.label, "relative_error": choice.relative_error, "output_error": choice.output_error
+        },
+        "notes": list(choice.notes),
+    }  # fmt: skip
+
+
+def _choice_in(value: object, where: str) -> Choice:
+    read = _Object(value, where)
+    choice = Choice(
+        layer=read.take("layer", _string), geometry=read.take("geometry", _geometry_in),
+        scheme=read.take("scheme", _string), variant=read.take("variant", _string, ""),
+        ranks=read.take("ranks", _list_of(_integer)), macs=read.take("macs", _pair, (0, 0)),
+        params=read.take("params", _pair, (0, 0)), notes=read.take("notes", _list_of(_string), ()),
+    )  # fmt: skip
+    predicted = read.take("predicted", _prediction, ("", None, None))
+    read.finish()
+    if predicted[0] != choice.label:
+        return choice
+    return replace(choice, relative_error=predicted[1], output_error=predicted[2])
+
+
+def _prediction(value: object, where: str) -> tuple[str, float | None, float | None]:
+    read = _Object(value, where)
+    result = (
+        read.take("for", _string),
+        read.take("relative_error", _optional(_number), None),
+        read.take("output_error", _optional(_number), None),
+    )
+    read.finish()
+    return result
+
+
+def _skipped_out(skipped: Skipped) -> Json:
+    return {
+        "layer": skipped.name, "reason": skipped.reason,
+        "geometry": None if skipped.geometry is None else _geometry_out(skipped.geometry),
+        "macs": skipped.macs, "params": skipped.params,
+    }  # fmt: skip
+
+
+def _skipped_in(value: object, where: str) -> Skipped:
+    read = _Object(value, where)
+    skipped = Skipped(
+        read.take("layer", _string), read.take("reason", _string),
+        read.take("geometry", _optional(_geometry_in), None),
+        read.take("macs", _integer, 0), read.take("params", _integer, 0),
+    )  # fmt: skip
+    read.finish()
+    return skipped
+
+
+def _options_out(options: PlanOptions) -> Json:
+    budget = options.budget
+    return {
+        "budget": None if budget is None else {
+            "kind": budget.kind, "value": budget.value, "absolute": budget.absolute
+        },
+        "rule": options.rule, "multiple": options.multiple, "schemes": list(options.schemes),
+        "only": list(options.only), "skip": list(options.skip),
+        "ranks": [str(entry) for entry in options.ranks],
+    }  # fmt: skip
+
+
+def _options_in(value: object, where: str) -> PlanOptions:
+    read, strings = _Object(value, where), _list_of(_string)
+    budget = read.take("budget", _optional(_budget_in), None)
+    rule = read.take("rule", _optional(_string), None)
+    multiple = read.take("multiple", _integer)
+    schemes = read.take("schemes", strings)
+    only, skip = read.take("only", strings, ()), read.take("skip", strings, ())
+    ranks = read.take("ranks", strings, ())
+    read.finish()
+    try:
+        fixed = tuple(FixedRanks.parse(text) for text in ranks)
+        return PlanOptions(budget, rule, multiple, schemes, only, skip, fixed)
+    except TwofoldError as error:
+        raise PlanError(f"{where}: {error}") from error
+
+
+def _budget_in(value: object, where: str) -> Budget:
+    read = _Object(value, where)
+    fields = read.take("kind", _string), read.take("value", _number), read.take("absolute", _boolean, False)
+    read.finish()
+    try:
+        return Budget(*fields)
+    except TwofoldError as error:
+        raise PlanError(f"{where}: {error}") from error

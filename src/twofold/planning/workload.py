@@ -1,0 +1,115 @@
+"""Counting MACs and params of layers and of the stacks that may replace them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How MACs are counted.
+
+    Attributes:
+        per_position: count MACs per output position of each layer instead of per image: the way out where a
+            model does not tell its input sizes. The ratio of one layer stays nearly exact (borders apart),
+            but in the sum over layers every layer weighs as if all outputs had the same size.
+    """
+
+    per_position: bool = False
+
+    @classmethod
+    def of(cls, layers: Sequence[ConvLayer | Skipped]) -> Workload:
+        """Count per image if the input sizes of all layers are known, else per output position."""
+
+        def unknown(layer: ConvLayer | Skipped) -> bool:
+            if isinstance(layer, ConvLayer):
+                return not layer.input_sizes
+            return not layer.macs and bool(_skipped_params(layer))
+
+        return cls(any(unknown(layer) for layer in layers))
+
+    @property
+    def unit(self) -> str:
+        """What the MACs refer to: "image" or "output position"."""
+        return "output position" if self.per_position else "image"
+
+    def each(self, layer: ConvLayer, chain: tuple[ConvGeometry, ...]) -> tuple[int, ...]:
+        """MACs of each convolution of `chain` if it stood in the layer's place."""
+        if not self.per_position:
+            sums = [layer.macs_of(chain[:length]) for length in range(len(chain) + 1)]
+            return tuple(after - before for before, after in pairwise(sums))
+        # A convolution runs once per position of its own output, which is as many times finer than the
+        # chain's output as the later convolutions stride over.
+        strides = [math.prod(geometry.stride) for geometry in chain]
+        return tuple(geometry.params * math.prod(strides[i + 1 :]) for i, geometry in enumerate(chain))
+
+    def macs(self, layer: ConvLayer, chain: tuple[ConvGeometry, ...]) -> int:
+        """MACs if `chain` stood in the layer's place."""
+        return sum(self.each(layer, chain)) if self.per_position else layer.macs_of(chain)
+
+    def layer_macs(self, layer: ConvLayer | Skipped) -> int:
+        """MACs of a layer as it is."""
+        if isinstance(layer, ConvLayer):
+            return self.macs(layer, (layer.geometry,))
+        return _skipped_params(layer) if self.per_position else layer.macs
+
+    def grid(
+        self, layer: ConvLayer, unit: tuple[ConvGeometry, ...], axes: Sequence[Counts]
+    ) -> tuple[Counts, Counts]:
+        """MACs and params of a chain at every combination of ranks.
+
+        Both are sums over the convolutions of a constant times their channel counts, and the channel counts
+        along the chain are C_in, the ranks, C_out; the constants are read off the chain at rank 1.
+
+        Args:
+            layer: the layer.
+            unit: the chain at rank 1 everywhere.
+            axes: the ranks to combine, one array per rank.
+
+        Returns:
+            MACs and params, each with one axis per rank.
+        """
+        channels: list[Counts] = [
+            np.array(layer.geometry.c_in),
+            *np.meshgrid(*axes, indexing="ij", sparse=True),
+        ]
+        channels.append(np.array(layer.geometry.c_out))
+        shape = tuple(len(axis) for axis in axes)
+        macs, params = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for i, (geometry, single) in enumerate(zip(unit, self.each(layer, unit), strict=True)):
+            pairs = geometry.c_in * geometry.c_out
+            area = channels[i] * channels[i + 1]
+            macs += single // pairs * area
+            params += geometry.params // pairs * area
+        return macs, params
+
+
+def _skipped_params(skipped: Skipped) -> int:
+    if skipped.params or skipped.geometry is None:
+        return skipped.params
+    return skipped.geometry.params
+
+
+def layer_params(layer: ConvLayer | Skipped) -> int:
+    """Weights of a layer, bias not counted."""
+    return layer.geometry.params if isinstance(layer, ConvLayer) else _skipped_params(layer)
+
+
+def chain_params(chain: tuple[ConvGeometry, ...]) -> int:
+    """Weights of a chain, bias not counted (the last convolution keeps the layer's own)."""
+    return sum(geometry.params for geometry in chain)
+
+
+def ranks_text(ranks: Size) -> str:
+    """Ranks as users write them: 32, or 32x48."""
+    return "x".join(map(str, ranks))
