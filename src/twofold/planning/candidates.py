@@ -13,7 +13,8 @@ from twofold.conv import ConvLayer, Size
 from twofold.errors import PlanError
 from twofold.lowrank.schemes import Factorization, scheme
 from twofold.planning.solve import pareto
-from twofold.planning.workload import Workload, chain_params, layer_params, ranks_text
+from twofold.planning.text import ranks_text
+from twofold.planning.workload import Workload, chain_params, layer_params
 
 
 @dataclass(frozen=True)

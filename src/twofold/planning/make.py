@@ -14,17 +14,16 @@ from twofold.errors import OptionError, PlanError
 from twofold.lowrank.schemes import Factorization, scheme
 from twofold.planning.amct import amct_mode, amct_refusal
 from twofold.planning.budget import COSTS, Cost
-from twofold.planning.candidates import Candidate, candidate_at, candidates, useful_ranks
+from twofold.planning.candidates import Candidate, candidate_at, useful_ranks
 from twofold.planning.objective import EqualWeights, Objective
+from twofold.planning.optimum import Problem, out_of_reach
 from twofold.planning.options import PlanOptions, Selection, left_alone, select
 from twofold.planning.plan import Choice, Plan
-from twofold.planning.rules import RuleInput, amct_layer_rank, no_candidate_reason, rule
-from twofold.planning.solve import solve
+from twofold.planning.rules import RuleInput, amct_layer_rank, rule
+from twofold.planning.text import ranks_text
 from twofold.planning.workload import Workload
 
 Vector = NDArray[np.float64]
-
-UNCHANGED = "unchanged is its best use of the budget"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,10 @@ def make_plan(
             ranks that do not exist.
         OptionError: options that contradict each other.
     """
-    maker = _Maker.of(layers, factorizations, options, objective, cost, spectra or {})
+    workload = Workload.of(layers)
+    unit = _cost_of(options, objective, cost, workload)
+    selection = select(layers, options)
+    maker = _Maker(layers, factorizations, options, objective, unit, spectra or {}, selection, workload)
     return maker.plan(sources or {})
 
 
@@ -130,9 +132,28 @@ def _requests_of(
     return tuple(wanted)
 
 
+def _cost_of(options: PlanOptions, objective: Objective, cost: Cost | None, workload: Workload) -> Cost:
+    """The unit of the budget; MACs where the budget is none of cost."""
+    kind = options.budget.kind if options.budget else None
+    if kind == "error" and not objective.measured:
+        raise PlanError(
+            "a budget of error needs measured sensitivities: "
+            "give calibration inputs, or a budget of MACs or params"
+        )
+    of_cost = kind not in (None, "error", "energy")
+    if cost is not None:
+        if of_cost and kind != cost.name:
+            raise OptionError(f"a budget of {kind} does not fit costs in {cost.name}")
+        return cost
+    unit = COSTS.get(kind if of_cost and kind else "macs")
+    if unit is None:
+        raise OptionError(f"a budget of {kind} needs its costs; without any there are {', '.join(COSTS)}")
+    return unit.build(workload)
+
+
 @dataclass(frozen=True, eq=False)
 class _Maker:
-    """The state of one `make_plan`."""
+    """What stays the same during one `make_plan`."""
 
     layers: Sequence[ConvLayer | Skipped]
     factorizations: Mapping[str, Sequence[Factorization]]
@@ -143,181 +164,104 @@ class _Maker:
     selection: Selection
     workload: Workload
 
-    @classmethod
-    def of(
-        cls, layers: Sequence[ConvLayer | Skipped], factorizations: Mapping[str, Sequence[Factorization]],
-        options: PlanOptions, objective: Objective, cost: Cost | None, spectra: Mapping[str, Vector],
-    ) -> _Maker:  # fmt: skip
-        workload = Workload.of(layers)
-        kind = options.budget.kind if options.budget else "macs"
-        if kind == "error" and not objective.measured:
-            raise PlanError(
-                "a budget of error needs measured sensitivities: give calibration inputs, or a budget of MACs or params"
-            )
-        if cost is None:
-            unit = COSTS.get("macs" if kind in ("error", "energy") else kind)
-            if unit is None:
-                raise OptionError(
-                    f"a budget of {kind} needs its costs; without any there are {', '.join(COSTS)}"
-                )
-            cost = unit.build(workload)
-        elif kind not in (cost.name, "error", "energy") and options.budget is not None:
-            raise OptionError(f"a budget of {kind} does not fit costs in {cost.name}")
-        return cls(
-            layers, factorizations, options, objective, cost, spectra, select(layers, options), workload
-        )
-
     def plan(self, sources: Mapping[str, str]) -> Plan:
-        picks: dict[str, Candidate | str] = {}
-        free: list[ConvLayer] = []
+        picks, notes = self._decided(), list[str]()
+        if self.options.rule is None:
+            picks |= self._optimum(picks, notes)
+        if (
+            self.options.budget is None
+            and self.options.rule is None
+            and not any(map(_decomposes, picks.values()))
+        ):
+            notes.append("the reference's rule decomposes none of these layers; give a budget to go further")
+        choices, skipped = [], []
+        for layer in self.layers:
+            pick = picks[layer.name]
+            if isinstance(pick, Skipped):
+                skipped.append(pick)
+            elif isinstance(pick, str) and isinstance(layer, ConvLayer):
+                skipped.append(left_alone(layer, pick))
+            elif isinstance(pick, Candidate) and isinstance(layer, ConvLayer):
+                choices.append(self._choice(layer, pick))
+        return Plan(tuple(choices), tuple(skipped), self.options, self.workload.unit, sources, tuple(notes))
+
+    def _decided(self) -> dict[str, Candidate | Skipped | str]:
+        """What options and rule say of each layer; without a rule only of those left alone and fixed."""
+        picks: dict[str, Candidate | Skipped | str] = {s.name: s for s in self.selection.skipped}
+        chosen_rule = None if self.options.rule is None else rule(self.options.rule)
         for layer in self.selection.layers:
+            of_layer = self.factorizations.get(layer.name, ())
             if layer.name in self.selection.fixed:
-                picks[layer.name] = self._fixed(layer, self.selection.fixed[layer.name])
-            elif self.options.rule is not None:
-                picks[layer.name] = rule(self.options.rule).pick(self._rule_input(layer))
-            else:
-                free.append(layer)
-        notes: list[str] = []
-        if free:
-            kept = {name: pick for name, pick in picks.items() if isinstance(pick, Candidate)}
-            picks |= self._optimum(free, kept, notes)
-        return self._assemble(picks, notes, sources)
+                picks[layer.name] = self._fixed(layer, of_layer, self.selection.fixed[layer.name])
+            elif chosen_rule is not None:
+                given = RuleInput(layer, of_layer, self.options, self.workload, self.spectra)
+                picks[layer.name] = chosen_rule.pick(given)
+        return picks
 
-    def _rule_input(self, layer: ConvLayer) -> RuleInput:
-        of_layer = self.factorizations.get(layer.name, ())
-        return RuleInput(layer, of_layer, self.options, self.workload, self.spectra)
-
-    def _fixed(self, layer: ConvLayer, ranks: Size | None) -> Candidate:
-        """Return the best among the schemes and variants that take these ranks; between equals the cheapest."""
-        fitting = []
-        refused: list[str] = []
-        for factorization in self.factorizations.get(layer.name, ()):
+    def _fixed(self, layer: ConvLayer, of_layer: Sequence[Factorization], ranks: Size | None) -> Candidate:
+        """Return the best of the schemes and variants that take these ranks; of equals the cheapest."""
+        fitting, refused = (
+            [],
+            [f"{layer.name}: was not factorized for {ranks_text(ranks or ()) or 'full rank'}"],
+        )
+        for factorization in of_layer:
             full = scheme(factorization.scheme).full_rank(layer.geometry, factorization.variant)
-            wanted = full if ranks is None else ranks
             try:
-                fitting.append(candidate_at(layer, factorization, wanted, self.workload))
+                fitting.append(candidate_at(layer, factorization, ranks or full, self.workload))
             except PlanError as error:
                 refused.append(str(error))
         if not fitting:
-            why = refused[0] if refused else f"{layer.name}: no scheme takes {len(ranks or ())} rank(s)"
-            raise PlanError(f"rank: {why}")
+            raise PlanError(f"rank: {refused[-1]}")
         # At full rank all errors are rounding; there the price decides.
-        return min(fitting, key=lambda c: (0.0 if ranks is None else c.energy_error, c.macs))
+        return min(fitting, key=lambda c: (c.energy_error if ranks else 0.0, c.macs))
 
     def _optimum(
-        self, free: Sequence[ConvLayer], kept: Mapping[str, Candidate], notes: list[str]
+        self, decided: Mapping[str, Candidate | Skipped | str], notes: list[str]
     ) -> dict[str, Candidate | str]:
-        """Choose over the layers that neither rule nor user has fixed."""
-        offers = [self._offers(layer) for layer in free]
-        unchanged = [self.cost.of_layer(layer) for layer in free]
-        costs = [
-            np.array([own, *(self.cost.of_candidate(layer, c) for c in offer)], np.float64)
-            for layer, own, offer in zip(free, unchanged, offers, strict=True)
-        ]
-        errors = [np.concatenate(([0.0], self.objective.squared_errors(offer))) for offer in offers]
-        by_name = {layer.name: layer for layer in self.selection.layers}
-        spent = sum(self.cost.of_candidate(by_name[name], c) for name, c in kept.items())
-        spent += sum(self.cost.of_layer(layer) for layer in self.selection.skipped)
-        if self.options.budget is not None and self.options.budget.kind == "error":
-            limit = self.options.budget.value**2 - sum(
-                float(self.objective.squared_errors([c])[0]) for c in kept.values()
-            )
-            if limit < 0:
-                raise PlanError(
-                    f"the ranks given already lead to a predicted output error of "
-                    f"{math.sqrt(self.options.budget.value**2 - limit):.4g}, above {self.options.budget.value:g}"
-                )
-            solution = solve(errors, costs, limit)
+        """Choose for the layers that are not decided; `notes` tells how good the choice is, if not proven."""
+        kept = {name: pick if isinstance(pick, Candidate) else None for name, pick in decided.items()}
+        problem = Problem.pose(
+            self.layers,
+            self.factorizations,
+            kept,
+            self.objective,
+            self.cost,
+            self.workload,
+            self.options.multiple,
+        )
+        budget = self.options.budget
+        if budget is not None and budget.kind == "error":
+            solution = problem.within_error(budget.value)
         else:
-            limit = self._limit() - spent
-            least = sum(float(c.min()) for c in costs)
-            if least > limit:
-                raise PlanError(self._out_of_reach(limit + spent, least + spent, spent))
-            solution = solve(costs, errors, limit)
+            limit = self._limit(problem.total)
+            if problem.least > limit:
+                raise PlanError(out_of_reach(problem, limit, self.cost, self.options))
+            solution = problem.within_cost(limit)
         if not solution.exact:
             gap = (solution.error - solution.bound) / solution.error
-            notes.append(f"the choice is within {max(gap, 1e-9):.1e} of the best possible under the budget")
-        picks: dict[str, Candidate | str] = {}
-        for layer, offer, index in zip(free, offers, solution.picks, strict=True):
-            stays = UNCHANGED if offer else no_candidate_reason(self.options)
-            picks[layer.name] = offer[index - 1] if index else stays
-        return picks
+            notes.append(
+                f"the choice is proven to be within {max(gap, 1e-9):.1e} of the best under the budget"
+            )
+        return problem.picks(solution, self.options)
 
-    def _offers(self, layer: ConvLayer) -> tuple[Candidate, ...]:
-        """List the candidates that are also cheaper in the budget's own unit."""
-        own = self.cost.of_layer(layer)
-        offered = candidates(
-            layer, self.factorizations.get(layer.name, ()), self.workload, self.options.multiple
-        )
-        return tuple(c for c in offered if self.cost.of_candidate(layer, c) < own)
-
-    def _total(self) -> float:
-        return sum(self.cost.of_layer(layer) for layer in self.layers)
-
-    def _limit(self) -> float:
+    def _limit(self, total: float) -> float:
         """Return the budget as an amount, over all convolutions of the network."""
         budget = self.options.budget
         if budget is None:
-            return min(self._reference_spend(), self._total())
-        return budget.value if budget.absolute else budget.value * self._total()
+            return min(self._reference_spend(), total)
+        return budget.value if budget.absolute else budget.value * total
 
     def _reference_spend(self) -> float:
         """MACs of the network if the reference's rule chose for every layer that was selected."""
-        spent = sum(self.cost.of_layer(layer) for layer in self.selection.skipped)
-        spatial = scheme("spatial")
+        spent = sum(self.workload.layer_macs(layer) for layer in self.selection.skipped)
         for layer in self.selection.layers:
             if amct_refusal(layer.geometry) is not None:
-                spent += self.cost.of_layer(layer)
+                spent += self.workload.layer_macs(layer)
                 continue
-            variant = amct_mode(layer.geometry).variant
             rank = (amct_layer_rank(layer, self.spectra),)
-            spent += self.workload.macs(layer, spatial.chain(layer.geometry, variant, rank))
+            chain = scheme("spatial").chain(layer.geometry, amct_mode(layer.geometry).variant, rank)
+            spent += self.workload.macs(layer, chain)
         return spent
-
-    def _out_of_reach(self, limit: float, least: float, spent: float) -> str:
-        total, name = self._total(), self.cost.label
-        budget = self.options.budget
-        # Rounded up, so that what the message proposes is within reach.
-        lowest = math.ceil(least / total * 1e4) / 1e4 if total else 1.0
-        asked = f"{limit / total:.4f}" if total else "0"
-        words = f"a {name} ratio of {asked} is out of reach: the lowest is {lowest:.4f}"
-        if budget is None:
-            words = (
-                f"the reference's rule would spend a {name} ratio of {asked}, which is "
-                + words.split("is ", 1)[1]
-            )
-        elif budget.absolute:
-            words = (
-                f"{limit:.6g} {name} are out of reach: the least is {math.ceil(least)} (ratio {lowest:.4f})"
-            )
-        remedies = [f"ask for a ratio of {lowest:.4f} or more"]
-        if self.options.multiple > 1:
-            remedies.append(f"a smaller multiple than {self.options.multiple}")
-        if self.options.ranks:
-            remedies.append("smaller fixed ranks")
-        if self.options.only or self.options.skip:
-            remedies.append("fewer layers left out")
-        others = "more schemes" if len(self.options.schemes) == 1 else ""
-        remedies += [others] if others else []
-        left = f"; layers that are left alone or fixed hold {spent / total:.4f}" if total and spent else ""
-        return f"{words}{left}. What would do: {', '.join(remedies)}"
-
-    def _assemble(
-        self, picks: Mapping[str, Candidate | str], notes: list[str], sources: Mapping[str, str]
-    ) -> Plan:
-        skipped_by_name = {skipped.name: skipped for skipped in self.selection.skipped}
-        choices, skipped = [], []
-        for layer in self.layers:
-            pick = picks.get(layer.name)
-            if isinstance(layer, Skipped) or pick is None:
-                skipped.append(skipped_by_name[layer.name])
-            elif isinstance(pick, str):
-                skipped.append(left_alone(layer, pick))
-            else:
-                choices.append(self._choice(layer, pick))
-        if not choices and self.options.budget is None and self.options.rule is None:
-            notes.append("the reference's rule decomposes none of these layers; give a budget to go further")
-        return Plan(tuple(choices), tuple(skipped), self.options, self.workload.unit, sources, tuple(notes))
 
     def _choice(self, layer: ConvLayer, pick: Candidate) -> Choice:
         output_error = None
@@ -325,3 +269,7 @@ class _Maker:
             output_error = math.sqrt(float(self.objective.squared_errors([pick])[0]))
         notes = ("rank given by the user",) if layer.name in self.selection.fixed else ()
         return Choice.of(layer, pick, self.workload, output_error=output_error, notes=notes)
+
+
+def _decomposes(pick: Candidate | Skipped | str) -> bool:
+    return isinstance(pick, Candidate)

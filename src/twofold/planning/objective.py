@@ -23,7 +23,7 @@ class Objective(Protocol):
 
     @property
     def measured(self) -> bool:
-        """Whether the square root of the sum is an error of the network's output, and not only a measure to compare by."""
+        """Whether the root of the sum is an error of the network's output, or only good to compare by."""
 
     def squared_errors(self, candidates: Sequence[Candidate]) -> Vector:
         """Squared output error of the network with each candidate of one layer alone swapped in."""
@@ -108,9 +108,7 @@ class MeasuredSensitivity:
         names = {c.layer for c in candidates}
         missing = sorted(names - self.curves.keys())
         if missing:
-            raise PlanError(
-                f"no sensitivity was measured for {', '.join(missing)}; measure it, or leave it out with --skip"
-            )
+            raise PlanError(f"no sensitivity was measured for {', '.join(missing)}; measure it or --skip it")
         energy = np.array([c.energy_error for c in candidates], np.float64)
         values = np.zeros_like(energy)
         for name in names:

@@ -11,7 +11,7 @@ from twofold.conv import ConvLayer, Size, Skipped
 from twofold.errors import OptionError, PlanError
 from twofold.lowrank.schemes import scheme
 from twofold.planning.budget import Budget
-from twofold.planning.workload import ranks_text
+from twofold.planning.text import ranks_text
 
 DEFAULT_MULTIPLE = 16
 """What the reference uses; also the channel block of fp16 matrix units."""

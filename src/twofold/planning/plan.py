@@ -6,16 +6,15 @@ import importlib.metadata
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
-from twofold.errors import PlanError, TwofoldError
-from twofold.lowrank.schemes import scheme
+from twofold.errors import PlanError
 from twofold.planning.candidates import Candidate, label
-from twofold.planning.options import PlanOptions, known_names, left_alone, name_hint
-from twofold.planning.workload import Workload, chain_params, layer_params, ranks_text
+from twofold.planning.options import PlanOptions
+from twofold.planning.workload import Workload, layer_params
 
 
 def tool_version() -> str:
@@ -123,7 +122,7 @@ class Plan:
 
     choices: tuple[Choice, ...]
     skipped: tuple[Skipped, ...]
-    options: PlanOptions = PlanOptions()
+    options: PlanOptions = field(default_factory=PlanOptions)
     macs_per: str = "image"
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -233,88 +232,6 @@ class Plan:
         Raises:
             PlanError: all layers that do not fit, each with its remedy.
         """
-        known: dict[str, ConvLayer | Skipped] = {layer.name: layer for layer in layers}
-        owners = {
-            sharer: layer.name for layer in layers if isinstance(layer, ConvLayer) for sharer in layer.sharers
-        }
-        problems = [p for choice in self.choices if (p := _problem(choice, known, owners))]
-        if problems:
-            head = (
-                f"the plan does not fit this model in {len(problems)} places:"
-                if problems[1:]
-                else "the plan does not fit:"
-            )
-            raise PlanError("\n  ".join([head, *problems]))
-        workload = Workload.of(layers)
-        chosen = {choice.layer: choice for choice in self.choices}
-        reasons = {layer.name: layer.reason for layer in self.skipped}
-        choices, skipped = [], []
-        for layer in layers:
-            if isinstance(layer, Skipped):
-                skipped.append(layer)
-            elif layer.name in chosen:
-                choices.append(_recount(chosen[layer.name], layer, workload))
-            else:
-                skipped.append(left_alone(layer, reasons.get(layer.name, "not in the plan")))
-        return replace(self, choices=tuple(choices), skipped=tuple(skipped), macs_per=workload.unit)
+        from twofold.planning.check import check_plan  # noqa: PLC0415 - the check is built from plans
 
-
-def _problem(
-    choice: Choice, known: Mapping[str, ConvLayer | Skipped], owners: Mapping[str, str]
-) -> str | None:
-    layer = known.get(choice.layer)
-    if layer is None:
-        if choice.layer in owners:
-            owner = owners[choice.layer]
-            return f"{choice.layer}: shares its weight with {owner}; write {owner} instead"
-        hint = name_hint(choice.layer, known_names(tuple(known.values())))
-        return f"{choice.layer}: the model has no such convolution; remove it from the plan, or correct the name{hint}"
-    if isinstance(layer, Skipped):
-        return f"{choice.layer}: cannot be decomposed in this model: {layer.reason}; remove it from the plan"
-    if layer.geometry != choice.geometry:
-        return (
-            f"{choice.layer}: is {shape_text(layer.geometry)} in this model and {shape_text(choice.geometry)} in the plan; use the "
-            f"model that the plan was made for, or make a new plan"
-        )
-    try:
-        kind = scheme(choice.scheme)
-    except TwofoldError as error:
-        return f"{choice.layer}: {error}"
-    refusal = kind.refusal(layer.geometry)
-    if refusal:
-        return f"{choice.layer}: scheme '{choice.scheme}' does not apply: {refusal}; choose another or remove the layer"
-    variants = kind.variants(layer.geometry)
-    if choice.variant not in variants:
-        allowed = ", ".join(repr(v) for v in variants)
-        return f"{choice.layer}: scheme '{choice.scheme}' has no variant '{choice.variant}'; use {allowed}"
-    full = kind.full_rank(layer.geometry, choice.variant)
-    if len(choice.ranks) != len(full) or any(
-        not 1 <= r <= f for r, f in zip(choice.ranks, full, strict=True)
-    ):
-        return (
-            f"{choice.layer}: ranks {ranks_text(choice.ranks)} do not fit scheme '{choice.scheme}', which takes "
-            f"{len(full)} from 1 to {ranks_text(full)}"
-        )
-    return None
-
-
-def _recount(choice: Choice, layer: ConvLayer, workload: Workload) -> Choice:
-    chain = scheme(choice.scheme).chain(layer.geometry, choice.variant, choice.ranks)
-    return replace(
-        choice, macs=(workload.layer_macs(layer), workload.macs(layer, chain)),
-        params=(layer.geometry.params, chain_params(chain)),
-    )  # fmt: skip
-
-
-def shape_text(geometry: ConvGeometry) -> str:
-    """Shape of a convolution in words; what is 1 or 0 is not named."""
-    parts = [f"{geometry.c_in}->{geometry.c_out} {'x'.join(map(str, geometry.kernel))}"]
-    if max(geometry.stride) > 1:
-        parts.append(f"stride {'x'.join(map(str, geometry.stride))}")
-    if max(geometry.dilation) > 1:
-        parts.append(f"dilation {'x'.join(map(str, geometry.dilation))}")
-    if geometry.groups > 1:
-        parts.append(f"groups {geometry.groups}")
-    if any(map(any, geometry.pad)):
-        parts.append("pad " + "x".join(str(b) if b == a else f"{b}+{a}" for b, a in geometry.pad))
-    return ", ".join(parts)
+        return check_plan(self, layers)

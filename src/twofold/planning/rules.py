@@ -1,4 +1,4 @@
-"""Rules that choose layer by layer, each a name in a registry; without one, the budget chooses over all layers."""
+"""Rules that choose layer by layer; without one, the budget chooses over all layers at once."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ class Rule:
 
 
 def amct_layer_rank(layer: ConvLayer, spectra: Mapping[str, Vector]) -> int:
-    """Rank of the reference for a layer that `amct_refusal` lets pass; looks at the weight only where it matters."""
+    """Rank of the reference for a layer that `amct_refusal` lets pass.
+
+    The weight is looked at only where it matters.
+    """
     only = AmctRange.of(layer.geometry).only_rank
     return only if only is not None else amct_rank(layer.geometry, _spectrum(layer, spectra))
 
@@ -95,7 +98,7 @@ def amct_spectrum(layer: ConvLayer) -> Vector:
 
 
 def spectrum_of_energy_errors(energy_errors: Vector, norm: float) -> Vector:
-    """Singular values of a weight from a full-rank weights-only factorization, so that they need no second look.
+    """Singular values of a weight from a full-rank weights-only factorization.
 
     Args:
         energy_errors: (rank + 1,), as `Factorization.energy_errors` gives them, spatial, along `amct_mode`.
@@ -123,7 +126,7 @@ def _amct(given: RuleInput) -> Candidate | str:
 
 
 def _evbmf(given: RuleInput) -> Candidate | str:
-    """EVBMF's own rank along the reference's axes, no clamp, rounded up to the multiple, only if that is cheaper."""
+    """Return EVBMF's own rank along the reference's axes: no clamp, rounded up, only where cheaper."""
     layer, multiple = given.layer, given.options.multiple
     if len(layer.geometry.kernel) != 2 or min(layer.geometry.kernel) < 2:
         return "EVBMF works along the two axes of a kernel; both must be larger than 1"

@@ -128,10 +128,9 @@ class _Relaxation:
 def solve(
     costs: Sequence[Vector], errors: Sequence[Vector], limit: float, max_states: int = MAX_STATES
 ) -> Solution:
-    """Choose one item per layer so that the summed cost stays within `limit` and the summed error is smallest.
+    """Choose one item per layer with the smallest summed error at a summed cost of at most `limit`.
 
-    Law: no single other item of a layer fits into what
-    is left and has a smaller error.
+    Law: no single other item of a layer fits into what is left and has a smaller error.
 
     Args:
         costs: per layer, (items,): cost of each item, any unit.

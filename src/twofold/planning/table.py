@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twofold.planning.plan import Choice, Plan, ratio, shape_text
+from twofold.planning.plan import Choice, Plan, ratio
+from twofold.planning.text import count_text, error_text, shape_text
 
 _HEADER = ("layer", "shape", "becomes", "MACs", "ratio", "params", "ratio", "error")
 _RIGHT = frozenset({3, 4, 5, 6, 7})
@@ -20,7 +21,7 @@ def plan_table(plan: Plan) -> str:
     rows.append(
         (
             "all convolutions", "", f"{len(plan.choices)} of {len(plan.choices) + len(plan.skipped)}",
-            _change(totals.macs), f"{totals.macs_ratio:.3f}", _change(totals.params), f"{totals.params_ratio:.3f}",
+            *_change(totals.macs), *_change(totals.params),
             error_text(plan.predicted_error) if plan.choices else "",
         )
     )  # fmt: skip
@@ -42,7 +43,7 @@ def plan_table(plan: Plan) -> str:
 def _row(choice: Choice) -> tuple[str, ...]:
     return (
         choice.layer, shape_text(choice.geometry), choice.label + (" *" if _remark(choice) else ""),
-        _change(choice.macs), f"{ratio(choice.macs):.3f}", _change(choice.params), f"{ratio(choice.params):.3f}",
+        *_change(choice.macs), *_change(choice.params),
         error_text(choice.relative_error),
     )  # fmt: skip
 
@@ -64,29 +65,8 @@ def _remarks(plan: Plan) -> list[str]:
     return lines + list(plan.notes)
 
 
-def count_text(number: int) -> str:
-    """A count with three significant digits and a suffix: 3.47G."""
-    value = float(number)
-    for suffix in ("", "k", "M", "G"):
-        if value < 999.5:
-            return (
-                f"{number}"
-                if not suffix
-                else f"{value:#.3g}{suffix}".replace(".k", "k").replace(".M", "M").replace(".G", "G")
-            )
-        value /= 1000
-    return f"{value:#.3g}T".replace(".T", "T")
-
-
-def error_text(error: float | None) -> str:
-    """A relative error with two significant digits; "?" where it is unknown."""
-    if error is None:
-        return "?"
-    return f"{error:.4f}" if error >= 0.01 or not error else f"{error:.1e}"
-
-
-def _change(pair: tuple[int, int]) -> str:
-    return f"{count_text(pair[0])} → {count_text(pair[1])}"
+def _change(pair: tuple[int, int]) -> tuple[str, str]:
+    return f"{count_text(pair[0])} → {count_text(pair[1])}", f"{ratio(pair):.3f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]], right: frozenset[int] | tuple[int, ...] = _RIGHT) -> list[str]:

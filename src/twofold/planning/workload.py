@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
+from twofold.conv import ConvGeometry, ConvLayer, Skipped
 
 Counts = NDArray[np.int64]
 
@@ -108,8 +108,3 @@ def layer_params(layer: ConvLayer | Skipped) -> int:
 def chain_params(chain: tuple[ConvGeometry, ...]) -> int:
     """Weights of a chain, bias not counted (the last convolution keeps the layer's own)."""
     return sum(geometry.params for geometry in chain)
-
-
-def ranks_text(ranks: Size) -> str:
-    """Ranks as users write them: 32, or 32x48."""
-    return "x".join(map(str, ranks))

@@ -1,0 +1,52 @@
+"""How numbers and shapes are written for people."""
+
+from __future__ import annotations
+
+from twofold.conv import ConvGeometry, Size
+
+
+def ranks_text(ranks: Size) -> str:
+    """Ranks as users write them: 32, or 32x48."""
+    return "x".join(map(str, ranks))
+
+
+def shape_text(geometry: ConvGeometry, *, pads: bool = False) -> str:
+    """Shape of a convolution in words; what is 1 or 0 is not named.
+
+    Args:
+        geometry: the convolution.
+        pads: also name the pads, which change neither its weights nor how it splits.
+    """
+    parts = [f"{geometry.c_in}->{geometry.c_out} {ranks_text(geometry.kernel)}"]
+    if max(geometry.stride) > 1:
+        parts.append(f"stride {_axes(geometry.stride)}")
+    if max(geometry.dilation) > 1:
+        parts.append(f"dilation {_axes(geometry.dilation)}")
+    if geometry.groups > 1:
+        parts.append(f"groups {geometry.groups}")
+    if pads and any(map(any, geometry.pad)):
+        parts.append("pad " + "x".join(str(b) if b == a else f"{b}+{a}" for b, a in geometry.pad))
+    return ", ".join(parts)
+
+
+def _axes(sizes: Size) -> str:
+    return str(sizes[0]) if len(set(sizes)) == 1 else ranks_text(sizes)
+
+
+def count_text(number: int) -> str:
+    """A count with three significant digits and a suffix: 3.47G."""
+    value, suffixes = float(number), ["", "k", "M", "G", "T"]
+    if value < 1000:
+        return str(number)
+    # 999.5 and more would be written as 1.00e+03.
+    while value >= 999.5 and suffixes[1:]:
+        value /= 1000
+        suffixes.pop(0)
+    return f"{value:#.3g}".removesuffix(".") + suffixes[0]
+
+
+def error_text(error: float | None) -> str:
+    """A relative error with two digits or more; "?" where it is unknown."""
+    if error is None:
+        return "?"
+    return f"{error:.4f}" if error >= 0.01 or not error else f"{error:.1e}"
