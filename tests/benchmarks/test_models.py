@@ -1,0 +1,128 @@
+"""The real models: fetched, built, and what OpenCV computes with them."""
+
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from benchmarks.hed import BLOCKS, bilinear_kernel, prototxt
+from benchmarks.models import model, models
+from benchmarks.packages import FetchError, Package, cached
+from benchmarks.photographs import as_inputs, crops, photographs
+
+from benchmarks import packages
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TWOFOLD_MODEL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_folder_of_the_cache_is_complete_or_absent(cache):
+    calls = []
+
+    def build(folder):
+        calls.append(folder)
+        (folder / "a").write_text("first half")
+        if len(calls) == 1:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        cached("thing", build)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+    folder = cached("thing", build)
+    assert cached("thing", build) == folder
+    assert len(calls) == 2
+    assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+def test_only_the_named_members_are_written(cache, tmp_path, monkeypatch):
+    archive = tmp_path / "evil-1-py3-none-any.whl"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../outside", "bad")
+        file.writestr("pkg/good", "good")
+    monkeypatch.setattr(Package, "_download", lambda self, scratch: archive)
+    package = Package("evil", "1", archive.name, "0" * 64, {"pkg/good": "good"})
+    assert package.file("good").read_text() == "good"
+    assert not list(tmp_path.rglob("outside"))
+
+
+def test_a_package_that_cannot_be_fetched_is_one_clear_line(cache, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    package = Package("no-such-package-of-twofold", "1", "x-1-py3-none-any.whl", "0" * 64, {})
+    with pytest.raises(FetchError, match="need the network once") as caught:
+        package.folder()
+    assert "\n" not in str(caught.value)
+
+
+def test_every_archive_is_pinned():
+    assert all(len(package.sha256) == 64 and package.members for package in packages.PACKAGES)
+
+
+def test_unknown_models_are_answered_with_the_known_ones():
+    with pytest.raises(KeyError, match="hed, nsfw, res10-ssd"):
+        model("alexnet")
+
+
+def test_the_kernel_is_that_of_half_pixel_centres():
+    torch = pytest.importorskip("torch")
+    image = torch.rand(1, 1, 9, 7)
+    for factor in (2, 4, 8, 16):
+        expected = torch.nn.functional.interpolate(
+            image, scale_factor=factor, mode="bilinear", align_corners=False
+        )
+        kernel = torch.from_numpy(bilinear_kernel(factor))
+        result = torch.nn.functional.conv_transpose2d(image, kernel, stride=factor, padding=factor // 2)
+        inner = (..., slice(factor // 2, -factor // 2), slice(factor // 2, -factor // 2))
+        torch.testing.assert_close(result[inner], expected[inner], rtol=0, atol=1e-6)
+        assert torch.all(result <= expected + 1e-6)  # the stated difference: the border is darker
+
+
+def test_heds_text_has_every_layer():
+    text = prototxt(64)
+    assert text.count('type: "Convolution"') == sum(map(len, BLOCKS)) + 5 + 1
+    with pytest.raises(ValueError, match="multiple of 16"):
+        prototxt(100)
+
+
+@pytest.mark.models
+def test_photographs_for_calibration_and_for_judging_are_different():
+    both = photographs()
+    assert not set(both.calibration) & set(both.held_out)
+    assert len(both.calibration) >= 15
+    assert len(both.held_out) >= 5
+    cut = crops(both.calibration, 40, (64, 80), seed=1)
+    assert cut.shape == (40, 64, 80, 3)
+    np.testing.assert_array_equal(cut, crops(both.calibration, 40, (64, 80), seed=1))
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", models())
+def test_opencv_runs_every_model(name):
+    real = model(name)
+    assert Path(real.prototxt).is_file()
+    net = cv2.dnn.readNetFromCaffe(str(real.prototxt), str(real.caffemodel))
+    picture = crops(photographs().held_out, 1, real.size)
+    options = real.options
+    net.setInput(as_inputs(picture, options.color or "bgr", options.channel_mean(3), options.scale or 1.0))
+    output = net.forward(real.output)
+    assert np.isfinite(output).all()
+    assert np.ptp(output) > 0
+
+
+@pytest.mark.models
+def test_hed_finds_edges_where_the_picture_has_them():
+    real = model("hed")
+    net = cv2.dnn.readNetFromCaffe(str(real.prototxt), str(real.caffemodel))
+    disc = np.full((320, 320, 3), 60, np.uint8)
+    cv2.circle(disc, (160, 160), 90, (200, 180, 160), -1)
+    net.setInput(as_inputs([disc], "bgr", real.options.channel_mean(3), 1.0))
+    edges = net.forward("sigmoid-fuse")[0, 0]
+    y, x = np.ogrid[:320, :320]
+    distance = np.abs(np.hypot(y - 160, x - 160) - 90)
+    assert edges[distance < 1].mean() > 0.5
+    assert edges[(distance > 20) & (np.hypot(y - 160, x - 160) < 130)].mean() < 0.1
