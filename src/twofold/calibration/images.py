@@ -10,15 +10,16 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.calibration.inputs import DEFAULT_LIMIT, Inputs, Provenance, SampleShape, describe
-from twofold.calibration.pixels import COLORS, BadImageError, Color, Pixels, find_images, read_pixels, resize
-from twofold.errors import InputError, OptionError
-from twofold.progress import track
+from ..errors import InputError, OptionError
+from ..progress import track
+from .inputs import DEFAULT_LIMIT, Inputs, Provenance, SampleShape, describe
+from .mean import read_mean
+from .pixels import COLORS, BadImageError, Color, Pixels, find_images, read_pixels, resize
 
-Mean = tuple[float, ...] | NDArray[np.float32]
+Mean = tuple[float, ...] | NDArray[np.float32] | str | Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageOptions:
     """How a picture becomes a sample. None means "not said": see `or_else`, and the defaults below.
 
@@ -57,6 +58,8 @@ class ImageOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.mean, (str, Path)):
+            object.__setattr__(self, "mean", read_mean(self.mean))
         if isinstance(self.crop, int):
             object.__setattr__(self, "crop", (self.crop, self.crop))
         sizes = [self.size] if isinstance(self.size, int) else list(self.size or ())
@@ -70,8 +73,13 @@ class ImageOptions:
             raise OptionError(f"unknown color order {self.color!r}: choose from {', '.join(COLORS)}")
         if self.scale is not None and not (np.isfinite(self.scale) and self.scale):
             raise OptionError(f"scale must be a finite number other than 0, got {self.scale}")
-        if self.mean is not None and not np.isfinite(self.mean).all():
+        if self.mean is not None and not np.isfinite(self._mean).all():
             raise OptionError("the mean has values that are not finite")
+
+    @property
+    def _mean(self) -> NDArray[np.float32]:
+        assert not isinstance(self.mean, (str, Path)), "Bug: the mean was not read"
+        return np.asarray(() if self.mean is None else self.mean, np.float32)
 
     def or_else(self, other: ImageOptions) -> ImageOptions:
         """These options, with `other`'s values where these say nothing."""
@@ -95,9 +103,9 @@ class ImageOptions:
         Raises:
             OptionError: the mean is for another number of channels.
         """
-        if self.mean is None or not np.size(self.mean):
+        mean = self._mean
+        if not mean.size:
             return np.zeros(channels, np.float32)
-        mean = np.asarray(self.mean, np.float32)
         mean = mean.reshape(len(mean), -1).mean(axis=1) if mean.ndim else mean[None]
         if len(mean) not in {1, channels}:
             raise OptionError(f"the mean has {len(mean)} values, but the net takes {channels} channels")

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.conv import frozen
-from twofold.errors import InputError, OptionError
+from ..conv import frozen
+from ..errors import InputError, OptionError
 
 #: Shape of one sample of an input, without the batch axis: (C, H, W) for images. None: any size.
 SampleShape = tuple[int | None, ...]

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from twofold.calibration.images import ImageOptions
-from twofold.calibration.inputs import Inputs, Provenance, SampleShape, describe
-from twofold.errors import InputError, OptionError
-from twofold.progress import track
+from ..errors import InputError, OptionError
+from ..progress import track
+from .images import ImageOptions
+from .inputs import Inputs, Provenance, SampleShape, describe
 
 Image = NDArray[np.float32]
 

@@ -1,0 +1,55 @@
+"""Means of pictures, as numbers or from the files in which Caffe's tools keep them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError, InputError, OptionError
+from ..formats.caffe.blob import WireBlob
+from ..formats.caffe.wire import WireError
+
+
+def read_mean(source: str | Path) -> tuple[float, ...] | NDArray[np.float32]:
+    """Read a mean.
+
+    Args:
+        source: numbers with commas between, "104,117,123"; or a path: `.npy` with (C,) or (C, H, W), else a
+            `.binaryproto` as Caffe's compute_image_mean writes it.
+
+    Returns:
+        The numbers, or the array, (C,) or (C, H, W) float32.
+
+    Raises:
+        OptionError: neither numbers nor a file.
+        InputError: the file holds no mean.
+    """
+    path = Path(source)
+    if not path.is_file():
+        try:
+            return tuple(float(value) for value in str(source).split(","))
+        except ValueError:
+            raise OptionError(
+                f"mean {str(source)!r} is neither numbers like 104,117,123 nor a .binaryproto or .npy file"
+            ) from None
+    try:
+        if path.read_bytes()[:6] == b"\x93NUMPY":
+            mean = np.load(path, allow_pickle=False)
+        else:
+            data = memoryview(path.read_bytes())
+            mean = WireBlob(data, 0, len(data), 0, str(path)).array()
+    except (OSError, ValueError, EOFError, FormatError, WireError) as error:
+        raise InputError(f"{path}: cannot be read as a mean ({error})") from error
+    if mean.dtype.kind not in "fiu":
+        raise InputError(f"{path}: a mean is numbers, found {mean.dtype}")
+    if (
+        mean.ndim == 4 and len(mean) == 1
+    ):  # the legacy dimensions of a binaryproto: num, channels, height, width
+        mean = mean[0]
+    if mean.ndim not in {1, 3} or not mean.size:
+        raise InputError(f"{path}: a mean has the shape (C,) or (C, H, W), found {mean.shape}")
+    if not np.isfinite(mean).all():
+        raise InputError(f"{path}: the mean has values that are not finite")
+    return np.ascontiguousarray(mean, np.float32)
