@@ -202,8 +202,8 @@ class LayerStatistics:
         mean: (C_in * prod(kernel),), float64.
         covariance: (d, d) with d = C_in * prod(kernel), float64, biased (divided by count);
             None for layers over the memory limit.
-        strips: for each spatial axis a, the covariance of the input along that axis's kernel alone, summed over the
-            positions of the other axes: strips[a] has shape (C_in * kernel[a],) * 2. Always present.
+        strips: for each spatial axis a, the covariance of the input along that axis's kernel alone, summed
+            over the positions of the other axes: strips[a] has shape (C_in * kernel[a],) * 2. Always present.
     """
 
     count: int

@@ -16,18 +16,22 @@ def checked_weight(layer: ConvLayer) -> Array:
         ModelError: it is missing, or holds values that are not finite.
     """
     if layer.weight is None:
-        raise ModelError(f"{layer.name}: it has no weight, only the definition was loaded; load the weights file too")
+        raise ModelError(
+            f"{layer.name}: only its definition was loaded, not its weight; load the weights file too"
+        )
     bad = layer.weight.size - int(np.isfinite(layer.weight).sum())
     if bad:
         raise ModelError(
-            f"{layer.name}: {bad} of its {layer.weight.size} weights are NaN or infinite; skip the layer or repair the model"
+            f"{layer.name}: {bad} of its {layer.weight.size} weights are NaN or infinite; skip the layer"
+            " or repair the model"
         )
     return layer.weight
 
 
 def checked_ranks(name: str, ranks: Size, max_ranks: Size) -> Size:
     """Return `ranks`, or raise OptionError where they are outside 1..max_ranks."""
-    if len(ranks) != len(max_ranks) or any(not 1 <= r <= top for r, top in zip(ranks, max_ranks, strict=False)):
+    inside = len(ranks) == len(max_ranks) and all(1 <= r <= m for r, m in zip(ranks, max_ranks, strict=True))
+    if not inside:
         raise OptionError(f"{name}: ranks {ranks} are outside 1..{max_ranks}")
     return ranks
 
@@ -43,11 +47,17 @@ def balanced(V: Array, H: Array) -> tuple[Array, Array]:
 
     Whichever way a method leaves the scales, the factors then fit half precision when the layer does.
     """
+    scale = balance(V, H)
+    return V * scale, H / scale[:, None]
+
+
+def balance(V: Array, H: Array) -> Array:
+    """Return the scales (r,) by which `balanced` multiplies the columns of V and divides the rows of H."""
     v, h = np.linalg.norm(V, axis=0), np.linalg.norm(H, axis=1)
     live = (v > 0) & (h > 0)
-    scale = np.ones_like(v)
+    scale: Array = np.ones(len(v), dtype=v.dtype)
     scale[live] = np.sqrt(h[live] / v[live])
-    return V * scale, H / scale[:, None]
+    return scale
 
 
 def corrected_bias(layer: ConvLayer, shift: Array | None) -> Array | None:
@@ -63,7 +73,9 @@ def corrected_bias(layer: ConvLayer, shift: Array | None) -> Array | None:
     return bias.astype(output_dtype(layer))
 
 
-def pair_factors(scheme: str, layer: ConvLayer, split: Split, V: Array, H: Array, mean: Array | None) -> Factors:
+def pair_factors(
+    scheme: str, layer: ConvLayer, split: Split, V: Array, H: Array, mean: Array | None
+) -> Factors:
     """Build the stack of a scheme with two convolutions.
 
     Args:

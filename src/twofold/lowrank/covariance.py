@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +20,16 @@ def check_statistics(layer: ConvLayer, statistics: LayerStatistics) -> None:
     full = d if statistics.covariance is None else statistics.covariance.shape[0]
     if statistics.mean.shape != (d,) or full != d or sides != [geometry.c_in * k for k in geometry.kernel]:
         raise ModelError(
-            f"{layer.name}: its statistics have patches of {statistics.mean.size} values (strips {sides}), the layer has"
-            f" {d}; gather them for this model"
+            f"{layer.name}: its statistics have patches of {statistics.mean.size} values (strips {sides}),"
+            f" the layer has {d}; gather them for this model"
         )
     if statistics.count < 1:
         raise ModelError(f"{layer.name}: its statistics hold no patches; give calibration inputs")
     arrays = (statistics.mean, statistics.covariance, *statistics.strips)
     if not all(a is None or np.isfinite(a).all() for a in arrays):
-        raise ModelError(f"{layer.name}: its statistics are not finite; the inputs or an earlier layer overflow")
+        raise ModelError(
+            f"{layer.name}: its statistics are not finite; the inputs or an earlier layer overflowed"
+        )
 
 
 def mean_variance(statistics: LayerStatistics) -> float:
@@ -37,15 +40,15 @@ def mean_variance(statistics: LayerStatistics) -> float:
 def strip_covariance(statistics: LayerStatistics, geometry: ConvGeometry, split: Split) -> Array:
     """Covariance over the first convolution's axes, summed over the taps of the second: (rows, rows).
 
-    From the strips alone where they suffice (at most one axis belongs to the first convolution), so that layers over
-    the memory limit have it too.
+    From the strips alone, so that layers over the memory limit have it too; hence at most one axis may belong
+    to the first convolution.
     """
     if len(split.first) == 1:
         return np.array(statistics.strips[split.first[0]], dtype=np.float64)
     if not split.first:
         k = geometry.kernel[0]
         blocks = statistics.strips[0].reshape(geometry.c_in, k, geometry.c_in, k)
-        return np.einsum("ihjh->ij", blocks).astype(np.float64)
+        return np.asarray(np.einsum("ihjh->ij", blocks), dtype=np.float64)
     raise AssertionError("Bug: a first convolution over several axes needs the full covariance")
 
 
@@ -80,17 +83,14 @@ class PatchCovariance:
         order = [axis + n * i for i in range(axes) for axis in inner]
         return view.transpose(*order, *range(n * axes, view.ndim))
 
-    def blocks(self) -> Array:
-        """The covariance as a view (C_in, first axes, second axes) twice."""
-        return self._taps(self.matrix, 2)
-
     def tap_block(self, b: int, c: int) -> Array:
         """Covariance between the strips at taps b and c of the second convolution: a copy (rows, rows)."""
         sizes = tuple(self.geometry.kernel[a] for a in self.split.second)
         lead = (slice(None),) * (1 + len(self.split.first))
         rows = self.split.rows(self.geometry)
-        index = (*lead, *np.unravel_index(b, sizes), *lead, *np.unravel_index(c, sizes))
-        block = np.array(self.blocks()[index], dtype=np.float64).reshape(rows, rows)
+        index: Any = (*lead, *np.unravel_index(b, sizes), *lead, *np.unravel_index(c, sizes))
+        view = self._taps(self.matrix, 2)[index]
+        block = np.array(view, dtype=np.float64).reshape(rows, rows)
         if b == c:
             block.flat[:: rows + 1] += self.shift
         return block

@@ -13,20 +13,23 @@ class FitOptions:
 
     Attributes:
         ridge: multiple of the mean input variance (trace of the covariance / its size) that is added to the
-            covariance's diagonal before a data-aware fit, so that inputs that never vary (dead channels) leave
-            the problem solvable. The fit raises it tenfold at a time where that is not enough; the
+            covariance's diagonal before a data-aware fit, so that inputs that never vary (dead channels)
+            leave the problem solvable. The fit raises it tenfold at a time where that is not enough; the
             factorization says what was used.
         refine: alternations that improve the factors at the chosen rank after the closed form; 0 for none.
-        exact_side: up to this many rows (or columns, whichever are fewer) the spectrum of an unfolding is
-            computed by a full symmetric eigenproblem in float64; above, by a block method in float32.
+        exact_side: up to this many rows (or columns, whichever are fewer) the spectrum of a weight is
+            computed by a full eigenproblem in float64, whatever the weight's dtype; above, in the weight's
+            dtype.
+        block_side: above this side, a float32 weight of which few ranks are wanted takes a block method.
     """
 
     ridge: float = 1e-6
     refine: int = 0
-    exact_side: int = 4096
+    exact_side: int = 1024
+    block_side: int = 2048
 
     def __post_init__(self) -> None:
         if not 0 <= self.ridge <= 1:
-            raise OptionError(f"ridge is a multiple of the mean input variance between 0 and 1, got {self.ridge}")
+            raise OptionError(f"ridge is a multiple of the mean variance between 0 and 1, got {self.ridge}")
         if self.refine < 0:
             raise OptionError(f"refine counts alternations, 0 or more, got {self.refine}")

@@ -12,11 +12,11 @@ from twofold.errors import OptionError
 from twofold.lowrank.assemble import checked_ranks, checked_weight, pair_factors
 from twofold.lowrank.covariance import PatchCovariance, check_statistics, mean_variance
 from twofold.lowrank.options import FitOptions
-from twofold.lowrank.regression import Regression, first_factor, regress
 from twofold.lowrank.refine import refined_pair
+from twofold.lowrank.regression import Regression, first_factor, regress
 from twofold.lowrank.spectra import eigen_descending, tail_shares
 from twofold.lowrank.subspace import principal_basis
-from twofold.lowrank.unfold import Split, unfold_chunks
+from twofold.lowrank.unfold import Split, transposed, unfold_chunks
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,21 +78,22 @@ class Projected(_Single):
 
     def _matrices(self, rank: int) -> tuple[Array, Array]:
         P = self.basis[:, :rank]
-        geometry = self.layer.geometry
-        chunks = unfold_chunks(checked_weight(self.layer), geometry, self.split)
-        if self.left:
-            return P, np.concatenate([P.T @ block.astype(P.dtype, copy=False) for _, block in chunks], axis=1)
-        V = np.zeros((self.split.rows(geometry), rank), dtype=P.dtype)
-        for columns, block in chunks:
-            V += block.astype(P.dtype, copy=False) @ P[columns]
-        return V, P.T
+        arguments = checked_weight(self.layer), self.layer.geometry, self.split
+        if not self.left:
+            arguments = transposed(*arguments)
+        inside = [P.T @ block.astype(P.dtype, copy=False) for _, block in unfold_chunks(*arguments)]
+        other = np.concatenate(inside, axis=1)
+        return (P, other) if self.left else (other.T, P.T)
 
 
-def project(scheme: str, variant: str, layer: ConvLayer, split: Split, rank: int, options: FitOptions) -> Projected:
+def project(
+    scheme: str, variant: str, layer: ConvLayer, split: Split, rank: int, options: FitOptions
+) -> Projected:
     """Fit a pair to the weights: the truncated SVD of the unfolding, best in the Frobenius norm."""
-    basis, left, energies, rest = principal_basis(checked_weight(layer), layer.geometry, split, rank, options)
-    shares = _cut(energies, rest, rank)
-    return Projected(scheme, variant, layer, split, shares, 0.0, None, basis[:, :rank], left)
+    found = principal_basis(checked_weight(layer), layer.geometry, split, rank, options)
+    shares = _cut(found.energies, found.rest, rank)
+    vectors = np.ascontiguousarray(found.vectors[:, :rank])
+    return Projected(scheme, variant, layer, split, shares, 0.0, None, vectors, found.left)
 
 
 def _cut(energies: Array, rest: float, rank: int) -> Array:
@@ -106,17 +107,19 @@ def channel_fit(
 ) -> Projected:  # fmt: skip
     """Fit the pair (W, then 1 x 1) to the outputs: principal components of the output covariance W C W^T.
 
-    With P its eigenvectors, the output error of P_r P_r^T W is tr((I - P_r P_r^T) W C W^T), the sum of the discarded
-    eigenvalues, and no W' of rank r does better (Zhang et al., arXiv 1505.06798, section 3.1).
+    With P its eigenvectors, the output error of P_r P_r^T W is tr((I - P_r P_r^T) W C W^T), the sum of the
+    discarded eigenvalues, and no W' of rank r does better (Zhang et al., arXiv 1505.06798, section 3.1).
     """
     check_statistics(layer, statistics)
     if statistics.covariance is None:
         raise OptionError(
             f"{layer.name}: scheme '{scheme}' with activations needs the full covariance of the patches"
-            f" ({statistics.mean.size} squared), which was over the memory limit; raise the limit or use another scheme"
+            f" ({statistics.mean.size} squared), which was over the memory limit; raise the limit or use"
+            " another scheme"
         )
     W = checked_weight(layer).reshape(layer.geometry.c_out, -1).astype(np.float64)
-    C = PatchCovariance(statistics.covariance, options.ridge * mean_variance(statistics), layer.geometry, split)
+    shift = options.ridge * mean_variance(statistics)
+    C = PatchCovariance(statistics.covariance, shift, layer.geometry, split)
     if W.shape[0] <= W.shape[1]:
         values, basis = eigen_descending(W @ C.apply(W.T))
     else:
@@ -125,9 +128,8 @@ def channel_fit(
         values, inner = eigen_descending(R @ C.apply(R.T))
         basis = Q @ inner
     shares = _cut(np.maximum(values, 0.0), 0.0, rank)
-    return Projected(
-        scheme, variant, layer, split, shares, options.ridge, statistics.mean, np.ascontiguousarray(basis[:, :rank]), False
-    )
+    basis = np.ascontiguousarray(basis[:, :rank])
+    return Projected(scheme, variant, layer, split, shares, options.ridge, statistics.mean, basis, False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +165,5 @@ def fit(
     regression, covariance = regress(scheme, layer, split, V, H0, statistics, options, second_pass)
     energies = regression.energies().sum(axis=1)
     shares = _cut(energies, regression.residual, rank)
-    return Fitted(
-        scheme, variant, layer, split, shares, regression.ridge, statistics.mean, V, regression, options, covariance
-    )
+    ridge, mean = regression.ridge, statistics.mean
+    return Fitted(scheme, variant, layer, split, shares, ridge, mean, V, regression, options, covariance)

@@ -1,11 +1,12 @@
 """Alternating least squares after the closed form: first factor given the second, then the second again.
 
-The output error tr(D^T C D), D = W^T - W'^T, is quadratic in either factor. Given H the normal equations of V are
+The output error tr(D^T C D), D = W^T - W'^T, is quadratic in either factor. Given H the normal equations of V
+are
 
     A(V) = A_W,    A(X)[row, k] = sum over taps b, outputs o of (C unfold^-1(X H))[row, b, o] H[k, o, b],
 
-too large to factor, so conjugate gradients solve them, preconditioned by the Kronecker product C1 (x) H H^T that A would
-be if strips of different taps were uncorrelated. Every step lowers the error, so the result is never worse.
+too large to factor, so conjugate gradients solve them, preconditioned by the Kronecker product C1 (x) H H^T
+that A would be if strips of different taps were uncorrelated. Every step lowers the error: never worse.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from twofold.conv import Array
 from twofold.lowrank.covariance import PatchCovariance
 from twofold.lowrank.unfold import fold, unfold
 
+_Operator = Callable[[Array], Array]
 _CG_STEPS = 12
 
 
@@ -32,7 +34,7 @@ def _applied(C: PatchCovariance, M: Array) -> Array:
 def first_given_second(M: Array, C: PatchCovariance, V: Array, H: Array) -> Array:
     """Improve V (rows, r) for a fixed H (r, columns) by preconditioned conjugate gradients."""
     taps = C.split.taps(C.geometry)
-    strips = sum(C.tap_block(b, b) for b in range(taps)) / taps
+    strips = np.mean([C.tap_block(b, b) for b in range(taps)], axis=0)
     tiny = np.finfo(np.float64).eps * len(H)
     gram = H @ H.T
     gram.flat[:: len(H) + 1] += tiny * np.trace(gram)
@@ -48,7 +50,7 @@ def first_given_second(M: Array, C: PatchCovariance, V: Array, H: Array) -> Arra
 
 
 def _conjugate_gradients(
-    apply: Callable[[Array], Array], residual: Array, X: Array, precondition: Callable[[Array], Array], steps: int
+    apply: _Operator, residual: Array, X: Array, precondition: _Operator, steps: int
 ) -> Array:
     """Preconditioned conjugate gradients from X, whose residual is given."""
     Z = precondition(residual)
@@ -67,16 +69,16 @@ def _conjugate_gradients(
     return X
 
 
-def second_given_first(M: Array, C: PatchCovariance, V: Array) -> tuple[Array, Array, Array]:
-    """Least-squares H for a fixed V, with the Cholesky factor of cov(z) and cov(z, y).
+def second_given_first(M: Array, C: PatchCovariance, V: Array) -> tuple[Array, Array]:
+    """Least-squares H for a fixed V, with the Cholesky factor of cov(z).
 
     Returns:
-        H (r * taps, C_out), K (r * taps, r * taps) and B (r * taps, C_out), all rank-major.
+        H (r * taps, C_out) and K (r * taps, r * taps), both rank-major.
     """
     W = fold(M, C.geometry, C.split).reshape(C.geometry.c_out, -1).T
     K = scipy.linalg.cholesky(C.projected(V), lower=True, overwrite_a=True, check_finite=False)
     B = C.project(C.apply(W), V)
-    return scipy.linalg.cho_solve((K, True), B, check_finite=False), K, B
+    return scipy.linalg.cho_solve((K, True), B, check_finite=False), K
 
 
 def as_unfolded(H: Array, rank: int) -> Array:

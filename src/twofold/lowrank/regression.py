@@ -1,23 +1,23 @@
 """Both factors of a data-aware pair in closed form: first the strips, then a regression.
 
 **First factor.** Let p_b be the strip of a patch at tap b of the second convolution, M_b the columns of the
-unfolding M at that tap, and let the first convolution give z_b = V^T p_b. With the strips taken as uncorrelated and
-each with the mean covariance C1 / taps, the output error is
+unfolding M at that tap, and let the first convolution give z_b = V^T p_b. With the strips taken as
+uncorrelated and each with the mean covariance C1 / taps, the output error is
 
     sum over b of E ||(M_b - V H_b)^T p_b||^2  ~  ||L^T (M - V H)||_F^2 / taps,   C1 = L L^T,
 
-whose optimum is the truncated SVD of the whitened unfolding L^T M = U S Z^T: V = L^-T U_r, nested in r. (The strips of
-neighbouring taps overlap and do correlate, so this is where the method is not optimal. `refine` measures by how much:
-about 1 % of the error.)
+whose optimum is the truncated SVD of the whitened unfolding L^T M = U S Z^T: V = L^-T U_r, nested in r. (The
+strips of neighbouring taps overlap and do correlate, so this is where the method is not optimal; `refine`
+gains about 1 % of the error on trained networks.)
 
-**Second factor.** Given V, the output is linear in z = (z_1, ..., z_taps), so H is the least-squares solution of
-S H = B with S = cov(z), B = cov(z, y). Ordered rank-major, z of rank r is a prefix of z of the largest rank R. With
-the Cholesky factor S = K K^T the leading block of K is the Cholesky factor of the leading block of S, and the
-leading rows of G = K^-1 B are K_r^-1 B_r. One factorization therefore serves every rank:
+**Second factor.** Given V, the output is linear in z = (z_1, ..., z_taps), so H is the least-squares solution
+of S H = B with S = cov(z), B = cov(z, y). Ordered rank-major, z of rank r is a prefix of z of the largest
+rank R. With the Cholesky factor S = K K^T the leading block of K is the Cholesky factor of the leading block
+of S, and the leading rows of G = K^-1 B are K_r^-1 B_r. One factorization therefore serves every rank:
 
     H_r = K_r^-T G_r,    variance of the output explained at rank r = ||G_r||_F^2,
 
-and the error at rank r is the sum of the squares of the rows of G beyond r plus the residual at rank R, which is
+and the error at rank r is the sum of squares of the rows of G beyond r plus the residual at rank R, which is
 measured as tr(D^T C D), D = W^T - W'^T: again nothing is subtracted.
 """
 
@@ -31,7 +31,7 @@ import scipy.linalg
 
 from twofold.conv import Array, ConvLayer, LayerStatistics, SecondPass
 from twofold.errors import ModelError, OptionError
-from twofold.lowrank.assemble import checked_weight, pair_factors
+from twofold.lowrank.assemble import balance, checked_weight, pair_factors
 from twofold.lowrank.covariance import PatchCovariance, mean_variance, strip_covariance
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.spectra import left_basis
@@ -59,16 +59,15 @@ class Regression:
     ridge: float
 
     def energies(self, outputs: Array | None = None) -> Array:
-        """Output variance that each rank adds, per output (or per column of `outputs`, a basis of them): (R, C_out)."""
+        """Output variance that each rank adds, per output or per column of `outputs`, a basis: (R, C_out)."""
         G = self.explained if outputs is None else self.explained @ outputs
-        return np.sum(G.reshape(-1, self.taps, G.shape[1]) ** 2, axis=1)
+        return np.asarray(np.sum(G.reshape(-1, self.taps, G.shape[1]) ** 2, axis=1))
 
     def solve(self, rank: int) -> Array:
         """Return H (rank, C_out * taps) for the leading `rank` columns of V."""
         n = rank * self.taps
-        H = scipy.linalg.solve_triangular(
-            self.cholesky[:n, :n], self.explained[:n], lower=True, trans="T", check_finite=False
-        )
+        K, G = self.cholesky[:n, :n], self.explained[:n]
+        H: Array = scipy.linalg.solve_triangular(K, G, lower=True, trans="T", check_finite=False)
         return H.reshape(rank, self.taps, -1).swapaxes(1, 2).reshape(rank, -1)
 
 
@@ -83,12 +82,14 @@ def ridged_cholesky(name: str, build: Callable[[float], Array], ridge: float) ->
     """
     while ridge <= _LARGEST_RIDGE:
         try:
-            return scipy.linalg.cholesky(build(ridge), lower=True, overwrite_a=True, check_finite=False), ridge
+            return scipy.linalg.cholesky(
+                build(ridge), lower=True, overwrite_a=True, check_finite=False
+            ), ridge
         except scipy.linalg.LinAlgError:
             ridge = max(10 * ridge, 1e-12)
     raise ModelError(
-        f"{name}: the covariance of its inputs is not positive semidefinite even with a ridge of {_LARGEST_RIDGE} of the"
-        " mean variance; gather the statistics again"
+        f"{name}: the covariance of its inputs is not positive semidefinite even with a ridge of"
+        f" {_LARGEST_RIDGE} of the mean variance; gather the statistics again"
     )
 
 
@@ -103,8 +104,8 @@ def first_factor(
     variance = mean_variance(statistics)
     if not variance > 0:
         raise ModelError(
-            f"{layer.name}: its inputs never vary over the calibration inputs, so no factors can be fitted to them; skip"
-            " the layer or give other inputs"
+            f"{layer.name}: its inputs never vary over the calibration inputs, so nothing can be fitted to"
+            " them; skip the layer or give other inputs"
         )
     M = unfold(checked_weight(layer), layer.geometry, split).astype(np.float64)
     C1 = strip_covariance(statistics, layer.geometry, split)
@@ -160,22 +161,18 @@ def _regress_again(
     """The same regression from statistics of z that another pass over the data gathers.
 
     What is gathered is the remainder y - H0 z, not y: with B = S H0 + cov(z, y - H0 z) the regression of the
-    remainder on z corrects H0, and the residual is the small remainder's energy less what z explains of it. (That one
-    subtraction is between numbers of the residual's own size.)
+    remainder on z corrects H0, and the residual is the small remainder's energy less what z explains of it.
+    (That one subtraction is between numbers of the residual's own size.)
     """
     if second_pass is None:
         raise OptionError(
-            f"{layer.name}: its covariance was over the memory limit and no second pass over the data is possible;"
-            " raise the limit or give inputs that can be read twice"
+            f"{layer.name}: its covariance was over the memory limit and no second pass over the data is"
+            " possible; raise the limit or give inputs that can be read twice"
         )
     taps, r = split.taps(layer.geometry), V.shape[1]
     seen = second_pass(layer, pair_factors(scheme, layer, split, V, H0, statistics.mean))
-    # The gathered pair was balanced: column k of V was scaled, and z with it. Undo that on the statistics.
-    v, h = np.linalg.norm(V, axis=0), np.linalg.norm(H0, axis=1)
-    live = (v > 0) & (h > 0)
-    scale = np.ones(r)
-    scale[live] = np.sqrt(h[live] / v[live])
-    undo = np.repeat(1 / scale, taps)
+    # The pair was balanced, which scaled z with the columns of V: undo that on what was gathered.
+    undo = np.repeat(1 / balance(V, H0), taps)
     S = undo[:, None] * seen.covariance * undo
     unit = np.kron(V.T @ V, np.eye(taps)) * mean_variance(statistics)
     K, ridge = ridged_cholesky(layer.name, lambda ridge: S + ridge * unit, options.ridge)

@@ -22,10 +22,10 @@ from twofold.lowrank.unfold import Split, pair_chain, part
 class Factorization(Protocol):
     """One decomposition of one layer, readable at every rank.
 
-    Two errors, one word for each: the *energy error* is the lost share of the energy (squared norm) of the weight,
-    or, where statistics were given, of the output's variance on the inputs they describe; the *relative error* is its
-    square root. Both are predictions for exactly the convolutions that `factors` returns at these ranks
-    (before rounding to their dtype; with `refine` an upper bound).
+    Two errors, one word for each: the *energy error* is the lost share of the energy (squared norm) of the
+    weight, or, where statistics were given, of the output's variance on the inputs they describe; the
+    *relative error* is its square root. Both are predictions for exactly the convolutions that `factors`
+    returns at these ranks (before rounding to their dtype; with `refine` an upper bound).
     """
 
     @property
@@ -89,7 +89,8 @@ class Scheme(Protocol):
 
     def factorize(
         self, layer: ConvLayer, variant: str, statistics: LayerStatistics | None = None, *,
-        max_ranks: Size | None = None, options: FitOptions | None = None, second_pass: SecondPass | None = None,
+        max_ranks: Size | None = None, options: FitOptions | None = None,
+        second_pass: SecondPass | None = None,
     ) -> Factorization:  # fmt: skip
         """Decompose a layer once, for every rank up to `max_ranks`.
 
@@ -119,7 +120,8 @@ def _checked(scheme: Scheme, layer: ConvLayer, variant: str) -> None:
         raise OptionError(f"{layer.name}: scheme '{scheme.name}' does not apply: {reason}")
     known = scheme.variants(layer.geometry)
     if variant not in known:
-        raise OptionError(f"scheme '{scheme.name}' has no variant '{variant}'; it has {', '.join(map(repr, known))}")
+        listed = ", ".join(map(repr, known))
+        raise OptionError(f"scheme '{scheme.name}' has no variant '{variant}'; it has {listed}")
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ class _Pair:
 
     def factorize(
         self, layer: ConvLayer, variant: str, statistics: LayerStatistics | None = None, *,
-        max_ranks: Size | None = None, options: FitOptions | None = None, second_pass: SecondPass | None = None,
+        max_ranks: Size | None = None, options: FitOptions | None = None,
+        second_pass: SecondPass | None = None,
     ) -> Factorization:  # fmt: skip
         _checked(self, layer, variant)
         split = self.split(layer.geometry, variant)
@@ -168,7 +171,8 @@ class Spatial(_Pair):
         if len(geometry.kernel) != 2:
             return f"the kernel has {len(geometry.kernel)} axes; two are needed"
         if min(geometry.kernel) < 2:
-            return f"the kernel is {geometry.kernel[0]}x{geometry.kernel[1]}; both sides must be larger than 1"
+            height, width = geometry.kernel
+            return f"the kernel is {height}x{width}; both sides must be larger than 1"
         return _common_refusal(geometry)
 
     def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
@@ -225,7 +229,8 @@ class Tucker2:
 
     def factorize(
         self, layer: ConvLayer, variant: str, statistics: LayerStatistics | None = None, *,
-        max_ranks: Size | None = None, options: FitOptions | None = None, second_pass: SecondPass | None = None,
+        max_ranks: Size | None = None, options: FitOptions | None = None,
+        second_pass: SecondPass | None = None,
     ) -> Factorization:  # fmt: skip
         _checked(self, layer, variant)
         full = self.full_rank(layer.geometry, variant)

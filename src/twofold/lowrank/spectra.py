@@ -1,8 +1,8 @@
 """Orthonormal bases ordered by energy, and the shares of energy that are lost where they are cut.
 
 Source: Eckart and Young, 1936, for the optimum; the identity below is what keeps the numbers honest. For any
-matrix A and any orthonormal P = [p_1 ... p_k], the best approximation of A in the span of the first r columns is
-P_r P_r^T A, and by Pythagoras
+matrix A and any orthonormal P = [p_1 ... p_k], the best approximation of A in the span of the first r columns
+is P_r P_r^T A, and by Pythagoras
 
     ||A - P_r P_r^T A||^2 = sum over i > r of ||p_i^T A||^2 + ||A - P P^T A||^2,
 
@@ -33,8 +33,8 @@ def left_basis(A: Array, count: int) -> Array:
     """Return the leading left singular vectors of A (m, n) as (m, count), count at most min(m, n).
 
     A Gram matrix squares the condition, so directions below 1e-8 of the largest singular value are arbitrary
-    (their energy is below rounding). Where m > n the QR decomposition first makes sure that the n vectors span the
-    columns of A to rounding, which a Gram matrix of the longer side would not.
+    (their energy is below rounding). Where m > n the QR decomposition first makes sure that the n vectors
+    span the columns of A to rounding, which a Gram matrix of the longer side would not.
     """
     m, n = A.shape
     if m <= n:
@@ -44,7 +44,8 @@ def left_basis(A: Array, count: int) -> Array:
 
 
 def tail_shares(energies: Array, rest: float = 0.0) -> Array:
-    """Return the share of energy lost at every rank 0..k, from the energies of k components and of what is beyond.
+    """Return the share of energy lost at every rank 0..k, from the energies of k components and of what is
+    beyond.
 
     A law that tests check: never rises with the rank, and is 1 at rank 0 (0 everywhere for a zero matrix).
     """
@@ -55,7 +56,8 @@ def tail_shares(energies: Array, rest: float = 0.0) -> Array:
 def block_shares(energies: Array, rest: float = 0.0) -> Array:
     """Two-dimensional `tail_shares`: energy outside the leading (r1, r2) block of a table (k1, k2).
 
-    Outside the block are all entries of the rows from r1 on, and the columns from r2 on of the rows before r1.
+    Outside the block are all entries of the rows from r1 on, and the columns from r2 on of the rows before
+    r1.
 
     Returns:
         (k1 + 1, k2 + 1).

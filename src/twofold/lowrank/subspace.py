@@ -1,26 +1,191 @@
-"""The principal basis of an unfolding."""
+"""The principal basis of a matrix that is large: exact where that takes seconds, a filtered block above.
+
+**Exact.** One symmetric eigenproblem of the Gram matrix of the shorter side, instead of the singular value
+decomposition of both sides: same subspace, a fraction of the work. In float64 for small sides; in float32
+above, where rounding perturbs the Gram matrix by eps times its largest eigenvalue: neighbours mix, which
+costs energy only to second order.
+
+**Filtered block.** Where only the leading part is wanted, a random block X is filtered to T_m(G / c - 1) X,
+with T_m the Chebyshev polynomial and the interval [0, 2 c] covering the unwanted spectrum: unwanted
+directions stay within 1, wanted ones grow like cosh(m acosh(t)). Then an orthonormal basis and a
+Rayleigh-Ritz step. The interval's end is read from a Lanczos estimate of the spectral density. All of it is
+matrix products; on the flat spectrum of random weights, the worst case, the lost energy is within 1.001 of
+the optimum, and far closer on decaying ones.
+Sources: Zhou, Saad, Tiago and Chelikowsky, 2006 (filter); Lin, Saad and Yang, arXiv 1308.5467 (density).
+
+Whatever the basis, the energies are those of `spectra`: measured, hence true for the factors that come out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
 import numpy as np
+import scipy.linalg
+from scipy.linalg import blas
 
 from twofold.conv import Array, ConvGeometry
 from twofold.lowrank.options import FitOptions
-from twofold.lowrank.spectra import left_basis
-from twofold.lowrank.unfold import Split, unfold
+from twofold.lowrank.spectra import eigen_descending, left_basis
+from twofold.lowrank.unfold import Split, transposed, unfold, unfold_chunks
+
+_BLOCK_SHARE = 0.3  # of the side: with more ranks than this the exact way is as fast
+_OVERSAMPLING = 1.15
+_DEGREE = 6
+_GROWTH = 3e5  # between orthonormalizations; float32 carries 1e7
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Orthonormal directions of one side of an unfolding, by falling energy.
+
+    Attributes:
+        vectors: (rows, k), or (columns, k) where `left` is false.
+        left: whether it is the side of the rows.
+        energies: (k,), squared norm of the unfolding along each, in some unit.
+        rest: squared norm outside all of them, in the same unit.
+    """
+
+    vectors: Array
+    left: bool
+    energies: Array
+    rest: float
 
 
 def principal_basis(
     weight: Array, geometry: ConvGeometry, split: Split, rank: int, options: FitOptions
-) -> tuple[Array, bool, Array, float]:
-    """Return an orthonormal basis of the unfolding's shorter side, by falling energy.
+) -> Basis:
+    """Return at least `rank` principal directions of the unfolding's shorter side."""
+    left = split.rows(geometry) <= split.columns(geometry)
+    if not left:
+        weight, geometry, split = transposed(weight, geometry, split)
+    side = split.rows(geometry)
+    if side <= options.exact_side or weight.dtype == np.float64:
+        A = unfold(weight, geometry, split).astype(np.float64)
+        P = left_basis(A, side)
+        return Basis(P, left, np.sum((P.T @ A) ** 2, axis=1), 0.0)
+    largest = float(np.abs(weight).max())
+    # Squares must not leave float32's range; a plain layer is not touched.
+    scale = np.float32(1.0 if 1e-6 < largest < 1e6 or largest == 0 else 1 / largest)
 
-    Returns:
-        The basis (rows or columns, k) with k >= rank, whether it belongs to the rows, the energy of each of its
-        directions (k,), and the energy outside it.
+    def blocks() -> Iterator[Array]:
+        for _, block in unfold_chunks(weight, geometry, split):
+            yield block if scale == 1 and block.dtype == np.float32 else block.astype(np.float32) * scale
+
+    G = gram(blocks, side)
+    if side <= options.block_side or rank > _BLOCK_SHARE * side:
+        return Basis(*measured(blocks, eigen_descending(G)[1], left))
+    return Basis(*measured(blocks, leading_basis(G, rank), left))
+
+
+def gram(blocks: Callable[[], Iterator[Array]], side: int) -> Array:
+    """Return A A^T (side, side) in float32, A given by blocks of columns."""
+    G = np.zeros((side, side), dtype=np.float32, order="F")
+    for block in blocks():
+        G = blas.ssyrk(1.0, block.T, beta=1.0, c=G, trans=1, lower=1, overwrite_c=1)
+    for start in range(0, side, 512):
+        stop = min(start + 512, side)
+        tile = G[start:stop, start:stop]
+        tile += np.tril(tile, -1).T
+        G[start:stop, stop:] = G[stop:, start:stop].T
+    return G
+
+
+def measured(blocks: Callable[[], Iterator[Array]], P: Array, left: bool) -> tuple[Array, bool, Array, float]:
+    """Measure a basis: energy along each of its columns, and outside of it (0 for a complete one)."""
+    complete = P.shape[0] == P.shape[1]
+    energies, rest = np.zeros(P.shape[1]), 0.0
+    for block in blocks():
+        inside = P.T @ block
+        energies += np.einsum("ij,ij->i", inside, inside, dtype=np.float64)
+        if not complete:
+            outside = block - P @ inside
+            rest += float(np.vdot(outside, outside))
+    return P, left, energies, rest
+
+
+def leading_basis(G: Array, rank: int, seed: int = 0) -> Array:
+    """Return an approximate leading eigenbasis (n, rank) of a positive semidefinite G (n, n), float32.
+
+    Args:
+        G: the matrix.
+        rank: how many directions, by falling eigenvalue.
+        seed: of the random block.
     """
-    M = unfold(weight, geometry, split).astype(np.float64)
-    left = M.shape[0] <= M.shape[1]
-    A = M if left else M.T
-    P = left_basis(A, A.shape[0])
-    return P, left, np.sum((P.T @ A) ** 2, axis=1), 0.0
+    n = len(G)
+    rng = np.random.default_rng(seed)
+    width = min(n, int(rank * _OVERSAMPLING) + 8)
+    cut, top = spectral_quantile(G, width / n, rng)
+    X = rng.standard_normal((n, width), dtype=np.float32)
+    growth = np.arccosh(max(2 * top / cut - 1, 1.0 + 1e-6))
+    step = int(np.clip(np.log(_GROWTH) / growth, 1, _DEGREE))
+    done = 0
+    while done < _DEGREE:
+        X = orthonormal(filtered(G, X, cut / 2, min(step, _DEGREE - done)))
+        done += step
+    _, Z = eigen_descending(X.T @ (G @ X), rank)
+    return X @ Z
+
+
+def filtered(G: Array, X: Array, half: float, degree: int) -> Array:
+    """Return T_degree(G / half - 1) X by the three-term recurrence."""
+    c = np.float32(half)
+    previous, current = X, (G @ X) / c - X
+    for _ in range(degree - 1):
+        following = G @ current
+        following /= c
+        following -= current
+        following *= 2
+        following -= previous
+        previous, current = current, following
+    return current
+
+
+def orthonormal(X: Array) -> Array:
+    """Return an orthonormal basis of the columns of X by two rounds of Cholesky QR, the first in float64.
+
+    The condition of a filtered block (up to `_GROWTH` times a small factor) squared is within float64; what
+    float32 then leaves of orthogonality the second round repairs (Yamamoto et al., 2015).
+    """
+    for precise in (True, False):
+        S = np.zeros((X.shape[1],) * 2)
+        for start in range(0, len(X), 2048):
+            rows = X[start : start + 2048]
+            rows = rows.astype(np.float64) if precise else rows
+            S += rows.T @ rows
+        R = scipy.linalg.cholesky(S, overwrite_a=True, check_finite=False).astype(np.float32)
+        X = scipy.linalg.solve_triangular(R, X.T, trans="T", check_finite=False).T
+    return X
+
+
+def spectral_quantile(G: Array, share: float, rng: np.random.Generator) -> tuple[float, float]:
+    """Estimate the value that `share` of the eigenvalues exceed, and the largest eigenvalue.
+
+    Stochastic Lanczos quadrature: the Ritz values of a random vector, weighted by the squared first
+    components of their vectors, are a Gauss quadrature of the spectral density.
+    """
+    steps, vectors = 14, 8
+    v = rng.standard_normal((len(G), vectors), dtype=np.float32)
+    v /= np.linalg.norm(v, axis=0)
+    before, beta = np.zeros_like(v), np.zeros(vectors, dtype=np.float32)
+    diagonal, off = np.empty((steps, vectors)), np.empty((steps, vectors))
+    for k in range(steps):
+        w = G @ v - beta * before
+        alpha = np.einsum("ij,ij->j", w, v)
+        w -= alpha * v
+        beta = np.linalg.norm(w, axis=0)
+        diagonal[k], off[k] = alpha, beta
+        before, v = v, w / np.maximum(beta, np.finfo(np.float32).tiny)
+    nodes, weights = [], []
+    for j in range(vectors):
+        values, Z = scipy.linalg.eigh_tridiagonal(diagonal[:, j], off[:-1, j])
+        nodes.append(values)
+        weights.append(Z[0] ** 2 / vectors)
+    values, mass = np.concatenate(nodes), np.concatenate(weights)
+    order = np.argsort(values)[::-1]
+    values, mass = np.maximum(values[order], 0.0), mass[order]
+    top = float(values[0])
+    middle = np.cumsum(mass) - mass / 2
+    cut = float(np.interp(share, middle, values))
+    return max(cut, 1e-7 * top, float(np.finfo(np.float32).tiny)), max(top, float(np.finfo(np.float32).tiny))

@@ -1,16 +1,19 @@
 """The scheme of three convolutions: fewer inputs, the layer's kernel on fewer channels, all outputs again.
 
-Weights only it is the truncated higher-order SVD (De Lathauwer, De Moor and Vandewalle, 2000, section 4): with complete
-orthonormal bases P1 of the inputs and P2 of the outputs the core G = W x P1^T x P2^T is a rotation of W, and the
-pair of ranks (r1, r2) keeps the core's leading block, so the lost energy is exactly that of the core outside it.
+Weights only it is the truncated higher-order SVD (De Lathauwer, De Moor and Vandewalle, 2000, section 4):
+with complete orthonormal bases P1 of the inputs and P2 of the outputs the core G = W x P1^T x P2^T is a
+rotation of W, and the pair of ranks (r1, r2) keeps the core's leading block, so the lost energy is exactly
+that of the core outside.
 
-With activations the first factor V and the regression of the layer's outputs y on z = V p come from the `input` scheme.
-The fit y' = H z leaves a remainder y - y' that is uncorrelated with z, so for orthonormal P (C_out, r2)
+With activations the first factor V and the regression of the layer's outputs y on z = V p come from the
+`input` scheme. The fit y' = H z leaves a remainder y - y' that is uncorrelated with z, so for orthonormal P
+(C_out, r2)
 
     E ||y - P P^T y'||^2 = E ||y - y'||^2 + E ||y' - P P^T y'||^2,
 
-and with cov(y') = G^T G (G of `regression`) and P the eigenvectors at the largest rank, the energy lost at (r1, r2) is that of
-the table (G P)^2 outside its leading block plus the residual. Both tables are sums of squares.
+and with cov(y') = G^T G (G of `regression`) and P its eigenvectors at the largest rank, the energy lost at
+(r1, r2) is that of the table (G P)^2 outside its leading block plus the residual. Both tables are sums of
+squares.
 """
 
 from __future__ import annotations
@@ -107,14 +110,17 @@ class TuckerProjected(_Double):
         geometry = self.layer.geometry
         W = checked_weight(self.layer).reshape(geometry.c_out, geometry.c_in, -1).astype(np.float64)
         P1, P2 = self.inputs[:, :r1], self.outputs[:, :r2]
-        for _ in range(self.options.refine):  # HOOI: each basis is optimal for the other (same source, section 4.2)
+        # HOOI: each basis becomes optimal for the other (same authors, On the best rank-1 ..., 2000).
+        for _ in range(self.options.refine):
             P2 = left_basis(np.einsum("oit,ik->okt", W, P1, optimize=True).reshape(geometry.c_out, -1), r2)
             P1 = left_basis(np.einsum("oit,or->irt", W, P2, optimize=True).reshape(geometry.c_in, -1), r1)
         core = np.einsum("oit,ik,or->ktr", W, P1, P2, optimize=True)
         return _build(self.layer, P1, core, P2, None)
 
 
-def tucker_project(scheme: str, layer: ConvLayer, ranks: tuple[int, int], options: FitOptions) -> TuckerProjected:
+def tucker_project(
+    scheme: str, layer: ConvLayer, ranks: tuple[int, int], options: FitOptions
+) -> TuckerProjected:
     """Fit three convolutions to the weights."""
     geometry = layer.geometry
     W = checked_weight(layer).reshape(geometry.c_out, geometry.c_in, -1).astype(np.float64)
@@ -157,7 +163,7 @@ class TuckerFitted(_Double):
         return _build(self.layer, V, core, P, self.mean)
 
     def _refined(self, V: Array, H: Array, r2: int) -> tuple[Array, Array, Array]:
-        """Best outputs for these inputs; with the covariance at hand, alternate with best inputs for these outputs."""
+        """Best outputs for these inputs; with a covariance, alternate with best inputs for these outputs."""
         r1, C = V.shape[1], self.covariance
         G = self.regression.explained[: r1 * self.regression.taps]
         P = eigen_descending(G.T @ G, r2)[1]
@@ -167,10 +173,9 @@ class TuckerFitted(_Double):
         for _ in range(self.options.refine):
             kept = np.einsum("kot,or,qr->kqt", H, P, P, optimize=True).reshape(r1, -1)
             V = np.linalg.qr(first_given_second(M, C, V, kept))[0]
-            flat, K, B = second_given_first(M, C, V)
+            flat, K = second_given_first(M, C, V)
             H = as_unfolded(flat, r1).reshape(r1, self.layer.geometry.c_out, -1)
-            # cov(y') = H^T S H = H^T B, kept symmetric by the Cholesky factor.
-            G = K.T @ flat
+            G = K.T @ flat  # cov(y') = H^T S H = G^T G
             P = eigen_descending(G.T @ G, r2)[1]
         return V, H, P
 
@@ -188,6 +193,5 @@ def tucker_fit(
     P = eigen_descending(G.T @ G)[1]
     shares = block_shares(regression.energies(P), regression.residual)[: ranks[0] + 1, : ranks[1] + 1]
     outputs = np.ascontiguousarray(P[:, : ranks[1]])
-    return TuckerFitted(
-        scheme, "", layer, shares, regression.ridge, options, V, outputs, regression, statistics.mean, covariance
-    )
+    ridge, mean = regression.ridge, statistics.mean
+    return TuckerFitted(scheme, "", layer, shares, ridge, options, V, outputs, regression, mean, covariance)

@@ -1,9 +1,10 @@
 """How a convolution's weight becomes a matrix, and how the factors of that matrix become convolutions.
 
 A stack of two convolutions shares out the kernel's axes: some belong to the first convolution, the others to
-the second, and each has size 1 along the other's axes. With the weight W[o, i, k...] unfolded to a matrix with
-rows (i, axes of the first) and columns (o, axes of the second), the stack computes exactly the convolution of
-the matrix product V H, where V (rows, r) is the first convolution and H (r, columns) the second:
+the second, and each has size 1 along the other's axes. With the weight W[o, i, k...] unfolded to a matrix
+with rows (i, axes of the first) and columns (o, axes of the second), the stack computes exactly the
+convolution of the matrix product V H, where V (rows, r) is the first convolution and H (r, columns) the
+second:
 
     y[o] = sum over i, a, b of W[o, i, a, b] x[i, a, b]
          = sum over k, b of H[k, (o, b)] * (sum over i, a of V[(i, a), k] x[i, a, b]).
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,6 +75,12 @@ def unfold(weight: Array, geometry: ConvGeometry, split: Split) -> Array:
     return weight.transpose(_order(split)).reshape(split.rows(geometry), -1)
 
 
+def transposed(weight: Array, geometry: ConvGeometry, split: Split) -> tuple[Array, ConvGeometry, Split]:
+    """Exchange the two sides: the arguments whose unfolding is the transposed matrix; a view."""
+    swapped = replace(geometry, c_out=geometry.c_in, c_in=geometry.c_out)
+    return weight.swapaxes(0, 1), swapped, Split(split.second, split.first)
+
+
 def unfold_chunks(
     weight: Array, geometry: ConvGeometry, split: Split, values: int = 1 << 23
 ) -> Iterator[tuple[slice, Array]]:
@@ -117,6 +124,6 @@ def second_weight(H: Array, geometry: ConvGeometry, split: Split) -> Array:
 
 
 def patch_strips(patch: Array, geometry: ConvGeometry, split: Split) -> Array:
-    """View a patch (d,) as (rows, taps): the strip that the first convolution sees at each tap of the second."""
+    """View a patch (d,) as (rows, taps): what the first convolution sees at each tap of the second."""
     axes = (0, *(1 + a for a in split.first), *(1 + a for a in split.second))
     return patch.reshape(geometry.c_in, *geometry.kernel).transpose(axes).reshape(split.rows(geometry), -1)
