@@ -1,8 +1,10 @@
-"""The messages of caffe.proto: numbers, kinds and defaults of fields, as data."""
+"""The messages of caffe.proto: numbers, kinds and defaults of fields, as data (`caffe.schema`)."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from importlib.resources import files
 
 
 @dataclass(frozen=True)
@@ -11,11 +13,12 @@ class FieldDef:
 
     Attributes:
         name: name in the text format.
-        number: number in the binary format.
-        kind: int32, int64, uint32, uint64, float, double, bool, string, bytes, enum or message.
+        number: number in the binary format; 0 for a fork's field whose number differs between forks.
+        kind: int32, int64, uint32, float, double, bool, string, bytes, enum or message.
         repeated: whether it may be given more than once.
         required: whether it must be given.
         packed: whether Caffe writes it packed.
+        fork: whether BVLC Caffe lacks it.
         type_name: message or enum name, else "".
         default: value where the file gives none; enums by name.
     """
@@ -26,6 +29,7 @@ class FieldDef:
     repeated: bool = False
     required: bool = False
     packed: bool = False
+    fork: bool = False
     type_name: str = ""
     default: int | float | bool | str = 0
 
@@ -34,3 +38,58 @@ class FieldDef:
 MESSAGES: dict[str, dict[str, FieldDef]] = {}
 #: enum name -> value name -> number
 ENUMS: dict[str, dict[str, int]] = {}
+
+_FIELD = re.compile(
+    r"(?P<number>\d+) (?P<flags>\*p|[*!~])?(?P<kind>\w+) (?P<name>\w+)(?: = (?P<default>\S+))?"
+)
+_NUMBERS = ("int32", "int64", "uint32")
+
+
+def _default(kind: str, type_name: str, text: str | None) -> int | float | bool | str:
+    if kind == "enum":
+        return text or next(iter(ENUMS[type_name]))
+    if kind == "bool":
+        return text == "true"
+    if kind in ("float", "double"):
+        return float(text or 0)
+    if kind in _NUMBERS:
+        return int(text or 0)
+    return text or ""
+
+
+def _load() -> None:
+    lines = files(__package__).joinpath("caffe.schema").read_text("ascii").splitlines()
+    lines = [line for line in lines if line and not line.startswith("#")]
+    for line in lines:
+        head, _, rest = line.partition(" ")
+        if head == "enum":
+            name, _, values = rest.partition(" = ")
+            pairs = (value.split() for value in values.split(", "))
+            ENUMS[name] = {key: int(number) for key, number in pairs}
+        elif head == "message":
+            MESSAGES[rest.lstrip("~")] = {}
+    fields: dict[str, FieldDef] = {}
+    for line in lines:
+        if line.startswith("message"):
+            fields = MESSAGES[line.split()[1].lstrip("~")]
+        elif line.startswith(" "):
+            match = _FIELD.fullmatch(line.strip())
+            assert match, f"Bug: {line!r} in caffe.schema"
+            flags, kind = match["flags"] or "", match["kind"]
+            type_name = kind if kind in MESSAGES or kind in ENUMS else ""
+            if type_name:
+                kind = "message" if kind in MESSAGES else "enum"
+            fields[match["name"]] = FieldDef(
+                name=match["name"],
+                number=int(match["number"]),
+                kind=kind,
+                repeated=flags.startswith("*"),
+                required=flags == "!",
+                packed=flags == "*p",
+                fork=flags == "~",
+                type_name=type_name,
+                default=_default(kind, type_name, match["default"]),
+            )
+
+
+_load()
