@@ -85,6 +85,13 @@ def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
         ModelError: parameters that Caffe refuses, or channel counts that the groups do not divide.
     """
     param = layer.fields.message("convolution_param")
+    blobs = 2 if param.flag("bias_term") else 1
+    given = len(layer.fields.all("param"))
+    if given > blobs:
+        what = "weight and bias" if blobs > 1 else "weight"
+        raise ModelError(
+            f"layer {layer.name!r}: has {given} param entries for {blobs} blobs ({what}); remove the rest"
+        )
     sizes = window(layer, param, axes)
     c_out, groups = param.integer("num_output"), param.integer("group")
     if c_out < 1:

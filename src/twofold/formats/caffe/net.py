@@ -190,6 +190,8 @@ def _check_blobs(net: NetDefinition, document: Document, messages: Sequence[Mess
     produced: dict[str, str] = {}
     for layer in net.layers:
         where = document.path if layer.index < 0 else _where(document, messages[layer.index])
+        if not layer.type:
+            raise ModelError(f"{where}: layer {layer.name!r} has no type; add one")
         for i, bottom in enumerate(layer.bottoms):
             if bottom not in produced:
                 raise ModelError(
@@ -202,5 +204,9 @@ def _check_blobs(net: NetDefinition, document: Document, messages: Sequence[Mess
                 raise ModelError(
                     f"{where}: layer {layer.name!r} produces blob {top!r}, which layer {produced[top]!r} "
                     f"produces already in phase {net.phase}; rename one"
+                )
+            if in_place and layer.type == "AbsVal":
+                raise ModelError(
+                    f"{where}: layer {layer.name!r} (AbsVal) cannot work in place; rename its top {top!r}"
                 )
             produced[top] = layer.name

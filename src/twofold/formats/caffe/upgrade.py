@@ -134,18 +134,15 @@ _V1_ONLY = ("type", "param", "blobs_lr", "weight_decay", "blob_share_mode", "lay
 
 
 def upgrade_v1(layer: Fields) -> Fields:
-    """The LayerParameter that a V1LayerParameter means.
-
-    Raises:
-        FormatError: the type has no counterpart.
-    """
+    """The LayerParameter that a V1LayerParameter means."""
     values = {
         name: given
         for name, given in layer.values.items()
         if name not in _V1_ONLY and name in MESSAGES["LayerParameter"]
     }
     if layer.has("type"):
-        values["type"] = [V1_TYPES[layer.text("type")]]
+        kind = layer.text("type")
+        values["type"] = [V1_TYPES.get(kind, kind)]  # a fork's own type keeps its name
     params = _param_specs(
         name=layer.all("param"),
         share_mode=layer.all("blob_share_mode"),
