@@ -23,6 +23,10 @@ class InputError(TwofoldError):
     """Calibration inputs are missing, unreadable or of the wrong shape."""
 
 
+class OutputError(TwofoldError):
+    """Results cannot be written: files are in the way, the disk is full, the folder is read-only."""
+
+
 class OptionError(TwofoldError):
     """An option has a value that is not allowed."""
 
