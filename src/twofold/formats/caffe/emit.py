@@ -4,14 +4,14 @@ Each new layer is a copy of the original's text with only those places changed t
 sizes, and which of the parameters it has. So the file's own style, fields that we do not know, rules, fillers
 and engines carry over without being understood. What is changed:
 
-- the window (kernel, pad, stride, dilation) where the factor's differs, in the shortest form that Caffe takes;
-- `num_output` on all but the last; `bias_term: false` on those, and `bias_term: true` where the last gains a
-  bias;
-- training entries (`param`, or V1's `blobs_lr`, `weight_decay`, `param`, `blob_share_mode`): the weight's go to
-  every factor, the bias's to the last. A parameter's shared name gets the factor's number, so that layers that
-  shared their weight share its factors;
-- `bias_filler` and `loss_weight` stay on the last alone, `propagate_down` on the first alone, comments on the
-  last.
+- the window (kernel, pad, stride, dilation) where the factor's differs, in the shortest form Caffe takes;
+- `num_output` on all but the last; `bias_term: false` on those, and `bias_term: true` where the last gains
+  a bias;
+- training entries (`param`, or V1's `blobs_lr`, `weight_decay`, `param`, `blob_share_mode`): the weight's go
+  to every factor, the bias's to the last. A parameter's shared name gets the factor's number, so that layers
+  that shared their weight share its factors;
+- `bias_filler` and `loss_weight` stay on the last alone, `propagate_down` on the first alone, comments on
+  the last.
 """
 
 from __future__ import annotations

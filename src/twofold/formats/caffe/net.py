@@ -85,8 +85,7 @@ def read_net(
     """
     root = document.root.to_fields()
     messages = layer_messages(document)
-    upgraded = enumerate(_upgraded(root, document))
-    specs = [_specify(layer, index) for index, layer in upgraded if layer is not None]
+    specs = read_layers(document)
     state = _State(phase, level, {*root.message("state").texts("stage"), *stages})
     net = NetDefinition(
         root.text("name"),
@@ -98,6 +97,16 @@ def read_net(
     )
     _check_blobs(net, document, messages)
     return net
+
+
+def read_layers(document: Document) -> list[LayerSpec]:
+    """Every layer of a file, whatever the phase; without the Input layer that legacy fields mean.
+
+    Raises:
+        FormatError: V1 and V2 layers mixed, an unknown old layer type.
+    """
+    upgraded = enumerate(_upgraded(document.root.to_fields(), document))
+    return [_specify(layer, index) for index, layer in upgraded if layer is not None]
 
 
 def layer_messages(document: Document) -> list[Message]:

@@ -1,0 +1,236 @@
+"""Finding the convolutions of a Caffe net: their text, shape and weights, and what stands in the way.
+
+Layers that share one weight, and layers of one name that the phases share out, are one convolution with
+several uses: they are changed together or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...conv import Array, ConvGeometry, ConvLayer, Size, Skipped
+from ...errors import ModelError
+from .convolution import CONVOLUTIONS, geometry
+from .emit import refusal
+from .net import LayerSpec, NetDefinition, layer_messages, read_layers, read_net
+from .prototxt import Document, Message
+from .shapes import walk_shapes
+from .weights import Blob, WeightsFile
+
+
+@dataclass(frozen=True)
+class Use:
+    """One convolution layer of the text.
+
+    Attributes:
+        spec: the layer.
+        message: its text.
+        input_shape: shape of its input, None where it is not known.
+        geometry: its shape; None where its input channels are not known.
+        phases: those in which it exists.
+    """
+
+    spec: LayerSpec
+    message: Message
+    input_shape: Size | None
+    geometry: ConvGeometry | None
+    phases: frozenset[str]
+
+    @property
+    def input_size(self) -> Size | None:
+        """Spatial size of the input."""
+        return None if self.input_shape is None else self.input_shape[2:]
+
+
+@dataclass(frozen=True)
+class Group:
+    """All uses of one weight.
+
+    Attributes:
+        uses: in the file's order; the first owns the weight.
+    """
+
+    uses: tuple[Use, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the layer that owns the weight."""
+        return self.uses[0].spec.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of its layers, each once."""
+        return tuple(dict.fromkeys(use.spec.name for use in self.uses))
+
+
+def open_phases(document: Document) -> list[NetDefinition]:
+    """The net as it is for testing and for training, as far as it can be opened; testing first.
+
+    Raises:
+        FormatError: see `read_net`.
+        ModelError: it can be opened in neither phase; the error is that of testing.
+    """
+    nets, failure = [], None
+    for phase in ("TEST", "TRAIN"):
+        try:
+            nets.append(read_net(document, phase))
+        except ModelError as error:
+            failure = failure or error
+    if not nets and failure is not None:
+        raise failure
+    return nets
+
+
+def find_groups(
+    document: Document, weights: WeightsFile | None, inputs: Mapping[str, Size]
+) -> tuple[Group, ...]:
+    """All convolutions of a file, with their uses.
+
+    Raises:
+        ModelError: a layer whose parameters do not fit its input, or a use of unknown inputs.
+    """
+    nets = open_phases(document)
+    known = {name for net in nets for layer in net.layers if not layer.bottoms for name in layer.tops}
+    for name in inputs:
+        if name not in known:
+            raise ModelError(
+                f"{document.path}: the net has no input {name!r}; it has {', '.join(sorted(known))}"
+            )
+    shapes: dict[int, Size | None] = {}
+    phases: dict[int, set[str]] = {}
+    for net in nets:
+        for layer, (bottoms, _) in zip(net.layers, walk_shapes(net, inputs), strict=True):
+            phases.setdefault(layer.index, set()).add(net.phase)
+            if bottoms and shapes.get(layer.index) is None:
+                shapes[layer.index] = bottoms[0]
+    messages = layer_messages(document)
+    groups: dict[tuple[str, str], list[Use]] = {}
+    for spec in read_layers(document):
+        if spec.type in CONVOLUTIONS:
+            shape = shapes.get(spec.index)
+            shaped = _geometry(spec, shape, weights)
+            use = Use(spec, messages[spec.index], shape, shaped, frozenset(phases.get(spec.index, ())))
+            groups.setdefault(_key(spec), []).append(use)
+    return tuple(Group(tuple(uses)) for uses in groups.values())
+
+
+def _key(spec: LayerSpec) -> tuple[str, str]:
+    params = spec.fields.messages("param")
+    shared = params[0].text("name") if params else ""
+    return ("param", shared) if shared else ("layer", spec.name)
+
+
+def _geometry(spec: LayerSpec, shape: Size | None, weights: WeightsFile | None) -> ConvGeometry | None:
+    param = spec.fields.message("convolution_param")
+    if shape is not None:
+        return geometry(spec, len(shape) - 2, shape[1]) if param.integer("axis") == 1 else None
+    entry = weights.layer(spec.name) if weights is not None else None
+    if entry is None or not entry.blobs:
+        return None
+    stored = entry.blobs[0].shape
+    groups = param.integer("group")
+    return geometry(spec, len(stored) - 2, stored[0] if spec.type == "Deconvolution" else stored[1] * groups)
+
+
+def as_layer(group: Group, document: Document, weights: WeightsFile | None) -> ConvLayer | Skipped:
+    """A convolution as planners see it, or why it cannot be one.
+
+    Raises:
+        ModelError: its weights do not fit the definition.
+        FormatError: its weights are damaged.
+    """
+    first = group.uses[0]
+    shaped = first.geometry
+    sizes = tuple(use.input_size for use in group.uses if "TEST" in use.phases) or (first.input_size,)
+    known = tuple(size for size in sizes if size is not None)
+    known = known if len(known) == len(sizes) else ()
+    stored = None
+    if shaped is not None and weights is not None:
+        stored = _stored(group, document, weights)
+    reason = _refusal(group)
+    if reason is None and weights is not None and stored is None:
+        reason = f"has no weights in {weights.path}; Caffe would run it with its filler's values"
+    if reason is not None or shaped is None:
+        reason = reason or "its input channels are not known; give the shape of the net's input"
+        macs = 0 if shaped is None else sum(_macs(first.spec, shaped, size) for size in known)
+        return Skipped(group.name, reason, shaped, macs, 0 if shaped is None else shaped.params)
+    weight, bias = stored or (None, None)
+    return ConvLayer(group.name, shaped, weight, bias, known, group.names[1:])
+
+
+def _macs(spec: LayerSpec, shaped: ConvGeometry, size: Size) -> int:
+    # A transposed convolution multiplies every input position with the whole kernel.
+    return shaped.params * math.prod(size) if spec.type == "Deconvolution" else shaped.macs(size)
+
+
+def _refusal(group: Group) -> str | None:
+    first = group.uses[0]
+    for use in group.uses:
+        if use.spec.type == "Deconvolution":
+            return "a transposed convolution; these are not decomposed"
+        if use.spec.fields.message("convolution_param").integer("axis") != 1:
+            return "its channel axis is not 1"
+        reason = refusal(use.message)
+        if reason is not None:
+            return reason
+        if use.geometry != first.geometry:
+            return f"shares its weight with layer {use.spec.name!r}, which has another shape or stride"
+    for i, use in enumerate(group.uses):
+        for other in group.uses[i + 1 :]:
+            if use.spec.name == other.spec.name and use.phases & other.phases:
+                return "the net has two layers of this name in one phase, so its weights are ambiguous"
+    return None
+
+
+def _stored(group: Group, document: Document, weights: WeightsFile) -> tuple[Array, Array | None] | None:
+    """The weight and the owner's bias as the net has them after loading; None where the file has none.
+
+    Caffe copies entry by entry, so of several copies of a shared weight the last one in the file counts.
+    """
+    entries = [(use, entry) for use in group.uses for entry in weights.entries(use.spec.name)]
+    if not entries:
+        return None
+    for use, entry in entries:
+        assert use.geometry is not None
+        _check_fit(use, entry.blobs, document, weights)
+    order = {id(entry): i for i, entry in enumerate(weights.layers)}
+    last = max((entry for _, entry in entries), key=lambda entry: order[id(entry)])
+    own = weights.layer(group.name) or last
+    has_bias = group.uses[0].spec.fields.message("convolution_param").flag("bias_term")
+    shape = group.uses[0].geometry
+    assert shape is not None
+    weight = last.blobs[0].array().reshape(_stored_shape(group.uses[0].spec, shape))
+    if group.uses[0].spec.type == "Deconvolution":
+        return None
+    return weight, own.blobs[1].array().reshape(-1) if has_bias else None
+
+
+def _stored_shape(spec: LayerSpec, shaped: ConvGeometry) -> Size:
+    if spec.type == "Deconvolution":
+        return (shaped.c_in, shaped.c_out // shaped.groups, *shaped.kernel)
+    return shaped.weight_shape
+
+
+def _check_fit(use: Use, blobs: Sequence[Blob], document: Document, weights: WeightsFile) -> None:
+    spec, shaped = use.spec, use.geometry
+    assert shaped is not None
+    wanted = [_stored_shape(spec, shaped)]
+    if spec.fields.message("convolution_param").flag("bias_term"):
+        wanted.append((shaped.c_out,))
+    if len(blobs) != len(wanted) or not all(
+        blob.fits(shape) for blob, shape in zip(blobs, wanted, strict=True)
+    ):
+        raise ModelError(
+            f"layer {spec.name!r}: {weights.path} has arrays of shape "
+            f"{_shapes([blob.shape for blob in blobs])}, but {document.path} needs {_shapes(wanted)}; "
+            "they do not belong together"
+        )
+    for blob in blobs:
+        blob.check()
+
+
+def _shapes(shapes: Sequence[Size]) -> str:
+    listed = ["x".join(map(str, shape)) or "scalar" for shape in shapes]
+    return " and ".join(listed) or "(none)"

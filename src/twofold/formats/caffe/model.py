@@ -1,0 +1,329 @@
+"""A Caffe model: its definition and its weights, edited together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
+from ...errors import FormatError, ModelError, OptionError, OutputError
+from ..base import commit, recover
+from .caffemodel import read_weights
+from .emit import NewLayerText, replace_layer
+from .groups import Group, Use, as_layer, find_groups
+from .net import NetDefinition, read_layers, read_net
+from .prototxt import Document, parse
+from .shapes import RULES
+from .weights import NewWeights, WeightsFile, WeightsLayer
+
+
+@dataclass(frozen=True, eq=False)
+class CaffeModel:
+    """A Caffe model in memory; editing gives a new one.
+
+    Attributes:
+        definition: the prototxt.
+        weights: the caffemodel; None where only the definition was loaded.
+        inputs: shapes of inputs, (N, C, H, W), that replace what the definition says.
+        new_layers: the layers that replaced a convolution, by name: what the files must hold once written.
+    """
+
+    definition: Document
+    weights: WeightsFile | None = None
+    inputs: Mapping[str, Size] = field(default_factory=dict)
+    new_layers: Mapping[str, FactorConv] = field(default_factory=dict)
+
+    @classmethod
+    def load(
+        cls,
+        prototxt: str | Path,
+        caffemodel: str | Path | None = None,
+        inputs: Mapping[str, Size] | None = None,
+    ) -> CaffeModel:
+        """Load a model.
+
+        Args:
+            prototxt: the definition.
+            caffemodel: the weights; without them only shapes are known.
+            inputs: shapes of inputs that replace what the definition says, as {"data": (1, 3, 224, 224)}.
+
+        Raises:
+            FormatError: a file is missing or is not what it should be.
+            ModelError: the net is empty or cannot be built.
+            OptionError: the files are given in the wrong order.
+        """
+        for path in (prototxt, caffemodel):
+            if path is not None and Path(path).parent.is_dir():
+                recover(Path(path).parent)
+        document = _read_definition(Path(prototxt), caffemodel)
+        weights = None if caffemodel is None else read_weights(caffemodel)
+        model = cls(document, weights, dict(inputs or {}))
+        if not read_layers(document):
+            raise ModelError(f"{prototxt}: the net has no layers; is it a solver, or the wrong file?")
+        if weights is not None and not any(weights.layer(spec.name) for spec in read_layers(document)):
+            raise ModelError(
+                f"{caffemodel} holds weights of other layers than {prototxt} has: "
+                f"{_some(layer.name for layer in weights.layers)}; they do not belong together"
+            )
+        return model
+
+    def net(self, phase: str = "TEST") -> NetDefinition:
+        """The net as Caffe opens it in a phase."""
+        return read_net(self.definition, phase)
+
+    @cached_property
+    def _groups(self) -> dict[str, Group]:
+        groups = find_groups(self.definition, self.weights, self.inputs)
+        return {group.name: group for group in groups}
+
+    @cached_property
+    def _convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
+        return tuple(as_layer(group, self.definition, self.weights) for group in self._groups.values())
+
+    def convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
+        """All convolutions of the net in its order; those that cannot be replaced as `Skipped`.
+
+        Raises:
+            ModelError: weights do not fit the definition.
+            FormatError: weights are damaged.
+        """
+        return self._convolutions
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual about the files but does no harm."""
+        unknown: dict[str, list[str]] = {}
+        for spec in read_layers(self.definition):
+            if spec.type not in RULES and spec.type not in _NO_RULE:
+                unknown.setdefault(spec.type, []).append(spec.name)
+        return (
+            *self.definition.notes,
+            *(
+                f"{self.definition.path}: layer type {kind!r} is unknown to BVLC Caffe ({_some(names)}); kept"
+                for kind, names in unknown.items()
+            ),
+        )
+
+    def sources(self) -> dict[str, str]:
+        """The sha256 of each of its files, by file name."""
+        files = {Path(self.definition.path).name: hashlib.sha256(self.definition.source).hexdigest()}
+        if self.weights is not None and self.weights.path is not None:
+            digest = hashlib.sha256()
+            with self.weights.path.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+            files[self.weights.path.name] = digest.hexdigest()
+        return files
+
+    def replace(self, factors: Mapping[str, Factors]) -> CaffeModel:
+        """Put stacks of convolutions in the place of layers.
+
+        The new layers are called NAME_0, NAME_1 and so on; the last has the original's top, so nothing after
+        it changes. Layers that share the weight are replaced alike, each with its own bias.
+
+        Args:
+            factors: name of a layer that `convolutions` gives as `ConvLayer` -> its stack.
+
+        Raises:
+            ModelError: no such layer, or a value that the weights file's encoding cannot hold.
+        """
+        names = _Names(self.definition, self.weights)
+        edits, entries, new_layers = [], {}, dict(self.new_layers)
+        for name, stack in factors.items():
+            group = self._groups.get(name)
+            if group is None:
+                raise ModelError(f"{self.definition.path}: the net has no convolution {name!r}")
+            for use in group.uses:
+                layer_names, blobs = names.of(use.spec.name, len(stack.convs))
+                convs = _with_own_bias(stack.convs, self._bias(use, group))
+                chain = [use.spec.bottoms[0], *blobs, use.spec.tops[0]]
+                texts = [
+                    NewLayerText(new, chain[i], chain[i + 1], conv.geometry, conv.bias is not None)
+                    for i, (new, conv) in enumerate(zip(layer_names, convs, strict=True))
+                ]
+                edits.append(replace_layer(self.definition, use.message, texts))
+                new_layers.update(zip(layer_names, convs, strict=True))
+                if self.weights is not None and self.weights.layer(use.spec.name) is not None:
+                    entries[use.spec.name] = [
+                        _new_weights(text, conv) for text, conv in zip(texts, convs, strict=True)
+                    ]
+        weights = None if self.weights is None else self.weights.replace(entries)
+        return replace(self, definition=self.definition.splice(edits), weights=weights, new_layers=new_layers)
+
+    def _bias(self, use: Use, group: Group) -> tuple[Array | None, Array | None]:
+        """The biases of the group's owner and of a use."""
+        return self._own_bias(group.name), self._own_bias(use.spec.name)
+
+    def _own_bias(self, name: str) -> Array | None:
+        entry: WeightsLayer | None = self.weights.layer(name) if self.weights is not None else None
+        return entry.blobs[1].array().reshape(-1) if entry is not None and len(entry.blobs) > 1 else None
+
+    def save(
+        self,
+        prototxt: str | Path,
+        caffemodel: str | Path | None = None,
+        *,
+        force: bool = False,
+        extra: Mapping[Path, bytes] | None = None,
+        check: Callable[[CaffeModel], None] | None = None,
+    ) -> None:
+        """Write the model; all files appear together or not at all.
+
+        What was written is read again before the files take their final names: the new layers must be there
+        with their weights.
+
+        Args:
+            prototxt: where the definition goes.
+            caffemodel: where the weights go; needed if there are any.
+            force: exchange files that exist.
+            extra: more files to write with these, as a plan.
+            check: gets the model as it was read again; what it raises stops the writing.
+
+        Raises:
+            OutputError: files exist and `force` is false, the system refuses, or what was read again differs.
+            OptionError: the model has weights and no place for them was given.
+        """
+        if self.weights is not None and caffemodel is None:
+            raise OptionError("the model has weights; say where they go")
+        files: dict[Path, Callable[[BinaryIO], None]] = {
+            Path(prototxt): lambda stream: _write(stream, self.definition.source)
+        }
+        if self.weights is not None and caffemodel is not None:
+            files[Path(caffemodel)] = self.weights.write
+        for path, content in (extra or {}).items():
+            files[path] = lambda stream, content=content: _write(stream, content)  # type: ignore[misc]
+        if len(files) < 1 + (self.weights is not None) + len(extra or {}):
+            raise OptionError("the definition and the weights need different files")
+
+        def reread(places: Mapping[Path, Path]) -> None:
+            document = parse(places[Path(prototxt)].read_bytes(), str(prototxt))
+            weights = read_weights(places[Path(caffemodel)]) if caffemodel and self.weights else None
+            written = replace(self, definition=document, weights=weights, new_layers={})
+            self._compare(written)
+            if check is not None:
+                check(written)
+
+        commit(files, force=force, check=reread)
+
+    def _compare(self, written: CaffeModel) -> None:
+        """Raise OutputError where what was read again is not what was to be written."""
+        if written.definition.source != self.definition.source:
+            raise OutputError(f"{written.definition.path}: what was read again differs from what was written")
+        read_net_names = {spec.name for spec in read_layers(written.definition)}
+        for name, conv in self.new_layers.items():
+            entry = None if written.weights is None else written.weights.layer(name)
+            if name not in read_net_names or (written.weights is not None and entry is None):
+                raise OutputError(f"layer {name!r} is missing in what was written")
+            for blob, wanted in zip(entry.blobs if entry else (), (conv.weight, conv.bias), strict=False):
+                # Half precision rounds to 11 bits; everything else stores float32 exactly.
+                tolerance = 2**-10 if "16" in blob.encoding else 0.0
+                array = blob.array()
+                scale = float(np.abs(array).max(initial=0.0))
+                if wanted is None or not np.allclose(
+                    array.reshape(wanted.shape), wanted, rtol=tolerance, atol=tolerance * scale * 2**-4
+                ):
+                    raise OutputError(f"layer {name!r}: its weights differ in what was read again")
+
+
+#: Types of BVLC Caffe whose tops have no shape that the definition tells.
+_NO_RULE = frozenset(
+    {"HDF5Data", "HDF5Output", "Python", "Filter", "DetectionOutput", "Input", "WindowData", ""}
+)
+
+
+def _read_definition(path: Path, caffemodel: str | Path | None) -> Document:
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise FormatError(f"{path}: cannot read the definition: {error.strerror or error}") from error
+    try:
+        return parse(source, str(path))
+    except FormatError as error:
+        if _looks_binary(source):
+            if caffemodel is not None and not _looks_binary(_head(Path(caffemodel))):
+                raise OptionError(
+                    "the files are in the wrong order: the definition (prototxt) comes first, then the "
+                    f"weights; give {caffemodel} {path}"
+                ) from error
+            raise FormatError(
+                f"{path}: not a prototxt but a binary file; the definition comes first"
+            ) from error
+        raise
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4096)
+    except OSError:
+        return b"\0"
+
+
+def _looks_binary(source: bytes) -> bool:
+    return b"\0" in source[:4096]
+
+
+def _write(stream: BinaryIO, content: bytes) -> None:
+    stream.write(content)
+
+
+def _some(names: Iterable[str], count: int = 5) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - count} more" if len(listed) > count else ""
+    return ", ".join(map(repr, listed[:count])) + more
+
+
+def _with_own_bias(
+    convs: tuple[FactorConv, ...], biases: tuple[Array | None, Array | None]
+) -> tuple[FactorConv, ...]:
+    """The stack for a layer that shares its weight: its own bias plus the owner's correction."""
+    owner, own = biases
+    last = convs[-1]
+    if owner is own or last.bias is None:
+        return convs
+    correction = last.bias - (0.0 if owner is None else owner)
+    bias = correction if own is None else own + correction
+    if own is None and not np.any(bias):
+        return (*convs[:-1], replace(last, bias=None))
+    return (*convs[:-1], replace(last, bias=bias.astype(last.bias.dtype)))
+
+
+def _new_weights(text: NewLayerText, conv: FactorConv) -> NewWeights:
+    blobs = (conv.weight,) if conv.bias is None else (conv.weight, conv.bias)
+    return NewWeights(text.name, blobs, (text.bottom,), (text.top,), text.geometry)
+
+
+class _Names:
+    """Names for new layers and blobs that nothing in the files has yet."""
+
+    def __init__(self, document: Document, weights: WeightsFile | None) -> None:
+        specs = read_layers(document)
+        self.layers = {spec.name for spec in specs}
+        if weights is not None:
+            self.layers.update(layer.name for layer in weights.layers)
+        self.blobs = {blob for spec in specs for blob in (*spec.bottoms, *spec.tops)}
+        self.blobs.update(document.root.to_fields().texts("input"))
+        self.given: dict[tuple[str, int], tuple[list[str], list[str]]] = {}
+
+    def of(self, name: str, count: int) -> tuple[list[str], list[str]]:
+        """Names of `count` layers that replace layer `name`, and of the blobs between them."""
+        key = (name, count)
+        if key not in self.given:
+            layers = [_free(f"{name}_{i}", self.layers) for i in range(count)]
+            self.given[key] = (layers, [_free(layer, self.blobs) for layer in layers[:-1]])
+        return self.given[key]
+
+
+def _free(name: str, taken: set[str]) -> str:
+    free, number = name, 0
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    taken.add(free)
+    return free
