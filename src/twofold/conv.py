@@ -224,14 +224,12 @@ class FactorStatistics:
         covariance: (r * taps, r * taps), of z, biased.
         remainder: (r * taps, C_out), covariance of z with the remainder y - H z.
         remainder_energy: sum over the channels of the variance of the remainder.
-        output_energy: sum over the channels of the variance of y.
     """
 
     count: int
     covariance: Array
     remainder: Array
     remainder_energy: float
-    output_energy: float
 
 
 class SecondPass(Protocol):

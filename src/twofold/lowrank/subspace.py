@@ -31,9 +31,13 @@ from twofold.lowrank.spectra import eigen_descending, left_basis
 from twofold.lowrank.unfold import Split, transposed, unfold, unfold_chunks
 
 _BLOCK_SHARE = 0.3  # of the side: with more ranks than this the exact way is as fast
-_OVERSAMPLING = 1.15
+_OVERSAMPLING = 1.2
 _DEGREE = 6
+_ROUNDS = 6
+_TOLERANCE = 4e-4  # of the energy that is lost anyway
 _GROWTH = 3e5  # between orthonormalizations; float32 carries 1e7
+_STEEPEST = 1e-5  # of the largest eigenvalue: below, float32 rounding of the Gram matrix drowns directions
+_WIDE_SIDE = 8192  # largest side whose float64 eigenproblem fits a few GB
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +66,7 @@ def principal_basis(
         weight, geometry, split = transposed(weight, geometry, split)
     side = split.rows(geometry)
     if side <= options.exact_side or weight.dtype == np.float64:
-        A = unfold(weight, geometry, split).astype(np.float64)
-        P = left_basis(A, side)
-        return Basis(P, left, np.sum((P.T @ A) ** 2, axis=1), 0.0)
+        return exact_basis(unfold(weight, geometry, split), left)
     largest = float(np.abs(weight).max())
     # Squares must not leave float32's range; a plain layer is not touched.
     scale = np.float32(1.0 if 1e-6 < largest < 1e6 or largest == 0 else 1 / largest)
@@ -74,9 +76,19 @@ def principal_basis(
             yield block if scale == 1 and block.dtype == np.float32 else block.astype(np.float32) * scale
 
     G = gram(blocks, side)
-    if side <= options.block_side or rank > _BLOCK_SHARE * side:
-        return Basis(*measured(blocks, eigen_descending(G)[1], left))
-    return Basis(*measured(blocks, leading_basis(G, rank), left))
+    P = None
+    if side > options.block_side and rank <= _BLOCK_SHARE * side:
+        P = leading_basis(G, rank)
+        if P is None and side <= _WIDE_SIDE:
+            return exact_basis(unfold(weight, geometry, split), left)
+    return measured(blocks, eigen_descending(G)[1] if P is None else P, left)
+
+
+def exact_basis(A: Array, left: bool) -> Basis:
+    """Return all principal directions of the rows of A (m, n), m <= n, in float64."""
+    A = A.astype(np.float64)
+    P = left_basis(A, len(A))
+    return Basis(P, left, np.sum((P.T @ A) ** 2, axis=1), 0.0)
 
 
 def gram(blocks: Callable[[], Iterator[Array]], side: int) -> Array:
@@ -92,7 +104,7 @@ def gram(blocks: Callable[[], Iterator[Array]], side: int) -> Array:
     return G
 
 
-def measured(blocks: Callable[[], Iterator[Array]], P: Array, left: bool) -> tuple[Array, bool, Array, float]:
+def measured(blocks: Callable[[], Iterator[Array]], P: Array, left: bool) -> Basis:
     """Measure a basis: energy along each of its columns, and outside of it (0 for a complete one)."""
     complete = P.shape[0] == P.shape[1]
     energies, rest = np.zeros(P.shape[1]), 0.0
@@ -102,30 +114,57 @@ def measured(blocks: Callable[[], Iterator[Array]], P: Array, left: bool) -> tup
         if not complete:
             outside = block - P @ inside
             rest += float(np.vdot(outside, outside))
-    return P, left, energies, rest
+    return Basis(P, left, energies, rest)
 
 
-def leading_basis(G: Array, rank: int, seed: int = 0) -> Array:
+def leading_basis(G: Array, rank: int, seed: int = 0) -> Array | None:
     """Return an approximate leading eigenbasis (n, rank) of a positive semidefinite G (n, n), float32.
+
+    Rounds of filter, orthonormalization and Rayleigh-Ritz, until the energy that is estimated to be missing
+    is a small share of what the rank must lose. From the second round on the interval ends at the smallest
+    Ritz value, which never exceeds the eigenvalue it stands for (Cauchy), so that nothing wanted is damped.
 
     Args:
         G: the matrix.
         rank: how many directions, by falling eigenvalue.
         seed: of the random block.
+
+    Returns:
+        The basis, or None where the eigenvalues fall too steeply for float32.
     """
     n = len(G)
     rng = np.random.default_rng(seed)
-    width = min(n, int(rank * _OVERSAMPLING) + 8)
-    cut, top = spectral_quantile(G, width / n, rng)
-    X = rng.standard_normal((n, width), dtype=np.float32)
-    growth = np.arccosh(max(2 * top / cut - 1, 1.0 + 1e-6))
-    step = int(np.clip(np.log(_GROWTH) / growth, 1, _DEGREE))
-    done = 0
-    while done < _DEGREE:
-        X = orthonormal(filtered(G, X, cut / 2, min(step, _DEGREE - done)))
-        done += step
-    _, Z = eigen_descending(X.T @ (G @ X), rank)
-    return X @ Z
+    X: Array = rng.standard_normal((n, min(n, int(rank * _OVERSAMPLING) + 8)), dtype=np.float32)
+    trace = float(np.trace(G, dtype=np.float64))
+    top, cut = spectral_quantile(G, X.shape[1] / n, rng)
+    for _ in range(_ROUNDS):
+        if cut <= _STEEPEST * top:
+            return None
+        growth = float(np.arccosh(max(2 * top / cut - 1, 1 + 1e-6)))
+        step = int(np.clip(np.log(_GROWTH) / growth, 1, _DEGREE))
+        for _ in range(-(-_DEGREE // step)):
+            X = orthonormal(filtered(G, X, cut / 2, step))
+        image = G @ X
+        values, Z = eigen_descending(X.T @ image)
+        X, image = X @ Z, image @ Z
+        lost = trace - float(values[:rank].sum())
+        if _missing(X, image, values, rank, trace) <= _TOLERANCE * lost:
+            break
+        top, cut = float(values[0]), float(values[-1])
+    return X[:, :rank]
+
+
+def _missing(X: Array, image: Array, values: Array, rank: int, trace: float) -> float:
+    """Estimate the energy that the leading Ritz vectors miss.
+
+    To first order an eigenvalue exceeds its Ritz value by |residual|^2 / (distance to where the residual
+    lies), and the filter leaves all of the unwanted spectrum alike in the residual: its mean stands for where
+    that is.
+    """
+    residual = image[:, :rank] - X[:, :rank] * values[:rank]
+    outside = max(trace - float(values.sum()), 0.0) / max(len(X) - len(values), 1)
+    distance = np.maximum(values[:rank] - outside, np.finfo(np.float32).eps * values[0])
+    return float(np.sum(np.einsum("ij,ij->j", residual, residual) / distance))
 
 
 def filtered(G: Array, X: Array, half: float, degree: int) -> Array:
@@ -160,12 +199,13 @@ def orthonormal(X: Array) -> Array:
 
 
 def spectral_quantile(G: Array, share: float, rng: np.random.Generator) -> tuple[float, float]:
-    """Estimate the value that `share` of the eigenvalues exceed, and the largest eigenvalue.
+    """Estimate the largest eigenvalue, and the one that `share` of all eigenvalues exceed.
 
     Stochastic Lanczos quadrature: the Ritz values of a random vector, weighted by the squared first
     components of their vectors, are a Gauss quadrature of the spectral density.
     """
-    steps, vectors = 14, 8
+    steps, vectors = min(14, len(G)), 8
+    tiny = np.finfo(np.float32).tiny
     v = rng.standard_normal((len(G), vectors), dtype=np.float32)
     v /= np.linalg.norm(v, axis=0)
     before, beta = np.zeros_like(v), np.zeros(vectors, dtype=np.float32)
@@ -176,7 +216,7 @@ def spectral_quantile(G: Array, share: float, rng: np.random.Generator) -> tuple
         w -= alpha * v
         beta = np.linalg.norm(w, axis=0)
         diagonal[k], off[k] = alpha, beta
-        before, v = v, w / np.maximum(beta, np.finfo(np.float32).tiny)
+        before, v = v, w / np.maximum(beta, tiny)
     nodes, weights = [], []
     for j in range(vectors):
         values, Z = scipy.linalg.eigh_tridiagonal(diagonal[:, j], off[:-1, j])
@@ -185,7 +225,5 @@ def spectral_quantile(G: Array, share: float, rng: np.random.Generator) -> tuple
     values, mass = np.concatenate(nodes), np.concatenate(weights)
     order = np.argsort(values)[::-1]
     values, mass = np.maximum(values[order], 0.0), mass[order]
-    top = float(values[0])
     middle = np.cumsum(mass) - mass / 2
-    cut = float(np.interp(share, middle, values))
-    return max(cut, 1e-7 * top, float(np.finfo(np.float32).tiny)), max(top, float(np.finfo(np.float32).tiny))
+    return float(values[0]), float(np.interp(share, middle, values))

@@ -1,0 +1,288 @@
+"""Laws that hold for every scheme, variant and geometry, with and without statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.lowrank.cases import (
+    CASES,
+    GEOMETRIES,
+    as_conv,
+    convolve,
+    correlated,
+    make_layer,
+    make_statistics,
+    patch_length,
+    statistics_of,
+)
+
+from twofold.conv import ConvGeometry, ConvLayer, Factors
+from twofold.errors import ModelError, OptionError
+from twofold.lowrank import SCHEMES, FitOptions, composed, energy_error, register, scheme
+
+both = pytest.mark.parametrize("data", [False, True], ids=["weights", "data"])
+cases = pytest.mark.parametrize(("name", "variant", "geometry"), CASES)
+
+
+def some_input(geometry: ConvGeometry, seed: int = 1) -> np.ndarray:
+    size = tuple(
+        2 * d * k + 5 + a for a, (k, d) in enumerate(zip(geometry.kernel, geometry.dilation, strict=True))
+    )
+    return np.random.default_rng(seed).standard_normal((2, geometry.c_in, *size))
+
+
+@both
+@cases
+@pytest.mark.parametrize("refine", [0, 1])
+def test_full_rank_reproduces_the_layer(name, variant, geometry, data, refine):
+    layer = make_layer(geometry)
+    statistics = make_statistics(geometry) if data else None
+    fitted = SCHEMES[name].factorize(layer, variant, statistics, options=FitOptions(refine=refine))
+    full = SCHEMES[name].full_rank(geometry, variant)
+    assert fitted.max_ranks == full
+    assert fitted.energy_error(full) < 1e-18
+    x = some_input(geometry)
+    expected, actual = convolve(x, (as_conv(layer),)), convolve(x, fitted.factors(full).convs)
+    # The ridge of 1e-6 leaves the normal equations with a condition of up to 1e8 or so: 1e-16 becomes 1e-8.
+    np.testing.assert_allclose(actual, expected, atol=1e-7 * np.abs(expected).max())
+
+
+@both
+@cases
+def test_torch_agrees_with_the_stack(name, variant, geometry, data):
+    torch = pytest.importorskip("torch")
+    layer = make_layer(geometry)
+    statistics = make_statistics(geometry) if data else None
+    ranks = tuple(max(1, r // 2) for r in SCHEMES[name].full_rank(geometry, variant))
+    factors = SCHEMES[name].factorize(layer, variant, statistics).factors(ranks)
+    x = some_input(geometry)
+    y = torch.from_numpy(x)
+    convolution = [torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d]
+    for conv in factors.convs:
+        g = conv.geometry
+        y = torch.nn.functional.pad(y, [p for pair in reversed(g.pad) for p in pair])
+        bias = None if conv.bias is None else torch.from_numpy(conv.bias)
+        y = convolution[len(g.kernel) - 1](y, torch.from_numpy(conv.weight), bias, g.stride, 0, g.dilation)
+    merged = ConvLayer("merged", geometry, composed(factors), factors.convs[-1].bias)
+    np.testing.assert_allclose(y.numpy(), convolve(x, factors.convs), atol=1e-10)
+    # One convolution with the composed weight computes the same, zeros of the padding included.
+    np.testing.assert_allclose(y.numpy(), convolve(x, (as_conv(merged),)), atol=1e-10)
+
+
+@both
+@cases
+def test_predicted_error_is_that_of_the_factors(name, variant, geometry, data):
+    layer = make_layer(geometry)
+    statistics = make_statistics(geometry) if data else None
+    # Without a ridge prediction and measurement are of the same quadratic form, so they agree to rounding.
+    fitted = SCHEMES[name].factorize(layer, variant, statistics, options=FitOptions(ridge=0.0))
+    errors = fitted.energy_errors()
+    assert errors.shape == tuple(r + 1 for r in fitted.max_ranks)
+    assert errors[(0,) * errors.ndim] == 1
+    for ranks in np.ndindex(*errors.shape):
+        if 0 in ranks or sum(ranks) % 3:
+            continue
+        measured = energy_error(layer, fitted.factors(ranks), statistics)
+        assert fitted.energy_error(ranks) == pytest.approx(measured, rel=1e-6, abs=1e-12)
+        assert fitted.relative_error(ranks) == pytest.approx(fitted.energy_error(ranks) ** 0.5)
+
+
+@both
+@cases
+def test_errors_never_rise_with_the_rank(name, variant, geometry, data):
+    statistics = make_statistics(geometry) if data else None
+    errors = SCHEMES[name].factorize(make_layer(geometry), variant, statistics).energy_errors()
+    assert errors.min() >= 0
+    for axis in range(errors.ndim):
+        assert (np.diff(errors, axis=axis) <= 1e-15).all()
+
+
+@cases
+def test_fitting_to_data_beats_fitting_to_weights(name, variant, geometry):
+    layer, statistics = make_layer(geometry), make_statistics(geometry)
+    ranks = tuple(max(1, r // 3) for r in SCHEMES[name].full_rank(geometry, variant))
+    plain = SCHEMES[name].factorize(layer, variant).factors(ranks)
+    aware = SCHEMES[name].factorize(layer, variant, statistics).factors(ranks)
+    if ranks != SCHEMES[name].full_rank(geometry, variant):
+        assert energy_error(layer, aware, statistics) < energy_error(layer, plain, statistics)
+
+
+@cases
+def test_refining_never_hurts(name, variant, geometry):
+    layer, statistics = make_layer(geometry), make_statistics(geometry)
+    ranks = tuple(max(1, r // 2) for r in SCHEMES[name].full_rank(geometry, variant))
+    closed = SCHEMES[name].factorize(layer, variant, statistics)
+    refined = SCHEMES[name].factorize(layer, variant, statistics, options=FitOptions(refine=3))
+    before = energy_error(layer, closed.factors(ranks), statistics)
+    assert energy_error(layer, refined.factors(ranks), statistics) <= before * (1 + 1e-6) + 1e-15
+    plain = SCHEMES[name].factorize(layer, variant)
+    better = SCHEMES[name].factorize(layer, variant, options=FitOptions(refine=3))
+    assert energy_error(layer, better.factors(ranks)) <= energy_error(layer, plain.factors(ranks)) * (
+        1 + 1e-12
+    )
+
+
+@pytest.mark.parametrize("name", ["spatial", "input", "tucker2"])
+def test_refining_helps(name):
+    geometry = GEOMETRIES[0]
+    layer, statistics = make_layer(geometry), make_statistics(geometry)
+    variant = SCHEMES[name].variants(geometry)[0]
+    ranks = tuple(r // 2 for r in SCHEMES[name].full_rank(geometry, variant))
+    closed = SCHEMES[name].factorize(layer, variant, statistics).factors(ranks)
+    refined = SCHEMES[name].factorize(layer, variant, statistics, options=FitOptions(refine=3)).factors(ranks)
+    assert energy_error(layer, refined, statistics) < 0.999 * energy_error(layer, closed, statistics)
+
+
+@cases
+def test_bias_keeps_the_mean_output_and_the_error_is_of_real_outputs(name, variant, geometry):
+    layer = make_layer(geometry, bias=False)
+    patches = correlated(500, patch_length(geometry))
+    ranks = tuple(max(1, r // 2) for r in SCHEMES[name].full_rank(geometry, variant))
+    fitted = SCHEMES[name].factorize(
+        layer, variant, statistics_of(patches, geometry), options=FitOptions(ridge=0)
+    )
+    factors = fitted.factors(ranks)
+    expected = patches @ layer.weight.reshape(geometry.c_out, -1).T
+    actual = patches @ composed(factors).reshape(geometry.c_out, -1).T + factors.convs[-1].bias
+    np.testing.assert_allclose(actual.mean(axis=0), expected.mean(axis=0), atol=1e-9)
+    lost = np.sum((expected - actual) ** 2) / np.sum((expected - expected.mean(axis=0)) ** 2)
+    assert fitted.energy_error(ranks) == pytest.approx(lost, rel=1e-6, abs=1e-12)
+
+
+@both
+@cases
+def test_smaller_limit_changes_nothing_below_it(name, variant, geometry, data):
+    statistics = make_statistics(geometry) if data else None
+    layer = make_layer(geometry)
+    scheme = SCHEMES[name]
+    limit = tuple(max(1, r // 2) for r in scheme.full_rank(geometry, variant))
+    ranks = tuple(max(1, r // 2) for r in limit)
+    full, limited = (scheme.factorize(layer, variant, statistics, max_ranks=m) for m in (None, limit))
+    assert limited.max_ranks == limit
+    if name == "tucker2" and data:  # the outputs' basis is that of the largest rank
+        assert limited.energy_error(ranks) == pytest.approx(full.energy_error(ranks), rel=0.2)
+        return
+    assert limited.energy_error(ranks) == pytest.approx(full.energy_error(ranks), rel=1e-6, abs=1e-12)
+    parts = [composed(f.factors(ranks)) for f in (full, limited)]
+    np.testing.assert_allclose(*parts, atol=1e-6)
+
+
+@cases
+def test_chain_and_shapes(name, variant, geometry):
+    layer = make_layer(geometry, dtype=np.float32)
+    fitted = SCHEMES[name].factorize(layer, variant)
+    assert (fitted.scheme, fitted.variant, fitted.ridge) == (name, variant, 0)
+    for ranks in {(1,) * len(fitted.max_ranks), fitted.max_ranks}:
+        factors: Factors = fitted.factors(ranks)
+        assert (factors.scheme, factors.ranks) == (name, ranks)
+        assert factors.chain == SCHEMES[name].chain(geometry, variant, ranks)
+        assert [conv.bias is None for conv in factors.convs] == [True] * (len(factors.convs) - 1) + [False]
+        assert all(conv.weight.dtype == np.float32 for conv in factors.convs)
+        size = some_input(geometry).shape[2:]
+        out = size
+        for part in factors.chain:
+            out = part.output_size(out)
+        assert out == geometry.output_size(size)
+
+
+@cases
+def test_factors_share_their_norm(name, variant, geometry):
+    layer = make_layer(geometry)
+    big = ConvLayer("big", geometry, 1e3 * layer.weight)
+    for statistics in (None, make_statistics(geometry)):
+        fitted = SCHEMES[name].factorize(big, variant, statistics)
+        norms = [np.linalg.norm(conv.weight) for conv in fitted.factors(fitted.max_ranks).convs]
+        assert max(norms) < 1e3 * min(norms)
+        if len(norms) == 2:
+            assert norms[0] == pytest.approx(norms[1])
+
+
+@both
+@cases
+def test_zero_layer_and_layer_without_bias(name, variant, geometry, data):
+    layer = ConvLayer("zero", geometry, np.zeros(geometry.weight_shape, np.float32))
+    fitted = SCHEMES[name].factorize(layer, variant, make_statistics(geometry) if data else None)
+    assert not fitted.energy_errors().any()
+    factors = fitted.factors((1,) * len(fitted.max_ranks))
+    assert not composed(factors).any()
+    assert (factors.convs[-1].bias is None) is not data
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> ConvGeometry:
+    axes = draw(st.integers(1, 3))
+
+    def sizes(low: int, high: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(low, high)) for _ in range(axes))
+
+    pad = tuple(zip(sizes(0, 2), sizes(0, 2), strict=True))
+    channels = st.integers(1, 7)
+    return ConvGeometry(draw(channels), draw(channels), sizes(1, 3), sizes(1, 3), pad, sizes(1, 2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(geometries(), st.booleans())
+def test_any_geometry_is_exact_at_full_rank_or_refused(geometry, data):
+    x = some_input(geometry)
+    layer = make_layer(geometry)
+    expected = convolve(x, (as_conv(layer),))
+    statistics = make_statistics(geometry) if data else None
+    for one in SCHEMES.values():
+        reason = one.refusal(geometry)
+        if reason is not None:
+            with pytest.raises(OptionError, match="does not apply"):
+                one.factorize(layer, one.variants(geometry)[0])
+            continue
+        for variant in one.variants(geometry):
+            factors = one.factorize(layer, variant, statistics).factors(one.full_rank(geometry, variant))
+            tolerance = 1e-6 * max(1.0, np.abs(expected).max())
+            np.testing.assert_allclose(convolve(x, factors.convs), expected, atol=tolerance)
+
+
+def test_registry_finds_by_any_spelling_and_names_the_known():
+    assert scheme(" Tucker-2 ") is SCHEMES["tucker2"]
+    assert list(SCHEMES) == ["spatial", "channel", "input", "tucker2"]
+    with pytest.raises(OptionError, match="no scheme 'svd'; known are spatial, channel, input, tucker2"):
+        scheme("svd")
+    with pytest.raises(OptionError, match="registered already"):
+        register(SCHEMES["spatial"])
+
+
+@pytest.mark.parametrize(
+    ("name", "geometry", "reason"),
+    [
+        ("spatial", ConvGeometry.of(4, 4, (1, 3)), "1x3; both sides must be larger"),
+        ("spatial", ConvGeometry.of(4, 4, (3,)), "has 1 axes; two are needed"),
+        ("spatial", ConvGeometry.of(4, 4, (3, 3), groups=2), "groups = 2"),
+        ("channel", ConvGeometry.of(4, 4, (3, 3), groups=4), "groups = 4"),
+        ("input", ConvGeometry.of(4, 4, (1, 1)), "one tap"),
+        ("tucker2", ConvGeometry.of(4, 4, (1, 1)), "one tap"),
+    ],
+)
+def test_refusals_say_why(name, geometry, reason):
+    assert reason in SCHEMES[name].refusal(geometry)
+    with pytest.raises(OptionError, match="conv: scheme"):
+        SCHEMES[name].factorize(make_layer(geometry), SCHEMES[name].variants(geometry)[0])
+
+
+def test_errors_of_use_are_named():
+    geometry = GEOMETRIES[0]
+    layer = make_layer(geometry)
+    spatial = SCHEMES["spatial"]
+    with pytest.raises(OptionError, match="no variant 'x'; it has 'hw', 'wh'"):
+        spatial.factorize(layer, "x")
+    for ranks in ((0,), (19,), (1, 1)):
+        with pytest.raises(OptionError, match=r"conv: ranks .* outside"):
+            spatial.factorize(layer, "hw").factors(ranks)
+    with pytest.raises(ModelError, match="conv: only its definition"):
+        spatial.factorize(ConvLayer("conv", geometry, None), "hw")
+    for bad in (np.nan, np.inf):
+        weight = np.array(layer.weight)
+        weight[1, 2, 0, 0] = bad
+        with pytest.raises(ModelError, match="conv: 1 of its 540 weights are NaN or infinite"):
+            spatial.factorize(ConvLayer("conv", geometry, weight), "hw")
+    for options in ({"ridge": -1.0}, {"refine": -1}):
+        with pytest.raises(OptionError):
+            FitOptions(**options)

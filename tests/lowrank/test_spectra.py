@@ -1,0 +1,161 @@
+"""Weights alone: the error is the discarded spectrum, whichever method finds the basis."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.lowrank.cases import GEOMETRIES, make_layer
+
+from twofold.conv import ConvGeometry, ConvLayer
+from twofold.lowrank import SCHEMES, FitOptions, energy_error
+from twofold.lowrank.spectra import block_shares, left_basis, tail_shares
+from twofold.lowrank.subspace import leading_basis, orthonormal, spectral_quantile
+from twofold.lowrank.unfold import Split, first_weight, fold, second_weight, transposed, unfold, unfold_chunks
+
+SPLITS = (Split((0,), (1,)), Split((1,), (0,)), Split((), (0, 1)), Split((0, 1), ()))
+IMAGE = [g for g in GEOMETRIES if len(g.kernel) == 2]
+
+
+def discarded(M: np.ndarray) -> np.ndarray:
+    energies = np.linalg.svd(M.astype(np.float64), compute_uv=False) ** 2
+    return np.append(np.cumsum(energies[::-1])[::-1], 0) / energies.sum()
+
+
+def layer_with_spectrum(singular: np.ndarray, channels: int, seed: int = 0) -> ConvLayer:
+    """A 3x3 layer whose spatial unfolding has these singular values."""
+    geometry = ConvGeometry.of(channels, channels, (3, 3), pad=1)
+    rng = np.random.default_rng(seed)
+    U, Z = (np.linalg.qr(rng.standard_normal((len(singular),) * 2))[0] for _ in range(2))
+    weight = fold((U * singular) @ Z, geometry, SPLITS[0]).astype(np.float32)
+    return ConvLayer("conv", geometry, weight)
+
+
+@pytest.mark.parametrize("geometry", IMAGE)
+@pytest.mark.parametrize("split", SPLITS)
+def test_unfolding_is_undone_and_its_parts_are_it(geometry, split):
+    weight = make_layer(geometry).weight
+    M = unfold(weight, geometry, split)
+    assert M.shape == (split.rows(geometry), split.columns(geometry))
+    np.testing.assert_array_equal(fold(M, geometry, split), weight)
+    np.testing.assert_array_equal(unfold(*transposed(weight, geometry, split)), M.T)
+    for values in (1, 100, 1 << 20):
+        blocks = list(unfold_chunks(weight, geometry, split, values))
+        np.testing.assert_array_equal(np.concatenate([block for _, block in blocks], axis=1), M)
+        assert all(M[:, columns].shape == block.shape for columns, block in blocks)
+
+
+@pytest.mark.parametrize("geometry", IMAGE)
+def test_factor_weights_are_reshaped_matrices(geometry):
+    split = SPLITS[0]
+    rng = np.random.default_rng(0)
+    V, H = rng.standard_normal((split.rows(geometry), 2)), rng.standard_normal((2, split.columns(geometry)))
+    first, second = first_weight(V, geometry, split), second_weight(H, geometry, split)
+    product = np.einsum("orb,ria->oiab", second[:, :, 0], first[..., 0])
+    np.testing.assert_allclose(product, fold(V @ H, geometry, split))
+
+
+@pytest.mark.parametrize("geometry", [g for g in IMAGE if min(g.kernel) > 1])
+@pytest.mark.parametrize("variant", ["hw", "wh"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_spatial_error_is_the_discarded_spectrum(geometry, variant, dtype):
+    layer = make_layer(geometry, dtype=dtype)
+    split = SPLITS[0] if variant == "hw" else SPLITS[1]
+    expected = discarded(unfold(layer.weight, geometry, split))
+    for options in (FitOptions(), FitOptions(exact_side=0)):
+        errors = SCHEMES["spatial"].factorize(layer, variant, options=options).energy_errors()
+        rounding = 1e-6 if dtype == np.float32 and not options.exact_side else 1e-12
+        np.testing.assert_allclose(errors, expected[: len(errors)], atol=rounding)
+
+
+@pytest.mark.parametrize("name", ["channel", "input"])
+def test_other_pairs_lose_the_discarded_spectrum(name):
+    geometry = GEOMETRIES[0]
+    layer = make_layer(geometry)
+    axes = (0, 2, 3, 1) if name == "input" else (1, 2, 3, 0)
+    M = layer.weight.transpose(axes).reshape(-1, layer.weight.shape[axes[-1]])
+    expected = discarded(M)
+    np.testing.assert_allclose(SCHEMES[name].factorize(layer, "").energy_errors(), expected, atol=1e-14)
+
+
+def test_tiny_tails_are_not_lost_in_the_difference_of_norms():
+    # In float32 sums of squares, a difference of norms bottoms out near 1e-7; these tails go to 1e-12.
+    singular = 10.0 ** -np.linspace(0, 8, 48)
+    layer = layer_with_spectrum(singular, 16)
+    errors = SCHEMES["spatial"].factorize(layer, "hw").energy_errors()
+    expected = discarded(unfold(layer.weight, layer.geometry, SPLITS[0]))
+    np.testing.assert_allclose(errors[:36], expected[:36], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "singular",
+    [
+        np.sqrt(np.linspace(4, 0, 480)),
+        np.arange(1, 481.0) ** -0.5,
+        np.arange(1, 481.0) ** -1.5,
+        np.where(np.arange(480) < 70, 1.0, 0.1),
+        10.0 ** -np.linspace(0, 3, 480),
+    ],
+    ids=["linear", "slow", "steep", "step", "geometric"],
+)
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e15])
+def test_block_method_is_within_a_thousandth_of_the_optimum(singular, scale):
+    layer = layer_with_spectrum(singular * scale, 160)
+    options = FitOptions(exact_side=0, block_side=100)
+    fitted = SCHEMES["spatial"].factorize(layer, "hw", max_ranks=(96,), options=options)
+    expected = discarded(unfold(layer.weight / np.float32(scale), layer.geometry, SPLITS[0]))
+    assert fitted.energy_error((96,)) <= 1.001 * expected[96] + 1e-9
+    assert (fitted.energy_errors() <= 1.001 * expected[:97] + 1e-9).all()
+    assert (fitted.energy_errors() >= expected[:97] * (1 - 1e-5)).all()
+    if scale == 1:
+        for rank in (10, 96):
+            measured = energy_error(layer, fitted.factors((rank,)))
+            assert fitted.energy_error((rank,)) == pytest.approx(measured, rel=1e-4)
+
+
+def test_block_method_on_random_weights_and_a_low_rank():
+    # The spectrum of random weights is the flattest that occurs.
+    layer = make_layer(ConvGeometry.of(256, 200, (3, 3)), dtype=np.float32)
+    options = FitOptions(exact_side=0, block_side=100)
+    expected = discarded(unfold(layer.weight, layer.geometry, SPLITS[0]))
+    errors = SCHEMES["spatial"].factorize(layer, "hw", max_ranks=(120,), options=options).energy_errors()
+    assert (errors <= 1.001 * expected[:121]).all()
+    low = layer_with_spectrum(np.where(np.arange(240) < 20, 1.0, 0.0), 80)
+    assert (
+        SCHEMES["spatial"].factorize(low, "hw", max_ranks=(40,), options=options).energy_error((40,)) < 1e-10
+    )
+
+
+def test_orthonormal_and_quantile():
+    rng = np.random.default_rng(0)
+    X = (rng.standard_normal((300, 40)) * np.logspace(0, 5, 40)).astype(np.float32)
+    Q = orthonormal(X)
+    np.testing.assert_allclose(Q.T @ Q, np.eye(40), atol=1e-5)
+    np.testing.assert_allclose(Q @ (Q.T @ X), X, atol=1e-3 * np.abs(X).max())
+    A = rng.standard_normal((400, 400)).astype(np.float32)
+    values = np.linalg.eigvalsh(A @ A.T)[::-1]
+    top, cut = spectral_quantile(A @ A.T, 0.25, rng)
+    assert cut == pytest.approx(values[100], rel=0.1)
+    assert top == pytest.approx(values[0], rel=0.1)
+    assert leading_basis(np.zeros((50, 50), np.float32), 5) is None
+
+
+@pytest.mark.parametrize("shape", [(5, 20), (20, 5), (7, 7)])
+def test_left_basis_spans_what_it_should(shape):
+    A = np.random.default_rng(0).standard_normal(shape)
+    P = left_basis(A, min(shape))
+    np.testing.assert_allclose(P.T @ P, np.eye(min(shape)), atol=1e-13)
+    np.testing.assert_allclose(P @ (P.T @ A), A, atol=1e-13)
+    np.testing.assert_allclose(
+        np.linalg.norm(P.T @ A, axis=1), np.linalg.svd(A, compute_uv=False), rtol=1e-10
+    )
+
+
+def test_shares_are_sums_over_what_is_cut():
+    np.testing.assert_allclose(tail_shares(np.array([4.0, 3, 2]), 1.0), [1, 0.6, 0.3, 0.1])
+    table = np.random.default_rng(0).random((4, 6))
+    shares = block_shares(table, 0.5)
+    for r1, r2 in np.ndindex(5, 7):
+        outside = table.sum() - table[:r1, :r2].sum() + 0.5
+        assert shares[r1, r2] == pytest.approx(outside / (table.sum() + 0.5))
+    assert not tail_shares(np.zeros(3)).any()
+    assert not block_shares(np.zeros((2, 3))).any()
