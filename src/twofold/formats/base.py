@@ -1,7 +1,40 @@
-"""What every format shares: atomic writing of several files as one."""
+"""What every format offers: the `Model` protocol, and atomic writing of several files as one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from ..conv import ConvLayer, Factors, Skipped
 from .atomic import commit, recover
 
-__all__ = ["commit", "recover"]
+__all__ = ["Model", "commit", "recover"]
+
+Self = TypeVar("Self", bound="Model")
+
+
+class Model(Protocol):
+    """A model in memory, whatever its format. Editing gives a new one; nothing is written before `save`."""
+
+    @property
+    def replaced(self) -> Mapping[str, tuple[str, ...]]:
+        """Name of each convolution that was replaced -> the names of the convolutions of its stack."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual about its files but does no harm."""
+
+    def convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
+        """All convolutions in the model's order; those that cannot be replaced as `Skipped`."""
+
+    def sources(self) -> dict[str, str]:
+        """The sha256 of each of its files, by file name."""
+
+    def replace(self: Self, factors: Mapping[str, Factors]) -> Self:
+        """Put stacks of convolutions in the place of layers, by name."""
+
+    def save_to(
+        self: Self, folder: Path, *, force: bool, extra: Mapping[Path, bytes], check: Callable[[Self], None]
+    ) -> tuple[Path, ...]:
+        """Write its files into a folder under their own names, with `extra` files; gives all paths."""

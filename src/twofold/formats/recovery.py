@@ -1,7 +1,6 @@
 """What a killed commit left in a folder: journals to carry out, litter to remove.
 
-`atomic.py` says why this is right. Hidden files are named `.twofold-TOKEN-KIND`, with one token for all files of a
-commit.
+`atomic.py` says why this is right. Hidden files are named `.twofold-TOKEN-KIND`, with one token per commit.
 """
 
 from __future__ import annotations

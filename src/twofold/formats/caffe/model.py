@@ -32,12 +32,14 @@ class CaffeModel:
         weights: the caffemodel; None where only the definition was loaded.
         inputs: shapes of inputs, (N, C, H, W), that replace what the definition says.
         new_layers: the layers that replaced a convolution, by name: what the files must hold once written.
+        replaced: name of each convolution that was replaced -> the names of its stack.
     """
 
     definition: Document
     weights: WeightsFile | None = None
     inputs: Mapping[str, Size] = field(default_factory=dict)
     new_layers: Mapping[str, FactorConv] = field(default_factory=dict)
+    replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -135,6 +137,7 @@ class CaffeModel:
         """
         names = _Names(self.definition, self.weights)
         edits, entries, new_layers = [], {}, dict(self.new_layers)
+        replaced = {name: names.of(name, len(stack.convs))[0] for name, stack in factors.items()}
         for name, stack in factors.items():
             group = self._groups.get(name)
             if group is None:
@@ -154,7 +157,13 @@ class CaffeModel:
                         _new_weights(text, conv) for text, conv in zip(texts, convs, strict=True)
                     ]
         weights = None if self.weights is None else self.weights.replace(entries)
-        return replace(self, definition=self.definition.splice(edits), weights=weights, new_layers=new_layers)
+        return replace(
+            self,
+            definition=self.definition.splice(edits),
+            weights=weights,
+            new_layers=new_layers,
+            replaced={**self.replaced, **{name: tuple(new) for name, new in replaced.items()}},
+        )
 
     def _bias(self, use: Use, group: Group) -> tuple[Array | None, Array | None]:
         """The biases of the group's owner and of a use."""
@@ -210,6 +219,22 @@ class CaffeModel:
                 check(written)
 
         commit(files, force=force, check=reread)
+
+    def save_to(
+        self,
+        folder: Path,
+        *,
+        force: bool,
+        extra: Mapping[Path, bytes],
+        check: Callable[[CaffeModel], None],
+    ) -> tuple[Path, ...]:
+        """See `formats.base.Model.save_to`."""
+        prototxt = folder / Path(self.definition.path).name
+        caffemodel = None
+        if self.weights is not None:
+            caffemodel = folder / (self.weights.path or prototxt.with_suffix(".caffemodel")).name
+        self.save(prototxt, caffemodel, force=force, extra=extra, check=check)
+        return tuple(path for path in (prototxt, caffemodel, *extra) if path is not None)
 
     def _compare(self, written: CaffeModel) -> None:
         """Raise OutputError where what was read again is not what was to be written."""
