@@ -1,1 +1,30 @@
-"""Make trained convolutional networks faster by low-rank decomposition."""
+"""Make trained convolutional networks faster by low-rank decomposition.
+
+model = twofold.load("net.prototxt", "net.caffemodel")
+result = twofold.decompose(model, macs=0.4)
+print(result.plan)
+result.save("out/")
+"""
+
+from .amct import auto_decomposition
+from .conv import ConvGeometry, ConvLayer, Factors, Skipped
+from .decompose import Result, apply_plan, decompose
+from .errors import TwofoldError
+from .load import load
+from .lowrank.schemes import SCHEMES
+from .planning.plan import Plan
+
+__all__ = [
+    "SCHEMES",
+    "ConvGeometry",
+    "ConvLayer",
+    "Factors",
+    "Plan",
+    "Result",
+    "Skipped",
+    "TwofoldError",
+    "apply_plan",
+    "auto_decomposition",
+    "decompose",
+    "load",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from twofold.conv import ConvGeometry, Size
 
 
@@ -50,3 +52,22 @@ def error_text(error: float | None) -> str:
     if error is None:
         return "?"
     return f"{error:.4f}" if error >= 0.01 or not error else f"{error:.1e}"
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
+    """Rows of cells as lines; columns in `right` are aligned to the right, the others to the left.
+
+    A row may be shorter than the first; its last cell then runs on without widening its column.
+    """
+    columns = len(rows[0])
+    widths = [
+        max(len(row[i]) for row in rows if i < len(row) - 1 or len(row) == columns and i < len(row))
+        for i in range(columns)
+    ]
+    return [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ).rstrip()
+        for row in rows
+    ]

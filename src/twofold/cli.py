@@ -1,0 +1,204 @@
+"""The command line: a thin shell over the public functions.
+
+Results go to stdout, or as JSON with --json; progress and notes go to stderr. Exit codes: 0 done, 1 refused
+(one line says why and what to do), 2 the command line itself is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from .conv import Size
+from .decompose import Result, apply_plan, run
+from .errors import OptionError, TwofoldError
+from .formats.caffe.model import CaffeModel
+from .inspect import inspect as inspect_model
+from .load import load
+from .lowrank.schemes import SCHEMES
+from .planning import RULES, Budget, FixedRanks, Plan, PlanOptions
+
+app = typer.Typer(
+    name="twofold",
+    help="Make trained convolutional networks faster: replace large convolutions by stacks of smaller ones.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Definition = Annotated[Path, typer.Argument(help="The net: a Caffe prototxt.", show_default=False)]
+Weights = Annotated[Path, typer.Argument(help="Its weights: a caffemodel.", show_default=False)]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the new files.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Exchange files that exist.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME=1x3x224x224", help="Shape of an input, instead of the file's."),
+]
+
+
+@app.command()
+def inspect(
+    definition: Definition,
+    weights: Annotated[Path | None, typer.Argument(help="Its weights; without them only shapes.")] = None,
+    scheme: Annotated[list[str] | None, typer.Option(help="Schemes: " + ", ".join(SCHEMES))] = None,
+    input: Inputs = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every convolution: shape, cost, eligible or why not, what ranks would cost and keep.
+
+    Example: twofold inspect net.prototxt net.caffemodel
+    """
+    model = _load(definition, weights, input)
+    found = inspect_model(model, tuple(scheme or ("spatial",)))
+    if as_json:
+        print(json.dumps([asdict(layer) for layer in found.layers], indent=2))
+    else:
+        print(found)
+
+
+@app.command()
+def decompose(
+    definition: Definition,
+    weights: Weights,
+    output: Folder,
+    macs: Annotated[str | None, typer.Option(metavar="R", help="Budget: MACs after / before.")] = None,
+    params: Annotated[str | None, typer.Option(metavar="R", help="Budget: weights after / before.")] = None,
+    energy: Annotated[
+        str | None,
+        typer.Option(metavar="E", help="Keep this share of every layer's energy."),
+    ] = None,
+    rule: Annotated[str | None, typer.Option(help="Choose ranks by a rule: " + ", ".join(RULES))] = None,
+    multiple: Annotated[int, typer.Option(metavar="N", help="Ranks are multiples of N.")] = 16,
+    scheme: Annotated[
+        list[str] | None,
+        typer.Option(help="Schemes that compete: " + ", ".join(SCHEMES) + ". Default: spatial."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Layers, or patterns of them, that may be decomposed."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Layers, or patterns of them, to leave alone."),
+    ] = None,
+    rank: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=R", help="Fix a layer's rank (R1xR2 for two, 'full' for full rank)."),
+    ] = None,
+    input: Inputs = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Write a smaller net, its weights, and the plan that tells what was done.
+
+    Without a budget it spends the MACs that the reference's rule would spend, and never more.
+
+    Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4
+    """
+    options = PlanOptions(
+        budget=_budget(macs=macs, params=params, energy=energy),
+        rule=rule,
+        multiple=multiple,
+        schemes=tuple(scheme or ("spatial",)),
+        only=tuple(only or ()),
+        skip=tuple(skip or ()),
+        ranks=tuple(map(FixedRanks.parse, rank or ())),
+    )
+    _finish(run(_load(definition, weights, input), options), output, as_json=as_json, force=force)
+
+
+@app.command()
+def apply(
+    plan: Annotated[Path, typer.Argument(help="A plan.json, perhaps edited.", show_default=False)],
+    definition: Definition,
+    weights: Weights,
+    output: Folder,
+    input: Inputs = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Carry out a plan, on its own net or on that net's training twin.
+
+    Example: twofold apply out/plan.json train_val.prototxt net.caffemodel -o out/
+    """
+    chosen = Plan.load(plan)
+    model = _load(definition, weights, input)
+    result = apply_plan(chosen, model)
+    _finish(result, output, as_json=as_json, force=force, keep=plan)
+
+
+def _load(definition: Path, weights: Path | None, inputs: Sequence[str] | None) -> CaffeModel:
+    model = load(definition, weights, inputs=dict(map(_shape, inputs or ())))
+    for note in model.notes:
+        _say(f"note: {note}")
+    return model
+
+
+def _shape(text: str) -> tuple[str, Size]:
+    name, _, dims = text.rpartition("=")
+    parts = dims.lower().split("x")
+    if not name or not all(part.isdecimal() and int(part) for part in parts):
+        raise OptionError(f"--input: {text!r} is not NAME=SIZES, such as data=1x3x224x224")
+    return name, tuple(map(int, parts))
+
+
+def _budget(**given: str | None) -> Budget | None:
+    named = [(kind, text) for kind, text in given.items() if text is not None]
+    if len(named) > 1:
+        options = " and ".join(f"--{kind}" for kind, _ in named)
+        raise OptionError(f"one budget can be kept, found {options}; choose one")
+    return Budget.parse(*named[0]) if named else None
+
+
+def _finish(
+    result: Result[CaffeModel], output: Path, *, as_json: bool, force: bool, keep: Path | None = None
+) -> None:
+    files = result.save(output, force=force)
+    if as_json:
+        print(
+            json.dumps(
+                {"plan": json.loads(result.plan.to_json()), "files": [str(path) for path in files]}, indent=2
+            )
+        )
+        return
+    print(result.plan)
+    if not result.plan.choices:
+        print("\nno convolution was decomposed; the files were copied unchanged")
+    print("\nwritten: " + ", ".join(map(str, files)))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = app(args=None if argv is None else list(argv), prog_name="twofold", standalone_mode=False)
+    except TwofoldError as error:
+        _say(f"twofold: {error}")
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("twofold: interrupted; nothing was changed")
+        return 130
+    except BrokenPipeError:
+        return 1
+    return code if isinstance(code, int) else 0
