@@ -142,10 +142,14 @@ class _Transaction:
                 sync_folder(self._folders[0])
             elif self._slots:
                 self._move_all()
+            self._sweep()
         except BaseException:
-            self._undo()
+            try:
+                self._undo()
+            except (KeyboardInterrupt, _Stopped):
+                self._undo()  # it goes by what it finds, so it can be begun again
+                raise
             raise
-        self._sweep()
 
     @staticmethod
     def _fill(slot: _Slot) -> None:
