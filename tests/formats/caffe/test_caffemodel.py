@@ -206,6 +206,7 @@ SHAPE = length_field(7, length_field(1, bytes([2, 3])))
         SHAPE + length_field(5, FLOATS.tobytes()) + length_field(6, FLOATS.tobytes()),
         SHAPE + length_field(9, FLOATS.astype("<f8").tobytes()) + length_field(5, FLOATS.tobytes()),
     ],
+    ids=range(14),
 )  # fmt: skip
 def test_every_way_to_store_a_blob(blob, version, tmp_path):
     weights = from_bytes(blob_file(blob, version), tmp_path)
@@ -236,6 +237,7 @@ def test_every_way_to_store_a_blob(blob, version, tmp_path):
         (SHAPE + varint_field(1, 1) + varint_field(2, 1) + varint_field(3, 3) + varint_field(4, 2)
          + length_field(5, FLOATS.tobytes()), r"\(2, 3\) contradicts the legacy dimensions \(1, 1, 3, 2\)"),
     ],
+    ids=range(8),
 )  # fmt: skip
 def test_damage_inside_a_blob(blob, reason, tmp_path):
     weights = from_bytes(blob_file(blob), tmp_path)
@@ -483,6 +485,32 @@ def test_half_precision_overflow_is_refused():
     with pytest.raises(ModelError, match=r"layer 'conv2', blob 0 .*float16, as the file stores it, .* 70000"):
         golden("nvcaffe_raw_fp16").replace({"conv2": [new]})
     golden("nvcaffe_raw_fp16").replace({"conv2": [NewWeights("c", [np.full((1, 1), np.inf, np.float32)])]})
+
+
+def test_raw_gradients_are_dropped_too(tmp_path):
+    raw = SHAPE + varint_field(10, 1) + length_field(12, FLOATS.tobytes())
+    weights = from_bytes(blob_file(raw + varint_field(11, 1) + length_field(13, FLOATS.tobytes())), tmp_path)
+    new = NewWeights("conv", [FLOATS.reshape(2, 3) + 1])
+    expected = from_bytes(blob_file(raw), tmp_path, "without.caffemodel").replace({"conv": [new]})
+    assert written(weights.replace({"conv": [new]})) == written(expected)
+
+
+def test_raw_bytes_beside_data_do_not_outlive_it(tmp_path):
+    """Caffe reads the data, NVCaffe the raw bytes: after an edit only one of them may remain."""
+    blob = (
+        SHAPE + length_field(5, FLOATS.tobytes()) + varint_field(10, 1) + length_field(12, FLOATS.tobytes())
+    )
+    edited = from_bytes(blob_file(blob), tmp_path).replace({"conv": [NewWeights("c", [FLOATS])]})
+    (layer,) = parse(written(edited)).layer
+    assert unknown(layer.blobs[0]) == []
+    assert list(layer.blobs[0].data) == list(FLOATS)
+
+
+def test_a_blob_without_dimensions_is_a_scalar_and_gets_them(tmp_path):
+    weights = from_bytes(blob_file(length_field(5, FLOATS[1:2].tobytes())), tmp_path)
+    assert weights.layer("conv").blobs[0].array() == np.float32(1)
+    again = reread(weights.replace({"conv": [NewWeights("c", [FLOATS.reshape(2, 3)])]}), tmp_path)
+    np.testing.assert_array_equal(again.layer("c").blobs[0].array(), FLOATS.reshape(2, 3))
 
 
 def test_double_file_keeps_double_precision(tmp_path):
