@@ -30,7 +30,7 @@ def model_options(net: NetDefinition, folder: Path | None = None) -> tuple[Image
         OptionError: mean_file and mean_value together, which Caffe refuses.
     """
     for layer in net.layers:
-        if not layer.bottoms and layer.fields.has("transform_param"):
+        if not layer.bottoms and (layer.fields.has("transform_param") or layer.type == "ImageData"):
             return _options(layer, folder or Path())
     return ImageOptions(), ()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer
@@ -19,6 +20,9 @@ from twofold.planning.options import PlanOptions
 from twofold.planning.workload import Workload
 
 Vector = NDArray[np.float64]
+
+_BLOCK = 1 << 23
+"""Numbers of a weight that are converted at a time: 64 MB in float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +91,22 @@ def amct_spectrum(layer: ConvLayer) -> Vector:
     """
     if layer.weight is None:
         raise PlanError(f"{layer.name}: its weights are not loaded; the rule needs them")
-    # (C_out, C_in, kH, kW) with the axes of the first convolution in front: rows (C_in, k), columns (C_out,
-    # k').
-    order = (1, 2, 0, 3) if amct_mode(layer.geometry).variant == "hw" else (1, 3, 0, 2)
-    moved = layer.weight.transpose(order)
-    matrix = moved.reshape(moved.shape[0] * moved.shape[1], -1).astype(np.float64)
-    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-    values: Vector = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0.0))[::-1]
-    return values
+    geometry = layer.geometry
+    # The shorter side in front: (channels, kernel axis) of the smaller of each, then those of the larger.
+    channel = 1 if geometry.c_in <= geometry.c_out else 0
+    axis = 2 if geometry.kernel[0] <= geometry.kernel[1] else 3
+    moved = layer.weight.transpose(channel, axis, 1 - channel, 5 - axis)
+    side = moved.shape[0] * moved.shape[1]
+    gram = np.zeros((side, side))
+    # In blocks, so that a large weight is never copied to float64 as a whole.
+    step = max(1, _BLOCK // (side * moved.shape[3]))
+    for start in range(0, moved.shape[2], step):
+        block = moved[:, :, start : start + step].reshape(side, -1).astype(np.float64)
+        gram += block @ block.T
+    if not np.isfinite(gram.trace()):
+        raise PlanError(f"{layer.name}: its weights are not all finite")
+    values = scipy.linalg.eigvalsh(gram, overwrite_a=True, check_finite=False)
+    return np.sqrt(np.maximum(values, 0.0))[::-1].astype(np.float64)
 
 
 def spectrum_of_energy_errors(energy_errors: Vector, norm: float) -> Vector:

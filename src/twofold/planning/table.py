@@ -56,9 +56,8 @@ def _remark(choice: Choice) -> str:
 def _remarks(plan: Plan) -> list[str]:
     lines = []
     if plan.choices:
-        lines.append("error: predicted relative error of each layer's output, unmeasured")
-        if plan.predicted_error is not None:
-            lines[-1] += "; in the last line, of the network's output"
+        whole = "" if plan.predicted_error is None else "; in the last line, of the network's output"
+        lines.append(f"error: predicted relative error of each layer{whole}")
     if plan.macs_per != "image":
         lines.append(f"MACs: per {plan.macs_per} of each layer, because not all input sizes are known")
     lines += [f"* {choice.layer}: {remark}" for choice in plan.choices if (remark := _remark(choice))]

@@ -1,0 +1,140 @@
+"""Convolution, Deconvolution and Im2col over one to three spatial axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ModelError
+from ..formats.caffe.convolution import geometry, window
+from ..formats.caffe.net import LayerSpec
+from .layer import Layer, Operation, Setup, Tops, axis_of
+from .registry import register, stateless
+
+_CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
+
+
+class _Window(Layer):
+    """What Convolution and Deconvolution have in common.
+
+    Every bottom gives one top. The axes before `axis` are independent images; `axis` holds the channels.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        param = setup.spec.fields.message("convolution_param")
+        self.channel_axis = param.integer("axis")
+        axes, channels = self._input(setup)
+        if axes not in _CONV:
+            raise ModelError(
+                f"layer {setup.spec.name!r} has {axes} spatial axes; PyTorch convolves over one to three"
+            )
+        self.geometry = geometry(setup.spec, axes, channels) if channels else None
+        self.axes, self.window = axes, window(setup.spec, param, axes)
+        shape = None if self.geometry is None else self._weight_shape()
+        self.add_blob(setup, "weight", shape, param.message("weight_filler"))
+        self.bias: Tensor | None = None
+        if param.flag("bias_term"):
+            del self.bias
+            self.add_blob(setup, "bias", (param.integer("num_output"),), param.message("bias_filler"))
+        self.groups = self.geometry.groups if self.geometry else 1
+
+    def _input(self, setup: Setup) -> tuple[int, int]:
+        """Spatial axes and channels of the input; from the stored weights where the shape is unknown."""
+        shape = setup.bottoms[0]
+        if shape is not None:
+            axis = axis_of(self.channel_axis, len(shape))
+            return len(shape) - axis - 1, shape[axis]
+        stored = setup.blob_shape(0)
+        if stored is None:
+            return 2, 0
+        return len(stored) - 2, self._channels(setup.spec, stored)
+
+    def _channels(self, spec: LayerSpec, weight: tuple[int, ...]) -> int:
+        raise NotImplementedError
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def _convolve(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, *bottoms: Tensor) -> Tops:
+        """Convolve each bottom (..., C_in, *size) to a top (..., C_out, *size)."""
+        tops = []
+        for bottom in bottoms:
+            axis = axis_of(self.channel_axis, bottom.dim())
+            images = bottom if axis == 1 else bottom.reshape(math.prod(bottom.shape[:axis]), *bottom.shape[axis:])
+            top = self._convolve(images)
+            tops.append(top if axis == 1 else top.reshape(*bottom.shape[:axis], *top.shape[1:]))
+        return tuple(tops)
+
+
+@register("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", "CuDNNConvolution")
+class Convolution(_Window):
+    """Correlation with zero padding; weight (C_out, C_in / group, *kernel), output size rounded down."""
+
+    weight: Tensor
+
+    def _channels(self, spec: LayerSpec, weight: tuple[int, ...]) -> int:
+        depthwise = spec.type in ("DepthwiseConvolution", "ConvolutionDepthwise")
+        param = spec.fields.message("convolution_param")
+        if depthwise and not param.has("group"):
+            return weight[0]
+        return weight[1] * param.integer("group")
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        assert self.geometry is not None
+        return self.geometry.weight_shape
+
+    def _convolve(self, images: Tensor) -> Tensor:
+        w = self.window
+        return _CONV[self.axes](images, self.weight, self.bias, w.stride, w.pad, w.dilation, self.groups)
+
+
+@register("Deconvolution")
+class Deconvolution(_Window):
+    """The gradient of a convolution with respect to its input; weight (C_in, C_out / group, *kernel)."""
+
+    weight: Tensor
+
+    def _channels(self, spec: LayerSpec, weight: tuple[int, ...]) -> int:
+        return weight[0]
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        g = self.geometry
+        assert g is not None
+        return (g.c_in, g.c_out // g.groups, *g.kernel)
+
+    def _convolve(self, images: Tensor) -> Tensor:
+        w = self.window
+        return _TRANSPOSED[self.axes](images, self.weight, self.bias, w.stride, w.pad, 0, self.groups, w.dilation)
+
+
+@stateless("Im2col")
+def im2col(spec: LayerSpec) -> Operation:
+    """Patches as channels: (N, C, *size) to (N, C * prod(kernel), *output size)."""
+    param = spec.fields.message("convolution_param")
+
+    def gather(images: Tensor) -> Tensor:
+        axes = images.dim() - axis_of(param.integer("axis"), images.dim()) - 1
+        w = window(spec, param, axes)
+        patches = F.pad(images, [p for pad in reversed(w.pad) for p in (pad, pad)])
+        for k, s, d in zip(w.kernel, w.stride, w.dilation, strict=True):
+            # `unfold` moves the window to the last axis and leaves the position in its place.
+            patches = patches.unfold(patches.dim() - axes - _extra(patches, images), d * (k - 1) + 1, s)[..., ::d]
+        return patches
+
+    return gather
+
+
+def _extra(patches: Tensor, images: Tensor) -> int:
+    return patches.dim() - images.dim()

@@ -1,0 +1,217 @@
+"""What every layer of a Caffe net is in torch: a module with Caffe's parameter blobs, in Caffe's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..conv import Size
+from ..errors import ModelError
+from ..formats.caffe.fields import Fields
+from ..formats.caffe.net import LayerSpec
+from ..formats.caffe.shapes import RULES, Shape
+from .fillers import fill
+
+#: What a layer gives: one top, several, or none.
+Tops = Tensor | tuple[Tensor, ...]
+#: What a layer without parameters does with its bottoms.
+Operation = Callable[..., Tops]
+
+
+class ShapeUnknownError(ModelError):
+    """The shape of a parameter follows from an input of unknown shape, and no weights are there."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a layer is built from.
+
+    Attributes:
+        spec: its definition.
+        bottoms: shapes of its inputs as the definition declares them, None where unknown.
+        stored: its blobs in the weight file, or None if the file has none for it.
+        generator: source of randomness for blobs that are not stored.
+    """
+
+    spec: LayerSpec
+    bottoms: tuple[Shape, ...]
+    stored: Sequence[NDArray[np.generic]] | None
+    generator: torch.Generator
+
+    def blob_shape(self, index: int) -> Shape:
+        """Shape of a stored blob, None where there is none."""
+        if self.stored is None or index >= len(self.stored):
+            return None
+        return tuple(self.stored[index].shape)
+
+    def initial(self, index: int, shape: Shape, filler: Fields) -> Tensor:
+        """First values of blob `index`: the stored ones, else the filler's.
+
+        Args:
+            index: position among the layer's blobs.
+            shape: what the layer needs; None where its input is unknown, then the stored shape holds.
+            filler: FillerParameter.
+
+        Raises:
+            ModelError: the stored blob has another shape.
+            ShapeUnknownError: nothing tells the shape.
+        """
+        found = self.blob_shape(index)
+        wanted = found if shape is None else shape
+        if wanted is None:
+            raise ShapeUnknownError(
+                f"layer {self.spec.name!r} ({self.spec.type}): the shape of its blob {index} follows from its "
+                "input, whose shape the net does not declare; give the shapes of the net's inputs, or weights"
+            )
+        if found is None:
+            return fill(wanted, filler, self.generator)
+        # Files older than Caffe's N-D blobs pad every shape with ones in front: (1, 1, out, in).
+        if _without_leading_ones(found) != _without_leading_ones(wanted):
+            raise ModelError(
+                f"layer {self.spec.name!r} ({self.spec.type}): blob {index} of the weights has shape "
+                f"{list(found)}, the definition needs {list(wanted)}; they belong to different nets"
+            )
+        assert self.stored is not None
+        return torch.from_numpy(np.array(self.stored[index], np.float32).reshape(wanted))
+
+
+class Layer(nn.Module):
+    """Base of all layers: a module that is called with the bottoms and returns the tops.
+
+    `training` stands for Caffe's phase: True is TRAIN.
+
+    Attributes:
+        spec: the layer's definition.
+        default_loss_weight: weight of the first top in the net's loss where the definition names none.
+    """
+
+    default_loss_weight: ClassVar[float] = 0.0
+    #: Whether Caffe keeps the optimizer away from the layer's blobs (BatchNorm's statistics).
+    fixed: ClassVar[bool] = False
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.spec = setup.spec
+        self.blob_names: list[str] = []
+
+    def add_blob(self, setup: Setup, name: str, shape: Shape, filler: Fields) -> None:
+        """Add the next of Caffe's blobs as attribute `name`: a parameter, or a buffer in a `fixed` layer."""
+        tensor = setup.initial(len(self.blob_names), shape, filler)
+        if self.fixed:
+            self.register_buffer(name, tensor)
+        else:
+            rate = self.multiplier(len(self.blob_names), "lr_mult")
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=rate != 0))
+        self.blob_names.append(name)
+
+    @property
+    def blobs(self) -> list[Tensor]:
+        """The layer's parameter blobs in Caffe's order."""
+        return [getattr(self, name) for name in self.blob_names]
+
+    def param(self, index: int) -> Fields:
+        """The ParamSpec of blob `index`, empty where the definition has none."""
+        given = self.spec.fields.messages("param")
+        return given[index] if index < len(given) else Fields("ParamSpec")
+
+    def multiplier(self, index: int, name: str) -> float:
+        """`lr_mult` or `decay_mult` of blob `index`."""
+        return 0.0 if self.fixed and name == "lr_mult" else self.param(index).number(name)
+
+    def share(self, index: int, owner: Layer, owner_index: int) -> None:
+        """Use another layer's blob as this layer's blob `index` from now on.
+
+        Raises:
+            ModelError: the two differ in shape.
+        """
+        mine, theirs = self.blobs[index], owner.blobs[owner_index]
+        if mine.shape != theirs.shape:
+            raise ModelError(
+                f"layer {self.spec.name!r}: its blob {index} of shape {list(mine.shape)} shares the parameter "
+                f"{self.param(index).text('name')!r} with layer {owner.spec.name!r}, where it has shape "
+                f"{list(theirs.shape)}; shared parameters need one shape"
+            )
+        setattr(self, self.blob_names[index], theirs)
+
+    def top_shapes(self, *bottoms: Tensor) -> Sequence[Size]:
+        """Shapes of the tops for bottoms of these shapes, by the rule of the layer's type."""
+        shapes = RULES[self.spec.type](self.spec, [tuple(bottom.shape) for bottom in bottoms])
+        return [shape for shape in shapes if shape is not None]
+
+    def forward(self, *bottoms: Tensor) -> Tops:
+        """Compute the tops."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Type and shapes of the blobs, for printing a net."""
+        shapes = ", ".join(f"{name}={tuple(getattr(self, name).shape)}" for name in self.blob_names)
+        return f"{self.spec.type}{', ' if shapes else ''}{shapes}"
+
+
+class Stateless(Layer):
+    """A layer without parameters whose behaviour does not depend on the phase: an operation made from its spec."""
+
+    def __init__(self, setup: Setup, make: Callable[[LayerSpec], Operation]) -> None:
+        super().__init__(setup)
+        self._make = make
+        self._operation = make(setup.spec)
+
+    def forward(self, *bottoms: Tensor) -> Tops:
+        """Apply the operation."""
+        return self._operation(*bottoms)
+
+    # Operations are closures, which do not pickle; what they are made from does.
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the operation."""
+        return {key: value for key, value in self.__dict__.items() if key != "_operation"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the state and make the operation anew."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._operation = self._make(self.spec)
+
+
+class Unavailable(Layer):
+    """Stands for a layer that could not be built; an error only if it is run."""
+
+    def __init__(self, setup: Setup, reason: ModelError) -> None:
+        super().__init__(setup)
+        self.reason = reason
+
+    def forward(self, *bottoms: Tensor) -> Tops:
+        """Raise the reason."""
+        raise self.reason
+
+
+def axis_of(axis: int, dims: int) -> int:
+    """A possibly negative axis of a blob of `dims` axes as an index.
+
+    Raises:
+        ValueError: there is no such axis.
+    """
+    index = axis + dims if axis < 0 else axis
+    if not 0 <= index < dims:
+        raise ValueError(f"axis {axis} of an input with {dims} axes")
+    return index
+
+
+def constant(value: float) -> Fields:
+    """The filler that sets every value."""
+    return Fields("FillerParameter", {"type": ["constant"], "value": [value]})
+
+
+def filler_or(param: Fields, name: str, value: float) -> Fields:
+    """A filler field, or a constant where the definition has none."""
+    return param.message(name) if param.has(name) else constant(value)
+
+
+def _without_leading_ones(shape: Size) -> Size:
+    while shape and shape[0] == 1:
+        shape = shape[1:]
+    return shape

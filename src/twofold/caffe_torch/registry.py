@@ -1,0 +1,92 @@
+"""Which module stands for which Caffe layer type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from ..errors import ModelError
+from ..formats.caffe.net import LayerSpec
+from .layer import Layer, Operation, Setup, ShapeUnknownError, Stateless, Unavailable
+
+Builder = Callable[[Setup], Layer]
+BuilderType = TypeVar("BuilderType", bound=Builder)
+Maker = Callable[[LayerSpec], Operation]
+
+_BUILDERS: dict[str, Builder] = {}
+_SPELLING: dict[str, str] = {}
+
+_HOW = """\
+    from twofold.caffe_torch import Layer, register
+
+    @register({type!r})
+    class {identifier}(Layer):
+        def forward(self, *bottoms):
+            return ...  # the top, or a tuple of tops; parameters: see Layer.add_blob"""
+
+
+def register(*types: str) -> Callable[[BuilderType], BuilderType]:
+    """Make a class (or a function from a `Setup` to a `Layer`) the module of layer types.
+
+    Raises:
+        ValueError: a type is registered already.
+    """
+
+    def decorate(builder: BuilderType) -> BuilderType:
+        for kind in types:
+            key = _normalised(kind)
+            if key in _BUILDERS:
+                raise ValueError(f"layer type {kind!r} is registered already; unregister it first to replace it")
+            _BUILDERS[key] = builder
+            _SPELLING[key] = kind
+        return builder
+
+    return decorate
+
+
+def stateless(*types: str) -> Callable[[Maker], Maker]:
+    """Register layer types without parameters by a function from the layer's spec to a function of its bottoms."""
+
+    def decorate(make: Maker) -> Maker:
+        register(*types)(partial(Stateless, make=make))
+        return make
+
+    return decorate
+
+
+def unregister(kind: str) -> None:
+    """Forget a layer type, so that it can be registered anew; unknown ones are ignored."""
+    _BUILDERS.pop(_normalised(kind), None)
+    _SPELLING.pop(_normalised(kind), None)
+
+
+def known_types() -> list[str]:
+    """All registered layer types, sorted."""
+    return sorted(_SPELLING.values(), key=str.casefold)
+
+
+def build_layer(setup: Setup) -> Layer:
+    """The module of a layer; one that raises when it is run if the layer cannot be built.
+
+    A layer that nobody runs (behind the last convolution, say) must not keep a net from being built.
+    """
+    builder = _BUILDERS.get(_normalised(setup.spec.type))
+    if builder is None:
+        return Unavailable(setup, _unknown(setup.spec))
+    try:
+        return builder(setup)
+    except ShapeUnknownError as error:
+        return Unavailable(setup, error)
+
+
+def _unknown(spec: LayerSpec) -> ModelError:
+    identifier = "".join(part for part in spec.type if part.isalnum()) or "MyLayer"
+    return ModelError(
+        f"layer {spec.name!r} has the type {spec.type!r}, which cannot be run; known are "
+        f"{', '.join(known_types())}. To add it:\n" + _HOW.format(type=spec.type, identifier=identifier)
+    )
+
+
+def _normalised(kind: str) -> str:
+    return kind.strip().casefold()
