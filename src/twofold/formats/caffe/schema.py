@@ -1,15 +1,10 @@
-"""The messages of caffe.proto: numbers, kinds and defaults of fields, as data.
-
-The facts stand in the table `caffe.fields` beside this module; its head says how to read it.
-"""
+"""The messages of caffe.proto: numbers, kinds and defaults of fields, as data (`caffe.schema`)."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from importlib.resources import files
-
-SCALARS = frozenset(("int32", "int64", "uint32", "uint64", "float", "double", "bool", "string", "bytes"))
 
 
 @dataclass(frozen=True)
@@ -18,14 +13,14 @@ class FieldDef:
 
     Attributes:
         name: name in the text format.
-        number: number in the binary format.
-        kind: int32, int64, uint32, uint64, float, double, bool, string, bytes, enum or message.
+        number: number in the binary format; 0 for a fork's field whose number differs between forks.
+        kind: int32, int64, uint32, float, double, bool, string, bytes, enum or message.
         repeated: whether it may be given more than once.
         required: whether it must be given.
         packed: whether Caffe writes it packed.
+        fork: whether BVLC Caffe lacks it.
         type_name: message or enum name, else "".
         default: value where the file gives none; enums by name.
-        fork: "" where BVLC Caffe has the field, else the name of the fork that has it, as "ssd".
     """
 
     name: str
@@ -34,9 +29,9 @@ class FieldDef:
     repeated: bool = False
     required: bool = False
     packed: bool = False
+    fork: bool = False
     type_name: str = ""
     default: int | float | bool | str = 0
-    fork: str = ""
 
 
 #: message name -> field name -> definition
@@ -44,59 +39,57 @@ MESSAGES: dict[str, dict[str, FieldDef]] = {}
 #: enum name -> value name -> number
 ENUMS: dict[str, dict[str, int]] = {}
 
-_FIELD = re.compile(r"(\d+) (\w+) (?:(repeated|packed|required) )?([\w.]+)(?: = (.*))?")
+_FIELD = re.compile(
+    r"(?P<number>\d+) (?P<flags>\*p|[*!~])?(?P<kind>\w+) (?P<name>\w+)(?: = (?P<default>\S+))?"
+)
+_NUMBERS = ("int32", "int64", "uint32")
 
 
-def _default(kind: str, type_name: str, given: str | None) -> int | float | bool | str:
-    """The default of a field as a Python value: what the table gives, else protobuf's own zero."""
-    match kind:
-        case "string" | "bytes":
-            return given.strip('"') if given else ""
-        case "float" | "double":
-            return float(given or 0)
-        case "bool":
-            return given == "true"
-        case "enum":
-            return given or next(iter(ENUMS[type_name]))
-        case "message":
-            return 0
-        case _:
-            return int(given or 0)
+def _default(kind: str, type_name: str, text: str | None) -> int | float | bool | str:
+    if kind == "enum":
+        return text or next(iter(ENUMS[type_name]))
+    if kind == "bool":
+        return text == "true"
+    if kind in ("float", "double"):
+        return float(text or 0)
+    if kind in _NUMBERS:
+        return int(text or 0)
+    return text or ""
 
 
-def _field(line: str, fork: str) -> FieldDef:
-    match = _FIELD.fullmatch(line)
-    assert match, f"Bug: caffe.fields has the line {line!r}"
-    number, name, label, type_name, given = match.groups()
-    kind = type_name if type_name in SCALARS else "enum" if type_name in ENUMS else "message"
-    return FieldDef(
-        name=name,
-        number=int(number),
-        kind=kind,
-        repeated=label in ("repeated", "packed"),
-        required=label == "required",
-        packed=label == "packed",
-        type_name="" if kind in SCALARS else type_name,
-        default=_default(kind, type_name, given),
-        fork=fork,
-    )
+def _load() -> None:
+    lines = files(__package__).joinpath("caffe.schema").read_text("ascii").splitlines()
+    lines = [line for line in lines if line and not line.startswith("#")]
+    for line in lines:
+        head, _, rest = line.partition(" ")
+        if head == "enum":
+            name, _, values = rest.partition(" = ")
+            pairs = (value.split() for value in values.split(", "))
+            ENUMS[name] = {key: int(number) for key, number in pairs}
+        elif head == "message":
+            MESSAGES[rest.lstrip("~")] = {}
+    fields: dict[str, FieldDef] = {}
+    for line in lines:
+        if line.startswith("message"):
+            fields = MESSAGES[line.split()[1].lstrip("~")]
+        elif line.startswith(" "):
+            match = _FIELD.fullmatch(line.strip())
+            assert match, f"Bug: {line!r} in caffe.schema"
+            flags, kind = match["flags"] or "", match["kind"]
+            type_name = kind if kind in MESSAGES or kind in ENUMS else ""
+            if type_name:
+                kind = "message" if kind in MESSAGES else "enum"
+            fields[match["name"]] = FieldDef(
+                name=match["name"],
+                number=int(match["number"]),
+                kind=kind,
+                repeated=flags.startswith("*"),
+                required=flags == "!",
+                packed=flags == "*p",
+                fork=flags == "~",
+                type_name=type_name,
+                default=_default(kind, type_name, match["default"]),
+            )
 
 
-def _load(table: str) -> None:
-    """Fill MESSAGES and ENUMS. An enum stands above the first field that uses it."""
-    fork, block, name = "", "", ""
-    for line in table.splitlines():
-        if line.startswith("["):
-            fork = line.strip("[]").replace("bvlc", "")
-        elif line.startswith(("enum ", "message ")):
-            block, name = line.split()
-            (ENUMS if block == "enum" else MESSAGES).setdefault(name, {})
-        elif line.startswith("  ") and block == "enum":
-            pairs = (pair.split("=") for pair in line.split())
-            ENUMS[name].update((value, int(number)) for value, number in pairs)
-        elif line.startswith("  "):
-            definition = _field(line.strip(), fork)
-            MESSAGES[name][definition.name] = definition
-
-
-_load(files(__package__).joinpath("caffe.fields").read_text("ascii"))
+_load()
