@@ -200,10 +200,7 @@ class _Maker:
 
     def _fixed(self, layer: ConvLayer, of_layer: Sequence[Factorization], ranks: Size | None) -> Candidate:
         """Return the best of the schemes and variants that take these ranks; of equals the cheapest."""
-        fitting, refused = (
-            [],
-            [f"{layer.name}: was not factorized for {ranks_text(ranks or ()) or 'full rank'}"],
-        )
+        fitting, refused = [], [self._no_such_number(layer, ranks or ())]
         for factorization in of_layer:
             full = scheme(factorization.scheme).full_rank(layer.geometry, factorization.variant)
             try:
@@ -214,6 +211,16 @@ class _Maker:
             raise PlanError(f"rank: {refused[-1]}")
         # At full rank all errors are rounding; there the price decides.
         return min(fitting, key=lambda c: (c.energy_error if ranks else 0.0, c.macs))
+
+    def _no_such_number(self, layer: ConvLayer, ranks: Size) -> str:
+        """What to say where no scheme takes so many ranks; all others have been factorized."""
+        kinds = [scheme(name) for name in self.options.schemes]
+        taken = ", ".join(
+            f"{kind.name} {len(kind.full_rank(layer.geometry, kind.variants(layer.geometry)[0]))}"
+            for kind in kinds
+            if kind.refusal(layer.geometry) is None
+        )
+        return f"{layer.name}: gets {len(ranks)} rank(s) ({ranks_text(ranks)}), but the schemes take: {taken}"
 
     def _optimum(
         self, decided: Mapping[str, Candidate | Skipped | str], notes: list[str]
@@ -249,7 +256,13 @@ class _Maker:
         budget = self.options.budget
         if budget is None:
             return min(self._reference_spend(), total)
-        return budget.value if budget.absolute else budget.value * total
+        if not budget.absolute:
+            return budget.value * total
+        if budget.kind == "macs" and self.workload.per_position:
+            raise PlanError(
+                "an amount of MACs needs the input sizes of all layers; give a ratio, such as 0.4"
+            )
+        return budget.value
 
     def _reference_spend(self) -> float:
         """MACs of the network if the reference's rule chose for every layer that was selected."""

@@ -29,6 +29,12 @@ class FixedRanks:
     pattern: str
     ranks: Size | None
 
+    def __post_init__(self) -> None:
+        if self.ranks is not None and (not self.ranks or min(self.ranks) < 1):
+            raise OptionError(
+                f"rank: {self.pattern} gets ranks of 1 or more, not {ranks_text(self.ranks) or 'none'}"
+            )
+
     @classmethod
     def parse(cls, text: str) -> FixedRanks:
         """Read NAME=R, NAME=R1xR2 or NAME=full."""

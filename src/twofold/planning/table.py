@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from twofold.planning.plan import Choice, Plan, ratio
-from twofold.planning.text import count_text, error_text, shape_text
+from twofold.planning.text import aligned, count_text, error_text, shape_text
 
 _HEADER = ("layer", "shape", "becomes", "MACs", "ratio", "params", "ratio", "error")
 _RIGHT = frozenset({3, 4, 5, 6, 7})
@@ -25,18 +23,13 @@ def plan_table(plan: Plan) -> str:
             error_text(plan.predicted_error) if plan.choices else "",
         )
     )  # fmt: skip
-    lines = _aligned([_HEADER, *rows])
+    lines = aligned([_HEADER, *rows], _RIGHT)
     lines.insert(len(lines) - 1, "-" * max(map(len, lines)))
     lines += _remarks(plan)
     if plan.skipped:
         lines += ["", "left as they are:"]
-        lines += [
-            f"  {line}"
-            for line in _aligned(
-                [(s.name, shape_text(s.geometry) if s.geometry else "", s.reason) for s in plan.skipped],
-                right=(),
-            )
-        ]
+        stay = [(s.name, shape_text(s.geometry) if s.geometry else "", s.reason) for s in plan.skipped]
+        lines += [f"  {line}" for line in aligned(stay, ())]
     return "\n".join(lines)
 
 
@@ -66,14 +59,3 @@ def _remarks(plan: Plan) -> list[str]:
 
 def _change(pair: tuple[int, int]) -> tuple[str, str]:
     return f"{count_text(pair[0])} → {count_text(pair[1])}", f"{ratio(pair):.3f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], right: frozenset[int] | tuple[int, ...] = _RIGHT) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(w) if i in right else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from twofold.conv import ConvGeometry
-from twofold.planning.rules import AmctRange, amct_mode, amct_rank, amct_refusal, amct_round, evbmf_rank
+from twofold.planning.amct import AmctRange, amct_mode, amct_rank, amct_refusal, amct_round
+from twofold.planning.evbmf import evbmf_rank
 
 DATA = Path(__file__).parents[1] / "data" / "amct-ranks"
 ROWS = json.loads((DATA / "ranks.json").read_text())

@@ -1,0 +1,157 @@
+"""Candidates and their prices against the chains themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.planning.cases import make_layer
+from twofold.conv import ConvGeometry, Skipped
+from twofold.errors import PlanError
+from twofold.lowrank.schemes import SCHEMES
+from twofold.planning.candidates import candidate_at, candidates, useful_ranks
+from twofold.planning.workload import Workload, chain_params, layer_params
+
+
+@st.composite
+def geometries(draw):
+    sizes = st.integers(1, 4)
+    kernel = draw(st.tuples(sizes, sizes))
+    return ConvGeometry(
+        draw(st.integers(1, 12)), draw(st.integers(1, 12)), kernel, draw(st.tuples(sizes, sizes)),
+        ((draw(st.integers(0, 3)), 1), (0, draw(st.integers(0, 3)))), draw(st.tuples(sizes, sizes)),
+    )  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(geometries(), st.booleans(), st.sampled_from(sorted(SCHEMES)))
+def test_the_grid_counts_what_the_chains_count(geometry, per_position, name):
+    kind, workload = SCHEMES[name], Workload(per_position)
+    if kind.refusal(geometry):
+        return
+    layer = make_layer("conv", geometry, ((15, 17), (9, 30)))
+    for variant in kind.variants(geometry):
+        axes = [np.arange(1, full + 1) for full in kind.full_rank(geometry, variant)]
+        unit = kind.chain(geometry, variant, (1,) * len(axes))
+        macs, params = workload.grid(layer, unit, axes)
+        for index in np.ndindex(macs.shape):
+            ranks = tuple(int(axis[i]) for axis, i in zip(axes, index, strict=True))
+            chain = kind.chain(geometry, variant, ranks)
+            assert macs[index] == workload.macs(layer, chain)
+            assert params[index] == chain_params(chain)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMES))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_counts_per_position_have_the_ratio_of_a_large_image(name, stride):
+    geometry = ConvGeometry.of(20, 12, (3, 5), stride=stride, pad=(1, 2))
+    # Only the borders differ, whose share falls with the size.
+    layer = make_layer("conv", geometry, ((2000, 2000),))
+    kind = SCHEMES[name]
+    for variant in kind.variants(geometry):
+        chain = kind.chain(geometry, variant, tuple(5 for _ in kind.full_rank(geometry, variant)))
+        image, position = (w.macs(layer, chain) / w.layer_macs(layer) for w in (Workload(), Workload(True)))
+        assert image == pytest.approx(position, rel=0.01)
+
+
+def test_sizes_of_all_layers_decide_how_macs_are_counted():
+    geometry = ConvGeometry.of(8, 4, (3, 3))
+    sized, unsized = make_layer("a", geometry), make_layer("b", geometry, ())
+    left = Skipped("c", "grouped", geometry, 0, geometry.params)
+    assert Workload.of([sized]).unit == "image"
+    assert Workload.of([sized, unsized]).unit == "output position"
+    assert Workload.of([sized, left]).unit == "output position"
+    assert Workload.of([sized, replace(left, macs=5)]).layer_macs(replace(left, macs=5)) == 5
+    assert Workload(per_position=True).layer_macs(left) == geometry.params
+    assert layer_params(replace(left, params=0)) == geometry.params
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMES))
+@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize(
+    "geometry", [ConvGeometry.of(24, 16, (3, 3)), ConvGeometry.of(10, 24, (5, 3), stride=(1, 2))]
+)
+def test_every_cheaper_multiple_is_a_candidate_or_is_beaten(name, multiple, geometry):
+    layer, workload, kind = make_layer("conv", geometry), Workload(), SCHEMES[name]
+    for variant in kind.variants(geometry):
+        factorization = kind.factorize(layer, variant)
+        found = candidates(layer, [factorization], workload, multiple)
+        assert len({c.ranks for c in found}) == len(found)
+        axes = [range(multiple, full + 1, multiple) for full in kind.full_rank(geometry, variant)]
+        for ranks in np.stack(np.meshgrid(*axes), -1).reshape(-1, len(axes)).tolist():
+            price = candidate_at(layer, factorization, tuple(ranks), workload)
+            cheaper = (
+                price.macs <= layer.macs and price.params <= geometry.params
+                and (price.macs, price.params) != (layer.macs, geometry.params)
+            )  # fmt: skip
+            if not cheaper:
+                assert price not in found
+            elif len(axes) == 1:
+                assert price in found
+            else:
+                for cost in ("macs", "params"):
+                    assert any(
+                        getattr(c, cost) <= getattr(price, cost) and c.energy_error <= price.energy_error
+                        for c in found
+                    )
+        for candidate in found:
+            assert candidate == candidate_at(layer, factorization, candidate.ranks, workload)
+            assert all(rank % multiple == 0 for rank in candidate.ranks)
+
+
+@pytest.mark.parametrize("name", ["spatial", "channel", "input"])
+def test_useful_ranks_end_where_stacks_become_dearer(name):
+    layer, kind = make_layer("conv", ConvGeometry.of(24, 16, (3, 3))), SCHEMES[name]
+    for variant in kind.variants(layer.geometry):
+        (useful,) = useful_ranks(layer, name, variant, Workload())
+        factorization = kind.factorize(layer, variant)
+        ranks = [c.ranks[0] for c in candidates(layer, [factorization], Workload(), 1)]
+        assert ranks == list(range(1, useful + 1))
+
+
+def test_a_layer_that_nothing_makes_cheaper_has_no_candidates():
+    layer = make_layer("conv", ConvGeometry.of(4, 3, (3, 3)))
+    factorizations = [SCHEMES["spatial"].factorize(layer, variant) for variant in ("hw", "wh")]
+    assert candidates(layer, factorizations, Workload(), 16) == ()
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A factorization whose errors are no shares."""
+
+    error: float
+    scheme: str = "channel"
+    variant: str = ""
+    max_ranks: tuple[int, ...] = (4,)
+
+    def energy_errors(self):
+        return np.full(5, self.error)
+
+    def energy_error(self, ranks):
+        return self.error
+
+
+@pytest.mark.parametrize("error", [float("nan"), float("inf"), -0.1, 1.1])
+def test_errors_that_are_no_shares_are_refused(error):
+    layer = make_layer("conv7", ConvGeometry.of(16, 16, (3, 3)))
+    with pytest.raises(PlanError, match="conv7.*energy error"):
+        candidates(layer, [Broken(error)], Workload(), 1)
+
+
+def test_rounding_beyond_a_share_is_cut():
+    layer = make_layer("conv7", ConvGeometry.of(16, 16, (3, 3)))
+    assert candidates(layer, [Broken(-1e-17)], Workload(), 4)[0].energy_error == 0
+    assert candidates(layer, [Broken(1 + 1e-15)], Workload(), 4)[0].relative_error == 1
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"), [((0,), "outside 1 to 16"), ((17,), "outside 1 to 16"), ((2, 2), "takes 1 rank")]
+)
+def test_ranks_that_do_not_exist(ranks, words):
+    layer = make_layer("conv7", ConvGeometry.of(16, 16, (3, 3)))
+    with pytest.raises(PlanError, match=f"conv7.*{words}"):
+        candidate_at(layer, SCHEMES["channel"].factorize(layer, ""), ranks, Workload())
