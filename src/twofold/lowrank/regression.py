@@ -8,7 +8,7 @@ uncorrelated and each with the mean covariance C1 / taps, the output error is
 
 whose optimum is the truncated SVD of the whitened unfolding L^T M = U S Z^T: V = L^-T U_r, nested in r. (The
 strips of neighbouring taps overlap and do correlate, so this is where the method is not optimal; `refine`
-gains about 1 % of the error on trained networks.)
+gains 6 to 30 % of the energy error on HED's layers.)
 
 **Second factor.** Given V, the output is linear in z = (z_1, ..., z_taps), so H is the least-squares solution
 of S H = B with S = cov(z), B = cov(z, y). Ordered rank-major, z of rank r is a prefix of z of the largest

@@ -141,9 +141,9 @@ def leading_basis(G: Array, rank: int, seed: int = 0) -> Array | None:
         if cut <= _STEEPEST * top:
             return None
         growth = float(np.arccosh(max(2 * top / cut - 1, 1 + 1e-6)))
-        step = int(np.clip(np.log(_GROWTH) / growth, 1, _DEGREE))
-        for _ in range(-(-_DEGREE // step)):
-            X = orthonormal(filtered(G, X, cut / 2, step))
+        passes = -(-_DEGREE // int(np.clip(np.log(_GROWTH) / growth, 1, _DEGREE)))
+        for _ in range(passes):
+            X = orthonormal(filtered(G, X, cut / 2, -(-_DEGREE // passes)))
         image = G @ X
         values, Z = eigen_descending(X.T @ image)
         X, image = X @ Z, image @ Z
