@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.planning.cases import make_layer
+
 from twofold.conv import ConvGeometry, Skipped
 from twofold.errors import PlanError
 from twofold.lowrank.schemes import SCHEMES
@@ -138,7 +138,7 @@ class Broken:
 @pytest.mark.parametrize("error", [float("nan"), float("inf"), -0.1, 1.1])
 def test_errors_that_are_no_shares_are_refused(error):
     layer = make_layer("conv7", ConvGeometry.of(16, 16, (3, 3)))
-    with pytest.raises(PlanError, match="conv7.*energy error"):
+    with pytest.raises(PlanError, match=r"conv7.*energy error"):
         candidates(layer, [Broken(error)], Workload(), 1)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.planning.cases import best_by_exhaustion
+
 from twofold.planning.solve import pareto, solve
 
 # Sums of a handful of doubles; everything here is of order 1 to 1e4.
@@ -18,7 +18,7 @@ TOLERANCE = 1e-9
 
 @st.composite
 def problems(draw):
-    """A few layers whose first item is "as it is"; ties, dominated items and errors over many decades included."""
+    """A few layers whose first item is "as it is", with ties, dominated items, errors over decades."""
     costs, errors = [], []
     for _ in range(draw(st.integers(1, 5))):
         items = draw(st.integers(0, 6))

@@ -112,12 +112,12 @@ def _requests_of(
 ) -> tuple[Request, ...]:
     fixed = layer.name in selection.fixed
     if options.rule in ("amct", "evbmf") and not fixed:
-        if len(layer.geometry.kernel) != 2 or (
-            options.rule == "amct" and amct_refusal(layer.geometry) is not None
-        ):
+        spatial = scheme("spatial")
+        by_reference = options.rule == "amct" and amct_refusal(layer.geometry) is not None
+        if by_reference or spatial.refusal(layer.geometry) is not None:
             return ()
         variant = amct_mode(layer.geometry).variant
-        return (Request("spatial", variant, scheme("spatial").full_rank(layer.geometry, variant)),)
+        return (Request("spatial", variant, spatial.full_rank(layer.geometry, variant)),)
     wanted = []
     for name in options.schemes:
         kind = scheme(name)

@@ -27,7 +27,8 @@ def shape_text(geometry: ConvGeometry, *, pads: bool = False) -> str:
     if geometry.groups > 1:
         parts.append(f"groups {geometry.groups}")
     if pads and any(map(any, geometry.pad)):
-        parts.append("pad " + "x".join(str(b) if b == a else f"{b}+{a}" for b, a in geometry.pad))
+        of_axes = [str(before) if before == after else f"{before}+{after}" for before, after in geometry.pad]
+        parts.append("pad " + (of_axes[0] if len(set(of_axes)) == 1 else "x".join(of_axes)))
     return ", ".join(parts)
 
 
@@ -61,7 +62,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
     """
     columns = len(rows[0])
     widths = [
-        max(len(row[i]) for row in rows if i < len(row) - 1 or len(row) == columns and i < len(row))
+        max(len(row[i]) for row in rows if i < len(row) - 1 or (len(row) == columns and i < len(row)))
         for i in range(columns)
     ]
     return [

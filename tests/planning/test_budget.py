@@ -1,0 +1,50 @@
+"""Budgets as users write them, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from twofold.errors import OptionError
+from twofold.planning import Budget
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "absolute"),
+    [
+        ("0.4", 0.4, False), ("1", 1.0, False), ("1e-1", 0.1, False),
+        ("3.2G", 3.2e9, True), ("500k", 5e5, True), (" 2 m ", 2e6, True),
+    ],
+)  # fmt: skip
+def test_reading(text, value, absolute):
+    budget = Budget.parse("macs", text)
+    assert (budget.kind, budget.value, budget.absolute) == ("macs", pytest.approx(value), absolute)
+
+
+@pytest.mark.parametrize("text", ["", "half", "40%", "-0.4", "0.4.1", "nan", "inf", "3X", "0,4"])
+def test_what_is_no_budget(text):
+    with pytest.raises(OptionError, match=r"macs: .* is no budget; write a ratio such as 0.4"):
+        Budget.parse("macs", text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "absolute", "words"),
+    [
+        ("macs", 40, False, "ratio above 1.*write 0.4 for 40 %.*40M"),
+        ("params", float("nan"), False, "finite"),
+        ("params", -1, False, "not negative"),
+        ("energy", 0, False, "share between 0 and 1"),
+        ("energy", 1.5, False, "share between 0 and 1"),
+        ("error", 3, True, "no absolute amount"),
+    ],
+)
+def test_refusals(kind, value, absolute, words):
+    with pytest.raises(OptionError, match=f"{kind}: .*{words}"):
+        Budget(kind, value, absolute)
+
+
+def test_words():
+    assert str(Budget("macs", 0.4)) == "MACs at most 0.4 of the original"
+    assert str(Budget("params", 5e5, absolute=True)) == "params at most 500000"
+    assert str(Budget("time", 0.5)) == "time at most 0.5 of the original"
+    assert str(Budget("error", 0.05)) == "predicted output error at most 0.05"
+    assert str(Budget("energy", 0.99)) == "each layer keeps a share of 0.99 of its energy"
