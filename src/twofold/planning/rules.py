@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 import scipy.linalg
+import scipy.linalg.blas
 from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer
@@ -97,15 +98,16 @@ def amct_spectrum(layer: ConvLayer) -> Vector:
     axis = 2 if geometry.kernel[0] <= geometry.kernel[1] else 3
     moved = layer.weight.transpose(channel, axis, 1 - channel, 5 - axis)
     side = moved.shape[0] * moved.shape[1]
-    gram = np.zeros((side, side))
+    gram = np.zeros((side, side), order="F")
     # In blocks, so that a large weight is never copied to float64 as a whole.
     step = max(1, _BLOCK // (side * moved.shape[3]))
     for start in range(0, moved.shape[2], step):
         block = moved[:, :, start : start + step].reshape(side, -1).astype(np.float64)
-        gram += block @ block.T
+        # gram += block @ block.T, its lower half only and without a temporary of its size
+        gram = scipy.linalg.blas.dsyrk(1.0, block.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1)
     if not np.isfinite(gram.trace()):
         raise PlanError(f"{layer.name}: its weights are not all finite")
-    values = scipy.linalg.eigvalsh(gram, overwrite_a=True, check_finite=False)
+    values = scipy.linalg.eigvalsh(gram, lower=True, overwrite_a=True, check_finite=False)
     return np.sqrt(np.maximum(values, 0.0))[::-1].astype(np.float64)
 
 
