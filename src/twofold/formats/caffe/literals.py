@@ -31,6 +31,8 @@ _SIMPLE = {
     b"?": b"?", b"'": b"'", b'"': b'"',
 }  # fmt: skip
 _LAST_CODE_POINT = 0x10FFFF
+#: Longer than any 64-bit number in any base, leading zeros aside; Python refuses to read numbers far beyond.
+_MOST_DIGITS = 100
 
 
 def parse_scalar(field_kind: str, token_kind: str, token: bytes, negative: bool) -> int | float | bool | str:
@@ -60,6 +62,8 @@ def _plain_integer(text: str) -> bool:
 
 
 def _to_int(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise LiteralError(f"integer out of range ({text[:20]}... has {len(text)} digits)")
     if text[:2].lower() == "0x":
         return int(text, 16)
     return int(text, 8 if len(text) > 1 and text[0] == "0" else 10)

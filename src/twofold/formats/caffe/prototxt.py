@@ -130,12 +130,11 @@ class Document:
 
     @cached_property
     def _line_starts(self) -> list[int]:
-        return [0, *(match.end() for match in re.finditer(rb"\n", self.source))]
+        return _find_line_starts(self.source)
 
     def line_column(self, offset: int) -> tuple[int, int]:
         """Line and column of a byte, both from 1."""
-        line = bisect.bisect_right(self._line_starts, offset)
-        return line, offset - self._line_starts[line - 1] + 1
+        return _line_column(self._line_starts, offset)
 
     def text(self, span: Span) -> bytes:
         """The source between two offsets."""
@@ -148,6 +147,15 @@ class Document:
             edits: (start, end, new text); they must not overlap.
         """
         return parse(apply_edits(self.source, edits), self.path, self.root.type)
+
+
+def _find_line_starts(source: bytes) -> list[int]:
+    return [0, *(match.end() for match in re.finditer(rb"\n", source))]
+
+
+def _line_column(line_starts: list[int], offset: int) -> tuple[int, int]:
+    line = bisect.bisect_right(line_starts, offset)
+    return line, offset - line_starts[line - 1] + 1
 
 
 def apply_edits(source: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
@@ -206,9 +214,12 @@ class _Parser:
 
     # Tokens
 
+    @cached_property
+    def line_starts(self) -> list[int]:
+        return _find_line_starts(self.source)
+
     def where(self, offset: int) -> str:
-        line = self.source.count(b"\n", 0, offset) + 1
-        column = offset - self.source.rfind(b"\n", 0, offset)
+        line, column = _line_column(self.line_starts, offset)
         return f"{self.path}:{line}:{column}"
 
     def fail(self, problem: str, offset: int | None = None) -> NoReturn:
