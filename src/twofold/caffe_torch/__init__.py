@@ -1,1 +1,50 @@
-"""A Caffe net as a torch module, with Caffe's exact semantics."""
+"""Caffe nets in torch, with Caffe's numbers.
+
+`CaffeNet` is made from a definition and weights. Layer types are registered by name (`register`); users
+may add their own.
+"""
+
+from ..errors import MissingExtraError
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError:
+    raise MissingExtraError("running Caffe nets", "PyTorch", "torch") from None
+
+# Importing a family registers its layers.
+from . import (
+    activation,
+    convolution,
+    data,
+    detection,
+    elementwise,
+    linear,
+    loss,
+    normalization,
+    pooling,
+    recurrent,
+    shape,
+)
+from .layer import Layer, Setup, Stateless, constant, filler_or
+from .net import CaffeNet, Step
+from .parameters import Learnable
+from .normalization import batch_statistics
+from .recurrent import reset_state
+from .registry import known_types, register, stateless, unregister
+
+__all__ = [
+    "CaffeNet",
+    "Layer",
+    "Learnable",
+    "Setup",
+    "Stateless",
+    "Step",
+    "batch_statistics",
+    "constant",
+    "filler_or",
+    "known_types",
+    "register",
+    "reset_state",
+    "stateless",
+    "unregister",
+]

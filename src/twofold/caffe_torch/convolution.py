@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch.nn.functional as F
+from torch.nn import functional
 from torch import Tensor
 
+from ..conv import ConvGeometry, Size
 from ..errors import ModelError
 from ..formats.caffe.convolution import geometry, window
 from ..formats.caffe.net import LayerSpec
 from .layer import Layer, Operation, Setup, Tops, axis_of
 from .registry import register, stateless
 
-_CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONV: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {
-    1: F.conv_transpose1d,
-    2: F.conv_transpose2d,
-    3: F.conv_transpose3d,
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
 }
 
 
@@ -28,23 +29,26 @@ class _Window(Layer):
     Every bottom gives one top. The axes before `axis` are independent images; `axis` holds the channels.
     """
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         param = setup.spec.fields.message("convolution_param")
         self.channel_axis = param.integer("axis")
-        axes, channels = self._input(setup)
-        if axes not in _CONV:
+        self.axes, channels = self._input(setup)
+        if self.axes not in _CONV:
             raise ModelError(
-                f"layer {setup.spec.name!r} has {axes} spatial axes; PyTorch convolves over one to three"
+                f"layer {setup.spec.name!r} has {self.axes} spatial axes; PyTorch convolves over one to three"
             )
-        self.geometry = geometry(setup.spec, axes, channels) if channels else None
-        self.axes, self.window = axes, window(setup.spec, param, axes)
-        shape = None if self.geometry is None else self._weight_shape()
+        self.window = window(setup.spec, param, self.axes)
+        self.geometry = geometry(setup.spec, self.axes, channels) if channels else None
+        shape = self._weight_shape(self.geometry) if self.geometry else None
         self.add_blob(setup, "weight", shape, param.message("weight_filler"))
-        self.bias: Tensor | None = None
         if param.flag("bias_term"):
-            del self.bias
             self.add_blob(setup, "bias", (param.integer("num_output"),), param.message("bias_filler"))
+        else:
+            self.register_parameter("bias", None)
         self.groups = self.geometry.groups if self.geometry else 1
 
     def _input(self, setup: Setup) -> tuple[int, int]:
@@ -58,10 +62,10 @@ class _Window(Layer):
             return 2, 0
         return len(stored) - 2, self._channels(setup.spec, stored)
 
-    def _channels(self, spec: LayerSpec, weight: tuple[int, ...]) -> int:
+    def _channels(self, spec: LayerSpec, weight: Size) -> int:
         raise NotImplementedError
 
-    def _weight_shape(self) -> tuple[int, ...]:
+    def _weight_shape(self, geometry: ConvGeometry) -> Size:
         raise NotImplementedError
 
     def _convolve(self, images: Tensor) -> Tensor:
@@ -72,7 +76,9 @@ class _Window(Layer):
         tops = []
         for bottom in bottoms:
             axis = axis_of(self.channel_axis, bottom.dim())
-            images = bottom if axis == 1 else bottom.reshape(math.prod(bottom.shape[:axis]), *bottom.shape[axis:])
+            images = (
+                bottom if axis == 1 else bottom.reshape(math.prod(bottom.shape[:axis]), *bottom.shape[axis:])
+            )
             top = self._convolve(images)
             tops.append(top if axis == 1 else top.reshape(*bottom.shape[:axis], *top.shape[1:]))
         return tuple(tops)
@@ -82,18 +88,15 @@ class _Window(Layer):
 class Convolution(_Window):
     """Correlation with zero padding; weight (C_out, C_in / group, *kernel), output size rounded down."""
 
-    weight: Tensor
-
-    def _channels(self, spec: LayerSpec, weight: tuple[int, ...]) -> int:
+    def _channels(self, spec: LayerSpec, weight: Size) -> int:
         depthwise = spec.type in ("DepthwiseConvolution", "ConvolutionDepthwise")
         param = spec.fields.message("convolution_param")
         if depthwise and not param.has("group"):
             return weight[0]
         return weight[1] * param.integer("group")
 
-    def _weight_shape(self) -> tuple[int, ...]:
-        assert self.geometry is not None
-        return self.geometry.weight_shape
+    def _weight_shape(self, geometry: ConvGeometry) -> Size:
+        return geometry.weight_shape
 
     def _convolve(self, images: Tensor) -> Tensor:
         w = self.window
@@ -104,19 +107,17 @@ class Convolution(_Window):
 class Deconvolution(_Window):
     """The gradient of a convolution with respect to its input; weight (C_in, C_out / group, *kernel)."""
 
-    weight: Tensor
-
-    def _channels(self, spec: LayerSpec, weight: tuple[int, ...]) -> int:
+    def _channels(self, spec: LayerSpec, weight: Size) -> int:
         return weight[0]
 
-    def _weight_shape(self) -> tuple[int, ...]:
-        g = self.geometry
-        assert g is not None
-        return (g.c_in, g.c_out // g.groups, *g.kernel)
+    def _weight_shape(self, geometry: ConvGeometry) -> Size:
+        return (geometry.c_in, geometry.c_out // geometry.groups, *geometry.kernel)
 
     def _convolve(self, images: Tensor) -> Tensor:
         w = self.window
-        return _TRANSPOSED[self.axes](images, self.weight, self.bias, w.stride, w.pad, 0, self.groups, w.dilation)
+        return _TRANSPOSED[self.axes](
+            images, self.weight, self.bias, w.stride, w.pad, 0, self.groups, w.dilation
+        )
 
 
 @stateless("Im2col")
@@ -126,15 +127,13 @@ def im2col(spec: LayerSpec) -> Operation:
 
     def gather(images: Tensor) -> Tensor:
         axes = images.dim() - axis_of(param.integer("axis"), images.dim()) - 1
+        lead = images.dim() - axes
         w = window(spec, param, axes)
-        patches = F.pad(images, [p for pad in reversed(w.pad) for p in (pad, pad)])
-        for k, s, d in zip(w.kernel, w.stride, w.dilation, strict=True):
-            # `unfold` moves the window to the last axis and leaves the position in its place.
-            patches = patches.unfold(patches.dim() - axes - _extra(patches, images), d * (k - 1) + 1, s)[..., ::d]
-        return patches
+        patches = functional.pad(images, [p for pad in reversed(w.pad) for p in (pad, pad)])
+        for axis, (k, s, d) in enumerate(zip(w.kernel, w.stride, w.dilation, strict=True)):
+            # `unfold` leaves the window's position in the axis and appends what is in the window.
+            patches = patches.unfold(lead + axis, d * (k - 1) + 1, s)[..., ::d]
+        patches = patches.movedim(tuple(range(-axes, 0)), tuple(range(lead, lead + axes)))
+        return patches.flatten(lead - 1, lead + axes - 1)
 
     return gather
-
-
-def _extra(patches: Tensor, images: Tensor) -> int:
-    return patches.dim() - images.dim()

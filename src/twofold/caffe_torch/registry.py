@@ -37,7 +37,9 @@ def register(*types: str) -> Callable[[BuilderType], BuilderType]:
         for kind in types:
             key = _normalised(kind)
             if key in _BUILDERS:
-                raise ValueError(f"layer type {kind!r} is registered already; unregister it first to replace it")
+                raise ValueError(
+                    f"layer type {kind!r} is registered already; unregister it first to replace it"
+                )
             _BUILDERS[key] = builder
             _SPELLING[key] = kind
         return builder

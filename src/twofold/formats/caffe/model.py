@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from .net import NetDefinition, read_layers, read_net
 from .prototxt import Document, parse
 from .shapes import RULES
 from .weights import NewWeights, WeightsFile, WeightsLayer
+
+if TYPE_CHECKING:
+    from ...caffe_torch import CaffeNet
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,32 @@ class CaffeModel:
     def net(self, phase: str = "TEST") -> NetDefinition:
         """The net as Caffe opens it in a phase."""
         return read_net(self.definition, phase)
+
+    def to_torch(self, phase: str = "TEST", until: str | None = None) -> CaffeNet:
+        """The net as a torch module with its weights; without weights its fillers' values.
+
+        Args:
+            phase: "TEST" or "TRAIN".
+            until: name of the last layer to build; None for all.
+
+        Raises:
+            MissingExtraError: PyTorch is not installed.
+            ModelError: the weights do not fit the definition.
+            FormatError: the weights are damaged.
+        """
+        # Here, since all else about a model works without torch.
+        from ...caffe_torch import CaffeNet  # noqa: PLC0415
+
+        net = self.net(phase)
+        names = {spec.name for spec in net.layers}
+        # The last of several entries counts, at its own place in the file: shared blobs are loaded in turn.
+        entries = {layer.name: layer for layer in reversed(self.weights.layers if self.weights else ())}
+        arrays = {
+            name: [blob.array() for blob in entry.blobs]
+            for name, entry in reversed(entries.items())
+            if name in names and entry.blobs
+        }
+        return CaffeNet(net, arrays, until=until, shapes=self.inputs)
 
     @cached_property
     def _groups(self) -> dict[str, Group]:

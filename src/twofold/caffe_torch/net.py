@@ -1,0 +1,296 @@
+"""A Caffe net as a torch module: the same layers, blobs and numbers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..conv import Size
+from ..errors import InputError, ModelError
+from ..formats.caffe.net import LayerSpec, NetDefinition
+from ..formats.caffe.shapes import walk_shapes
+from .data import Feed
+from .layer import Layer, Setup
+from .layers import LayerMap
+from .parameters import Learnable, Weights, arrays, check_count, learnables, share
+from .registry import build_layer
+from .schedule import live, outputs, schedule
+
+Blobs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One layer that has just run, as `CaffeNet.walk` yields it.
+
+    Attributes:
+        index: position of the layer.
+        spec: its definition.
+        module: what ran.
+        bottoms: its inputs as it got them, whatever it did to blobs in place.
+        tops: its outputs.
+        blobs: all blobs that are alive, the tops among them. What is put here, the following layers read.
+    """
+
+    index: int
+    spec: LayerSpec
+    module: nn.Module
+    bottoms: tuple[Tensor, ...]
+    tops: tuple[Tensor, ...]
+    blobs: MutableMapping[str, Tensor]
+
+
+class CaffeNet(nn.Module):
+    """A net in torch.
+
+    `train()` and `eval()` switch between Caffe's phases TRAIN and TEST; a net starts in its definition's phase.
+    Inputs may have any shape that the layers allow. No layer works in place on a tensor, even where the
+    definition says so, so blobs that were given or kept never change.
+
+    Attributes:
+        definition: what it was built from; `definition.layers[i]` describes layer i.
+        layers: the layers as submodules, by Caffe name or position; hooks go here.
+        inputs: blobs to feed.
+        outputs: blobs that a layer computes and none consumes.
+        unfilled: layers that have parameters but none in the weights; they keep their filler's values.
+    """
+
+    def __init__(
+        self,
+        definition: NetDefinition,
+        weights: Weights | None = None,
+        *,
+        until: str | None = None,
+        shapes: Mapping[str, Size] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Build the net, or its beginning.
+
+        Args:
+            definition: a net for one phase.
+            weights: arrays of each layer, in the order of the file; layers without any are filled.
+            until: name of the last layer to build; None for all.
+            shapes: shapes of inputs that replace what the definition says.
+            seed: of the fillers.
+
+        Raises:
+            ModelError: weights do not fit the definition, or parameters do not fit the inputs.
+        """
+        super().__init__()
+        if until is not None:
+            last = definition.layers.index(definition.layer(until))
+            definition = replace(definition, layers=definition.layers[: last + 1])
+        self.definition = definition
+        built = _build(definition, weights or {}, shapes, seed)
+        self.layers = LayerMap()
+        for layer in built:
+            self.layers.append(layer.spec.name, layer)
+        self.inputs = tuple(top for layer in built if isinstance(layer, Feed) for top in layer.spec.tops)
+        self.outputs = outputs(definition.layers)
+        self.unfilled = tuple(
+            layer.spec.name
+            for layer in built
+            if layer.blob_names and not (weights or {}).get(layer.spec.name)
+        )
+        self._loss_weights = tuple(_loss_weights(layer) for layer in built)
+        self._owners = share(built, weights or {})
+        self.train(definition.phase == "TRAIN")
+
+    # ---- running
+
+    def forward(
+        self, *inputs: Tensor | Blobs, blobs: Collection[str] | None = None, **named: Tensor
+    ) -> dict[str, Tensor]:
+        """Run the net.
+
+        Args:
+            inputs: one mapping from blob name to tensor, or tensors in the order of `self.inputs`.
+            blobs: which blobs to return, as they are after their last change; None for `self.outputs`. Only
+                layers that these depend on run.
+            named: inputs by name.
+
+        Raises:
+            InputError: an input is missing or unknown.
+            ModelError: a layer cannot be run, or its input does not fit.
+        """
+        return self.execute(self._feed(inputs, named), keep=blobs)
+
+    def loss(self, *inputs: Tensor | Blobs, **named: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the net; gives the sum of its losses times their `loss_weight`, and its outputs."""
+        terms, kept = [], {}
+        for step in self.walk(self._feed(inputs, named)):
+            for weight, top in zip(self._loss_weights[step.index], step.tops, strict=False):
+                if weight:
+                    terms.append(weight * top.sum())
+            kept.update({n: t for n, t in zip(step.spec.tops, step.tops, strict=False) if n in self.outputs})
+        if not terms:
+            raise ModelError(f"net {self.definition.name!r} has no loss layer; is it a deploy definition?")
+        return torch.stack(terms).sum(), kept
+
+    def execute(
+        self, env: Blobs, start: int = 0, stop: int | None = None, keep: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Run the layers from position `start` up to `stop`.
+
+        `net.execute(net.execute(env, 0, k), k)` is `net.execute(env)`.
+
+        Args:
+            env: blobs as they are before layer `start`; others that are not needed do not matter.
+            start: position of the first layer.
+            stop: position behind the last layer; None for the end.
+            keep: blobs to return as they are at `stop`; only layers that these depend on run. None for
+                `self.live(stop)`, all that a later `execute` from `stop` may need.
+
+        Returns:
+            The blobs to keep. `env` is not changed, nor are its tensors.
+        """
+        stop = len(self.layers) if stop is None else stop
+        keep = self.live(stop) if keep is None else keep
+        blobs = dict(env)
+        deque(self._walk(blobs, start, stop, keep), maxlen=0)  # runs it and holds on to nothing
+        for name in keep:
+            if name not in blobs:
+                raise self._missing(
+                    name, f"blob {name!r} is wanted behind layer {stop} of {len(self.layers)}"
+                )
+        return {name: blobs[name] for name in keep}
+
+    def walk(
+        self, env: Blobs, start: int = 0, stop: int | None = None, keep: Collection[str] | None = None
+    ) -> Iterator[Step]:
+        """Run like `execute`, and stop behind every layer to be looked at.
+
+        Yields:
+            A `Step` per layer that runs, in order. Layers that are fed do not run.
+        """
+        stop = len(self.layers) if stop is None else stop
+        return self._walk(dict(env), start, stop, self.live(stop) if keep is None else keep)
+
+    def _walk(self, blobs: dict[str, Tensor], start: int, stop: int, keep: Collection[str]) -> Iterator[Step]:
+        for scheduled in schedule(self.definition.layers, start, stop, keep):
+            index = scheduled.index
+            spec, module = self.definition.layers[index], self.layers[index]
+            if isinstance(module, Feed) or (not spec.bottoms and blobs.keys() >= set(spec.tops)):
+                continue
+            for name in spec.bottoms:
+                if name not in blobs:
+                    raise self._missing(name, f"layer {spec.name!r} ({spec.type}) reads blob {name!r}")
+            bottoms = tuple(blobs[name] for name in spec.bottoms)
+            tops = _call(spec, module, bottoms)
+            blobs.update(zip(spec.tops, tops, strict=False))
+            yield Step(index, spec, module, bottoms, tops, blobs)
+            # What is freed must be freed before the next layer needs the memory.
+            del bottoms, tops
+            for name in scheduled.frees:
+                blobs.pop(name, None)
+
+    def live(self, position: int) -> frozenset[str]:
+        """Blobs that exist before layer `position` and are read from there on, or are outputs already."""
+        return live(self.definition.layers, position, self.outputs)
+
+    def layer_index(self, name: str) -> int:
+        """Position of a layer.
+
+        Raises:
+            ModelError: there is none of that name.
+        """
+        return self.layers.index(name)
+
+    def _feed(self, inputs: tuple[Tensor | Blobs, ...], named: Blobs) -> dict[str, Tensor]:
+        env: dict[str, Tensor] = dict(named)
+        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+            env.update(inputs[0])
+        elif len(inputs) > len(self.inputs):
+            raise InputError(f"{len(inputs)} inputs given; the net takes {', '.join(self.inputs) or 'none'}")
+        else:
+            for name, value in zip(self.inputs, inputs, strict=False):
+                assert isinstance(value, Tensor)
+                env[name] = value
+        sources = {top for spec in self.definition.layers if not spec.bottoms for top in spec.tops}
+        for name in env:
+            if name not in sources:
+                raise InputError(f"the net has no input {name!r}; it has {', '.join(self.inputs) or 'none'}")
+        return env
+
+    def _missing(self, name: str, where: str) -> InputError | ModelError:
+        if name in self.inputs:
+            return InputError(
+                f"{where}, an input that was not given; feed it, or ask only for blobs that do not need it"
+            )
+        return ModelError(f"{where}, which is not there; run the layer that computes it, or give it")
+
+    # ---- exchanging layers
+
+    def replace(self, name: str, module: nn.Module) -> nn.Module:
+        """Put another module in the place of layer `name`; gives the old one.
+
+        The module is called with the layer's bottoms and returns its top, or a tuple of them. It must not
+        change its inputs.
+        """
+        old = self.layers[name]
+        self.layers[name] = module.train(self.training)
+        return old
+
+    @contextmanager
+    def swapped(self, modules: Mapping[str, nn.Module]) -> Iterator[CaffeNet]:
+        """Within the context other modules stand in the place of the named layers."""
+        old: dict[str, nn.Module] = {}
+        try:
+            for name, module in modules.items():
+                old[name] = self.replace(name, module)
+            yield self
+        finally:
+            for name, module in old.items():
+                self.layers[name] = module
+
+    # ---- parameters
+
+    def learnables(self) -> list[Learnable]:
+        """All parameter blobs in the order of Caffe's solver, shared ones once."""
+        own = {i: layer for i, layer in enumerate(self.layers) if isinstance(layer, Layer)}
+        return learnables(own, self._owners)
+
+    def arrays(self) -> dict[str, list[NDArray[np.float32]]]:
+        """The parameter blobs of every layer that has any, as a weight file holds them (shared ones as copies)."""
+        return arrays(layer for layer in self.layers if isinstance(layer, Layer))
+
+
+def _build(
+    definition: NetDefinition, weights: Weights, shapes: Mapping[str, Size] | None, seed: int
+) -> list[Layer]:
+    generator = torch.Generator().manual_seed(seed)
+    built = []
+    for spec, (bottoms, _) in zip(definition.layers, walk_shapes(definition, shapes), strict=True):
+        stored = weights.get(spec.name)
+        layer = build_layer(Setup(spec, bottoms, stored or None, generator))
+        check_count(layer, stored)
+        built.append(layer)
+    return built
+
+
+def _call(spec: LayerSpec, module: nn.Module, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Run one layer; an error tells which it was and what it was given."""
+    # `propagate_down: false` stops the gradient of that bottom.
+    stopped = spec.fields.all("propagate_down")
+    given = [b.detach() if i < len(stopped) and not stopped[i] else b for i, b in enumerate(bottoms)]
+    try:
+        tops = module(*given)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        shapes = ", ".join(str(list(bottom.shape)) for bottom in given) or "none"
+        raise ModelError(
+            f"layer {spec.name!r} ({spec.type}) cannot run on inputs of shape {shapes}: {error}"
+        ) from error
+    return (tops,) if isinstance(tops, Tensor) else tuple(tops)
+
+
+def _loss_weights(layer: Layer) -> tuple[float, ...]:
+    return layer.spec.fields.numbers("loss_weight") or (layer.default_loss_weight,)

@@ -1,0 +1,152 @@
+"""BatchNorm, LRN, MVN and SSD's Normalize.
+
+Source: BVLC Caffe 1.0, `batch_norm_layer.cpp`, `lrn_layer.cpp`, `mvn_layer.cpp`; SSD branch, `normalize_layer.cpp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.nn import functional
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..formats.caffe.net import LayerSpec
+from .layer import Layer, Operation, Setup, constant, filler_or
+from .pooling import average
+from .registry import register, stateless
+
+
+@register("BatchNorm")
+class BatchNorm(Layer):
+    """(x - mean) / sqrt(variance + eps) per channel; scale and shift are a Scale layer of their own.
+
+    The blobs hold sums over the past that fade by `moving_average_fraction`: mean * f, variance * f and f
+    itself. With batch statistics S becomes S * fraction + new, and f becomes f * fraction + 1.
+    """
+
+    fixed = True
+    mean: Tensor
+    variance: Tensor
+    factor: Tensor
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        param, bottom = setup.spec.fields.message("batch_norm_param"), setup.bottoms[0]
+        self.eps, self.fraction = param.number("eps"), param.number("moving_average_fraction")
+        #: True or False where the definition says so, None where the phase decides.
+        self.use_stored = param.flag("use_global_stats") if param.has("use_global_stats") else None
+        #: Normalise by the batch's statistics without keeping them; see `batch_statistics`.
+        self.forced = False
+        channels = None if bottom is None else (bottom[1] if len(bottom) > 1 else 1,)
+        for name, shape in (("mean", channels), ("variance", channels), ("factor", (1,))):
+            self.add_blob(setup, name, shape, constant(0))
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Normalise (N, C, ...)."""
+        images = bottoms[0] if bottoms[0].dim() > 1 else bottoms[0].reshape(-1, 1)
+        stored = not self.training if self.use_stored is None else self.use_stored
+        count = images.numel() // images.shape[1]
+        if self.forced and count > 1:
+            result = functional.batch_norm(images, None, None, training=True, eps=self.eps)
+        elif stored or self.forced:
+            result = functional.batch_norm(images, *self.statistics(), eps=self.eps)
+        else:
+            result = self._train(images, count)
+        return result.reshape(bottoms[0].shape)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """The stored mean and variance; zeros where the factor is 0, as in an untrained layer."""
+        scale = torch.where(self.factor == 0, torch.zeros_like(self.factor), 1 / self.factor)
+        return self.mean * scale, self.variance * scale
+
+    def _train(self, images: Tensor, count: int) -> Tensor:
+        # With momentum 1 torch leaves the batch's own mean and unbiased variance, which is what Caffe stores.
+        mean, variance = torch.zeros_like(self.mean), torch.zeros_like(self.variance)
+        if count > 1:
+            result = functional.batch_norm(images, mean, variance, training=True, momentum=1.0, eps=self.eps)
+        else:
+            mean, result = images.detach().flatten(), images - images.detach()
+        with torch.no_grad():
+            for blob, new in ((self.mean, mean), (self.variance, variance), (self.factor, 1.0)):
+                blob.mul_(self.fraction).add_(new)
+        return result
+
+
+@contextmanager
+def batch_statistics(net: nn.Module) -> Iterator[None]:
+    """Within the context every BatchNorm of `net` normalises by the batch's own mean and variance.
+
+    The stored statistics stay as they are, and serve where a batch has a single value per channel. Used with
+    synthetic inputs: what follows a BatchNorm then has the means and variances of real data, whatever the input.
+    """
+    layers = [module for module in net.modules() if isinstance(module, BatchNorm)]
+    before = [layer.forced for layer in layers]
+    for layer in layers:
+        layer.forced = True
+    try:
+        yield
+    finally:
+        for layer, forced in zip(layers, before, strict=True):
+            layer.forced = forced
+
+
+@stateless("LRN")
+def lrn(spec: LayerSpec) -> Operation:
+    """x * (k + alpha / size * sum of squares)^-beta over neighbouring channels, or within each channel.
+
+    Within channels the sum runs over a padded square and k is 1, whatever the definition says.
+    """
+    param = spec.fields.message("lrn_param")
+    size, (alpha, beta, k) = param.integer("local_size"), (param.number(n) for n in ("alpha", "beta", "k"))
+    if size % 2 == 0:
+        raise ModelError(f"layer {spec.name!r}: local_size is {size}; Caffe allows odd sizes only")
+    if param.text("norm_region") == "ACROSS_CHANNELS":
+        return lambda images: functional.local_response_norm(images, size, alpha, beta, k)
+
+    def within(images: Tensor) -> Tensor:
+        pad = (size - 1) // 2
+        mean = average(images.square(), (size, size), (1, 1), (pad, pad), tuple(images.shape[2:]))
+        return images * (1 + alpha * mean).pow(-beta)
+
+    return within
+
+
+@stateless("MVN")
+def mvn(spec: LayerSpec) -> Operation:
+    """Subtract the mean of each channel, or image, and divide by the standard deviation plus eps."""
+    param = spec.fields.message("mvn_param")
+    axis, eps = 1 if param.flag("across_channels") else 2, param.number("eps")
+
+    def normalize(images: Tensor) -> Tensor:
+        axes = tuple(range(axis, images.dim()))
+        centred = images - images.mean(axes, keepdim=True)
+        if not param.flag("normalize_variance"):
+            return centred
+        return centred / (centred.square().mean(axes, keepdim=True).sqrt() + eps)
+
+    return normalize
+
+
+@register("Normalize")
+class Normalize(Layer):
+    """x * scale / sqrt(sum of squares + eps), summed over channels at each pixel, or over the whole image."""
+
+    scale: Tensor
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        param, bottom = setup.spec.fields.message("norm_param"), setup.bottoms[0]
+        self.eps, self.whole = param.number("eps"), param.flag("across_spatial")
+        shape = () if param.flag("channel_shared") else None if bottom is None else (bottom[1],)
+        self.add_blob(setup, "scale", shape, filler_or(param, "scale_filler", 1.0))
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        images = bottoms[0]
+        axes = tuple(range(1, images.dim())) if self.whole else (1,)
+        norm = (images.square().sum(axes, keepdim=True) + self.eps).sqrt()
+        scale = self.scale.reshape(-1, *(1,) * (images.dim() - 2))
+        return images / norm * scale
