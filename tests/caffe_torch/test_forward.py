@@ -59,4 +59,4 @@ def test_same_numbers_as_caffe(case: Path, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_outputs_are_the_blobs_that_nothing_reads(case: Path) -> None:
     _, net, inputs = load(case)
-    assert list(net(inputs)) and set(net(inputs)) == set(net.outputs)
+    assert set(net(inputs)) == set(net.outputs) != set()

@@ -12,7 +12,7 @@ except ImportError:
     raise MissingExtraError("running Caffe nets", "PyTorch", "torch") from None
 
 # Importing a family registers its layers.
-from . import (
+from . import (  # noqa: F401
     activation,
     convolution,
     data,
@@ -27,8 +27,8 @@ from . import (
 )
 from .layer import Layer, Setup, Stateless, constant, filler_or
 from .net import CaffeNet, Step
-from .parameters import Learnable
 from .normalization import batch_statistics
+from .parameters import Learnable
 from .recurrent import reset_state
 from .registry import known_types, register, stateless, unregister
 

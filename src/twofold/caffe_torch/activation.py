@@ -9,8 +9,8 @@ import math
 from functools import partial
 
 import torch
-from torch.nn import functional
 from torch import Tensor
+from torch.nn import functional
 
 from ..formats.caffe.net import LayerSpec
 from .layer import Layer, Operation, Setup, filler_or
@@ -32,7 +32,7 @@ def relu6(spec: LayerSpec) -> Operation:
 
 @stateless("ELU")
 def elu(spec: LayerSpec) -> Operation:
-    """x above 0, alpha * (exp(x) - 1) below."""
+    """Linear above 0, alpha * (exp(x) - 1) below."""
     return partial(functional.elu, alpha=spec.fields.message("elu_param").number("alpha"))
 
 
@@ -44,7 +44,7 @@ def sigmoid(spec: LayerSpec) -> Operation:
 
 @stateless("TanH")
 def tanh(spec: LayerSpec) -> Operation:
-    """tanh(x)."""
+    """The hyperbolic tangent."""
     return torch.tanh
 
 
@@ -62,7 +62,7 @@ def bnll(spec: LayerSpec) -> Operation:
 
 @stateless("Swish")
 def swish(spec: LayerSpec) -> Operation:
-    """x * sigmoid(beta * x)."""
+    """The product x * sigmoid(beta * x)."""
     beta = spec.fields.message("swish_param").number("beta")
     return lambda x: x * torch.sigmoid(beta * x)
 
@@ -99,7 +99,7 @@ def power(spec: LayerSpec) -> Operation:
 
 @stateless("Exp")
 def exp(spec: LayerSpec) -> Operation:
-    """base ^ (shift + scale * x); base -1 is e."""
+    """Powers base^(shift + scale * x); base -1 is e."""
     param = spec.fields.message("exp_param")
     base = param.number("base")
     log_base = 1.0 if base == -1 else math.log(base)

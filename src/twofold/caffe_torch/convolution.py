@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from torch.nn import functional
 from torch import Tensor
+from torch.nn import functional
 
 from ..conv import ConvGeometry, Size
 from ..errors import ModelError

@@ -21,16 +21,23 @@ class Feed(Layer):
     """Tops that the caller gives to the forward pass."""
 
     def forward(self, *bottoms: Tensor) -> Tops:
-        """Run only when a top is missing, which is an error."""
+        """Nothing: the net takes the tops from its caller."""
         raise InputError(
-            f"layer {self.spec.name!r} ({self.spec.type}): feed {', '.join(map(repr, self.spec.tops))} to the forward "
-            "pass, or ask only for blobs that do not depend on it"
+            f"layer {self.spec.name!r} ({self.spec.type}) does not read data; feed "
+            f"{', '.join(map(repr, self.spec.tops))} to the forward pass"
         )
 
 
 @register("DummyData")
 class DummyData(Layer):
     """Filled blobs; other than constant ones are drawn anew in every pass."""
+
+    like: Tensor
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        # Has no value of interest, but the net's dtype and device.
+        self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def forward(self, *bottoms: Tensor) -> Tops:
         """The tops, of the shapes that the definition gives."""
@@ -39,7 +46,7 @@ class DummyData(Layer):
         tops = []
         for i, shape in enumerate(RULES[self.spec.type](self.spec, [])):
             assert shape is not None
-            tops.append(fill(shape, fillers[i if len(fillers) > 1 else 0], generator))
+            tops.append(fill(shape, fillers[i if len(fillers) > 1 else 0], generator).to(self.like))
         return tuple(tops)
 
 

@@ -39,7 +39,8 @@ class PriorBox(Layer):
         )
         if maxima and len(maxima) != len(minima):
             raise ModelError(
-                f"layer {setup.spec.name!r}: {len(maxima)} max_size for {len(minima)} min_size; give one each, or none"
+                f"layer {setup.spec.name!r}: {len(maxima)} max_size for {len(minima)} min_size; give one "
+                "each, or none"
             )
         for i, size in enumerate(minima):
             shapes.append((size, size))
@@ -86,10 +87,7 @@ def _ratios(param: Fields) -> list[float]:
 def _per_axis(param: Fields, name: str) -> tuple[float, ...] | None:
     """(height, width) of `img` or `step`, given as one number or two; None where it is not given, or 0."""
     square = {"img": "img_size", "step": "step"}[name]
-    values = tuple(
-        float(param.get(one if param.has(one) else square))  # type: ignore[arg-type]
-        for one in (f"{name}_h", f"{name}_w")
-    )
+    values = tuple(param.number(one if param.has(one) else square) for one in (f"{name}_h", f"{name}_w"))
     return values if all(values) else None
 
 
@@ -147,13 +145,13 @@ def _overlaps(box: Boxes, area: Boxes, others: Boxes, areas: Boxes) -> Boxes:
 
 @register("DetectionOutput")
 class DetectionOutput(Layer):
-    """Rows (image, class, score, xmin, ymin, xmax, ymax) of what SSD finds, by image, class and falling score.
+    """What SSD finds: rows (image, class, score, xmin, ymin, xmax, ymax) by image, class and falling score.
 
     Where nothing is found in any image, one row of -1 with the image's number for each.
     """
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        """Offsets (N, boxes * 4), scores (N, boxes * classes), priors (1, 2, boxes * 4) to (1, 1, rows, 7)."""
+        """Offsets (N, boxes * 4), scores (N, boxes * classes), priors (1, 2, boxes * 4) to (1, 1, n, 7)."""
         param = self.spec.fields.message("detection_output_param")
         offsets, scores, priors = (bottom.detach().cpu().numpy() for bottom in bottoms[:3])
         images, classes = len(offsets), param.integer("num_classes")

@@ -1,6 +1,6 @@
 """Layers that combine blobs value by value: Eltwise, Scale, Bias, Axpy.
 
-Source: BVLC Caffe 1.0, `eltwise_layer.cpp`, `scale_layer.cpp`, `bias_layer.cpp`; SENet's fork, `axpy_layer.cpp`.
+Source: BVLC Caffe 1.0, `eltwise_layer.cpp`, `scale_layer.cpp`, `bias_layer.cpp`; Axpy from SENet's fork.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def eltwise(spec: LayerSpec) -> Operation:
     operation, coefficients = param.text("operation"), param.numbers("coeff") or (1.0,) * len(spec.bottoms)
     if len(coefficients) != len(spec.bottoms):
         raise ModelError(
-            f"layer {spec.name!r}: {len(coefficients)} coefficients for {len(spec.bottoms)} bottoms; give one each"
+            f"layer {spec.name!r}: {len(coefficients)} coefficients for {len(spec.bottoms)} bottoms; "
+            "give one each"
         )
 
     def combine(*bottoms: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def eltwise(spec: LayerSpec) -> Operation:
 
 @stateless("Axpy")
 def axpy(spec: LayerSpec) -> Operation:
-    """a * x + y with one factor per image and channel: (N, C, 1, 1), (N, C, H, W), (N, C, H, W)."""
+    """Sums a * x + y with one factor per image and channel: (N, C, 1, 1), (N, C, H, W), (N, C, H, W)."""
     return lambda a, x, y: a.reshape(*x.shape[:2], *(1,) * (x.dim() - 2)) * x + y
 
 

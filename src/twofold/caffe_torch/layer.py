@@ -66,7 +66,7 @@ class Setup:
         wanted = found if shape is None else shape
         if wanted is None:
             raise ShapeUnknownError(
-                f"layer {self.spec.name!r} ({self.spec.type}): the shape of its blob {index} follows from its "
+                f"layer {self.spec.name!r} ({self.spec.type}): the shape of blob {index} follows from its "
                 "input, whose shape the net does not declare; give the shapes of the net's inputs, or weights"
             )
         if found is None:
@@ -133,9 +133,9 @@ class Layer(nn.Module):
         mine, theirs = self.blobs[index], owner.blobs[owner_index]
         if mine.shape != theirs.shape:
             raise ModelError(
-                f"layer {self.spec.name!r}: its blob {index} of shape {list(mine.shape)} shares the parameter "
-                f"{self.param(index).text('name')!r} with layer {owner.spec.name!r}, where it has shape "
-                f"{list(theirs.shape)}; shared parameters need one shape"
+                f"layer {self.spec.name!r}: its blob {index} of shape {list(mine.shape)} shares the "
+                f"parameter {self.param(index).text('name')!r} with layer {owner.spec.name!r}, where it has "
+                f"shape {list(theirs.shape)}; shared parameters need one shape"
             )
         setattr(self, self.blob_names[index], theirs)
 
@@ -155,7 +155,7 @@ class Layer(nn.Module):
 
 
 class Stateless(Layer):
-    """A layer without parameters whose behaviour does not depend on the phase: an operation made from its spec."""
+    """A layer without parameters that does the same in both phases: an operation made from its spec."""
 
     def __init__(self, setup: Setup, make: Callable[[LayerSpec], Operation]) -> None:
         super().__init__(setup)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.nn import functional
 from torch import Tensor
+from torch.nn import functional
 
 from .layer import Layer, Setup, axis_of
 from .registry import register

@@ -1,15 +1,15 @@
 """Losses and Accuracy.
 
-Each loss gives one number that is differentiable with respect to its scores; a second top, where the definition
-asks for one, is for looking at only. Weights (`loss_weight`) are applied by the net, not here.
+Each loss gives one number that is differentiable with respect to its scores; a second top, where the
+definition asks for one, is for looking at only. Weights (`loss_weight`) are applied by the net, not here.
 Source: BVLC Caffe 1.0, the layers' `.cpp` files and `loss_layer.cpp`.
 """
 
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import ModelError
 from ..formats.caffe.fields import Fields
@@ -28,7 +28,7 @@ class Loss(Layer):
 
 
 def normalization(param: Fields, default: str) -> str:
-    """FULL, VALID, BATCH_SIZE or NONE. The older `normalize` counts only where `normalization` is not given."""
+    """FULL, VALID, BATCH_SIZE or NONE; the older `normalize` counts only where `normalization` is missing."""
     if param.has("normalization"):
         return param.text("normalization")
     if param.has("normalize"):
@@ -62,7 +62,7 @@ def _valid(param: Fields, labels: Tensor) -> Tensor:
 
 
 def _clamped_log(log: Tensor, smallest: float) -> Tensor:
-    """Logarithms of probabilities not below `smallest`, with the gradient that they have without the limit."""
+    """Logarithms of probabilities not below `smallest`, with the gradient they have without the limit."""
     return log + (log.clamp(min=torch.tensor(smallest).log().item()) - log).detach()
 
 
@@ -92,8 +92,8 @@ class InfogainLoss(Loss):
         """Scores (N, C, ...), labels (N, ...) and H (1, 1, C, C) to a number."""
         if len(bottoms) < 3:
             raise ModelError(
-                f"layer {self.spec.name!r}: its matrix is in a file of its own, which is not read; feed it as a "
-                "third bottom"
+                f"layer {self.spec.name!r}: its matrix is in a file of its own, which is not read; feed it "
+                "as a third bottom"
             )
         param = self.spec.fields.message("loss_param")
         axis = axis_of(self.spec.fields.message("infogain_loss_param").integer("axis"), bottoms[0].dim())
@@ -122,7 +122,10 @@ class MultinomialLogisticLoss(Loss):
 
 @register("SigmoidCrossEntropyLoss")
 class SigmoidCrossEntropyLoss(Loss):
-    """Cross entropy of sigmoid(x) with targets in [0, 1], summed; divided by the batch size unless told otherwise."""
+    """Cross entropy of sigmoid(x) with targets in [0, 1], summed over everything.
+
+    Divided by the batch size unless the definition says otherwise.
+    """
 
     def forward(self, *bottoms: Tensor) -> Tops:
         """Scores and targets of one shape (N, ...) to a number."""
@@ -159,7 +162,7 @@ class EuclideanLoss(Loss):
 
 @register("ContrastiveLoss")
 class ContrastiveLoss(Loss):
-    """Squared distance of similar pairs; of others how much the distance lacks to the margin, squared; over 2 N."""
+    """Squared distance of similar pairs, squared lack of distance to the margin of others; over 2 N."""
 
     def forward(self, *bottoms: Tensor) -> Tops:
         """Features (N, D) twice and similarity (N,) to a number."""
@@ -180,7 +183,7 @@ class ContrastiveLoss(Loss):
 
 @register("Accuracy")
 class Accuracy(Layer):
-    """Share of places whose label is among the `top_k` scores (ties count against it); second top: per class."""
+    """Share of places whose label is among the `top_k` scores, ties counting as wrong; then per class."""
 
     def forward(self, *bottoms: Tensor) -> Tops:
         """Scores (N, C, ...) and labels (N, ...) to a number, and (C,)."""

@@ -17,7 +17,7 @@ from ..errors import InputError, ModelError
 from ..formats.caffe.net import LayerSpec, NetDefinition
 from ..formats.caffe.shapes import walk_shapes
 from .data import Feed
-from .layer import Layer, Setup
+from .layer import Layer, Setup, Unavailable
 from .layers import LayerMap
 from .parameters import Learnable, Weights, arrays, check_count, learnables, share
 from .registry import build_layer
@@ -50,9 +50,9 @@ class Step:
 class CaffeNet(nn.Module):
     """A net in torch.
 
-    `train()` and `eval()` switch between Caffe's phases TRAIN and TEST; a net starts in its definition's phase.
-    Inputs may have any shape that the layers allow. No layer works in place on a tensor, even where the
-    definition says so, so blobs that were given or kept never change.
+    `train()` and `eval()` switch between Caffe's phases TRAIN and TEST; a net starts in its definition's
+    phase. Inputs may have any shape that the layers allow. No layer works in place on a tensor, even where
+    the definition says so, so blobs that were given or kept never change.
 
     Attributes:
         definition: what it was built from; `definition.layers[i]` describes layer i.
@@ -92,7 +92,7 @@ class CaffeNet(nn.Module):
         self.layers = LayerMap()
         for layer in built:
             self.layers.append(layer.spec.name, layer)
-        self.inputs = tuple(top for layer in built if isinstance(layer, Feed) for top in layer.spec.tops)
+        self.inputs = tuple(top for layer in built if _is_fed(layer) for top in layer.spec.tops)
         self.outputs = outputs(definition.layers)
         self.unfilled = tuple(
             layer.spec.name
@@ -177,7 +177,7 @@ class CaffeNet(nn.Module):
         for scheduled in schedule(self.definition.layers, start, stop, keep):
             index = scheduled.index
             spec, module = self.definition.layers[index], self.layers[index]
-            if isinstance(module, Feed) or (not spec.bottoms and blobs.keys() >= set(spec.tops)):
+            if _is_fed(module) or (not spec.bottoms and blobs.keys() >= set(spec.tops)):
                 continue
             for name in spec.bottoms:
                 if name not in blobs:
@@ -258,7 +258,7 @@ class CaffeNet(nn.Module):
         return learnables(own, self._owners)
 
     def arrays(self) -> dict[str, list[NDArray[np.float32]]]:
-        """The parameter blobs of every layer that has any, as a weight file holds them (shared ones as copies)."""
+        """The parameter blobs of every layer that has any, as a weight file holds them."""
         return arrays(layer for layer in self.layers if isinstance(layer, Layer))
 
 
@@ -273,6 +273,11 @@ def _build(
         check_count(layer, stored)
         built.append(layer)
     return built
+
+
+def _is_fed(layer: nn.Module) -> bool:
+    """Whether the caller gives a layer's tops: so it is with data layers, those of unknown type too."""
+    return isinstance(layer, Feed) or (isinstance(layer, Unavailable) and not layer.spec.bottoms)
 
 
 def _call(spec: LayerSpec, module: nn.Module, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -1,6 +1,6 @@
 """BatchNorm, LRN, MVN and SSD's Normalize.
 
-Source: BVLC Caffe 1.0, `batch_norm_layer.cpp`, `lrn_layer.cpp`, `mvn_layer.cpp`; SSD branch, `normalize_layer.cpp`.
+Source: BVLC Caffe 1.0, `batch_norm_layer.cpp`, `lrn_layer.cpp`, `mvn_layer.cpp`; Normalize: SSD branch.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.nn import functional
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..errors import ModelError
 from ..formats.caffe.net import LayerSpec
@@ -80,7 +80,8 @@ def batch_statistics(net: nn.Module) -> Iterator[None]:
     """Within the context every BatchNorm of `net` normalises by the batch's own mean and variance.
 
     The stored statistics stay as they are, and serve where a batch has a single value per channel. Used with
-    synthetic inputs: what follows a BatchNorm then has the means and variances of real data, whatever the input.
+    synthetic inputs: what follows a BatchNorm then has the means and variances of real data, whatever the
+    input.
     """
     layers = [module for module in net.modules() if isinstance(module, BatchNorm)]
     before = [layer.forced for layer in layers]
@@ -95,7 +96,7 @@ def batch_statistics(net: nn.Module) -> Iterator[None]:
 
 @stateless("LRN")
 def lrn(spec: LayerSpec) -> Operation:
-    """x * (k + alpha / size * sum of squares)^-beta over neighbouring channels, or within each channel.
+    """Divide x by (k + alpha / size * sum of squares)^beta over neighbouring channels, or within each.
 
     Within channels the sum runs over a padded square and k is 1, whatever the definition says.
     """
@@ -118,14 +119,14 @@ def lrn(spec: LayerSpec) -> Operation:
 def mvn(spec: LayerSpec) -> Operation:
     """Subtract the mean of each channel, or image, and divide by the standard deviation plus eps."""
     param = spec.fields.message("mvn_param")
-    axis, eps = 1 if param.flag("across_channels") else 2, param.number("eps")
+    lead, eps = 1 if param.flag("across_channels") else 2, param.number("eps")
 
     def normalize(images: Tensor) -> Tensor:
-        axes = tuple(range(axis, images.dim()))
-        centred = images - images.mean(axes, keepdim=True)
-        if not param.flag("normalize_variance"):
-            return centred
-        return centred / (centred.square().mean(axes, keepdim=True).sqrt() + eps)
+        rows = images.reshape(*images.shape[:lead], -1)
+        rows = rows - rows.mean(-1, keepdim=True)
+        if param.flag("normalize_variance"):
+            rows = rows / (rows.square().mean(-1, keepdim=True).sqrt() + eps)
+        return rows.reshape(images.shape)
 
     return normalize
 

@@ -78,8 +78,8 @@ def _multiplier(layers: Mapping[int, Layer], users: Sequence[Place], name: str) 
 def share(layers: Sequence[Layer], weights: Weights) -> dict[Place, Place]:
     """Join blobs that have one `param` name; gives sharer -> owner.
 
-    Every layer has its own copy in a weight file. Caffe loads one after the other into the same memory, so the
-    copy that comes last in the file is the one that counts.
+    Every layer has its own copy in a weight file. Caffe loads one after the other into the same memory, so
+    the copy that comes last in the file is the one that counts.
     """
     rank = {name: i for i, name in enumerate(weights)}
     groups: dict[str, list[Place]] = {}
@@ -101,7 +101,10 @@ def share(layers: Sequence[Layer], weights: Weights) -> dict[Place, Place]:
 
 
 def arrays(layers: Iterable[Layer]) -> dict[str, list[NDArray[np.float32]]]:
-    """The parameter blobs of every layer that has any, as a weight file holds them (shared ones as copies)."""
+    """The parameter blobs of every layer that has any, as a weight file holds them.
+
+    Shared ones appear under each of their layers.
+    """
     return {
         layer.spec.name: [blob.detach().cpu().float().numpy().copy() for blob in layer.blobs]
         for layer in layers
@@ -113,6 +116,7 @@ def check_count(layer: Layer, stored: Sequence[NDArray[np.generic]] | None) -> N
     """Raise ModelError where the weights hold more or fewer blobs than the layer has."""
     if stored and layer.blob_names and len(stored) != len(layer.blob_names):
         raise ModelError(
-            f"layer {layer.spec.name!r} ({layer.spec.type}): the weights hold {len(stored)} blobs, the definition "
-            f"needs {len(layer.blob_names)} ({', '.join(layer.blob_names)}); they belong to different nets"
+            f"layer {layer.spec.name!r} ({layer.spec.type}): the weights hold {len(stored)} blobs, the "
+            f"definition needs {len(layer.blob_names)} ({', '.join(layer.blob_names)}); they belong to "
+            "different nets"
         )

@@ -1,8 +1,8 @@
 """Pooling and SPP with Caffe's window rules.
 
-The output size is rounded up, so windows may reach beyond the image, and without padding the last one may even
-lie outside altogether: its maximum is -FLT_MAX, its average NaN. Torch's own pooling gives the same numbers
-wherever it arrives at the same output size; the other cases are padded here by hand.
+The output size is rounded up, so windows may reach beyond the image, and without padding the last one may
+even lie outside altogether: its maximum is -FLT_MAX, its average NaN. Torch's own pooling gives the same
+numbers wherever it arrives at the same output size; the other cases are padded here by hand.
 Source: BVLC Caffe 1.0, `pooling_layer.cpp` and `.cu`, `spp_layer.cpp`.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.nn import functional
 from torch import Tensor
+from torch.nn import functional
 
 from ..conv import Size
 from ..formats.caffe.fields import Fields
@@ -21,6 +21,7 @@ from .registry import register
 
 #: Caffe's start value of a maximum, also in float64.
 _LOWEST = torch.finfo(torch.float32).min
+_SMALLEST = torch.finfo(torch.float32).tiny
 _AXES = ("h", "w")
 
 
@@ -38,15 +39,17 @@ class Pooling(Layer):
     def forward(self, *bottoms: Tensor) -> Tops:
         """Pool (N, C, H, W) to (N, C, out_h, out_w)."""
         image = bottoms[0]
-        kernel = tuple(image.shape[2:]) if self.whole else self.kernel
+        kernel, stride, pad = self.kernel, self.stride, self.pad
+        if self.whole:
+            kernel, stride, pad = tuple(image.shape[2:]), (1, 1), (0, 0)
         out = self.top_shapes(image)[0][2:]
         if self.method == "STOCHASTIC":
-            return _stochastic(image, kernel, self.stride, out, self.training)
+            return _stochastic(image, kernel, stride, out, self.training)
         if self.method == "AVE":
-            return average(image, kernel, self.stride, self.pad, out)
+            return average(image, kernel, stride, pad, out)
         if len(self.spec.tops) > 1:
-            return maximum_and_index(image, kernel, self.stride, self.pad, out)
-        return maximum(image, kernel, self.stride, self.pad, out)
+            return maximum_and_index(image, kernel, stride, pad, out)
+        return maximum(image, kernel, stride, pad, out)
 
 
 def maximum(image: Tensor, kernel: Size, stride: Size, pad: Size, out: Size) -> Tensor:
@@ -86,7 +89,8 @@ def _stochastic(image: Tensor, kernel: Size, stride: Size, out: Size, training: 
     padded = _padded(image, kernel, stride, (0, 0), out, 0.0)
     windows = padded.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1]).flatten(4)
     if not training:
-        return (windows * windows).sum(-1) / windows.sum(-1)
+        # Caffe starts the sum with FLT_MIN, so that a window of zeros gives 0.
+        return windows.square().sum(-1) / (windows.sum(-1) + _SMALLEST)
     drawn = torch.rand(windows.shape[:-1], device=image.device, dtype=image.dtype) * windows.sum(-1)
     place = (windows.cumsum(-1) < drawn[..., None]).sum(-1).clamp(max=windows.shape[-1] - 1)
     return windows.gather(-1, place[..., None])[..., 0]
@@ -126,7 +130,7 @@ class SpatialPyramid(Layer):
     """Pools to 1x1, 2x2, 4x4, ... bins, and joins all bins of all levels to one vector per image."""
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C * bins)."""
+        """(N, C, H, W) to (N, C * bins); a single level stays (N, C, 1, 1), as in Caffe."""
         image, param = bottoms[0], self.spec.fields.message("spp_param")
         pool = {"MAX": maximum, "AVE": average}[param.text("pool")]
         levels = []
@@ -135,5 +139,5 @@ class SpatialPyramid(Layer):
             kernel = tuple(math.ceil(n / bins) for n in image.shape[2:])
             # Bins that do not divide the image evenly overhang on both sides alike.
             pad = tuple((k * bins - n + 1) // 2 for k, n in zip(kernel, image.shape[2:], strict=True))
-            levels.append(pool(image, kernel, kernel, pad, (bins, bins)).flatten(1))
-        return torch.cat(levels, 1)
+            levels.append(pool(image, kernel, kernel, pad, (bins, bins)))
+        return levels[0] if len(levels) == 1 else torch.cat([level.flatten(1) for level in levels], 1)

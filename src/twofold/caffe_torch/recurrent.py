@@ -1,7 +1,7 @@
 """LSTM, RNN and LSTMUnit.
 
-Sequences are (T, N, ...), `cont` (T, N) is 0 where a sequence begins. The state after the last step serves the
-next forward pass, as in Caffe; `reset_state` forgets it.
+Sequences are (T, N, ...), `cont` (T, N) is 0 where a sequence begins. The state after the last step serves
+the next forward pass, as in Caffe; `reset_state` forgets it.
 Source: BVLC Caffe 1.0, `recurrent_layer.cpp`, `lstm_layer.cpp`, `lstm_unit_layer.cpp`, `rnn_layer.cpp`.
 """
 
@@ -11,8 +11,8 @@ import math
 from typing import ClassVar
 
 import torch
-from torch.nn import functional
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..formats.caffe.net import LayerSpec
 from .layer import Layer, Operation, Setup, Tops
@@ -33,7 +33,11 @@ def lstm_unit_layer(spec: LayerSpec) -> Operation:
 
 
 class _Recurrent(Layer):
-    """What LSTM and RNN have in common: bottoms x, cont, (x_static), (first states); tops out, (last states)."""
+    """What LSTM and RNN have in common.
+
+    Bottoms: x, cont, x_static if there is one, the first states with `expose_hidden`. Tops: the output, the
+    last states with `expose_hidden`.
+    """
 
     states: ClassVar[int]
 
@@ -121,7 +125,10 @@ class LSTM(_Recurrent):
 
 @register("RNN")
 class RNN(_Recurrent):
-    """h = tanh(W_xh x + b_h + W_hh h), o = tanh(W_ho h + b_o); blobs W_xh, b_h, (W_static), W_hh, W_ho, b_o."""
+    """Steps h = tanh(W_xh x + b_h + W_hh h), o = tanh(W_ho h + b_o).
+
+    Blobs W_xh (D, I), b_h (D), (W_static), W_hh (D, D), W_ho (D, D), b_o (D).
+    """
 
     states = 1
     input_weight: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -48,7 +49,7 @@ def register(*types: str) -> Callable[[BuilderType], BuilderType]:
 
 
 def stateless(*types: str) -> Callable[[Maker], Maker]:
-    """Register layer types without parameters by a function from the layer's spec to a function of its bottoms."""
+    """Register layer types without parameters by a function from a layer's spec to one of its bottoms."""
 
     def decorate(make: Maker) -> Maker:
         register(*types)(partial(Stateless, make=make))
@@ -73,9 +74,11 @@ def build_layer(setup: Setup) -> Layer:
 
     A layer that nobody runs (behind the last convolution, say) must not keep a net from being built.
     """
-    builder = _BUILDERS.get(_normalised(setup.spec.type))
+    key = _normalised(setup.spec.type)
+    builder = _BUILDERS.get(key)
     if builder is None:
         return Unavailable(setup, _unknown(setup.spec))
+    setup = replace(setup, spec=replace(setup.spec, type=_SPELLING[key]))
     try:
         return builder(setup)
     except ShapeUnknownError as error:

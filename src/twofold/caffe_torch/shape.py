@@ -102,7 +102,7 @@ def crop(spec: LayerSpec) -> Operation:
 
 @stateless("Reduction")
 def reduction(spec: LayerSpec) -> Operation:
-    """SUM, ASUM (of absolute values), SUMSQ (of squares) or MEAN over the axes from `axis` on, times coeff."""
+    """SUM, ASUM (of absolute values), SUMSQ (of squares) or MEAN over the axes from `axis` on, by coeff."""
     param = spec.fields.message("reduction_param")
     prepare, mean = {
         "SUM": (None, False),
@@ -182,6 +182,7 @@ def upsample(spec: LayerSpec) -> Operation:
     scale = spec.fields.message("upsample_param").integer("scale")
     if len(spec.bottoms) > 1:
         raise ModelError(
-            f"layer {spec.name!r}: Upsample with a mask (SegNet) is not supported; register your own 'Upsample'"
+            f"layer {spec.name!r}: Upsample with a mask (SegNet) cannot be run; register an 'Upsample' of "
+            "your own"
         )
     return lambda x: x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)

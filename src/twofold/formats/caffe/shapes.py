@@ -249,8 +249,10 @@ def _pooling_pair(layer: LayerSpec, param: Fields, name: str, pair: tuple[str, s
 
 @rule("SPP")
 def _spp(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
-    bins = sum(4**level for level in range(layer.fields.message("spp_param").integer("pyramid_height")))
-    return [(bottoms[0][0], bottoms[0][1] * bins)]
+    height = layer.fields.message("spp_param").integer("pyramid_height")
+    if height == 1:
+        return [(*bottoms[0][:2], 1, 1)]  # Caffe flattens only what it joins
+    return [(bottoms[0][0], bottoms[0][1] * sum(4**level for level in range(height)))]
 
 
 @rule("InnerProduct")
