@@ -9,7 +9,7 @@ from tests.lowrank.cases import GEOMETRIES, make_layer
 from twofold.conv import ConvGeometry, ConvLayer
 from twofold.lowrank import SCHEMES, FitOptions, energy_error
 from twofold.lowrank.spectra import block_shares, left_basis, tail_shares
-from twofold.lowrank.subspace import leading_basis, orthonormal, spectral_quantile
+from twofold.lowrank.subspace import filtered, leading_basis, orthonormal, signed_sums, spectral_quantile
 from twofold.lowrank.unfold import Split, first_weight, fold, second_weight, transposed, unfold, unfold_chunks
 
 SPLITS = (Split((0,), (1,)), Split((1,), (0,)), Split((), (0, 1)), Split((0, 1), ()))
@@ -125,18 +125,31 @@ def test_block_method_on_random_weights_and_a_low_rank():
     )
 
 
-def test_orthonormal_and_quantile():
+def test_orthonormal_quantile_and_filter():
     rng = np.random.default_rng(0)
-    X = (rng.standard_normal((300, 40)) * np.logspace(0, 5, 40)).astype(np.float32)
+    X = (rng.standard_normal((300, 40)) * np.logspace(0, 4, 40)).astype(np.float32)
     Q = orthonormal(X)
-    np.testing.assert_allclose(Q.T @ Q, np.eye(40), atol=1e-5)
-    np.testing.assert_allclose(Q @ (Q.T @ X), X, atol=1e-3 * np.abs(X).max())
+    np.testing.assert_allclose(Q.T @ Q, np.eye(40), atol=1e-2)
+    projected = Q @ np.linalg.solve(Q.T @ Q, Q.T @ X)
+    np.testing.assert_allclose(projected, X, atol=1e-3 * np.abs(X).max())
     A = rng.standard_normal((400, 400)).astype(np.float32)
-    values = np.linalg.eigvalsh(A @ A.T)[::-1]
-    top, cut = spectral_quantile(A @ A.T, 0.25, rng)
+    G = A @ A.T
+    values = np.linalg.eigvalsh(G)[::-1]
+    top, cut = spectral_quantile(G, 0.25, rng)
     assert cut == pytest.approx(values[100], rel=0.1)
     assert top == pytest.approx(values[0], rel=0.1)
-    assert leading_basis(np.zeros((50, 50), np.float32), 5) is None
+    start = signed_sums(400, 90, rng)
+    assert (np.abs(start).sum(axis=1) == 1).all()
+    assert set(np.abs(start).sum(axis=0)) <= {4, 5}
+    for block in (start, X[:40].repeat(10, axis=0)):
+        expected = np.polynomial.chebyshev.Chebyshev.basis(5)
+        eigenvalues, V = np.linalg.eigh(G.astype(np.float64))
+        exact = (V * expected(eigenvalues / (cut / 2) - 1)) @ (V.T @ block)
+        np.testing.assert_allclose(filtered(G, block, cut / 2, 5), exact, atol=1e-4 * np.abs(exact).max())
+    assert (
+        leading_basis(lambda: iter([np.zeros((50, 50), np.float32)]), np.zeros((50, 50), np.float32), 5, True)
+        is None
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 20), (20, 5), (7, 7)])

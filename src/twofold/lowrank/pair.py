@@ -16,7 +16,7 @@ from twofold.lowrank.refine import refined_pair
 from twofold.lowrank.regression import Regression, first_factor, regress
 from twofold.lowrank.spectra import eigen_descending, tail_shares
 from twofold.lowrank.subspace import principal_basis
-from twofold.lowrank.unfold import Split, transposed, unfold_chunks
+from twofold.lowrank.unfold import Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,23 +66,20 @@ class _Single:
 
 @dataclass(frozen=True, eq=False)
 class Projected(_Single):
-    """The unfolding projected on an orthonormal basis of its rows (V = P_r, H = P_r^T M) or columns.
+    """The unfolding M projected on an orthonormal basis P of its rows (V = P_r, H = P_r^T M) or columns.
 
     Attributes:
-        basis: (rows or columns, max_rank), orthonormal, by falling energy.
-        left: whether it is a basis of the rows' space.
+        basis: P, (rows or columns, max_rank), orthonormal, by falling energy.
+        inside: P^T M, or P^T M^T for a basis of the columns: (max_rank, columns or rows).
+        left: whether P is a basis of the rows' space.
     """
 
     basis: Array
+    inside: Array
     left: bool
 
     def _matrices(self, rank: int) -> tuple[Array, Array]:
-        P = self.basis[:, :rank]
-        arguments = checked_weight(self.layer), self.layer.geometry, self.split
-        if not self.left:
-            arguments = transposed(*arguments)
-        inside = [P.T @ block.astype(P.dtype, copy=False) for _, block in unfold_chunks(*arguments)]
-        other = np.concatenate(inside, axis=1)
+        P, other = self.basis[:, :rank], self.inside[:rank]
         return (P, other) if self.left else (other.T, P.T)
 
 
@@ -92,8 +89,9 @@ def project(
     """Fit a pair to the weights: the truncated SVD of the unfolding, best in the Frobenius norm."""
     found = principal_basis(checked_weight(layer), layer.geometry, split, rank, options)
     shares = _cut(found.energies, found.rest, rank)
-    vectors = np.ascontiguousarray(found.vectors[:, :rank])
-    return Projected(scheme, variant, layer, split, shares, 0.0, None, vectors, found.left)
+    return Projected(
+        scheme, variant, layer, split, shares, 0.0, None, found.vectors, found.inside, found.left
+    )
 
 
 def _cut(energies: Array, rest: float, rank: int) -> Array:
@@ -128,8 +126,9 @@ def channel_fit(
         values, inner = eigen_descending(R @ C.apply(R.T))
         basis = Q @ inner
     shares = _cut(np.maximum(values, 0.0), 0.0, rank)
+    ridge, mean = options.ridge, statistics.mean
     basis = np.ascontiguousarray(basis[:, :rank])
-    return Projected(scheme, variant, layer, split, shares, options.ridge, statistics.mean, basis, False)
+    return Projected(scheme, variant, layer, split, shares, ridge, mean, basis, basis.T @ W, False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ Whatever the basis, the energies are those of `spectra`: measured, hence true fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -30,11 +30,16 @@ from twofold.lowrank.options import FitOptions
 from twofold.lowrank.spectra import eigen_descending, left_basis
 from twofold.lowrank.unfold import Split, transposed, unfold, unfold_chunks
 
+Blocks = Callable[[], Iterator[Array]]  # a matrix by blocks of columns, as often as needed
+
+_KEPT = 1 << 26  # values of an unfolding that are kept instead of cut again: 256 MB
 _BLOCK_SHARE = 0.3  # of the side: with more ranks than this the exact way is as fast
-_OVERSAMPLING = 1.2
-_DEGREE = 6
+_OVERSAMPLING = 1.25
+_DEGREE = 5
+_CAUTION = 0.88  # the filter's interval ends below the cut, where it separates best
 _ROUNDS = 6
-_TOLERANCE = 4e-4  # of the energy that is lost anyway
+_SAMPLE = 8
+_TOLERANCE = 4.5e-4  # of the energy that is lost anyway
 _GROWTH = 3e5  # between orthonormalizations; float32 carries 1e7
 _STEEPEST = 1e-5  # of the largest eigenvalue: below, float32 rounding of the Gram matrix drowns directions
 _WIDE_SIDE = 8192  # largest side whose float64 eigenproblem fits a few GB
@@ -42,16 +47,18 @@ _WIDE_SIDE = 8192  # largest side whose float64 eigenproblem fits a few GB
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """Orthonormal directions of one side of an unfolding, by falling energy.
+    """Orthonormal directions of one side of an unfolding M, by falling energy.
 
     Attributes:
-        vectors: (rows, k), or (columns, k) where `left` is false.
-        left: whether it is the side of the rows.
-        energies: (k,), squared norm of the unfolding along each, in some unit.
-        rest: squared norm outside all of them, in the same unit.
+        vectors: P, (rows, k); or (columns, k) where `left` is false.
+        inside: P^T M, (k, columns); or P^T M^T, (k, rows).
+        left: whether P is of the side of the rows.
+        energies: squared norm of M along each direction, of these k and possibly of more.
+        rest: squared norm outside all of those.
     """
 
     vectors: Array
+    inside: Array
     left: bool
     energies: Array
     rest: float
@@ -66,32 +73,40 @@ def principal_basis(
         weight, geometry, split = transposed(weight, geometry, split)
     side = split.rows(geometry)
     if side <= options.exact_side or weight.dtype == np.float64:
-        return exact_basis(unfold(weight, geometry, split), left)
-    largest = float(np.abs(weight).max())
+        return exact_basis(unfold(weight, geometry, split), rank, left)
+    largest = max(float(weight.max()), -float(weight.min()))
     # Squares must not leave float32's range; a plain layer is not touched.
     scale = np.float32(1.0 if 1e-6 < largest < 1e6 or largest == 0 else 1 / largest)
 
-    def blocks() -> Iterator[Array]:
+    def unfolded() -> Iterator[Array]:
         for _, block in unfold_chunks(weight, geometry, split):
             yield block if scale == 1 and block.dtype == np.float32 else block.astype(np.float32) * scale
 
+    kept = list(unfolded()) if weight.size <= _KEPT else None
+
+    def blocks() -> Iterator[Array]:
+        return iter(kept) if kept is not None else unfolded()
+
     G = gram(blocks, side)
-    P = None
+    found = None
     if side > options.block_side and rank <= _BLOCK_SHARE * side:
-        P = leading_basis(G, rank)
-        if P is None and side <= _WIDE_SIDE:
-            return exact_basis(unfold(weight, geometry, split), left)
-    return measured(blocks, eigen_descending(G)[1] if P is None else P, left)
+        found = leading_basis(blocks, G, rank, left)
+        if found is None and side <= _WIDE_SIDE:
+            return exact_basis(unfold(weight, geometry, split), rank, left)
+    found = found or complete_basis(blocks, eigen_descending(G)[1], rank, left)
+    return found if scale == 1 else replace(found, inside=found.inside / scale)
 
 
-def exact_basis(A: Array, left: bool) -> Basis:
-    """Return all principal directions of the rows of A (m, n), m <= n, in float64."""
+def exact_basis(A: Array, rank: int, left: bool) -> Basis:
+    """Return the principal directions of the rows of A (m, n), m <= n, in float64."""
     A = A.astype(np.float64)
     P = left_basis(A, len(A))
-    return Basis(P, left, np.sum((P.T @ A) ** 2, axis=1), 0.0)
+    inside = P.T @ A
+    energies = np.einsum("ij,ij->i", inside, inside)
+    return Basis(np.ascontiguousarray(P[:, :rank]), inside[:rank].copy(), left, energies, 0.0)
 
 
-def gram(blocks: Callable[[], Iterator[Array]], side: int) -> Array:
+def gram(blocks: Blocks, side: int) -> Array:
     """Return A A^T (side, side) in float32, A given by blocks of columns."""
     G = np.zeros((side, side), dtype=np.float32, order="F")
     for block in blocks():
@@ -104,29 +119,28 @@ def gram(blocks: Callable[[], Iterator[Array]], side: int) -> Array:
     return G
 
 
-def measured(blocks: Callable[[], Iterator[Array]], P: Array, left: bool) -> Basis:
-    """Measure a basis: energy along each of its columns, and outside of it (0 for a complete one)."""
-    complete = P.shape[0] == P.shape[1]
-    energies, rest = np.zeros(P.shape[1]), 0.0
+def complete_basis(blocks: Blocks, P: Array, rank: int, left: bool) -> Basis:
+    """Measure a complete orthonormal basis P (side, side)."""
+    energies, parts = np.zeros(len(P)), []
     for block in blocks():
         inside = P.T @ block
         energies += np.einsum("ij,ij->i", inside, inside, dtype=np.float64)
-        if not complete:
-            outside = block - P @ inside
-            rest += float(np.vdot(outside, outside))
-    return Basis(P, left, energies, rest)
+        parts.append(inside[:rank].copy())
+    return Basis(np.ascontiguousarray(P[:, :rank]), np.concatenate(parts, axis=1), left, energies, 0.0)
 
 
-def leading_basis(G: Array, rank: int, seed: int = 0) -> Array | None:
-    """Return an approximate leading eigenbasis (n, rank) of a positive semidefinite G (n, n), float32.
+def leading_basis(blocks: Blocks, G: Array, rank: int, left: bool, seed: int = 0) -> Basis | None:
+    """Find approximate leading directions of the rows of A, given by blocks of columns.
 
     Rounds of filter, orthonormalization and Rayleigh-Ritz, until the energy that is estimated to be missing
     is a small share of what the rank must lose. From the second round on the interval ends at the smallest
     Ritz value, which never exceeds the eigenvalue it stands for (Cauchy), so that nothing wanted is damped.
 
     Args:
-        G: the matrix.
-        rank: how many directions, by falling eigenvalue.
+        blocks: of A.
+        G: A A^T (n, n), float32.
+        rank: how many directions, by falling energy.
+        left: see `Basis`.
         seed: of the random block.
 
     Returns:
@@ -134,68 +148,116 @@ def leading_basis(G: Array, rank: int, seed: int = 0) -> Array | None:
     """
     n = len(G)
     rng = np.random.default_rng(seed)
-    X: Array = rng.standard_normal((n, min(n, int(rank * _OVERSAMPLING) + 8)), dtype=np.float32)
-    trace = float(np.trace(G, dtype=np.float64))
-    top, cut = spectral_quantile(G, X.shape[1] / n, rng)
+    width = min(n, int(rank * _OVERSAMPLING) + 8)
+    top, cut = spectral_quantile(G, width / n, rng)
+    X, found = signed_sums(n, width, rng), None
     for _ in range(_ROUNDS):
         if cut <= _STEEPEST * top:
             return None
+        cut *= _CAUTION
         growth = float(np.arccosh(max(2 * top / cut - 1, 1 + 1e-6)))
         passes = -(-_DEGREE // int(np.clip(np.log(_GROWTH) / growth, 1, _DEGREE)))
         for _ in range(passes):
             X = orthonormal(filtered(G, X, cut / 2, -(-_DEGREE // passes)))
-        image = G @ X
-        values, Z = eigen_descending(X.T @ image)
-        X, image = X @ Z, image @ Z
-        lost = trace - float(values[:rank].sum())
-        if _missing(X, image, values, rank, trace) <= _TOLERANCE * lost:
+        found, values, missing = ritz(blocks, X, rank, cut, left)
+        if missing <= _TOLERANCE * found.rest:
             break
         top, cut = float(values[0]), float(values[-1])
-    return X[:, :rank]
+    return found
 
 
-def _missing(X: Array, image: Array, values: Array, rank: int, trace: float) -> float:
-    """Estimate the energy that the leading Ritz vectors miss.
+def ritz(blocks: Blocks, X: Array, rank: int, floor: float, left: bool) -> tuple[Basis, Array, float]:
+    """Rotate a block to the directions that carry most of A, and estimate what the leading ones miss.
 
-    To first order an eigenvalue exceeds its Ritz value by |residual|^2 / (distance to where the residual
-    lies), and the filter leaves all of the unwanted spectrum alike in the residual: its mean stands for where
-    that is.
+    To first order an eigenvalue of A A^T exceeds its Ritz value by |residual|^2 / (distance to where the
+    residual lies), with the residual (A - P P^T A) (P^T A)^T. It lies among the unwanted, so that the
+    distance to where these begin makes the estimate a cautious one. Every eighth direction is looked at.
+
+    Args:
+        blocks: of A.
+        X: (n, width), orthonormal but for what float32 left.
+        rank: how many directions are kept.
+        floor: where the unwanted eigenvalues begin.
+        left: see `Basis`.
+
+    Returns:
+        The basis, all Ritz values by falling value, and the energy that is missing.
     """
-    residual = image[:, :rank] - X[:, :rank] * values[:rank]
-    outside = max(trace - float(values.sum()), 0.0) / max(len(X) - len(values), 1)
-    distance = np.maximum(values[:rank] - outside, np.finfo(np.float32).eps * values[0])
-    return float(np.sum(np.einsum("ij,ij->j", residual, residual) / distance))
+    T = np.concatenate([X.T @ block for block in blocks()], axis=1)
+    R = scipy.linalg.cholesky((X.T @ X).astype(np.float64), overwrite_a=True, check_finite=False)
+    inverse = scipy.linalg.solve_triangular(R, np.eye(len(R)), check_finite=False).astype(np.float32)
+    values, Z = eigen_descending(inverse.T @ (T @ T.T) @ inverse)
+    Z = inverse @ Z[:, :rank]
+    P, inside = X @ Z, Z.T @ T
+    del T
+    rest, start, sample = 0.0, 0, slice(rank - 1, None, -_SAMPLE)
+    residual = np.zeros((len(P), len(range(rank)[sample])), dtype=np.float32)
+    for block in blocks():
+        stop = start + block.shape[1]
+        outside = block - P @ inside[:, start:stop]
+        rest += float(np.sum(np.einsum("ij,ij->i", outside, outside), dtype=np.float64))
+        residual += outside @ inside[sample, start:stop].T
+        start = stop
+    distance = np.maximum(values[:rank][sample] - floor, np.finfo(np.float32).eps * values[0])
+    missing = _SAMPLE * float(np.sum(np.einsum("ij,ij->j", residual, residual) / distance))
+    energies = np.einsum("ij,ij->i", inside, inside, dtype=np.float64)
+    return Basis(P, inside, left, energies, rest), values, missing
+
+
+def signed_sums(n: int, width: int, rng: np.random.Generator) -> Array:
+    """Return a random block (n, width) with one entry, 1 or -1, in every row, spread evenly over the columns.
+
+    As good a start as a Gaussian one (a count sketch: Clarkson and Woodruff, arXiv 1207.6365), and G times it
+    is a few signed sums of columns instead of a product of matrices.
+    """
+    X = np.zeros((n, width), dtype=np.float32)
+    columns = np.concatenate([rng.permutation(width) for _ in range(-(-n // width))])[:n]
+    X[np.arange(n), columns] = rng.choice(np.array([-1, 1], dtype=np.float32), n)
+    return X
+
+
+def _image(G: Array, X: Array) -> Array:
+    """Return G X, by sums of columns of the symmetric G where every row of X has a single entry."""
+    columns = np.flatnonzero(X[0])
+    if len(columns) != 1 or np.count_nonzero(X) != len(X):
+        return G @ X
+    rows, columns = np.nonzero(X)
+    order = np.argsort(columns, kind="stable")
+    starts = np.searchsorted(columns[order], np.arange(X.shape[1]))
+    signs = X[rows[order], columns[order]]
+    result = np.empty_like(X)
+    for start in range(0, len(G), 512):
+        tile = G[start : start + 512][:, rows[order]] * signs
+        result[start : start + 512] = np.add.reduceat(tile, starts, axis=1)
+    return result
 
 
 def filtered(G: Array, X: Array, half: float, degree: int) -> Array:
-    """Return T_degree(G / half - 1) X by the three-term recurrence."""
+    """Return T_degree(G / half - 1) X by the three-term recurrence, each step one matrix product in place."""
     c = np.float32(half)
-    previous, current = X, (G @ X) / c - X
+    previous, current = np.ascontiguousarray(X), _image(G, X) / c - X
     for _ in range(degree - 1):
-        following = G @ current
-        following /= c
-        following -= current
-        following *= 2
-        following -= previous
-        previous, current = current, following
+        # Transposed, since BLAS counts by columns: 2 (G / c - 1) current - previous, G symmetric.
+        previous = blas.sgemm(2 / c, current.T, G, beta=-1.0, c=previous.T, overwrite_c=1).T
+        blas.saxpy(current.ravel(), previous.ravel(), a=-2.0)
+        previous, current = current, previous
     return current
 
 
 def orthonormal(X: Array) -> Array:
-    """Return an orthonormal basis of the columns of X by two rounds of Cholesky QR, the first in float64.
+    """Return a basis of the columns of X by Cholesky QR, orthonormal up to what float32 leaves of it.
 
-    The condition of a filtered block (up to `_GROWTH` times a small factor) squared is within float64; what
-    float32 then leaves of orthogonality the second round repairs (Yamamoto et al., 2015).
+    The squared condition of a filtered block (`_GROWTH` times a small factor) is within float64. The basis is
+    then orthonormal to about float32's eps times that condition, well conditioned, and `ritz` accounts for
+    the rest (the second round of Yamamoto et al., 2015).
     """
-    for precise in (True, False):
-        S = np.zeros((X.shape[1],) * 2)
-        for start in range(0, len(X), 2048):
-            rows = X[start : start + 2048]
-            rows = rows.astype(np.float64) if precise else rows
-            S += rows.T @ rows
-        R = scipy.linalg.cholesky(S, overwrite_a=True, check_finite=False).astype(np.float32)
-        X = scipy.linalg.solve_triangular(R, X.T, trans="T", check_finite=False).T
-    return X
+    S = np.zeros((X.shape[1],) * 2)
+    for start in range(0, len(X), 2048):
+        rows = X[start : start + 2048].astype(np.float64)
+        S += rows.T @ rows
+    R = scipy.linalg.cholesky(S, overwrite_a=True, check_finite=False).astype(np.float32)
+    solved: Array = scipy.linalg.solve_triangular(R, X.T, trans="T", check_finite=False).T
+    return solved
 
 
 def spectral_quantile(G: Array, share: float, rng: np.random.Generator) -> tuple[float, float]:
@@ -204,7 +266,7 @@ def spectral_quantile(G: Array, share: float, rng: np.random.Generator) -> tuple
     Stochastic Lanczos quadrature: the Ritz values of a random vector, weighted by the squared first
     components of their vectors, are a Gauss quadrature of the spectral density.
     """
-    steps, vectors = min(14, len(G)), 8
+    steps, vectors = min(10, len(G)), 8
     tiny = np.finfo(np.float32).tiny
     v = rng.standard_normal((len(G), vectors), dtype=np.float32)
     v /= np.linalg.norm(v, axis=0)
