@@ -206,6 +206,26 @@ def test_second_pass_equals_the_full_covariance(name, geometry):
         np.testing.assert_allclose(*biases, atol=1e-2)
 
 
+def test_second_pass_adds_the_same_ridge():
+    geometry = GEOMETRIES[0]
+    layer, options = make_layer(geometry), FitOptions(ridge=1e-2)
+    positions = StatisticsOptions(positions=10**6)
+
+    def second_pass(layer: ConvLayer, pair: Factors) -> FactorStatistics:
+        accumulator = FactorAccumulator(layer, pair, positions)
+        for x in batches(geometry):
+            accumulator.update(x)
+        return accumulator.result()
+
+    strips = gathered(geometry, StatisticsOptions(memory=0, positions=10**6))
+    one = SCHEMES["spatial"].factorize(layer, "hw", gathered(geometry), max_ranks=(12,), options=options)
+    two = SCHEMES["spatial"].factorize(
+        layer, "hw", strips, max_ranks=(12,), options=options, second_pass=second_pass
+    )
+    assert one.ridge == two.ridge == 1e-2
+    np.testing.assert_allclose(two.energy_errors(), one.energy_errors(), rtol=1e-4)
+
+
 def test_without_a_covariance_what_is_impossible_is_said():
     geometry = GEOMETRIES[0]
     strips = gathered(geometry, StatisticsOptions(memory=0, positions=10**6))

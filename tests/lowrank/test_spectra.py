@@ -172,3 +172,12 @@ def test_shares_are_sums_over_what_is_cut():
         assert shares[r1, r2] == pytest.approx(outside / (table.sum() + 0.5))
     assert not tail_shares(np.zeros(3)).any()
     assert not block_shares(np.zeros((2, 3))).any()
+
+
+@pytest.mark.parametrize("rank", [1, 3, 40, 90])
+def test_fewer_directions_than_asked_for(rank):
+    layer = layer_with_spectrum(np.where(np.arange(360) < rank, 1.0, 0.0), 120)
+    options = FitOptions(exact_side=0, block_side=100)
+    fitted = SCHEMES["spatial"].factorize(layer, "hw", max_ranks=(100,), options=options)
+    assert fitted.energy_error((100,)) < 1e-10
+    assert energy_error(layer, fitted.factors((100,))) < 1e-10

@@ -90,7 +90,10 @@ def principal_basis(
     G = gram(blocks, side)
     found = None
     if side > options.block_side and rank <= _BLOCK_SHARE * side:
-        found = leading_basis(blocks, G, rank, left)
+        try:
+            found = leading_basis(blocks, G, rank, left)
+        except scipy.linalg.LinAlgError:  # the block lost rank: too few directions carry anything
+            found = None
         if found is None and side <= _WIDE_SIDE:
             return exact_basis(unfold(weight, geometry, split), rank, left)
     found = found or complete_basis(blocks, eigen_descending(G)[1], rank, left)
