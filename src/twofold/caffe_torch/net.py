@@ -152,15 +152,14 @@ class CaffeNet(nn.Module):
             The blobs to keep. `env` is not changed, nor are its tensors.
         """
         stop = len(self.layers) if stop is None else stop
-        keep = self.live(stop) if keep is None else keep
+        wanted = self.live(stop) if keep is None else keep
         blobs = dict(env)
-        deque(self._walk(blobs, start, stop, keep), maxlen=0)  # runs it and holds on to nothing
-        for name in keep:
+        deque(self._walk(blobs, start, stop, wanted), maxlen=0)  # runs it and holds on to nothing
+        for name in keep or ():
             if name not in blobs:
-                raise self._missing(
-                    name, f"blob {name!r} is wanted behind layer {stop} of {len(self.layers)}"
-                )
-        return {name: blobs[name] for name in keep}
+                where = f"blob {name!r} is wanted behind layer {stop} of {len(self.layers)}"
+                raise self._missing(name, where)
+        return {name: blobs[name] for name in wanted if name in blobs}
 
     def walk(
         self, env: Blobs, start: int = 0, stop: int | None = None, keep: Collection[str] | None = None
@@ -192,8 +191,8 @@ class CaffeNet(nn.Module):
                 blobs.pop(name, None)
 
     def live(self, position: int) -> frozenset[str]:
-        """Blobs that exist before layer `position` and are read from there on, or are outputs already."""
-        return live(self.definition.layers, position, self.outputs)
+        """Blobs that are there before layer `position` and read from there on, or outputs already."""
+        return live(self.definition.layers, position, self.outputs, frozenset(self.inputs))
 
     def layer_index(self, name: str) -> int:
         """Position of a layer.

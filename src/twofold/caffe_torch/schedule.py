@@ -50,11 +50,20 @@ def schedule(layers: Sequence[LayerSpec], start: int, stop: int, keep: Iterable[
     return chosen[::-1]
 
 
-def live(layers: Sequence[LayerSpec], position: int, outputs: Iterable[str]) -> frozenset[str]:
-    """Blobs at `position` that later layers read, or that are outputs already."""
+def live(
+    layers: Sequence[LayerSpec], position: int, outputs: Iterable[str], inputs: frozenset[str]
+) -> frozenset[str]:
+    """Blobs at `position` that later layers read, or that are outputs already.
+
+    Args:
+        layers: all layers of the net.
+        position: where.
+        outputs: blobs that are wanted in the end.
+        inputs: tops that no layer computes; they are there from the beginning.
+    """
     needed = set(outputs)
     for layer in reversed(layers[position:]):
-        needed.difference_update(layer.tops)
+        needed.difference_update(top for top in layer.tops if layer.bottoms or top not in inputs)
         needed.update(layer.bottoms)
     return frozenset(needed)
 
