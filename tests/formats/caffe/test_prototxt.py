@@ -175,7 +175,7 @@ def test_the_tree_knows_where_everything_stands():
     assert [document.text(message.span) for message in param.messages] == [b"{}", b"<name: 'w'>"]
     assert param.listed
     assert document.line_column(bottom.span[0]) == (3, 3)
-    assert [document.text(span) for span in comments(source, (0, len(source)))] == [b"# why\r"]
+    assert [document.text(span) for span in comments(source, (0, len(source)))] == [b"# why"]
 
 
 def test_strings_that_are_not_utf8_give_their_bytes_back():

@@ -6,10 +6,10 @@ and engines carry over without being understood. What is changed:
 
 - the window (kernel, pad, stride, dilation) where the factor's differs, in the shortest form Caffe takes;
 - `num_output` on all but the last; `bias_term: false` on those, and `bias_term: true` where the last gains
-  a bias;
+  a bias; `group` where the factor's differs;
 - training entries (`param`, or V1's `blobs_lr`, `weight_decay`, `param`, `blob_share_mode`): the weight's go
-  to every factor, the bias's to the last. A parameter's shared name gets the factor's number, so that layers
-  that shared their weight share its factors;
+  to every factor, the bias's to the last. A weight's shared name gets the factor's number, so that layers
+  that shared their weight share its factors, and nothing else;
 - `bias_filler` and `loss_weight` stay on the last alone, `propagate_down` on the first alone, comments on
   the last.
 """
@@ -17,16 +17,20 @@ and engines carry over without being understood. What is changed:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...conv import ConvGeometry
-from .prototxt import Document, Field, Message, Scalar, apply_edits, comments
+from .prototxt import Document, Field, Message, Scalar, after_space, apply_edits, comments, parse
 
 Edit = tuple[int, int, bytes]
 
-#: Fields of V1 layers that hold one value per parameter blob.
+#: Fields that hold one value per parameter blob; all but `param` are V1's.
 _PER_BLOB = ("blobs_lr", "weight_decay", "blob_share_mode", "param")
+#: More convolutions than any scheme puts in the place of one.
+MAX_FACTORS = 4
+
+_NEWLINE = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class NewLayerText:
 
 def refusal(layer: Message) -> str | None:
     """Why a layer's text cannot be split, in words for users; None where it can."""
+    if layer.all("layer"):
+        return "is a V0 layer; upgrade the file to today's format first"
     for name, one in (("bottom", "input"), ("top", "output")):
         count = sum(len(field.values) for field in layer.all(name))
         if count != 1:
@@ -58,8 +64,10 @@ def refusal(layer: Message) -> str | None:
         return "holds its weights in the text; move them to the caffemodel"
     if not layer.all("name"):
         return "has no name, by which its weights would be found"
-    if layer.all("layer"):
-        return "is a V0 layer; upgrade the file to today's format first"
+    bottom, top = (layer.all(name)[0].scalars[0].value for name in ("bottom", "top"))
+    if bottom == top:
+        # Caffe takes a blob that is made anew under a name already in use for a mistake.
+        return "overwrites its input; give its output a name of its own"
     return None
 
 
@@ -71,23 +79,23 @@ def replace_layer(document: Document, layer: Message, new_layers: Sequence[NewLa
         layer: a convolution's message, not refused.
         new_layers: first to last.
     """
-    span = _unit(document, layer)
-    copies = [_copy(document, layer, span, new_layers, i) for i in range(len(new_layers))]
-    return (*span, _separator(document, layer, span).join(copies))
-
-
-def _unit(document: Document, layer: Message) -> tuple[int, int]:
-    """What is repeated for every new layer: the whole field, or one element of a list."""
-    field = _owner(document, layer)
-    return layer.span if field.listed else field.span
-
-
-def _owner(document: Document, layer: Message) -> Field:
-    return next(field for field in document.root.fields if any(value is layer for value in field.values))
+    owner = next(field for field in document.root.fields if any(value is layer for value in field.values))
+    # What is repeated for every new layer is the whole field, or one element of a list.
+    span = layer.span if owner.listed else owner.span
+    head = f"{owner.name}: ".encode() if owner.listed else b""
+    text, shared = document.text(span), _factor_names(document)
+    copies = []
+    for index, new in enumerate(new_layers):
+        last = index == len(new_layers) - 1
+        copy = parse(head + (text if last else _without_comments(text)), document.path)
+        edits = _edits(copy, copy.root.fields[0].messages[0], new, index, last, shared)
+        copies.append(apply_edits(copy.source, edits)[len(head) :])
+    return (*span, _separator(document, span, owner.listed).join(copies))
 
 
 def _newline(source: bytes) -> bytes:
-    match = re.search(rb"\r\n|\n|\r", source)
+    """How the text's lines end. A carriage return alone counts only where nothing else ends a line."""
+    match = re.search(rb"\r?\n", source) or re.search(rb"\r", source)
     return match.group() if match else b"\n"
 
 
@@ -98,33 +106,50 @@ def _indent(document: Document, offset: int) -> bytes | None:
     return before if not before.strip(b" \t") else None
 
 
-def _separator(document: Document, layer: Message, span: tuple[int, int]) -> bytes:
-    comma = b"," if _owner(document, layer).listed else b""
+def _separator(document: Document, span: tuple[int, int], listed: bool) -> bytes:
+    comma = b"," if listed else b""
     indent = _indent(document, span[0])
-    if indent is None or not re.search(rb"[\r\n]", document.source):
+    if indent is None or not _NEWLINE.search(document.source):
         return comma + b" "
     return comma + _newline(document.source) + indent
 
 
-def _copy(
-    document: Document, layer: Message, span: tuple[int, int], new_layers: Sequence[NewLayerText], index: int
-) -> bytes:
-    new, last = new_layers[index], index == len(new_layers) - 1
+def _without_comments(text: bytes) -> bytes:
+    """Remove all comments, and lines that hold nothing else."""
+    edits: list[Edit] = []
+    for start, end in comments(text, (0, len(text))):
+        line = len(text[:start].rstrip(b" \t"))
+        newline = _NEWLINE.match(text, end)
+        alone = line == 0 or text[line - 1 : line] in (b"\n", b"\r")
+        edits.append((line, newline.end() if alone and newline else end, b""))
+    return apply_edits(text, edits)
+
+
+def _edits(
+    copy: Document, layer: Message, new: NewLayerText, index: int, last: bool, shared: Mapping[str, list[str]]
+) -> list[Edit]:
+    """What turns a copy of the original into one of the new layers."""
     edits: list[Edit] = [
         _renamed(layer.all("name")[0], new.name),
         _renamed(layer.all("bottom")[0], new.bottom),
         _renamed(layer.all("top")[0], new.top),
     ]
-    edits += _train_edits(document, layer, index, last)
-    for field in layer.all("convolution_param"):
-        edits += _param_edits(document, field.messages[0], new, last)
+    edits += _train_edits(copy, layer, index, new.bias, shared)
+    edits += _param_edits(copy, layer.all("convolution_param")[0].messages[0], new, last)
     if not last:
-        edits += [_removal(document, field) for field in layer.all("loss_weight")]
-        edits += _without_comments(document, span, edits)
+        edits += [_removal(copy, field) for field in layer.all("loss_weight")]
     if index:
-        edits += [_removal(document, field) for field in layer.all("propagate_down")]
-    shifted = [(start - span[0], end - span[0], text) for start, end, text in edits]
-    return apply_edits(document.text(span), shifted)
+        edits += [_removal(copy, field) for field in layer.all("propagate_down")]
+    return [_keeping_comments(copy, edit) for edit in edits]
+
+
+def _keeping_comments(document: Document, edit: Edit) -> Edit:
+    """The edit with the comments that it would remove after its new text."""
+    start, end, text = edit
+    kept = (
+        document.text(span) + _newline(document.source) for span in comments(document.source, (start, end))
+    )
+    return (start, end, text + b"".join(b" " + comment for comment in kept))
 
 
 def quote(text: str, like: bytes = b'"') -> bytes:
@@ -142,137 +167,139 @@ def _renamed(field: Field, text: str) -> Edit:
 def _removal(document: Document, field: Field) -> Edit:
     """Remove a field with its separator, and with its whole line where nothing else is on it."""
     source, (start, end) = document.source, field.span
-    separator = re.compile(rb"[ \t]*[;,]").match(source, end)
-    end = separator.end() if separator else end
+    following = after_space(source, end)
+    if source[following : following + 1] in (b";", b","):
+        end = following + 1
     indent = _indent(document, start)
-    rest = re.compile(rb"[ \t]*(\r\n|\n|\r)").match(source, end)
+    rest = re.compile(rb"[ \t]*(?:\r\n|\n|\r)").match(source, end)
     if indent is not None and rest:
         return (start - len(indent), rest.end(), b"")
     gap = re.compile(rb"[ \t]+").match(source, end)
     return (start, gap.end() if gap else end, b"")
 
 
-def _without_comments(document: Document, span: tuple[int, int], edits: Sequence[Edit]) -> list[Edit]:
-    """Remove all comments, but for those in text that another edit removes."""
-    removals = []
-    for start, end in comments(document.source, span):
-        if any(first <= start < stop for first, stop, _ in edits):
-            continue
-        indent = _indent(document, start)
-        rest = re.compile(rb"\r\n|\n|\r").match(document.source, end)
-        if indent is not None and rest:
-            removals.append((start - len(indent), rest.end(), b""))
-        else:
-            begin = len(document.source[:start].rstrip(b" \t"))
-            begin = max([begin, *(stop for first, stop, _ in edits if first <= begin < stop)])
-            removals.append((begin, end, b""))
-    return removals
-
-
 # Training entries
 
 
-def _train_edits(document: Document, layer: Message, index: int, last: bool) -> list[Edit]:
+def _train_edits(
+    document: Document, layer: Message, index: int, bias: bool, shared: Mapping[str, list[str]]
+) -> list[Edit]:
     edits: list[Edit] = []
     for name in _PER_BLOB:
         position = 0
         for field in layer.all(name):
-            kept = [value for i, value in enumerate(field.values) if position + i == 0 or last]
-            names = [_shared_name(value) for value in field.values if position == 0]
+            has_weight = position == 0 and len(field.values) > 0
+            kept = field.values if bias else field.values[: int(has_weight)]
             position += len(field.values)
             if not kept:
                 edits.append(_removal(document, field))
                 continue
             if len(kept) < len(field.values):
-                text = b", ".join(document.text(value.span) for value in kept)
-                head = document.text((field.span[0], field.values[0].span[0]))
-                tail = document.text((field.values[-1].span[1], field.span[1]))
-                edits.append((*field.span, head + _with_name(text, kept[0], index) + tail))
-            elif names and names[0] is not None:
-                scalar = names[0]
-                edits.append((*scalar.span, quote(f"{scalar.value}_{index}", scalar.raw)))
+                edits.append((kept[-1].span[1], field.values[-1].span[1], b""))
+            named = _shared_name(kept[0]) if has_weight else None
+            if named is not None:
+                edits.append((*named.span, quote(shared[str(named.value)][index], named.raw)))
     return edits
 
 
 def _shared_name(value: Scalar | Message) -> Scalar | None:
     """The literal that names a parameter for sharing, if there is one that is not empty."""
     if isinstance(value, Scalar):
-        return (
-            value if isinstance(value.value, str) and value.raw[:1] in (b'"', b"'") and value.value else None
-        )
-    named = [field.scalars[0] for field in value.all("name") if field.scalars]
+        named = [value] if isinstance(value.value, str) and value.raw[:1] in (b"'", b'"') else []
+    else:
+        named = [field.scalars[0] for field in value.all("name") if field.scalars]
     return named[0] if named and named[0].value else None
 
 
-def _with_name(text: bytes, value: Scalar | Message, index: int) -> bytes:
-    scalar = _shared_name(value)
-    if scalar is None:
-        return text
-    start = scalar.span[0] - value.span[0]
-    end = scalar.span[1] - value.span[0]
-    return text[:start] + quote(f"{scalar.value}_{index}", scalar.raw) + text[end:]
+def _factor_names(document: Document) -> dict[str, list[str]]:
+    """For every name of a shared parameter: what its factors are called, so that no two names meet."""
+    entries = (
+        value
+        for field in document.root.fields
+        if field.name in ("layer", "layers")
+        for layer in field.messages
+        for entry in layer.all("param")
+        for value in entry.values
+    )
+    names = {str(named.value): None for named in map(_shared_name, entries) if named is not None}
+    taken = set(names)
+    return {name: [free_name(f"{name}_{i}", taken) for i in range(MAX_FACTORS)] for name in names}
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """`wanted`, or with the first number after it that makes it new; adds it to `taken`."""
+    free, number = wanted, 0
+    while free in taken:
+        number += 1
+        free = f"{wanted}_{number}"
+    taken.add(free)
+    return free
 
 
 # Convolution parameters
 
 
 def _param_edits(document: Document, param: Message, new: NewLayerText, last: bool) -> list[Edit]:
-    edits: list[Edit] = []
     output = param.all("num_output")[0]
-    wanted = (
-        [] if param.to_fields().flag("bias_term") == new.bias else ["bias_term: " + str(new.bias).lower()]
-    )
-    bias_term = param.all("bias_term")
-    if wanted and bias_term:
-        edits.append((*bias_term[0].span, wanted[0].encode()))
-        wanted = []
-    if not last or wanted:
-        number = output.scalars[0].raw if last else b"%d" % new.geometry.c_out
-        head = document.text((output.span[0], output.scalars[0].span[0]))
-        edits.append(
-            (*output.span, _joined(document, param, [head + number, *(text.encode() for text in wanted)]))
-        )
-    if not new.bias:
+    had_bias = param.to_fields().flag("bias_term")
+    edits, added = [], []
+    if had_bias != new.bias:
+        text = _assigned(document, output, "bias_term", str(new.bias).lower())
+        given = param.all("bias_term")
+        edits += [(*field.span, text) for field in given]
+        added += [] if given else [text]
+    if not new.bias and (had_bias or not last):
         edits += [_removal(document, field) for field in param.all("bias_filler")]
     for names, default, sizes in _window(new.geometry):
-        edits += _window_edits(document, param, names, default, sizes)
+        written = [field for field in param.fields if field.name in names]
+        if _given(param, names, default, len(sizes)) == sizes:
+            continue
+        texts = [_assigned(document, (written or [output])[0], *pair) for pair in _spelled(names, sizes)]
+        if written:
+            edits.append((*written[0].span, _joined(document, param, texts)))
+            edits += [_removal(document, field) for field in written[1:]]
+        else:
+            added += texts
+    if added or param.to_fields().integer("num_output") != new.geometry.c_out:
+        text = _assigned(document, output, "num_output", str(new.geometry.c_out))
+        edits.append((*output.span, _joined(document, param, [text, *added])))
     return edits
 
 
-def _window(geometry: ConvGeometry) -> list[tuple[tuple[str, ...], int | None, tuple[int, ...]]]:
+def _window(geometry: ConvGeometry) -> list[tuple[tuple[str, ...], int, tuple[int, ...]]]:
     """Field names (one for all axes, then those for height and width), Caffe's default, and the sizes."""
     return [
-        (("kernel_size", "kernel_h", "kernel_w"), None, geometry.kernel),
+        (("kernel_size", "kernel_h", "kernel_w"), 0, geometry.kernel),
         (("pad", "pad_h", "pad_w"), 0, tuple(before for before, _ in geometry.pad)),
         (("stride", "stride_h", "stride_w"), 1, geometry.stride),
         (("dilation",), 1, geometry.dilation),
+        (("group",), 1, (geometry.groups,)),
     ]
 
 
-def _window_edits(
-    document: Document, param: Message, names: tuple[str, ...], default: int | None, sizes: tuple[int, ...]
-) -> list[Edit]:
-    written = [field for field in param.fields if field.name in names]
-    if not written or _given(param, names, default, len(sizes)) == sizes:
-        # What is not written has the default, which every factor of such a layer has along every axis.
-        return []
-    if len(set(sizes)) == 1:
-        texts = [f"{names[0]}: {sizes[0]}"]
-    elif len(names) > 1 and len(sizes) == 2:
-        texts = [f"{name}: {size}" for name, size in zip(names[1:], sizes, strict=True)]
-    else:
-        texts = [f"{names[0]}: {size}" for size in sizes]
-    first = (*written[0].span, _joined(document, param, [text.encode() for text in texts]))
-    return [first, *(_removal(document, field) for field in written[1:])]
-
-
-def _given(param: Message, names: tuple[str, ...], default: int | None, axes: int) -> tuple[int, ...]:
+def _given(param: Message, names: tuple[str, ...], default: int, axes: int) -> tuple[int, ...]:
     """The sizes that the text gives, one per axis."""
     fields = param.to_fields()
     listed = fields.integers(names[0])
     if listed:
         return listed * axes if len(listed) == 1 else listed
-    return tuple(fields.integer(name) if fields.has(name) else default or 0 for name in names[1:])
+    if any(fields.has(name) for name in names[1:]):
+        return tuple(fields.integer(name) if fields.has(name) else default for name in names[1:])
+    return (default,) * axes
+
+
+def _spelled(names: tuple[str, ...], sizes: tuple[int, ...]) -> list[tuple[str, str]]:
+    """The shortest way to write sizes that Caffe takes, as names and values."""
+    if len(set(sizes)) == 1:
+        return [(names[0], str(sizes[0]))]
+    spread = names[1:] if len(names) > 1 and len(sizes) == 2 else (names[0],) * len(sizes)
+    return [(name, str(size)) for name, size in zip(spread, sizes, strict=True)]
+
+
+def _assigned(document: Document, like: Field, name: str, value: str) -> bytes:
+    """A field with white space around its colon as another field has it."""
+    colon = re.compile(rb"[ \t]*:[ \t]*").match(document.source, like.span[0] + len(like.name))
+    return name.encode() + (colon.group() if colon else b": ") + value.encode()
 
 
 def _joined(document: Document, param: Message, texts: Sequence[bytes]) -> bytes:

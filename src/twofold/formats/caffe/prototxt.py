@@ -34,6 +34,8 @@ MAX_DEPTH = 100
 
 _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(rb"(?:[ \t\n\r\v\f]+|#[^\n\0]*)*")
+# Without the carriage return that ends a line, though to Caffe it is part of the comment.
+_COMMENT = re.compile(rb"#[^\n\0]*?(?=\r?\n|\r?\Z)")
 _TOKEN = re.compile(
     rb"(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
     rb"|(?P<number>0[xX][0-9a-fA-F]*|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[fF]?)"
@@ -168,13 +170,20 @@ def apply_edits(source: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes
     return b"".join([*pieces, source[position:]])
 
 
+def after_space(source: bytes, offset: int) -> int:
+    """Where the next token begins: `offset`, which is at a token's edge, after white space and comments."""
+    space = _SPACE.match(source, offset)
+    assert space is not None
+    return space.end()
+
+
 def comments(source: bytes, span: Span) -> list[Span]:
     """Spans of all comments within `span`, which must begin and end between tokens or at a token's edge."""
     found, position = [], span[0]
     while position < span[1]:
         space = _SPACE.match(source, position, span[1])
         assert space is not None
-        found += [match.span() for match in re.compile(rb"#[^\n\0]*").finditer(source, *space.span())]
+        found += [match.span() for match in _COMMENT.finditer(source, *space.span())]
         token = _TOKEN.match(source, space.end(), span[1])
         position = token.end() if token else max(space.end(), position + 1)
     return found
