@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt compat/pyproject.toml
 	touch $(STAMP)
 
 demo: $(STAMP)  ## decompose a real Caffe network and show what came out
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python -m benchmarks.demo
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest -n auto
@@ -24,7 +24,7 @@ check: $(STAMP)  ## style and types
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## all measurements that the README and docs quote
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
 
 clean:
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis
