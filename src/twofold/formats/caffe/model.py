@@ -15,7 +15,7 @@ from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
 from ..base import commit, recover
 from .caffemodel import read_weights
-from .emit import NewLayerText, replace_layer
+from .emit import NewLayerText, free_name, replace_layer
 from .groups import Group, Use, as_layer, find_groups
 from .net import NetDefinition, read_layers, read_net
 from .prototxt import Document, parse
@@ -369,15 +369,6 @@ class _Names:
         """Names of `count` layers that replace layer `name`, and of the blobs between them."""
         key = (name, count)
         if key not in self.given:
-            layers = [_free(f"{name}_{i}", self.layers) for i in range(count)]
-            self.given[key] = (layers, [_free(layer, self.blobs) for layer in layers[:-1]])
+            layers = [free_name(f"{name}_{i}", self.layers) for i in range(count)]
+            self.given[key] = (layers, [free_name(layer, self.blobs) for layer in layers[:-1]])
         return self.given[key]
-
-
-def _free(name: str, taken: set[str]) -> str:
-    free, number = name, 0
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    taken.add(free)
-    return free
