@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from .conv import Size
@@ -189,16 +188,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
-        code = app(args=None if argv is None else list(argv), prog_name="twofold", standalone_mode=False)
+        app(args=None if argv is None else list(argv), prog_name="twofold")
+    except SystemExit as end:  # typer ends a run so, with 2 for a wrong command line
+        return end.code if isinstance(end.code, int) else 0
     except TwofoldError as error:
         _say(f"twofold: {error}")
         return 1
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _say("twofold: interrupted; nothing was changed")
-        return 130
-    except BrokenPipeError:
-        return 1
-    return code if isinstance(code, int) else 0
+    return 0

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .conv import ConvLayer, FactorConv, Factors
 from .errors import ModelError, OutputError, PlanError
 from .formats.base import Model
-from .lowrank import Factorization, energy_error, scheme
-from .planning import Budget, FixedRanks, Plan, PlanOptions, make_plan, requests
+from .lowrank import Factorization, FitOptions, energy_error, scheme
+from .planning import Budget, FixedRanks, Plan, PlanOptions, Request, make_plan, requests
+from .planning.amct import amct_mode, amct_refusal
+from .planning.rules import spectrum_of_energy_errors
 from .progress import track
 
 M = TypeVar("M", bound=Model)
@@ -169,22 +174,41 @@ def run(model: M, options: PlanOptions) -> Result[M]:
         raise ModelError("the net has no convolutions, so there is nothing to decompose")
     wanted = requests(layers, options)
     factorizations: dict[str, list[Factorization]] = {}
+    spectra: dict[str, NDArray[np.float64]] = {}
     for layer in track([layer for layer in layers if layer.name in wanted], "factoring layers"):
         assert isinstance(layer, ConvLayer)
-        factorizations[layer.name] = [
-            scheme(request.scheme).factorize(layer, request.variant, max_ranks=request.max_ranks)
-            for request in wanted[layer.name]
-        ]
-    plan = make_plan(layers, factorizations, options, sources=model.sources())
+        factorizations[layer.name] = []
+        for request in wanted[layer.name]:
+            complete = _tells_spectrum(layer, request, options)
+            ranks = None if complete else request.max_ranks
+            found = scheme(request.scheme).factorize(layer, request.variant, max_ranks=ranks)
+            factorizations[layer.name].append(found)
+            if complete and layer.weight is not None:
+                norm = float(np.linalg.norm(layer.weight))
+                spectra[layer.name] = spectrum_of_energy_errors(np.float64(found.energy_errors()), norm)
+    plan = make_plan(layers, factorizations, options, spectra=spectra, sources=model.sources())
     factors = {}
     for choice in plan.choices:
-        found = next(
+        chosen = next(
             one
             for one in factorizations[choice.layer]
             if (one.scheme, one.variant) == (choice.scheme, choice.variant)
         )
-        factors[choice.layer] = found.factors(choice.ranks)
+        factors[choice.layer] = chosen.factors(choice.ranks)
     return Result(model.replace(factors), plan, model, factors)
+
+
+def _tells_spectrum(layer: ConvLayer, request: Request, options: PlanOptions) -> bool:
+    """Whether a factorization is worth completing because the reference's rule needs the spectrum it gives.
+
+    Up to `block_side` a factorization finds all ranks at once anyway, so keeping them costs nothing.
+    """
+    reference = options.rule == "amct" or (options.rule is None and options.budget is None)
+    if not reference or request.scheme != "spatial" or amct_refusal(layer.geometry) is not None:
+        return False
+    geometry = layer.geometry
+    side = scheme("spatial").full_rank(geometry, request.variant)[0]
+    return request.variant == amct_mode(geometry).variant and side <= FitOptions().block_side
 
 
 def apply_plan(plan: Plan, model: M) -> Result[M]:

@@ -1,0 +1,8 @@
+"""Set before numpy is imported: BLAS threads of several test processes would fight for the same cores."""
+
+from __future__ import annotations
+
+import os
+
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
