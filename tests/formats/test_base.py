@@ -17,7 +17,7 @@ import pytest
 
 from twofold.errors import OutputError, TwofoldError
 from twofold.formats import atomic, recovery
-from twofold.formats.base import commit, recover
+from twofold.formats.base import commit, recover, refuse_existing
 
 OLD = {"a.prototxt": b"old a", "b.caffemodel": b"old b"}
 NEW = {"a.prototxt": b"new a", "b.caffemodel": b"new b" * 1000}
@@ -62,6 +62,26 @@ def test_existing_files_need_force(tmp_path):
     assert state(tmp_path) == {"b.caffemodel": b"old b"}
     commit(files(tmp_path), force=True)
     assert state(tmp_path) == NEW
+
+
+def test_existing_files_with_the_same_content_are_no_obstacle(tmp_path):
+    fill(tmp_path, {"b.caffemodel": NEW["b.caffemodel"]})
+    commit(files(tmp_path), force=False)
+    assert state(tmp_path) == NEW
+    commit(files(tmp_path), force=False)
+    assert state(tmp_path) == NEW
+    same_size = bytes(reversed(NEW["b.caffemodel"]))
+    fill(tmp_path, {"b.caffemodel": same_size})
+    with pytest.raises(OutputError, match=r"^[^,]*b\.caffemodel: exists already"):
+        commit(files(tmp_path), force=False)
+    assert state(tmp_path) == {**NEW, "b.caffemodel": same_size}
+
+
+def test_existing_files_can_be_refused_before_any_work(tmp_path):
+    fill(tmp_path, {"b.caffemodel": NEW["b.caffemodel"]})
+    refuse_existing([tmp_path / "a", tmp_path / "missing" / "b.caffemodel"])
+    with pytest.raises(OutputError, match=r"^[^,]*b\.caffemodel: exists already"):
+        refuse_existing([tmp_path / "a", tmp_path / "b.caffemodel"])
 
 
 def test_folders_are_made_and_removed_again(tmp_path):

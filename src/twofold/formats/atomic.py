@@ -20,12 +20,13 @@ and the other old.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import secrets
 import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from typing import BinaryIO
 from ..errors import OutputError
 from .recovery import Journal, locked, recover, recover_locked, sync_folder
 
-__all__ = ["commit", "recover"]
+__all__ = ["commit", "recover", "refuse_existing"]
 
 Write = Callable[[BinaryIO], None]
 
@@ -55,12 +56,13 @@ def commit(
 
     Args:
         files: target -> what writes its content into a stream, which can also be read and sought.
-        force: exchange files that exist.
+        force: exchange files that exist with another content; those that exist with the same are no obstacle.
         check: gets target -> where its content is now, before anything is in place; what it raises stops the
             commit. It must not commit to the same folders itself.
 
     Raises:
-        OutputError: Files exist and `force` is false, or the system refuses; the targets are as they were.
+        OutputError: Files exist with another content and `force` is false, or the system refuses; the targets
+            are as they were.
     """
     slots = _slots(files)
     folders = sorted({slot.target.parent for slot in slots})
@@ -72,8 +74,8 @@ def commit(
             with locked(folders, wait=True) as mine:
                 for folder in mine:
                     recover_locked(folder)
-                _refuse_existing(slots, force=force)
-                _Transaction(slots).run(check)
+                _refuse_irregular(slots)
+                _Transaction(slots, force=force).run(check)
         except BaseException as error:
             for folder in reversed(made):
                 with suppress(OSError):  # someone put something there
@@ -111,22 +113,38 @@ def _slots(files: Mapping[Path, Write]) -> list[_Slot]:
     return slots
 
 
-def _refuse_existing(slots: Sequence[_Slot], *, force: bool) -> None:
-    existing = [slot for slot in slots if slot.target.exists()]
-    for slot in existing:
-        if not slot.target.is_file():
+def refuse_existing(files: Iterable[Path]) -> None:
+    """Refuse early what `commit` would refuse after the work, whatever the new content will be.
+
+    Raises:
+        OutputError: Some of the files exist.
+    """
+    existing = [path for path in files if path.exists()]
+    if existing:
+        names = ", ".join(map(str, existing))
+        raise OutputError(f"{names}: exists already and is not overwritten without --force (force=True)")
+
+
+def _refuse_irregular(slots: Sequence[_Slot]) -> None:
+    for slot in slots:
+        if slot.target.exists() and not slot.target.is_file():
             what = "a folder" if slot.target.is_dir() else "not a regular file"
             raise OutputError(f"{slot.given}: cannot write there, it is {what}")
-    if existing and not force:
-        names = ", ".join(str(slot.given) for slot in existing)
-        raise OutputError(f"{names}: exists already and is not overwritten without --force (force=True)")
+
+
+def _same_content(slot: _Slot) -> bool:
+    """Whether the target is there already, byte for byte."""
+    if not slot.target.exists() or slot.target.stat().st_size != slot.new.stat().st_size:
+        return False
+    return filecmp.cmp(slot.target, slot.new, shallow=False)
 
 
 class _Transaction:
     """Writes, checks and moves the files of one commit; the caller holds the folders' locks."""
 
-    def __init__(self, slots: Sequence[_Slot]) -> None:
+    def __init__(self, slots: Sequence[_Slot], *, force: bool) -> None:
         self._slots = slots
+        self._force = force
         self._folders = list(dict.fromkeys(slot.target.parent for slot in slots))
         token = slots[0].new.name.split("-")[1] if slots else ""
         self._journals = [folder / f".twofold-{token}-journal" for folder in self._folders]
@@ -135,6 +153,10 @@ class _Transaction:
         try:
             for slot in self._slots:
                 self._fill(slot)
+            if not self._force:
+                refuse_existing(
+                    slot.given for slot in self._slots if slot.target.exists() and not _same_content(slot)
+                )
             if check is not None:
                 check({slot.given: slot.new for slot in self._slots})
             if len(self._slots) == 1:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ..conv import ConvLayer, Factors, Skipped
-from .atomic import commit, recover
+from .atomic import commit, recover, refuse_existing
 
-__all__ = ["Model", "commit", "recover"]
+__all__ = ["Model", "commit", "recover", "refuse_existing"]
 
 Self = TypeVar("Self", bound="Model")
 
