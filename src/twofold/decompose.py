@@ -21,6 +21,9 @@ from .progress import track
 
 M = TypeVar("M", bound=Model)
 
+#: Name of the plan beside a result.
+PLAN_FILE = "plan.json"
+
 #: Absolute difference between the predicted and the written energy error that rounding explains: the factors
 #: are rounded to the file's precision (half precision keeps 11 bits), the prediction is float64.
 ROUNDING = 1e-6
@@ -42,7 +45,9 @@ class Result(Generic[M]):
     original: M
     factors: Mapping[str, Factors]
 
-    def save(self, folder: str | Path, *, force: bool = False) -> tuple[Path, ...]:
+    def save(
+        self, folder: str | Path, *, force: bool = False, keep: str | Path | None = None
+    ) -> tuple[Path, ...]:
         """Write the model under its own file names, and `plan.json`, into a folder.
 
         What was written is read again and compared with the plan before any file takes its final name; all
@@ -50,7 +55,8 @@ class Result(Generic[M]):
 
         Args:
             folder: made if it is missing.
-            force: exchange files that exist.
+            force: exchange files that exist with another content.
+            keep: the plan file that was applied; where it is the folder's own `plan.json`, it stays as it is.
 
         Returns:
             The files.
@@ -59,8 +65,10 @@ class Result(Generic[M]):
             OutputError: files exist and `force` is false, the system refuses, or a check fails.
         """
         folder = Path(folder)
-        plan = {folder / "plan.json": self.plan.to_json().encode()}
-        return self.model.save_to(folder, force=force, extra=plan, check=self.check)
+        plan = folder / PLAN_FILE
+        kept = keep is not None and plan.exists() and plan.samefile(keep)
+        extra = {} if kept else {plan: self.plan.to_json().encode()}
+        return self.model.save_to(folder, force=force, extra=extra, check=self.check)
 
     def check(self, written: Model) -> None:
         """Compare a model that was read again with the plan.
@@ -185,7 +193,9 @@ def run(model: M, options: PlanOptions) -> Result[M]:
             factorizations[layer.name].append(found)
             if complete and layer.weight is not None:
                 norm = float(np.linalg.norm(layer.weight))
-                spectra[layer.name] = spectrum_of_energy_errors(np.float64(found.energy_errors()), norm)
+                spectra[layer.name] = spectrum_of_energy_errors(
+                    np.asarray(found.energy_errors(), np.float64), norm
+                )
     plan = make_plan(layers, factorizations, options, spectra=spectra, sources=model.sources())
     factors = {}
     for choice in plan.choices:
