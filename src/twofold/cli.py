@@ -16,8 +16,9 @@ from typing import Annotated
 import typer
 
 from .conv import Size
-from .decompose import Result, apply_plan, run
+from .decompose import PLAN_FILE, Result, apply_plan, run
 from .errors import OptionError, TwofoldError
+from .formats.base import refuse_existing
 from .formats.caffe.model import CaffeModel
 from .inspect import inspect as inspect_model
 from .load import load
@@ -111,7 +112,10 @@ def decompose(
         skip=tuple(skip or ()),
         ranks=tuple(map(FixedRanks.parse, rank or ())),
     )
-    _finish(run(_load(definition, weights, input), options), output, as_json=as_json, force=force)
+    model = _load(definition, weights, input)
+    if not force:
+        refuse_existing([*model.targets(output), output / PLAN_FILE])
+    _finish(run(model, options), output, as_json=as_json, force=force)
 
 
 @app.command()
@@ -160,7 +164,7 @@ def _budget(**given: str | None) -> Budget | None:
 def _finish(
     result: Result[CaffeModel], output: Path, *, as_json: bool, force: bool, keep: Path | None = None
 ) -> None:
-    files = result.save(output, force=force)
+    files = result.save(output, force=force, keep=keep)
     if as_json:
         print(
             json.dumps(

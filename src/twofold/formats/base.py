@@ -34,6 +34,9 @@ class Model(Protocol):
     def replace(self: Self, factors: Mapping[str, Factors]) -> Self:
         """Put stacks of convolutions in the place of layers, by name."""
 
+    def targets(self, folder: Path) -> tuple[Path, ...]:
+        """The files that `save_to` writes into a folder, but for `extra`."""
+
     def save_to(
         self: Self, folder: Path, *, force: bool, extra: Mapping[Path, bytes], check: Callable[[Self], None]
     ) -> tuple[Path, ...]:

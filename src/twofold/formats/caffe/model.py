@@ -249,6 +249,13 @@ class CaffeModel:
 
         commit(files, force=force, check=reread)
 
+    def targets(self, folder: Path) -> tuple[Path, ...]:
+        """See `formats.base.Model.targets`."""
+        prototxt = folder / Path(self.definition.path).name
+        if self.weights is None:
+            return (prototxt,)
+        return prototxt, folder / (self.weights.path or prototxt.with_suffix(".caffemodel")).name
+
     def save_to(
         self,
         folder: Path,
@@ -258,12 +265,9 @@ class CaffeModel:
         check: Callable[[CaffeModel], None],
     ) -> tuple[Path, ...]:
         """See `formats.base.Model.save_to`."""
-        prototxt = folder / Path(self.definition.path).name
-        caffemodel = None
-        if self.weights is not None:
-            caffemodel = folder / (self.weights.path or prototxt.with_suffix(".caffemodel")).name
-        self.save(prototxt, caffemodel, force=force, extra=extra, check=check)
-        return tuple(path for path in (prototxt, caffemodel, *extra) if path is not None)
+        paths = self.targets(folder)
+        self.save(*paths, force=force, extra=extra, check=check)
+        return (*paths, *extra)
 
     def _compare(self, written: CaffeModel) -> None:
         """Raise OutputError where what was read again is not what was to be written."""
