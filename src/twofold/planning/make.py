@@ -241,6 +241,9 @@ class _Maker:
             solution = problem.within_error(budget.value)
         else:
             limit = self._limit(problem.total)
+            if budget is None and self.selection.fixed:
+                # Nobody asked for a limit; ranks that the user fixes may cost more than the reference spends.
+                limit = max(limit, problem.least)
             if problem.least > limit:
                 raise PlanError(out_of_reach(problem, limit, self.cost, self.options))
             solution = problem.within_cost(limit)

@@ -173,7 +173,7 @@ class CaffeModel:
                 raise ModelError(f"{self.definition.path}: the net has no convolution {name!r}")
             for use in group.uses:
                 layer_names, blobs = names.of(use.spec.name, len(stack.convs))
-                convs = _with_own_bias(stack.convs, self._bias(use, group))
+                convs = self._with_own_bias(stack.convs, use, group)
                 chain = [use.spec.bottoms[0], *blobs, use.spec.tops[0]]
                 texts = [
                     NewLayerText(new, chain[i], chain[i + 1], conv.geometry, conv.bias is not None)
@@ -194,9 +194,18 @@ class CaffeModel:
             replaced={**self.replaced, **{name: tuple(new) for name, new in replaced.items()}},
         )
 
-    def _bias(self, use: Use, group: Group) -> tuple[Array | None, Array | None]:
-        """The biases of the group's owner and of a use."""
-        return self._own_bias(group.name), self._own_bias(use.spec.name)
+    def _with_own_bias(self, convs: tuple[FactorConv, ...], use: Use, group: Group) -> tuple[FactorConv, ...]:
+        """The stack for a layer that shares its weight: its own bias plus the owner's correction."""
+        if use.spec.name == group.name:
+            return convs
+        last, owner, own = convs[-1], self._own_bias(group.name), self._own_bias(use.spec.name)
+        bias = np.zeros(last.geometry.c_out) if last.bias is None else last.bias.astype(np.float64)
+        bias = bias - (0.0 if owner is None else owner)
+        has_bias = use.spec.fields.message("convolution_param").flag("bias_term")
+        if not has_bias and not np.any(bias):
+            return (*convs[:-1], replace(last, bias=None))
+        total = bias + (0.0 if own is None else own)
+        return (*convs[:-1], replace(last, bias=total.astype(np.float32)))
 
     def _own_bias(self, name: str) -> Array | None:
         entry: WeightsLayer | None = self.weights.layer(name) if self.weights is not None else None
@@ -335,21 +344,6 @@ def _some(names: Iterable[str], count: int = 5) -> str:
     listed = list(names)
     more = f" and {len(listed) - count} more" if len(listed) > count else ""
     return ", ".join(map(repr, listed[:count])) + more
-
-
-def _with_own_bias(
-    convs: tuple[FactorConv, ...], biases: tuple[Array | None, Array | None]
-) -> tuple[FactorConv, ...]:
-    """The stack for a layer that shares its weight: its own bias plus the owner's correction."""
-    owner, own = biases
-    last = convs[-1]
-    if owner is own or last.bias is None:
-        return convs
-    correction = last.bias - (0.0 if owner is None else owner)
-    bias = correction if own is None else own + correction
-    if own is None and not np.any(bias):
-        return (*convs[:-1], replace(last, bias=None))
-    return (*convs[:-1], replace(last, bias=bias.astype(last.bias.dtype)))
 
 
 def _new_weights(text: NewLayerText, conv: FactorConv) -> NewWeights:

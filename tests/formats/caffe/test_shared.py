@@ -1,0 +1,73 @@
+"""Layers that share one weight are replaced together, each with its own bias."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import twofold
+from twofold.conv import ConvLayer, FactorConv, Factors
+from twofold.formats.caffe.caffemodel import NewLayer, create_weights, read_weights
+from twofold.formats.caffe.model import CaffeModel
+from twofold.lowrank import composed
+
+INPUT = (
+    'layer { name: "%s" type: "Input" top: "%s" input_param { shape { dim: 1 dim: 32 dim: 8 dim: 8 } } }\n'
+)
+CONV = (
+    'layer { name: "%s" type: "Convolution" bottom: "%s" top: "%s" param { name: "w" } '
+    "convolution_param { num_output: 32 kernel_size: 3 pad: 1 %s } }\n"
+)
+
+
+def _model(folder: Path, second: str) -> tuple[CaffeModel, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    text = INPUT % ("a", "a") + INPUT % ("b", "b") + CONV % ("left", "a", "l", "bias_term: false")
+    text += CONV % ("right", "b", "r", second)
+    (folder / "net.prototxt").write_text(text)
+    stale = rng.standard_normal((32, 32, 3, 3)).astype(np.float32)
+    weight = rng.standard_normal((32, 32, 3, 3)).astype(np.float32)
+    bias = rng.standard_normal(32).astype(np.float32)
+    right = [weight] if "false" in second else [weight, bias]
+    weights = create_weights(
+        [NewLayer("left", "Convolution", [stale]), NewLayer("right", "Convolution", right)]
+    )
+    with (folder / "net.caffemodel").open("wb") as stream:
+        weights.write(stream)
+    return twofold.load(folder / "net.prototxt", folder / "net.caffemodel"), weight, bias
+
+
+def test_all_copies_change_and_each_keeps_its_own_bias(tmp_path: Path) -> None:
+    model, weight, bias = _model(tmp_path, "")
+    (layer,) = model.convolutions()
+    assert isinstance(layer, ConvLayer)
+    assert layer.sharers == ("right",)
+    # Caffe copies entry by entry into the shared memory, so the last copy in the file is the net's weight.
+    np.testing.assert_array_equal(layer.weight, weight)
+    result = twofold.decompose(model, ranks={"left": 96})
+    result.save(tmp_path / "out")
+    stored = read_weights(tmp_path / "out" / "net.caffemodel")
+    text = (tmp_path / "out" / "net.prototxt").read_text()
+    assert text.count('name: "w_0"') == 2
+    assert text.count('name: "w_1"') == 2
+    for name, own in (("left", None), ("right", bias)):
+        convs = []
+        for i, conv in enumerate(result.factors["left"].convs):
+            entry = stored.layer(f"{name}_{i}")
+            assert entry is not None
+            convs.append(FactorConv(conv.geometry, entry.blobs[0].array()))
+        product = composed(Factors("spatial", (96,), tuple(convs)))
+        np.testing.assert_allclose(product, weight, atol=1e-4)
+        last = stored.layer(f"{name}_1")
+        assert last is not None
+        assert len(last.blobs) == (1 if own is None else 2)
+        if own is not None:
+            np.testing.assert_array_equal(last.blobs[1].array(), own)
+
+
+def test_sharers_of_another_stride_are_left_alone(tmp_path: Path) -> None:
+    model, _, _ = _model(tmp_path, "bias_term: false stride: 2")
+    (skipped,) = model.convolutions()
+    assert isinstance(skipped, twofold.Skipped)
+    assert "another shape or stride" in skipped.reason
