@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .conv import ConvLayer, Skipped
+from .errors import ModelError
 from .formats.base import Model
 from .lowrank import scheme
+from .lowrank.assemble import checked_weight
 from .planning.amct import amct_mode, amct_refusal
 from .planning.rules import amct_layer_rank
 from .planning.text import aligned, count_text, error_text, shape_text
@@ -121,6 +123,12 @@ def _inspect(layer: ConvLayer | Skipped, schemes: Sequence[str], workload: Workl
     if isinstance(layer, Skipped):
         return Inspected(layer.name, shape, layer.macs, params, layer.reason, None, ())
     refusals = [scheme(name).refusal(layer.geometry) for name in schemes]
+    if layer.weight is not None and not all(refusals):
+        try:
+            checked_weight(layer)
+        except ModelError as error:
+            reason = str(error).removeprefix(f"{layer.name}: ")
+            return Inspected(layer.name, shape, layer.macs, params, reason, None, ())
     reference = None
     if layer.weight is not None and amct_refusal(layer.geometry) is None:
         reference = amct_layer_rank(layer, {})

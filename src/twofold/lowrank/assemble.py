@@ -22,8 +22,8 @@ def checked_weight(layer: ConvLayer) -> Array:
     bad = layer.weight.size - int(np.isfinite(layer.weight).sum())
     if bad:
         raise ModelError(
-            f"{layer.name}: {bad} of its {layer.weight.size} weights are NaN or infinite; skip the layer"
-            " or repair the model"
+            f"{layer.name}: {bad} of its {layer.weight.size} weights are NaN or infinite; leave it as it"
+            f" is with --skip {layer.name} (skip={layer.name!r}), or repair the model"
         )
     return layer.weight
 

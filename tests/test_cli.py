@@ -1,0 +1,322 @@
+"""The command line: what it prints where, its exit codes, and that nothing but one line meets a bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
+
+from twofold.cli import main
+from twofold.planning import Plan
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """The two files of a small model, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    return ["net.prototxt", "net.caffemodel"]
+
+
+def refused(capsys, argv: list[str], pattern: str, code: int = 1) -> None:
+    """Run a command that is refused: an exit code, one line on stderr, nothing on stdout."""
+    assert main(argv) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("note: ")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("twofold: ")
+    assert re.search(pattern, lines[0]), lines[0]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def test_decompose_writes_a_net_its_weights_and_the_plan(small, tmp_path, capsys):
+    assert main(["decompose", *small, "-o", "out/", "--macs", "0.4"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert sorted(content(tmp_path / "out")) == ["net.caffemodel", "net.prototxt", "plan.json"]
+    assert "two" in out
+    assert "0.4" in out
+    assert "out/net.prototxt, out/net.caffemodel, out/plan.json" in out
+    plan = Plan.load("out/plan.json")
+    assert str(plan) in out
+    assert plan.totals.macs_ratio <= 0.4
+    assert set(plan.sources) == {"net.prototxt", "net.caffemodel"}
+
+
+def test_json_is_all_that_is_printed(small, capsys):
+    assert main(["decompose", *small, "-o", "out", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    found = json.loads(out)
+    assert found["files"] == ["out/net.prototxt", "out/net.caffemodel", "out/plan.json"]
+    assert found["plan"] == json.loads(Path("out/plan.json").read_text())
+
+
+def test_inspect_lists_every_convolution(small, capsys):
+    assert main(["inspect", *small]) == 0
+    with_weights, err = capsys.readouterr()
+    assert err == ""
+    assert main(["inspect", small[0]]) == 0
+    without, _ = capsys.readouterr()
+    for out in (with_weights, without):
+        assert re.search(r"one +16->64 3x3 +1.33M", out)
+        assert "1x1; both sides must be larger than 1" in out
+        assert "2 of 3 eligible" in out
+    assert re.search(r"two .* 48 \(0\.\d+\)", with_weights)
+    assert re.search(r"two .* 48 ", without)
+    assert main(["inspect", *small, "--json", "--scheme", "channel"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [layer["name"] for layer in found] == ["one", "two", "out"]
+    assert found[1]["macs"] == 64 * 64 * 9 * 144
+    assert found[1]["ranks"][1]["share"] == 0.5
+
+
+def test_the_table_says_why_a_layer_stays(small, capsys):
+    assert main(["decompose", *small, "-o", "out", "--skip", "o[nm]e", "--macs", "0.6"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"one .*skipped on request", out)
+    assert re.search(r"out .*1x1", out)
+    assert [choice.layer for choice in Plan.load("out/plan.json").choices] == ["two"]
+
+
+def test_the_training_twin_gets_the_same_decisions_in_the_same_folder(small, tmp_path, capsys):
+    """As the README has it: the weights are there already, byte for byte, and the plan is the one given."""
+    (tmp_path / "train_val.prototxt").write_text(TRAIN_VAL)
+    assert main(["decompose", *small, "-o", "out/", "--macs", "0.4"]) == 0
+    before = content(tmp_path / "out")
+    assert main(["apply", "out/plan.json", "train_val.prototxt", small[1], "-o", "out/"]) == 0
+    after = content(tmp_path / "out")
+    twin = after.pop("train_val.prototxt").decode()
+    assert after == before
+    assert twin[: len(TRAIN_VAL) // 4] == TRAIN_VAL[: len(TRAIN_VAL) // 4]
+    for line in before["net.prototxt"].decode().removeprefix(HEAD).splitlines():
+        assert line in twin
+    assert main(["apply", "out/plan.json", "train_val.prototxt", small[1], "-o", "out/"]) == 0  # and again
+    capsys.readouterr()
+
+
+def test_an_edited_plan_is_applied_where_it_is(small, tmp_path, capsys):
+    assert main(["decompose", *small, "-o", "out/", "--macs", "0.4"]) == 0
+    plan = json.loads(Path("out/plan.json").read_text())
+    choice = next(c for c in plan["choices"] if c["layer"] == "two")
+    choice["ranks"] = [choice["ranks"][0] + 1]
+    Path("out/plan.json").write_text(json.dumps(plan))
+    edited = Path("out/plan.json").read_bytes()
+    capsys.readouterr()
+    refused(capsys, ["apply", "out/plan.json", *small, "-o", "out"], "net.caffemodel: exists already")
+    assert main(["apply", "out/plan.json", *small, "-o", "out", "--force"]) == 0
+    assert Path("out/plan.json").read_bytes() == edited
+    assert f"num_output: {choice['ranks'][0]}" in Path("out/net.prototxt").read_text()
+    assert main(["apply", "out/plan.json", *small, "-o", "elsewhere"]) == 0
+    assert Plan.load("elsewhere/plan.json").choices[-1].ranks == tuple(choice["ranks"])
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["net.prototxt", "net.caffemodel", "plan.json"])
+def test_existing_files_are_refused_before_the_work(small, tmp_path, capsys, monkeypatch, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_bytes(b"mine")
+    with monkeypatch.context() as patched:
+        patched.setattr("twofold.cli.run", lambda *_: pytest.fail("worked before it refused"))
+        refused(capsys, ["decompose", *small, "-o", "out"], rf"out/{name}: exists already.*--force")
+    assert content(tmp_path / "out") == {name: b"mine"}
+    assert main(["decompose", *small, "-o", "out", "--force"]) == 0
+    assert (tmp_path / "out" / name).read_bytes() != b"mine"
+
+
+def test_a_result_may_replace_its_own_input(small, tmp_path, capsys):
+    before = picture()
+    wanted = opencv(*small, before)
+    assert main(["decompose", *small, "-o", ".", "--force", "--rank", "*=full", "--skip", "out"]) == 0
+    capsys.readouterr()
+    assert "one_0" in Path(small[0]).read_text()
+    assert_close(opencv(*small, before)[0], wanted[0])
+
+
+def test_full_rank_gives_the_same_output(small, capsys):
+    x = picture()
+    for scheme in ("spatial", "channel", "input", "tucker2"):
+        argv = ["decompose", *small, "-o", scheme, "--scheme", scheme, "--rank", "*=full", "--only", "t*"]
+        assert main(argv) == 0
+        files = [f"{scheme}/net.prototxt", f"{scheme}/net.caffemodel"]
+        assert_close(opencv(*files, x)[0], opencv(*small, x)[0])
+    capsys.readouterr()
+
+
+def test_a_dearer_layer_of_the_reference_is_said(tmp_path, monkeypatch, capsys):
+    """(8, 3, 7, 7) costs 1.05 to 1.33 times more under the reference's rule."""
+    monkeypatch.chdir(tmp_path)
+    text = HEAD.replace("dim: 16", "dim: 3") + conv("stem", "data").replace("64", "8").replace(
+        "kernel_size: 3", "kernel_size: 7"
+    )
+    files = write(tmp_path, text)
+    assert main(["decompose", *files, "-o", "out", "--rule", "amct"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"stem.*spatial.*1\.\d\d\d", out)
+    assert "costs more" in out or "dearer" in out
+    assert main(["decompose", *files, "-o", "better"]) == 0
+    assert "files were copied unchanged" in capsys.readouterr().out
+
+
+def test_nothing_to_decompose_copies_the_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files = write(tmp_path, HEAD + conv("one", "data").replace("kernel_size: 3", "kernel_size: 1"))
+    assert main(["decompose", *files, "-o", "out"]) == 0
+    out = capsys.readouterr().out
+    assert "the files were copied unchanged" in out
+    assert re.search(r"one .*1x1", out)
+    for name in ("net.prototxt", "net.caffemodel"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("argv", "pattern"),
+    [
+        (["--macs", "1.5x"], "1.5x"),
+        (["--macs", "-1"], "macs"),
+        (["--macs", "0.0001"], "least|reach"),
+        (["--macs", "0.5", "--params", "0.5"], "--macs and --params; choose one"),
+        (["--rule", "amct", "--macs", "0.5"], "does not apply"),
+        (["--rule", "best"], "no rule 'best'; known are amct"),
+        (["--scheme", "cp"], "no scheme 'cp'; known are spatial"),
+        (["--only", "conv9"], "no convolution is called 'conv9'; known: one, two, out"),
+        (["--skip", "ones"], "did you mean 'one'"),
+        (["--rank", "one"], "not NAME=R"),
+        (["--rank", "one=0"], "not NAME=R"),
+        (["--rank", "one=4711"], "rank 4711 is outside 1 to 48"),
+        (["--rank", "one=99999999999999999999"], "outside 1 to 48"),
+        (["--rank", "one=2x2"], "one: gets 2 rank"),
+        (["--rank", "out=4"], "out is left alone"),
+        (["--multiple", "0"], "multiple"),
+        (["--energy", "1.5"], "energy"),
+        (["--input", "data=3"], r"inputs of shape \[\[3\]\]"),
+        (["--input", "data=1x16xA"], "not NAME=SIZES"),
+        (["--input", "image=1x3x8x8"], "no input 'image'; it has data"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(small, capsys, argv, pattern):
+    refused(capsys, ["decompose", *small, "-o", "out", *argv], pattern)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["decompose"], ["nonsense"], ["decompose", "a", "b", "--nope", "-o", "c"]]
+)
+def test_a_wrong_command_line_ends_with_2(capsys, argv):
+    assert main(argv) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_shows_an_example(capsys):
+    for command in ("inspect", "decompose", "apply"):
+        assert main([command, "--help"]) == 0
+        assert f"Example: twofold {command}" in re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+def test_files_that_are_missing_or_swapped(small, tmp_path, capsys):
+    refused(capsys, ["decompose", "no.prototxt", small[1], "-o", "out"], "no.prototxt: .*No such file")
+    refused(capsys, ["decompose", small[0], "no.caffemodel", "-o", "out"], "no.caffemodel: .*No such file")
+    refused(capsys, ["decompose", ".", small[1], "-o", "out"], "cannot read.*directory")
+    refused(capsys, ["decompose", small[0], ".", "-o", "out"], "cannot read.*directory")
+    refused(
+        capsys,
+        ["decompose", *reversed(small), "-o", "out"],
+        "wrong order.*give net.prototxt net.caffemodel",
+    )
+    refused(capsys, ["inspect", *reversed(small)], "wrong order.*give net.prototxt net.caffemodel")
+    refused(capsys, ["inspect", small[1]], "not a prototxt but a binary file")
+    refused(capsys, ["apply", "plan.json", *small, "-o", "out"], "plan.json: cannot read the plan")
+    refused(capsys, ["apply", small[1], *small, "-o", "out"], "is no plan|not a plan|no JSON")
+    refused(capsys, ["apply", small[0], *small, "-o", "out"], "is no plan|not a plan|no JSON|not JSON")
+    (tmp_path / "file").write_text("")
+    refused(capsys, ["decompose", *small, "-o", "file"], "file.*[Nn]ot a directory|file: ")
+    refused(capsys, ["decompose", *small, "-o", "file/out"], "file")
+    assert not Path("out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(small, tmp_path, capsys):
+    folder = tmp_path / "out"
+    folder.mkdir(0o555)
+    refused(capsys, ["decompose", *small, "-o", "out"], "out.*Permission denied; nothing was changed")
+
+
+def test_a_folder_that_cannot_be_made(small, capsys):
+    refused(capsys, ["decompose", *small, "-o", "/proc/twofold"], "/proc/twofold.*nothing was changed")
+
+
+def test_a_plan_that_does_not_fit_names_every_layer(small, tmp_path, capsys):
+    assert main(["decompose", *small, "-o", "out", "--macs", "0.4"]) == 0
+    capsys.readouterr()
+    other = tmp_path / "other"
+    other.mkdir()
+    files = write(other, NET.replace('"one"', '"uno"').replace("pad: 1", "pad: 0"))
+    assert main(["apply", "out/plan.json", *files, "-o", "new"]) == 1
+    err = capsys.readouterr().err
+    assert "does not fit this model" in err
+    assert re.search(r"one: the model has no such convolution.*uno", err)
+    assert re.search(r"two: is .* in this model and .* in the plan", err)
+
+
+def test_notes_of_a_file_go_to_stderr(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = NET + 'layer { name: "f" type: "Fancy" bottom: "out" top: "f" fancy_param { size: 3 } }\n'
+    files = write(tmp_path, text)
+    assert main(["decompose", *files, "-o", "out", "--json"]) == 0
+    out, err = capsys.readouterr()
+    json.loads(out)
+    assert re.search(r"note: .*net\.prototxt:\d+:\d+: field 'fancy_param' of LayerParameter is unknown", err)
+    assert re.search(r"note: .*layer type 'Fancy' is unknown to BVLC Caffe \('f'\)", err)
+    assert text.splitlines()[-1] in Path("out/net.prototxt").read_text()
+
+
+def test_weights_that_are_not_finite_name_the_layer_and_the_remedy(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blobs = random_blobs(NET)
+    blobs["two"][0][3, 2, 1, 0] = np.nan
+    files = write(tmp_path, NET, blobs)
+    refused(capsys, ["decompose", *files, "-o", "out"], r"two: 1 of its 36864 weights.*--skip two")
+    assert main(["decompose", *files, "-o", "out", "--skip", "two", "--macs", "0.9"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", *files]) == 0
+    assert re.search(r"two .*1 of its 36864 weights", capsys.readouterr().out)
+
+
+def run_cli(*argv: str, **options) -> subprocess.Popen[str]:
+    code = "import sys; from twofold.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *argv],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def test_a_pipe_that_closes_is_no_traceback(small):
+    process = run_cli("inspect", *small)
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.wait()
+    process.stderr.close()
+
+
+def test_an_interrupt_is_one_line_and_130(small, tmp_path):
+    os.mkfifo("slow.prototxt")  # reading it blocks
+    process = run_cli("decompose", "slow.prototxt", small[1], "-o", "out")
+    time.sleep(2.0)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 2
