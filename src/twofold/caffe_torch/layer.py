@@ -71,14 +71,29 @@ class Setup:
             )
         if found is None:
             return fill(wanted, filler, self.generator)
-        # Files older than Caffe's N-D blobs pad every shape with ones in front: (1, 1, out, in).
-        if _without_leading_ones(found) != _without_leading_ones(wanted):
-            raise ModelError(
-                f"layer {self.spec.name!r} ({self.spec.type}): blob {index} of the weights has shape "
-                f"{list(found)}, the definition needs {list(wanted)}; they belong to different nets"
-            )
         assert self.stored is not None
-        return torch.from_numpy(np.array(self.stored[index], np.float32).reshape(wanted))
+        return fitted(self.spec, index, self.stored[index], wanted)
+
+
+def fitted(spec: LayerSpec, index: int, array: NDArray[np.generic], shape: Size) -> Tensor:
+    """A stored blob as a float32 tensor of the shape that its layer needs.
+
+    Args:
+        spec: the layer.
+        index: position among its blobs.
+        array: what is stored.
+        shape: what the layer needs.
+
+    Raises:
+        ModelError: the stored blob has another shape.
+    """
+    # Files older than Caffe's N-D blobs pad every shape with ones in front: (1, 1, out, in).
+    if _without_leading_ones(array.shape) != _without_leading_ones(shape):
+        raise ModelError(
+            f"layer {spec.name!r} ({spec.type}): blob {index} of the weights has shape "
+            f"{list(array.shape)}, the definition needs {list(shape)}; they belong to different nets"
+        )
+    return torch.from_numpy(np.array(array, np.float32).reshape(shape))
 
 
 class Layer(nn.Module):

@@ -19,7 +19,7 @@ from ..formats.caffe.shapes import walk_shapes
 from .data import Feed
 from .layer import Layer, Setup, Unavailable
 from .layers import LayerMap
-from .parameters import Learnable, Weights, arrays, check_count, learnables, share
+from .parameters import Learnable, Weights, arrays, check_count, learnables, load, share
 from .registry import build_layer
 from .schedule import live, outputs, schedule
 
@@ -255,6 +255,14 @@ class CaffeNet(nn.Module):
         """All parameter blobs in the order of Caffe's solver, shared ones once."""
         own = {i: layer for i, layer in enumerate(self.layers) if isinstance(layer, Layer)}
         return learnables(own, self._owners)
+
+    def load_arrays(self, weights: Weights) -> None:
+        """Copy weights into the layers of their names; other layers keep what they have.
+
+        Raises:
+            ModelError: a layer has other blobs.
+        """
+        load((layer for layer in self.layers if isinstance(layer, Layer)), weights)
 
     def arrays(self) -> dict[str, list[NDArray[np.float32]]]:
         """The parameter blobs of every layer that has any, as a weight file holds them."""

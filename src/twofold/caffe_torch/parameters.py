@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ModelError
-from .layer import Layer
+from .layer import Layer, fitted
 
 #: A layer's parameter blobs, by layer name, in the order of the file.
 Weights = Mapping[str, Sequence[NDArray[np.generic]]]
@@ -98,6 +98,22 @@ def share(layers: Sequence[Layer], weights: Weights) -> dict[Place, Place]:
         with torch.no_grad():
             layers[owner[0]].blobs[owner[1]].copy_(values)
     return owners
+
+
+def load(layers: Iterable[Layer], weights: Weights) -> None:
+    """Copy stored blobs into layers of their names, one entry after the other, as Caffe does.
+
+    Raises:
+        ModelError: a layer has other blobs.
+    """
+    by_name = {layer.spec.name: layer for layer in reversed(list(layers))}
+    with torch.no_grad():
+        for name, stored in weights.items():
+            layer = by_name.get(name)
+            if layer is not None and stored:
+                check_count(layer, stored)
+                for index, (blob, array) in enumerate(zip(layer.blobs, stored, strict=False)):
+                    blob.copy_(fitted(layer.spec, index, array, tuple(blob.shape)))
 
 
 def arrays(layers: Iterable[Layer]) -> dict[str, list[NDArray[np.float32]]]:

@@ -1,0 +1,182 @@
+"""Training step by step, as Caffe's solvers do it.
+
+One iteration: `iter_size` forward and backward passes whose gradients add up; the sum is clipped by its norm
+over all parameters, divided by `iter_size`, joined by the decay; the update rule makes a step of it.
+Source: BVLC Caffe 1.0, `solver.cpp`, `sgd_solver.cpp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..caffe_torch import CaffeNet, Learnable
+from ..errors import InputError
+from ..formats.atomic import commit
+from ..formats.caffe.caffemodel import NewLayer, WeightsFile, create_weights, read_weights
+from .definition import SolverDefinition
+from .rates import Schedule
+from .rules import decay, rule_of
+from .snapshot import Snapshot, check_history, read_state
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration showed.
+
+    Attributes:
+        index: its number, from 0.
+        loss: weighted loss before the update, mean over the passes.
+        rate: learning rate of the update.
+        outputs: the net's output blobs in each pass.
+    """
+
+    index: int
+    loss: float
+    rate: float
+    outputs: Sequence[Mapping[str, Tensor]] = field(repr=False)
+
+
+class Solver:
+    """A net in training.
+
+    Attributes:
+        net: the net, in phase TRAIN; its parameters are changed in place.
+        definition: the options.
+        iteration: number of iterations that are done.
+        history: per learnable blob of the net the tensors of the update rule.
+    """
+
+    def __init__(self, net: CaffeNet, definition: SolverDefinition) -> None:
+        """Begin a training.
+
+        Raises:
+            OptionError: options that Caffe refuses.
+        """
+        self.net, self.definition = net.train(), definition
+        self.iteration = 0
+        self._rule, self._schedule = rule_of(definition), Schedule(definition)
+        self._learnables = net.learnables()
+        self.history = [
+            tuple(torch.zeros_like(one.tensor, requires_grad=False) for _ in range(self._rule.slots))
+            for one in self._learnables
+        ]
+
+    def step(self, batches: Sequence[Batch]) -> Iteration:
+        """One iteration.
+
+        Args:
+            batches: inputs of each pass, `iter_size` of them.
+
+        Raises:
+            InputError: another number of batches.
+        """
+        losses, outputs = self.accumulate(batches)
+        rate = self._schedule.rate(self.iteration)
+        self._update(rate)
+        self.iteration += 1
+        return Iteration(self.iteration - 1, sum(losses) / len(losses), rate, outputs)
+
+    def accumulate(self, batches: Sequence[Batch]) -> tuple[list[float], list[Mapping[str, Tensor]]]:
+        """The passes of one iteration, without the update: adds gradients to those of the parameters.
+
+        Returns:
+            The weighted loss and the outputs of each pass.
+        """
+        if len(batches) != self.definition.iter_size:
+            raise InputError(f"{len(batches)} batches given for an iter_size of {self.definition.iter_size}")
+        losses: list[float] = []
+        outputs: list[Mapping[str, Tensor]] = []
+        for batch in batches:
+            loss, tops = self.net.loss(batch)
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(float(loss.detach()))
+            outputs.append({name: top.detach() for name, top in tops.items()})
+        return losses, outputs
+
+    @torch.no_grad()
+    def _update(self, rate: float) -> None:
+        definition = self.definition
+        gradients = [_gradient(one) for one in self._learnables]
+        _clip(gradients, definition.clip_gradients)
+        for one, gradient, history in zip(self._learnables, gradients, self.history, strict=True):
+            gradient.div_(definition.iter_size)
+            regularization = decay(definition, one.tensor, one.decay_mult)
+            if regularization is not None:
+                gradient.add_(regularization)
+            own_rate = rate * one.lr_mult
+            one.tensor.sub_(self._rule.update(definition, own_rate, self.iteration, gradient, history))
+            one.tensor.grad = None
+
+    # ---- snapshots
+
+    def weights(self) -> WeightsFile:
+        """The net with its weights, as Caffe stores it."""
+        arrays = self.net.arrays()
+        specs = self.net.definition.layers
+        layers = [NewLayer(s.name, s.type, arrays.get(s.name, ()), s.bottoms, s.tops) for s in specs]
+        return create_weights(layers, self.net.definition.name)
+
+    def snapshot(self, prefix: str | Path | None = None) -> tuple[Path, Path]:
+        """Write weights and state as `PREFIX_iter_N.caffemodel` and `.solverstate`, over older ones.
+
+        Args:
+            prefix: None for the definition's `snapshot_prefix`.
+
+        Raises:
+            OutputError: they cannot be written; older ones are as they were.
+        """
+        stem = f"{self.definition.snapshot_prefix if prefix is None else prefix}_iter_{self.iteration}"
+        weights, state = Path(f"{stem}.caffemodel"), Path(f"{stem}.solverstate")
+        ordered = [slot for slots in zip(*self.history, strict=True) for slot in slots]
+        snapshot = Snapshot(
+            self.iteration,
+            str(weights),
+            tuple(tensor.cpu().float().numpy() for tensor in ordered),
+            self._schedule.steps,
+        )
+        commit({weights: self.weights().write, state: snapshot.write}, force=True)
+        return weights, state
+
+    def restore(self, state: str | Path) -> None:
+        """Go on from a snapshot: weights, history and iteration are those of the file.
+
+        Args:
+            state: a `.solverstate`; its weights are looked for at the path that it names, and beside it.
+
+        Raises:
+            FormatError: a file is missing or damaged, or of another solver type.
+            ModelError: the weights are those of another net.
+        """
+        path = Path(state)
+        snapshot = read_state(path)
+        shapes = [tuple(one.tensor.shape) for one in self._learnables] * self._rule.slots
+        check_history(snapshot, shapes, path)
+        weights = read_weights(snapshot.weights_file(path))
+        self.net.load_arrays({layer.name: [blob.array() for blob in layer.blobs] for layer in weights.layers})
+        count = len(self._learnables)
+        for index, array in enumerate(snapshot.history):
+            self.history[index % count][index // count].copy_(torch.from_numpy(array.copy()))
+        self.iteration, self._schedule.steps = snapshot.iteration, snapshot.current_step
+
+
+def _gradient(one: Learnable) -> Tensor:
+    """The gradient of the last passes; zeros for blobs that take no part, as the statistics of BatchNorm."""
+    return torch.zeros_like(one.tensor) if one.tensor.grad is None else one.tensor.grad
+
+
+def _clip(gradients: Sequence[Tensor], limit: float) -> None:
+    """Scale all gradients alike, so that their common Euclidean norm is at most `limit`."""
+    if limit < 0:
+        return
+    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    if float(norm) > limit:
+        for gradient in gradients:
+            gradient.mul_(limit / norm)
