@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import twofold
 from twofold.conv import ConvLayer, FactorConv, Factors
+from twofold.errors import ModelError
 from twofold.formats.caffe.caffemodel import NewLayer, create_weights, read_weights
 from twofold.formats.caffe.model import CaffeModel
 from twofold.lowrank import composed
@@ -71,3 +73,13 @@ def test_sharers_of_another_stride_are_left_alone(tmp_path: Path) -> None:
     (skipped,) = model.convolutions()
     assert isinstance(skipped, twofold.Skipped)
     assert "another shape or stride" in skipped.reason
+
+
+def test_weights_of_another_net_are_refused_though_a_name_agrees(tmp_path: Path) -> None:
+    _model(tmp_path, "")
+    conv = NewLayer("conv", "Convolution", [np.ones((1, 1, 1, 1))])
+    other = create_weights([NewLayer("left", "Input"), conv])
+    with (tmp_path / "other.caffemodel").open("wb") as stream:
+        other.write(stream)
+    with pytest.raises(ModelError, match="do not belong together"):
+        twofold.load(tmp_path / "net.prototxt", tmp_path / "other.caffemodel")

@@ -71,10 +71,11 @@ class CaffeModel:
         model = cls(document, weights, dict(inputs or {}))
         if not read_layers(document):
             raise ModelError(f"{prototxt}: the net has no layers; is it a solver, or the wrong file?")
-        if weights is not None and not any(weights.layer(spec.name) for spec in read_layers(document)):
+        names = {spec.name for spec in read_layers(document)}
+        if weights is not None and not any(one.blobs and one.name in names for one in weights.layers):
             raise ModelError(
                 f"{caffemodel} holds weights of other layers than {prototxt} has: "
-                f"{_some(layer.name for layer in weights.layers)}; they do not belong together"
+                f"{_some(one.name for one in weights.layers if one.blobs)}; they do not belong together"
             )
         return model
 
