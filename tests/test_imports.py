@@ -1,0 +1,121 @@
+"""Which module may import which: the tree is the data flow, and dependencies that are optional stay so."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "twofold"
+
+#: From left to right data flows; a part may import those before it, and itself. Modules of one line of the
+#: list may not import each other.
+FLOW = (
+    ("errors", "progress"),
+    ("conv",),
+    ("formats",),
+    ("caffe_torch", "lowrank"),
+    ("calibration",),
+    ("planning",),
+    ("load", "decompose", "inspect"),
+    ("finetune", "report", "quantize", "latency"),
+    ("amct",),
+    ("cli",),
+    ("__init__",),
+)
+RANK = {part: rank for rank, parts in enumerate(FLOW) for part in parts}
+#: The other way round, each with its reason.
+ALLOWED = {
+    # A method for convenience, which imports when it is called: a model gives its own torch module.
+    ("formats", "caffe_torch"),
+}
+
+
+def modules() -> list[Path]:
+    return sorted(SRC.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    """The parts of twofold that a module imports, wherever in the module it does so."""
+    package = ("twofold", *path.relative_to(SRC).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join((*base, *([node.module] if node.module else [])))
+            names = [f"{stem}.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("twofold.")}
+    return found & {part_of(module) for module in modules()}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SRC)))
+def test_imports_go_one_way(path):
+    part = part_of(path)
+    assert part in RANK, f"say in FLOW where {part} stands"
+    for other in imported_parts(path) - {part}:
+        assert RANK[other] < RANK[part] or (part, other) in ALLOWED, f"{part} imports {other}"
+
+
+def test_the_whole_tree_is_in_the_flow():
+    assert {part_of(path) for path in modules()} <= set(RANK)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level names of all modules that a fresh interpreter has loaded after a statement."""
+    code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
+
+
+THIRD_PARTY = {
+    "numpy", "scipy", "google", "typer", "click", "rich", "threadpoolctl", "torch", "PIL", "h5py", "cv2",
+    "onnx", "skimage", "joblib",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["twofold.conv", "twofold.lowrank", "twofold.planning"])
+def test_numerics_import_with_numpy_and_scipy_alone(module):
+    assert loaded_by(f"import {module}") & THIRD_PARTY <= {"numpy", "scipy"}
+
+
+def test_the_core_installation_needs_no_extra():
+    loaded = loaded_by("import twofold.cli, twofold.inspect") & THIRD_PARTY
+    assert loaded <= {"numpy", "scipy", "threadpoolctl", "typer", "click", "rich"}
+
+
+def test_the_core_works_where_extras_are_absent(tmp_path):
+    """A whole run with torch, Pillow and h5py made unimportable."""
+    from tests.small import write
+
+    files = write(tmp_path)
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'PIL', 'h5py', 'google.protobuf', 'cv2'): sys.modules[name] = None\n"
+        "from twofold.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, "decompose", *files, "-o", str(tmp_path / "out"), "--macs", "0.5"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    assert (tmp_path / "out" / "plan.json").exists()
+
+
+def test_public_names_are_few_and_there():
+    import twofold
+
+    assert len(twofold.__all__) <= 20
+    assert all(hasattr(twofold, name) for name in twofold.__all__)
