@@ -251,3 +251,8 @@ def test_double_nets_are_doubles_throughout():
     assert own(torch.ones(2, 3, dtype=torch.float64))["y0"].dtype == torch.float64
     with pytest.raises(ModelError, match="layer 'y' .* cannot run"):  # noqa: RUF043
         own(torch.ones(2, 3))
+
+
+def test_a_score_must_be_above_the_threshold():
+    rows = detections(LINE[::3], [0.5, 0.5009765625], "confidence_threshold: 0.5")
+    assert [row[2] for row in rows] == [0.5009765625]

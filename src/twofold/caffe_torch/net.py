@@ -294,7 +294,7 @@ def _call(spec: LayerSpec, module: nn.Module, bottoms: Sequence[Tensor]) -> tupl
     given = [b.detach() if i < len(stopped) and not stopped[i] else b for i, b in enumerate(bottoms)]
     try:
         tops = module(*given)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         shapes = ", ".join(str(list(bottom.shape)) for bottom in given) or "none"
