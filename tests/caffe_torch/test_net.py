@@ -332,6 +332,22 @@ def test_the_loss_is_the_weighted_sum(branches):
         branches.loss(torch.ones(1, 3, 8, 8))
 
 
+@pytest.mark.parametrize(
+    ("top", "rest"),
+    [("", ""), ('top: "a"', 'layer { name: "s" type: "Silence" bottom: "a" }')],
+    ids=["without a top", "silenced"],
+)
+def test_a_loss_that_is_no_output_counts(top, rest):
+    text = """
+    layer {{ name: "x" type: "Input" top: "x" top: "t" input_param {{ shape {{ dim: 2 dim: 3 }} }} }}
+    layer {{ name: "a" type: "EuclideanLoss" bottom: "x" bottom: "t" {0} }}
+    {1}
+    """
+    loss, tops = net(text.format(top, rest)).loss(torch.ones(2, 3), torch.zeros(2, 3))
+    assert float(loss) == 1.5
+    assert not tops
+
+
 def test_no_gradient_passes_where_the_definition_stops_it():
     text = layer_text("Eltwise", (2,), "propagate_down: true propagate_down: false", bottoms=2)
     a, b = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)

@@ -124,8 +124,10 @@ class CaffeNet(nn.Module):
 
     def loss(self, *inputs: Tensor | Blobs, **named: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the net; gives the sum of its losses times their `loss_weight`, and its outputs."""
+        # A loss counts even if it has no top, as in old nets, or if a Silence layer swallows it.
+        losses = [position for position, weights in enumerate(self._loss_weights) if any(weights)]
         terms, kept = [], {}
-        for step in self.walk(self._feed(inputs, named)):
+        for step in self._walk(self._feed(inputs, named), 0, len(self.layers), self.outputs, losses):
             for weight, top in zip(self._loss_weights[step.index], step.tops, strict=False):
                 if weight:
                     terms.append(weight * top.sum())
@@ -172,8 +174,15 @@ class CaffeNet(nn.Module):
         stop = len(self.layers) if stop is None else stop
         return self._walk(dict(env), start, stop, self.live(stop) if keep is None else keep)
 
-    def _walk(self, blobs: dict[str, Tensor], start: int, stop: int, keep: Collection[str]) -> Iterator[Step]:
-        for scheduled in schedule(self.definition.layers, start, stop, keep):
+    def _walk(
+        self,
+        blobs: dict[str, Tensor],
+        start: int,
+        stop: int,
+        keep: Collection[str],
+        also: Collection[int] = (),
+    ) -> Iterator[Step]:
+        for scheduled in schedule(self.definition.layers, start, stop, keep, also):
             index = scheduled.index
             spec, module = self.definition.layers[index], self.layers[index]
             if _is_fed(module) or (not spec.bottoms and blobs.keys() >= set(spec.tops)):

@@ -6,7 +6,7 @@ names at a position: position i is the moment before layer i.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..formats.caffe.net import LayerSpec
@@ -25,7 +25,9 @@ class Scheduled:
     frees: tuple[str, ...]
 
 
-def schedule(layers: Sequence[LayerSpec], start: int, stop: int, keep: Iterable[str]) -> list[Scheduled]:
+def schedule(
+    layers: Sequence[LayerSpec], start: int, stop: int, keep: Iterable[str], also: Collection[int] = ()
+) -> list[Scheduled]:
     """The layers between two positions on which some blobs depend.
 
     Args:
@@ -33,12 +35,13 @@ def schedule(layers: Sequence[LayerSpec], start: int, stop: int, keep: Iterable[
         start: position of the first layer that may run.
         stop: position behind the last.
         keep: blobs whose values at `stop` are wanted.
+        also: positions of layers that run even if no blob depends on them.
     """
     kept = frozenset(keep)
     wanted, seen = set(kept), set[str]()
     chosen: list[Scheduled] = []
     for i in reversed(range(start, stop)):
-        if wanted.isdisjoint(layers[i].tops):
+        if i not in also and wanted.isdisjoint(layers[i].tops):
             continue
         touched = dict.fromkeys((*layers[i].bottoms, *layers[i].tops))
         # Backwards, who meets a name first is its last user.
