@@ -60,12 +60,12 @@ def random_blobs(text: str, seed: int = 0) -> dict[str, list[np.ndarray]]:
     rng = np.random.default_rng(seed)
     blobs: dict[str, list[np.ndarray]] = {}
     for layer in CaffeModel(document).convolutions():
-        if not isinstance(layer, ConvLayer):
+        if layer.geometry is None:
             continue
         shape = layer.geometry.weight_shape
         columns = rng.normal(size=(*shape[:2], shape[2], 1)) * rng.normal(size=(1, *shape[1:3], shape[3]))
         weight = columns + 0.3 * rng.normal(size=shape)
-        for name in (layer.name, *layer.sharers):
+        for name in (layer.name, *(layer.sharers if isinstance(layer, ConvLayer) else ())):
             blobs[name] = [(weight / np.sqrt(np.prod(shape[1:]))).astype(np.float32)]
             if biased[name]:
                 blobs[name].append(rng.normal(size=shape[0]).astype(np.float32))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .conv import ConvLayer, FactorConv, Factors
-from .errors import ModelError, OutputError, PlanError
+from .errors import ModelError, OptionError, OutputError, PlanError
 from .formats.base import Model
 from .lowrank import Factorization, FitOptions, energy_error, scheme
 from .planning import Budget, FixedRanks, Plan, PlanOptions, Request, make_plan, requests
@@ -117,7 +117,7 @@ def decompose(
     schemes: str | Sequence[str] = ("spatial",),
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
-    ranks: Mapping[str, int | tuple[int, ...]] | None = None,
+    ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]] | None = None,
 ) -> Result[M]:
     """Replace large convolutions by stacks of smaller ones.
 
@@ -134,7 +134,7 @@ def decompose(
         schemes: names of the schemes that compete.
         only: names or patterns of the layers that may be decomposed; empty means all.
         skip: names or patterns of layers to leave alone.
-        ranks: layer name or pattern -> its rank (ranks for a scheme with several).
+        ranks: layer name or pattern -> its rank (ranks for a scheme with several), or "full".
 
     Returns:
         The smaller model and the plan. Nothing is written before `Result.save`.
@@ -160,10 +160,17 @@ def _words(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _fixed(ranks: Mapping[str, int | tuple[int, ...]]) -> tuple[FixedRanks, ...]:
-    return tuple(
-        FixedRanks(name, (rank,) if isinstance(rank, int) else tuple(rank)) for name, rank in ranks.items()
-    )
+def _fixed(ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]]) -> tuple[FixedRanks, ...]:
+    fixed = []
+    for pattern, given in ranks.items():
+        if given == "full":
+            fixed.append(FixedRanks(pattern, None))
+            continue
+        sizes = (given,) if isinstance(given, int) else tuple(given)
+        if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise OptionError(f"ranks: {pattern!r} has {given!r}; give a number, a tuple of them, or 'full'")
+        fixed.append(FixedRanks(pattern, sizes))
+    return tuple(fixed)
 
 
 def _budget(**given: float | None) -> Budget | None:
@@ -192,7 +199,8 @@ def run(model: M, options: PlanOptions) -> Result[M]:
             found = scheme(request.scheme).factorize(layer, request.variant, max_ranks=ranks)
             factorizations[layer.name].append(found)
             if complete and layer.weight is not None:
-                norm = float(np.linalg.norm(layer.weight))
+                # float64: squares of large weights leave float32's range
+                norm = float(np.linalg.norm(layer.weight.astype(np.float64)))
                 spectra[layer.name] = spectrum_of_energy_errors(
                     np.asarray(found.energy_errors(), np.float64), norm
                 )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...conv import Array, ConvGeometry, ConvLayer, Size, Skipped
 from ...errors import ModelError
 from .convolution import CONVOLUTIONS, geometry
 from .emit import refusal
 from .net import LayerSpec, NetDefinition, layer_messages, read_layers, read_net
+from .parameters import check_fit, check_parameters
 from .prototxt import Document, Message
 from .shapes import walk_shapes
 from .weights import Blob, WeightsFile
@@ -50,9 +51,11 @@ class Group:
 
     Attributes:
         uses: in the file's order; the first owns the weight.
+        tied: another layer that shares one of their blobs, but not as they do among themselves; "" if none.
     """
 
     uses: tuple[Use, ...]
+    tied: str = ""
 
     @property
     def name(self) -> str:
@@ -100,20 +103,69 @@ def find_groups(
             )
     shapes: dict[int, Size | None] = {}
     phases: dict[int, set[str]] = {}
+    if weights is not None:
+        inputs = {**_read_channels(nets, weights), **inputs}
+        check_parameters(nets, weights, document.path, inputs)
     for net in nets:
         for layer, (bottoms, _) in zip(net.layers, walk_shapes(net, inputs), strict=True):
             phases.setdefault(layer.index, set()).add(net.phase)
             if bottoms and shapes.get(layer.index) is None:
                 shapes[layer.index] = bottoms[0]
-    messages = layer_messages(document)
+    messages, specs = layer_messages(document), read_layers(document)
     groups: dict[tuple[str, str], list[Use]] = {}
-    for spec in read_layers(document):
+    for spec in specs:
         if spec.type in CONVOLUTIONS:
             shape = shapes.get(spec.index)
             shaped = _geometry(spec, shape, weights)
             use = Use(spec, messages[spec.index], shape, shaped, frozenset(phases.get(spec.index, ())))
             groups.setdefault(_key(spec), []).append(use)
-    return tuple(Group(tuple(uses)) for uses in groups.values())
+    owners = _blob_users(specs)
+    return tuple(Group(tuple(uses), _tied(uses, owners)) for uses in groups.values())
+
+
+def _blob_users(specs: Sequence[LayerSpec]) -> dict[str, list[tuple[LayerSpec, int]]]:
+    """For every name of a shared parameter: the layers that use it, and as which of their blobs."""
+    users: dict[str, list[tuple[LayerSpec, int]]] = {}
+    for spec in specs:
+        for index, param in enumerate(spec.fields.messages("param")):
+            if param.text("name"):
+                users.setdefault(param.text("name"), []).append((spec, index))
+    return users
+
+
+def _tied(uses: Sequence[Use], users: Mapping[str, Sequence[tuple[LayerSpec, int]]]) -> str:
+    """A layer outside the group that shares a blob with it, "" if there is none."""
+    inside = {use.spec.index for use in uses}
+    for use in uses:
+        for index, param in enumerate(use.spec.fields.messages("param")):
+            for spec, other in users.get(param.text("name"), ()):
+                if spec.index not in inside or other != index:
+                    return spec.name
+    return ""
+
+
+def _read_channels(nets: Sequence[NetDefinition], weights: WeightsFile) -> dict[str, Size]:
+    """Shapes of what data layers read, with the channels that the first convolution's weight has.
+
+    A definition does not tell whether a data base holds gray or colour images; the shape rules guess colour.
+    """
+    found: dict[str, Size] = {}
+    for net in nets:
+        readers = tuple(layer for layer in net.layers if layer.type in ("Data", "ImageData", "WindowData"))
+        tops = {
+            name: shape
+            for _, shapes in walk_shapes(replace(net, layers=readers))
+            for name, shape in shapes.items()
+            if shape is not None and len(shape) == 4
+        }
+        for layer in net.layers:
+            entry = weights.layer(layer.name)
+            shape = tops.get(layer.bottoms[0]) if layer.bottoms and layer.type in CONVOLUTIONS else None
+            if shape is None or entry is None or not entry.blobs or len(entry.blobs[0].shape) != 4:
+                continue
+            groups = layer.fields.message("convolution_param").integer("group")
+            found[layer.bottoms[0]] = (shape[0], entry.blobs[0].shape[1] * groups, *shape[2:])
+    return found
 
 
 def _key(spec: LayerSpec) -> tuple[str, str]:
@@ -150,14 +202,27 @@ def as_layer(group: Group, document: Document, weights: WeightsFile | None) -> C
     if shaped is not None and weights is not None:
         stored = _stored(group, document, weights)
     reason = _refusal(group)
-    if reason is None and weights is not None and stored is None:
-        reason = f"has no weights in {weights.path}; Caffe would run it with its filler's values"
+    if reason is None and weights is not None:
+        reason = _unfilled(group, weights)
     if reason is not None or shaped is None:
         reason = reason or "its input channels are not known; give the shape of the net's input"
         macs = 0 if shaped is None else sum(_macs(first.spec, shaped, size) for size in known)
         return Skipped(group.name, reason, shaped, macs, 0 if shaped is None else shaped.params)
     weight, bias = stored or (None, None)
     return ConvLayer(group.name, shaped, weight, bias, known, group.names[1:])
+
+
+def _unfilled(group: Group, weights: WeightsFile) -> str | None:
+    """Why the weights do not tell all that the group holds; None where they do."""
+    known = [use for use in group.uses if weights.layer(use.spec.name) is not None]
+    for use in group.uses:
+        biased = use.spec.fields.message("convolution_param").flag("bias_term")
+        if use not in known and (biased or not known):
+            which = (
+                "" if use.spec.name == group.name else f"layer {use.spec.name!r}, which shares its weight, "
+            )
+            return f"{which}has no weights in {weights.path}; Caffe would run it with its filler's values"
+    return None
 
 
 def _macs(spec: LayerSpec, shaped: ConvGeometry, size: Size) -> int:
@@ -177,6 +242,10 @@ def _refusal(group: Group) -> str | None:
             return reason
         if use.geometry != first.geometry:
             return f"shares its weight with layer {use.spec.name!r}, which has another shape or stride"
+    if group.tied:
+        return (
+            f"layer {group.tied!r} shares its weight or bias in another way than as a use of one convolution"
+        )
     for i, use in enumerate(group.uses):
         for other in group.uses[i + 1 :]:
             if use.spec.name == other.spec.name and use.phases & other.phases:
@@ -197,14 +266,14 @@ def _stored(group: Group, document: Document, weights: WeightsFile) -> tuple[Arr
         _check_fit(use, entry.blobs, document, weights)
     order = {id(entry): i for i, entry in enumerate(weights.layers)}
     last = max((entry for _, entry in entries), key=lambda entry: order[id(entry)])
-    own = weights.layer(group.name) or last
-    has_bias = group.uses[0].spec.fields.message("convolution_param").flag("bias_term")
+    own = weights.layer(group.name)
     shape = group.uses[0].geometry
     assert shape is not None
     weight = last.blobs[0].array().reshape(_stored_shape(group.uses[0].spec, shape))
     if group.uses[0].spec.type == "Deconvolution":
         return None
-    return weight, own.blobs[1].array().reshape(-1) if has_bias else None
+    bias = own.blobs[1].array().reshape(-1) if own is not None and len(own.blobs) > 1 else None
+    return weight, bias
 
 
 def _stored_shape(spec: LayerSpec, shaped: ConvGeometry) -> Size:
@@ -219,18 +288,6 @@ def _check_fit(use: Use, blobs: Sequence[Blob], document: Document, weights: Wei
     wanted = [_stored_shape(spec, shaped)]
     if spec.fields.message("convolution_param").flag("bias_term"):
         wanted.append((shaped.c_out,))
-    if len(blobs) != len(wanted) or not all(
-        blob.fits(shape) for blob, shape in zip(blobs, wanted, strict=True)
-    ):
-        raise ModelError(
-            f"layer {spec.name!r}: {weights.path} has arrays of shape "
-            f"{_shapes([blob.shape for blob in blobs])}, but {document.path} needs {_shapes(wanted)}; "
-            "they do not belong together"
-        )
+    check_fit(spec.name, blobs, wanted, document.path, weights)
     for blob in blobs:
         blob.check()
-
-
-def _shapes(shapes: Sequence[Size]) -> str:
-    listed = ["x".join(map(str, shape)) or "scalar" for shape in shapes]
-    return " and ".join(listed) or "(none)"

@@ -292,9 +292,13 @@ class CaffeModel:
                 # Half precision rounds to 11 bits; everything else stores float32 exactly.
                 tolerance = 2**-10 if "16" in blob.encoding else 0.0
                 array = blob.array()
-                scale = float(np.abs(array).max(initial=0.0))
+                scale = float(np.abs(array).max(initial=0.0, where=np.isfinite(array)))
                 if wanted is None or not np.allclose(
-                    array.reshape(wanted.shape), wanted, rtol=tolerance, atol=tolerance * scale * 2**-4
+                    array.reshape(wanted.shape),
+                    wanted,
+                    rtol=tolerance,
+                    atol=tolerance * scale * 2**-4,
+                    equal_nan=True,
                 ):
                     raise OutputError(f"layer {name!r}: its weights differ in what was read again")
 
