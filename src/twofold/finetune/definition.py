@@ -102,6 +102,12 @@ class SolverDefinition:
         Raises:
             OptionError: a value that Caffe refuses.
         """
+        for name in ("net_param", "train_net_param", "test_net_param"):
+            if param.has(name):
+                raise OptionError(
+                    f"the solver holds a net itself ({name}), which is not read; put it into a file of its own "
+                    "and name it in 'net'"
+                )
         values: dict[str, Any] = {
             field.name: tuple(param.all(field.name))
             if isinstance(field.default, tuple)
