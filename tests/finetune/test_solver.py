@@ -65,7 +65,7 @@ def test_repeated_values_and_the_older_type(tmp_path):
         ('regularization_type: "L3"', "regularization_type is 'L3'; Caffe knows L1 and L2"),
         ("snapshot_format: HDF5", "only BINARYPROTO"),
         ('type: "SGD" solver_type: ADAM', "both type and the older solver_type"),
-        ('net_param { name: "x" }', "put it into a file of its own"),
+        ('net_param { name: "x" }', "put it into a file"),
     ],
 )
 def test_a_definition_that_is_refused(tmp_path, text, says):

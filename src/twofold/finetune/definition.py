@@ -105,8 +105,8 @@ class SolverDefinition:
         for name in ("net_param", "train_net_param", "test_net_param"):
             if param.has(name):
                 raise OptionError(
-                    f"the solver holds a net itself ({name}), which is not read; put it into a file of its own "
-                    "and name it in 'net'"
+                    f"the solver holds a net itself ({name}), which is not read; put it into a file of its "
+                    "own and name it in 'net'"
                 )
         values: dict[str, Any] = {
             field.name: tuple(param.all(field.name))
