@@ -24,7 +24,7 @@ FLOW = (
     ("finetune", "report", "quantize", "latency"),
     ("amct",),
     ("cli",),
-    ("__init__",),
+    ("__init__", "__main__"),
 )
 RANK = {part: rank for rank, parts in enumerate(FLOW) for part in parts}
 #: The other way round, each with its reason.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from .decompose import decompose
@@ -33,4 +34,7 @@ def auto_decomposition(
                 raise OptionError(f"{new} is an input; give another place for the output")
     result = decompose(load(model_file, weights_file))
     result.model.save(new_model_file, new_weights_file, force=True, check=result.check)
-    print(result.plan)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(str(result.plan).encode(encoding, "backslashreplace").decode(encoding))
+    if not result.plan.choices:
+        print("no convolution was decomposed; the files were copied unchanged")

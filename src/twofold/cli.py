@@ -7,9 +7,11 @@ Results go to stdout, or as JSON with --json; progress and notes go to stderr. E
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -148,7 +150,7 @@ def _load(definition: Path, weights: Path | None, inputs: Sequence[str] | None) 
 def _shape(text: str) -> tuple[str, Size]:
     name, _, dims = text.rpartition("=")
     parts = dims.lower().split("x")
-    if not name or not all(part.isdecimal() and int(part) for part in parts):
+    if not name or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
         raise OptionError(f"--input: {text!r} is not NAME=SIZES, such as data=1x3x224x224")
     return name, tuple(map(int, parts))
 
@@ -191,6 +193,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # Names of layers may hold characters that a terminal's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=None if argv is None else list(argv), prog_name="twofold")
     except SystemExit as end:  # typer ends a run so, with 2 for a wrong command line

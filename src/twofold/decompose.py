@@ -166,7 +166,7 @@ def _fixed(ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]]) -> tupl
         if given == "full":
             fixed.append(FixedRanks(pattern, None))
             continue
-        sizes = (given,) if isinstance(given, int) else tuple(given)
+        sizes = tuple(given) if isinstance(given, (tuple, list)) else (given,)
         if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
             raise OptionError(f"ranks: {pattern!r} has {given!r}; give a number, a tuple of them, or 'full'")
         fixed.append(FixedRanks(pattern, sizes))

@@ -8,6 +8,7 @@ edited; "totals" is for readers and never read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
@@ -43,7 +44,9 @@ def plan_to_json(plan: Plan) -> str:
         "choices": [_choice_out(choice) for choice in plan.choices],
         "skipped": [_skipped_out(skipped) for skipped in plan.skipped],
     }  # fmt: skip
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # Bytes of a name that are not UTF-8 are lone surrogates, which a UTF-8 file can hold escaped only.
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def plan_from_json(text: str) -> Plan:
@@ -56,6 +59,8 @@ def plan_from_json(text: str) -> Plan:
         document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except json.JSONDecodeError as error:
         raise PlanError(f"is no plan: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
+        raise PlanError(f"is no plan: {error}") from error
     top = _Object(document, "plan")
     schema = top.take("twofold_plan", _integer)
     if schema != SCHEMA:

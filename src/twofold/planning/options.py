@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -42,7 +43,7 @@ class FixedRanks:
         parts = value.strip().lower().split("x")
         if pattern and parts == ["full"]:
             return cls(pattern, None)
-        if not pattern or not all(part.isdecimal() and int(part) for part in parts):
+        if not pattern or not all(re.fullmatch(r"0*[1-9][0-9]{0,99}", part) for part in parts):
             raise OptionError(f"rank: '{text}' is not NAME=R, NAME=R1xR2 or NAME=full, such as conv3_1=96")
         return cls(pattern, tuple(int(part) for part in parts))
 

@@ -1,0 +1,236 @@
+"""The public calls: load, decompose, apply, and the reference's own."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
+
+import twofold
+from twofold.conv import FactorConv, Factors
+from twofold.decompose import apply_plan, decompose
+from twofold.errors import OptionError, OutputError, PlanError, TwofoldError
+from twofold.lowrank import energy_error
+
+COMPAT = Path(__file__).parents[1] / "compat" / "src"
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write(tmp_path)
+
+
+@pytest.fixture
+def model(files):
+    return twofold.load(*files)
+
+
+def test_the_example_of_the_readme(files, model, tmp_path):
+    result = decompose(model, macs=0.4)
+    out = tmp_path / "out"
+    result.model.save(out / "net.prototxt", out / "net.caffemodel")
+    assert "all convolutions" in str(result.plan)
+    assert result.plan.totals.macs_ratio <= 0.4
+    assert opencv(out / "net.prototxt", out / "net.caffemodel", picture())[0].shape == (1, 5, 12, 12)
+
+
+def test_predicted_errors_are_those_of_what_was_written(files, model, tmp_path):
+    """The error in the plan, measured again from the files alone."""
+    result = decompose(model, macs=0.5)
+    assert result.plan.choices
+    paths = result.save(tmp_path / "out")
+    new = {layer.name: layer for layer in twofold.load(*paths[:2]).convolutions()}
+    before = {layer.name: layer for layer in model.convolutions()}
+    for choice in result.plan.choices:
+        original = before[choice.layer]
+        convs = tuple(FactorConv(new[n].geometry, new[n].weight) for n in result.model.replaced[choice.layer])
+        product = twofold.lowrank.composed(Factors(choice.scheme, choice.ranks, convs))
+        relative = np.linalg.norm(original.weight - product) / np.linalg.norm(original.weight)
+        assert relative == pytest.approx(choice.relative_error, rel=1e-5)
+        assert energy_error(original, result.factors[choice.layer]) == pytest.approx(relative**2, rel=1e-5)
+
+
+def test_the_output_is_that_of_the_composed_weight(files, model, tmp_path):
+    """Two convolutions give what the original gives with the product of the factors as its weight."""
+    result = decompose(model, macs=0.5, schemes=("spatial", "channel", "input", "tucker2"), multiple=4)
+    paths = result.save(tmp_path / "out")
+    blobs = random_blobs(NET)
+    for choice in result.plan.choices:
+        blobs[choice.layer][0] = twofold.lowrank.composed(result.factors[choice.layer]).astype(np.float32)
+    (tmp_path / "composed").mkdir()
+    expected = opencv(*write(tmp_path / "composed", NET, blobs), picture())[0]
+    assert_close(opencv(*paths[:2], picture())[0], expected)
+    assert np.abs(expected - opencv(*files, picture())[0]).max() > 1e-2  # so the comparison means something
+
+
+def test_without_a_budget_no_more_is_spent_than_the_reference_would(model):
+    ours, theirs = decompose(model), decompose(model, rule="amct")
+    assert ours.plan.totals.macs[1] <= theirs.plan.totals.macs[1]
+    assert ours.plan.choices
+
+
+@pytest.mark.parametrize(
+    "ranks", [{"two": "all"}, {"two": 0}, {"two": -3}, {"two": ()}, {"two": (2, 0)}, {"two": 2.5}]
+)
+def test_ranks_that_are_none(model, ranks):
+    with pytest.raises(OptionError, match="'two'"):
+        decompose(model, ranks=ranks)
+
+
+def test_two_budgets_are_refused(model):
+    with pytest.raises(PlanError, match="macs and params"):
+        decompose(model, macs=0.5, params=0.5)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_budgets_that_are_none(model, value):
+    with pytest.raises(TwofoldError):
+        decompose(model, macs=value)
+
+
+def test_names_may_be_a_string_or_several(model):
+    assert [c.layer for c in decompose(model, energy=0.5, only="two").plan.choices] == ["two"]
+    assert [
+        c.layer for c in decompose(model, energy=0.5, only=["t*", "one"], skip="two", multiple=1).plan.choices
+    ] == ["one"]
+
+
+def test_a_plan_is_applied_later_to_the_same_bytes(files, model, tmp_path):
+    result = decompose(model, macs=0.5)
+    first = result.save(tmp_path / "first")
+    plan = twofold.Plan.load(first[2])
+    again = apply_plan(plan, twofold.load(*files)).save(tmp_path / "second")
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in first]
+
+
+def test_a_plan_made_for_one_net_does_not_fit_another(model, tmp_path):
+    plan = decompose(model, macs=0.5).plan
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(PlanError, match="does not fit this model"):
+        apply_plan(plan, twofold.load(*write(other, NET.replace('"two"', '"zwei"'))))
+
+
+def test_the_twin_needs_no_input_sizes(model, tmp_path):
+    result = decompose(model, macs=0.5)
+    twin = tmp_path / "twin"
+    twin.mkdir()
+    applied = apply_plan(result.plan, twofold.load(*write(twin, TRAIN_VAL, random_blobs(NET))))
+    assert [c.ranks for c in applied.plan.choices] == [c.ranks for c in result.plan.choices]
+    assert applied.plan.macs_per == "output position"
+
+
+def test_a_wrong_factor_is_never_saved(model, tmp_path):
+    """The check before the commit compares with the plan, not with what was meant to be written."""
+    result = decompose(model, ranks={"two": 16}, only="two")
+    other = decompose(model, ranks={"two": 32}, only="two")
+    with pytest.raises(OutputError, match="two: what was written has the shapes"):
+        replace(result, model=other.model).save(tmp_path / "out")
+    stack = result.factors["two"]
+    convs = (replace(stack.convs[0], weight=stack.convs[0].weight * np.float32(1.05)), *stack.convs[1:])
+    wrong = result.original.replace({"two": replace(stack, convs=convs)})
+    with pytest.raises(OutputError, match="two: what was written loses"):
+        replace(result, model=wrong).save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_itself_is_not_changed(model):
+    before = model.definition.source
+    decompose(model, macs=0.5)
+    assert model.definition.source == before
+    assert not model.replaced
+
+
+def test_the_reference_call_writes_and_says_nothing_surprising(files, tmp_path, capsys):
+    out = [str(tmp_path / "new.prototxt"), str(tmp_path / "new.caffemodel")]
+    for path in out:
+        Path(path).write_bytes(b"old")
+    returned = twofold.auto_decomposition(
+        model_file=files[0], weights_file=files[1], new_model_file=out[0], new_weights_file=out[1]
+    )
+    assert returned is None
+    printed, err = capsys.readouterr()
+    assert err == ""
+    assert "all convolutions" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "net.caffemodel", "net.prototxt", "new.caffemodel", "new.prototxt",
+    ]  # fmt: skip
+    assert len(twofold.load(*out).convolutions()) > 3
+    assert list(inspect.signature(twofold.auto_decomposition).parameters) == [
+        "model_file", "weights_file", "new_model_file", "new_weights_file",
+    ]  # fmt: skip
+
+
+def test_the_reference_call_never_overwrites_its_inputs(files, tmp_path):
+    link = tmp_path / "link.prototxt"
+    link.symlink_to(files[0])
+    for new in (files[0], str(link), files[1]):
+        with pytest.raises(OptionError, match="is an input"):
+            twofold.auto_decomposition(*files, new, str(tmp_path / "new.caffemodel"))
+
+
+def test_a_script_for_the_reference_runs_unchanged(files, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import amct_caffe\n"
+        "from amct_caffe.tensor_decompose import auto_decomposition\n"
+        f"auto_decomposition(model_file={files[0]!r}, weights_file={files[1]!r},\n"
+        "    new_model_file='new.prototxt', new_weights_file='new.caffemodel')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(COMPAT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stderr == ""
+    assert re.search(r"two_0", (tmp_path / "new.prototxt").read_text())
+
+
+def test_strange_names_survive(tmp_path):
+    """Slashes, spaces, quotes, not UTF-8, and what a pattern would read as its own."""
+    text = (
+        HEAD
+        + conv("conv/1 [a*]", "data")
+        + conv('say \\"hi\\"', "conv/1 [a*]")
+        + conv("caf\udce9", 'say \\"hi\\"')
+    )
+    model = twofold.load(*write(tmp_path, text))
+    names = [layer.name for layer in model.convolutions()]
+    assert names == ["conv/1 [a*]", 'say "hi"', "caf\udce9"]
+    result = decompose(model, ranks=dict.fromkeys(names, 16))
+    paths = result.save(tmp_path / "out")
+    new = [layer.name for layer in twofold.load(*paths[:2]).convolutions()]
+    assert new == [f"{name}_{i}" for name in names for i in (0, 1)]
+    assert b"caf\xe9_0" in paths[0].read_bytes()
+    assert [choice.layer for choice in twofold.Plan.load(paths[2]).choices] == names
+
+
+def test_a_layer_without_name_is_left_alone(tmp_path):
+    text = HEAD + conv("", "data").replace('top: ""', 'top: "x"').replace('  name: ""\n', "")
+    blobs = {"": random_blobs(HEAD + conv("a", "data"))["a"]}
+    (skipped,) = twofold.load(*write(tmp_path, text, blobs)).convolutions()
+    assert isinstance(skipped, twofold.Skipped)
+    assert "has no name" in skipped.reason
+
+
+def test_an_output_that_cannot_show_a_name_is_no_error(tmp_path):
+    files = write(tmp_path, HEAD + conv("caf\udce9\u4e2d", "data"))
+    code = f"import twofold; twofold.auto_decomposition(*{files!r}, 'new.prototxt', 'new.caffemodel')"
+    command = [sys.executable, "-m", "twofold", "inspect", *files]
+    for argv in ([sys.executable, "-c", code], command):
+        run = subprocess.run(
+            argv,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+            capture_output=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        assert b"caf\\udce9\\u4e2d" in run.stdout
