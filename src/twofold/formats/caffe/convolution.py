@@ -46,7 +46,7 @@ def window(layer: LayerSpec, param: Fields, axes: int) -> Window:
     dilation = _spread(layer, param, "dilation", None, axes, 1)
     for name, sizes in (("kernel_size", kernel), ("stride", stride), ("dilation", dilation)):
         if min(sizes, default=1) < 1:
-            raise ModelError(f"layer {layer.name!r}: {name} is {list(sizes)}; it must be at least 1")
+            raise ModelError(f"{layer.label}: {name} is {list(sizes)}; it must be at least 1")
     return Window(kernel, stride, pad, dilation)
 
 
@@ -55,7 +55,7 @@ def _spread(
 ) -> Size:
     given = param.integers(name)
     if pair and any(param.has(one) for one in pair):
-        wanted = f"layer {layer.name!r}: either {name} or both {pair[0]} and {pair[1]} may be given"
+        wanted = f"{layer.label}: either {name} or both {pair[0]} and {pair[1]} may be given"
         if given:
             raise ModelError(f"{wanted}, found both ways; remove one")
         if not all(param.has(one) for one in pair) and default is None:
@@ -65,11 +65,11 @@ def _spread(
         return tuple(param.integer(one) if param.has(one) else (default or 0) for one in pair)
     if not given:
         if default is None:
-            raise ModelError(f"layer {layer.name!r}: {name} is missing; give one value, or one for each axis")
+            raise ModelError(f"{layer.label}: {name} is missing; give one value, or one for each axis")
         return (default,) * axes
     if len(given) not in (1, axes):
         raise ModelError(
-            f"layer {layer.name!r}: {name} has {len(given)} values; allowed are one, or one for each "
+            f"{layer.label}: {name} has {len(given)} values; allowed are one, or one for each "
             f"of its {axes} spatial axes"
         )
     return given * axes if len(given) == 1 else given
@@ -90,17 +90,17 @@ def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
     if given > blobs:
         what = "weight and bias" if blobs > 1 else "weight"
         raise ModelError(
-            f"layer {layer.name!r}: has {given} param entries for {blobs} blobs ({what}); remove the rest"
+            f"{layer.label}: has {given} param entries for {blobs} blobs ({what}); remove the rest"
         )
     sizes = window(layer, param, axes)
     c_out, groups = param.integer("num_output"), param.integer("group")
     if c_out < 1:
-        raise ModelError(f"layer {layer.name!r}: num_output is {c_out}; it must be at least 1")
+        raise ModelError(f"{layer.label}: num_output is {c_out}; it must be at least 1")
     if layer.type in ("DepthwiseConvolution", "ConvolutionDepthwise") and not param.has("group"):
         groups = c_in
     if groups < 1 or c_in % groups or c_out % groups:
         raise ModelError(
-            f"layer {layer.name!r}: group is {groups}, which must divide its {c_in} input and {c_out} output "
+            f"{layer.label}: group is {groups}, which must divide its {c_in} input and {c_out} output "
             "channels"
         )
     return ConvGeometry.of(

@@ -31,6 +31,7 @@ class LayerSpec:
         tops: names of the output blobs; one that is also a bottom is computed in place.
         fields: the whole layer message as LayerParameter, e.g. `fields.message("convolution_param")`.
         index: position of the layer's text among all layers of the file, -1 for one made from legacy `input`.
+        where: place of the layer's text, as "net.prototxt:12:7"; "" where it has none.
     """
 
     name: str
@@ -39,6 +40,12 @@ class LayerSpec:
     tops: tuple[str, ...]
     fields: Fields
     index: int = -1
+    where: str = ""
+
+    @property
+    def label(self) -> str:
+        """What messages call it: where it stands, and its name."""
+        return f"{self.where}: layer {self.name!r}" if self.where else f"layer {self.name!r}"
 
 
 @dataclass(frozen=True)
@@ -84,18 +91,17 @@ def read_net(
         ModelError: a bottom that no layer before it produces, or a top that two layers produce.
     """
     root = document.root.to_fields()
-    messages = layer_messages(document)
     specs = read_layers(document)
     state = _State(phase, level, {*root.message("state").texts("stage"), *stages})
     net = NetDefinition(
         root.text("name"),
         phase,
         (
-            *_legacy_input(root),
-            *(spec for spec in specs if state.keeps(spec, _where(document, messages[spec.index]))),
+            *_legacy_input(root, document.path),
+            *(spec for spec in specs if state.keeps(spec)),
         ),
     )
-    _check_blobs(net, document, messages)
+    _check_blobs(net)
     return net
 
 
@@ -105,8 +111,13 @@ def read_layers(document: Document) -> list[LayerSpec]:
     Raises:
         FormatError: V1 and V2 layers mixed, an unknown old layer type.
     """
+    messages = layer_messages(document)
     upgraded = enumerate(_upgraded(document.root.to_fields(), document))
-    return [_specify(layer, index) for index, layer in upgraded if layer is not None]
+    return [
+        _specify(layer, index, _where(document, messages[index]))
+        for index, layer in upgraded
+        if layer is not None
+    ]
 
 
 def layer_messages(document: Document) -> list[Message]:
@@ -134,21 +145,23 @@ def _upgraded(root: Fields, document: Document) -> list[Fields | None]:
     if root.has("layer"):
         return list(root.messages("layer"))
     old = root.messages("layers")
-    if any(layer.has("layer") for layer in old):
+    if not any(layer.has("layer") for layer in old):
+        return [upgrade_v1(layer) for layer in old]
+    try:
         return fold_v0_padding([upgrade_v0(layer) for layer in old])
-    return [upgrade_v1(layer) for layer in old]
+    except FormatError as error:
+        raise FormatError(f"{document.path}: {error}") from error
 
 
-def _specify(layer: Fields, index: int) -> LayerSpec:
+def _specify(layer: Fields, index: int, where: str) -> LayerSpec:
     if layer.text("type") == "BatchNorm" and len(layer.all("param")) == 3:
         # Old nets froze the statistics by three lr_mult: 0; Caffe drops these, since it never trains them.
         layer = Fields(layer.type, {key: given for key, given in layer.values.items() if key != "param"})
-    return LayerSpec(
-        layer.text("name"), layer.text("type"), layer.texts("bottom"), layer.texts("top"), layer, index
-    )
+    name, kind = layer.text("name"), layer.text("type")
+    return LayerSpec(name, kind, layer.texts("bottom"), layer.texts("top"), layer, index, where)
 
 
-def _legacy_input(root: Fields) -> tuple[LayerSpec, ...]:
+def _legacy_input(root: Fields, path: str) -> tuple[LayerSpec, ...]:
     """The Input layer that Caffe makes of the fields `input`, `input_shape` and `input_dim`."""
     tops = root.texts("input")
     if not tops:
@@ -166,7 +179,7 @@ def _legacy_input(root: Fields) -> tuple[LayerSpec, ...]:
             "input_param": [Fields("InputParameter", {"shape": list(shapes)})],
         },
     )
-    return (LayerSpec("input", "Input", (), tops, fields),)
+    return (LayerSpec("input", "Input", (), tops, fields, where=path),)
 
 
 @dataclass(frozen=True)
@@ -184,38 +197,33 @@ class _State:
             and self.stages.isdisjoint(rule.texts("not_stage"))
         )
 
-    def keeps(self, layer: LayerSpec, where: str) -> bool:
+    def keeps(self, layer: LayerSpec) -> bool:
         include, exclude = layer.fields.messages("include"), layer.fields.messages("exclude")
         if include and exclude:
-            raise FormatError(
-                f"{where}: layer {layer.name!r} has both include and exclude rules; Caffe allows one kind"
-            )
+            raise FormatError(f"{layer.label} has both include and exclude rules; Caffe allows one kind")
         if include:
             return any(self.meets(rule) for rule in include)
         return not any(self.meets(rule) for rule in exclude)
 
 
-def _check_blobs(net: NetDefinition, document: Document, messages: Sequence[Message]) -> None:
+def _check_blobs(net: NetDefinition) -> None:
     produced: dict[str, str] = {}
     for layer in net.layers:
-        where = document.path if layer.index < 0 else _where(document, messages[layer.index])
         if not layer.type:
-            raise ModelError(f"{where}: layer {layer.name!r} has no type; add one")
+            raise ModelError(f"{layer.label} has no type; add one")
         for i, bottom in enumerate(layer.bottoms):
             if bottom not in produced:
                 raise ModelError(
-                    f"{where}: layer {layer.name!r} reads blob {bottom!r} (bottom {i}), which no layer "
+                    f"{layer.label} reads blob {bottom!r} (bottom {i}), which no layer "
                     f"before it produces in phase {net.phase}; check its spelling and the include rules"
                 )
         for i, top in enumerate(layer.tops):
             in_place = i < len(layer.bottoms) and layer.bottoms[i] == top
             if top in produced and not in_place:
                 raise ModelError(
-                    f"{where}: layer {layer.name!r} produces blob {top!r}, which layer {produced[top]!r} "
+                    f"{layer.label} produces blob {top!r}, which layer {produced[top]!r} "
                     f"produces already in phase {net.phase}; rename one"
                 )
             if in_place and layer.type == "AbsVal":
-                raise ModelError(
-                    f"{where}: layer {layer.name!r} (AbsVal) cannot work in place; rename its top {top!r}"
-                )
+                raise ModelError(f"{layer.label} (AbsVal) cannot work in place; rename its top {top!r}")
             produced[top] = layer.name

@@ -83,7 +83,7 @@ def _tops(layer: LayerSpec, bottoms: Sequence[Shape]) -> Sequence[Shape]:
         shapes = apply(layer, known)
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise ModelError(
-            f"layer {layer.name!r} ({layer.type}): its parameters do not fit its inputs of shape "
+            f"{layer.label} ({layer.type}): its parameters do not fit its inputs of shape "
             f"{[list(shape) for shape in known]}"
         ) from error
     # Caffe adds tops of its own to losses and ignores those that it does not know.
@@ -223,9 +223,7 @@ def _pooling(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     stride = _pooling_pair(layer, param, "stride", ("stride_h", "stride_w"))
     pad = _pooling_pair(layer, param, "pad", ("pad_h", "pad_w"))
     if any(p >= k for p, k in zip(pad, kernel, strict=True)):
-        raise ModelError(
-            f"layer {layer.name!r}: pad {list(pad)} must be smaller than the kernel {list(kernel)}"
-        )
+        raise ModelError(f"{layer.label}: pad {list(pad)} must be smaller than the kernel {list(kernel)}")
     up = param.text("round_mode") == "CEIL"
     size = []
     for n, k, s, p in zip(shape[2:], kernel, stride, pad, strict=True):
@@ -243,7 +241,7 @@ def _pooling(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
 def _pooling_pair(layer: LayerSpec, param: Fields, name: str, pair: tuple[str, str]) -> Size:
     given = [param.has(one) for one in pair]
     if any(given) and (param.has(name) or not all(given)):
-        raise ModelError(f"layer {layer.name!r}: either {name} or both {pair[0]} and {pair[1]} may be given")
+        raise ModelError(f"{layer.label}: either {name} or both {pair[0]} and {pair[1]} may be given")
     return tuple(param.integer(one if all(given) else name) for one in pair)
 
 
@@ -281,9 +279,7 @@ def _lstm_unit(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
 def _concat(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("concat_param")
     if param.has("axis") and param.has("concat_dim"):
-        raise ModelError(
-            f"layer {layer.name!r}: either axis or concat_dim may be given, found both; remove one"
-        )
+        raise ModelError(f"{layer.label}: either axis or concat_dim may be given, found both; remove one")
     axis = (
         param.integer("concat_dim") if param.has("concat_dim") else _axis(param.integer("axis"), bottoms[0])
     )

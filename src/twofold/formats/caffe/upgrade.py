@@ -219,6 +219,10 @@ def fold_v0_padding(layers: Sequence[Fields]) -> list[Fields | None]:
     result: list[Fields | None] = []
     for layer in layers:
         if layer.text("type") == "Padding":
+            if (len(layer.texts("bottom")), len(layer.texts("top"))) != (1, 1):
+                raise FormatError(
+                    f"layer {layer.text('name')!r}: a V0 padding layer has one bottom and one top"
+                )
             padded[layer.texts("top")[0]] = layer
             result.append(None)
             continue
