@@ -111,6 +111,17 @@ def test_a_plan_is_applied_later_to_the_same_bytes(files, model, tmp_path):
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in first]
 
 
+def test_large_layers_come_out_the_same_bytes_too(tmp_path):
+    """They are factored by a block method, whose block depends on the largest rank that is asked for."""
+    text = HEAD.replace("16", "704") + conv("one", "data").replace("64", "704")
+    files = write(tmp_path, text)
+    first = decompose(twofold.load(*files), macs=0.2).save(tmp_path / "first")
+    (tmp_path / "twin.prototxt").write_text(text.replace("dim: 12", "dim: 20"))
+    plan = twofold.Plan.load(first[2])
+    second = apply_plan(plan, twofold.load(tmp_path / "twin.prototxt", files[1])).save(tmp_path / "second")
+    assert first[1].read_bytes() == second[1].read_bytes()
+
+
 def test_a_plan_made_for_one_net_does_not_fit_another(model, tmp_path):
     plan = decompose(model, macs=0.5).plan
     other = tmp_path / "other"

@@ -10,8 +10,8 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .conv import ConvLayer, FactorConv, Factors
-from .errors import ModelError, OptionError, OutputError, PlanError
+from .conv import ConvLayer, FactorConv, Factors, Skipped
+from .errors import ModelError, OptionError, OutputError, PlanError, TwofoldError
 from .formats.base import Model
 from .lowrank import Factorization, FitOptions, energy_error, scheme
 from .planning import Budget, FixedRanks, Plan, PlanOptions, Request, make_plan, requests
@@ -242,10 +242,26 @@ def apply_plan(plan: Plan, model: M) -> Result[M]:
     layers = model.convolutions()
     plan = plan.check(layers)
     by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
+    asked = _asked_ranks(layers, plan)
     factors = {}
     for choice in track(plan.choices, "factoring layers"):
+        ranks = asked.get((choice.layer, choice.scheme, choice.variant), choice.ranks)
         factorization = scheme(choice.scheme).factorize(
-            by_name[choice.layer], choice.variant, max_ranks=choice.ranks
+            by_name[choice.layer], choice.variant, max_ranks=tuple(map(max, ranks, choice.ranks))
         )
         factors[choice.layer] = factorization.factors(choice.ranks)
     return Result(model.replace(factors), plan, model, factors)
+
+
+def _asked_ranks(
+    layers: Sequence[ConvLayer | Skipped], plan: Plan
+) -> dict[tuple[str, str, str], tuple[int, ...]]:
+    """The largest ranks that the plan's making asked for, by layer, scheme and variant.
+
+    The factors of a large layer depend on them in the last digits, and a plan should give its bytes again.
+    """
+    try:
+        wanted = requests(layers, plan.options)
+    except TwofoldError:  # the model lacks a layer that the options name
+        return {}
+    return {(name, one.scheme, one.variant): one.max_ranks for name, of in wanted.items() for one in of}

@@ -14,14 +14,10 @@ from ...errors import ModelError
 from .fields import Fields
 from .net import LayerSpec
 
-#: Types whose parameters are a `convolution_param`; the last three belong to forks.
-CONVOLUTIONS = (
-    "Convolution",
-    "Deconvolution",
-    "DepthwiseConvolution",
-    "ConvolutionDepthwise",
-    "CuDNNConvolution",
-)
+#: Types of forks that have one group per channel where the text gives no groups.
+DEPTHWISE = ("DepthwiseConvolution", "ConvolutionDepthwise")
+#: Types whose parameters are a `convolution_param`; all but the first two belong to forks.
+CONVOLUTIONS = ("Convolution", "Deconvolution", "CuDNNConvolution", *DEPTHWISE)
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
     c_out, groups = param.integer("num_output"), param.integer("group")
     if c_out < 1:
         raise ModelError(f"{layer.label}: num_output is {c_out}; it must be at least 1")
-    if layer.type in ("DepthwiseConvolution", "ConvolutionDepthwise") and not param.has("group"):
+    if layer.type in DEPTHWISE and not param.has("group"):
         groups = c_in
     if groups < 1 or c_in % groups or c_out % groups:
         raise ModelError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ...conv import Array, ConvGeometry, ConvLayer, Size, Skipped
 from ...errors import ModelError
-from .convolution import CONVOLUTIONS, geometry
+from .convolution import CONVOLUTIONS, DEPTHWISE, geometry
 from .emit import refusal
 from .net import LayerSpec, NetDefinition, layer_messages, read_layers, read_net
 from .parameters import check_fit, check_parameters
@@ -235,6 +235,8 @@ def _refusal(group: Group) -> str | None:
     for use in group.uses:
         if use.spec.type == "Deconvolution":
             return "a transposed convolution; these are not decomposed"
+        if use.spec.type in DEPTHWISE:
+            return f"a depthwise convolution (type {use.spec.type}); these are not decomposed"
         if use.spec.fields.message("convolution_param").integer("axis") != 1:
             return "its channel axis is not 1"
         reason = refusal(use.message)
