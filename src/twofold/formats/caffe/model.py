@@ -264,7 +264,10 @@ class CaffeModel:
         prototxt = folder / Path(self.definition.path).name
         if self.weights is None:
             return (prototxt,)
-        return prototxt, folder / (self.weights.path or prototxt.with_suffix(".caffemodel")).name
+        caffemodel = folder / (self.weights.path or prototxt.with_suffix(".caffemodel")).name
+        if caffemodel == prototxt:
+            raise OptionError(f"definition and weights are both called {prototxt.name!r}; rename one")
+        return prototxt, caffemodel
 
     def save_to(
         self,
