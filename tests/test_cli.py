@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -247,11 +248,31 @@ def test_files_that_are_missing_or_swapped(small, tmp_path, capsys):
     assert not Path("out").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder(small, tmp_path, capsys):
-    folder = tmp_path / "out"
-    folder.mkdir(0o555)
-    refused(capsys, ["decompose", *small, "-o", "out"], "out.*Permission denied; nothing was changed")
+def test_a_read_only_folder():
+    """In a child that becomes someone who is not root; it runs once before, since imports may need root."""
+    code = (
+        "import os, sys\n"
+        "from twofold.cli import main\n"
+        "assert main(['decompose', *sys.argv[1:], '-o', 'warm']) == 0\n"
+        "os.setuid(os.geteuid() or 65534)\n"
+        "sys.exit(main(['decompose', *sys.argv[1:], '-o', 'out', '--force']))"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        files = write(folder)
+        (folder / "out").mkdir()
+        (folder / "out" / "net.prototxt").write_text("old")
+        (folder / "out").chmod(0o555)
+        run = subprocess.run(
+            [sys.executable, "-c", code, *files], cwd=folder, capture_output=True, text=True, check=False
+        )
+        (folder / "out").chmod(0o755)
+        assert run.returncode == 1
+        assert re.fullmatch(
+            r"twofold: out/net.*: cannot write: Permission denied; nothing was changed\n", run.stderr
+        )
+        assert content(folder / "out") == {"net.prototxt": b"old"}
 
 
 def test_a_folder_that_cannot_be_made(small, capsys):

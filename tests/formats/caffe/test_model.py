@@ -464,7 +464,7 @@ def test_files_of_one_name_in_two_folders_are_refused(tmp_path):
     result = twofold.decompose(
         twofold.load(tmp_path / "net.prototxt", other / "net.prototxt"), ranks={"two": 16}
     )
-    with pytest.raises(TwofoldError, match="both called 'net.prototxt'; rename one"):
+    with pytest.raises(TwofoldError, match=r"both called 'net\.prototxt'; rename one"):
         result.save(tmp_path / "out")
 
 
