@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("benchmarks.layers", "benchmarks.whole")
+MODULES = ("benchmarks.layers", "benchmarks.whole", "benchmarks.output_error")
 
 
 def main() -> int:
