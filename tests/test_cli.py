@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +43,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_decompose_writes_a_net_its_weights_and_the_plan(small, tmp_path, capsys):
-    assert main(["decompose", *small, "-o", "out/", "--macs", "0.4"]) == 0
+    assert main(["decompose", *small, "-o", "out/", "--macs", "0.4", "--no-data"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert sorted(content(tmp_path / "out")) == ["net.caffemodel", "net.prototxt", "plan.json"]
@@ -58,7 +57,7 @@ def test_decompose_writes_a_net_its_weights_and_the_plan(small, tmp_path, capsys
 
 
 def test_json_is_all_that_is_printed(small, capsys):
-    assert main(["decompose", *small, "-o", "out", "--json"]) == 0
+    assert main(["decompose", *small, "-o", "out", "--json", "--no-data"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     found = json.loads(out)
@@ -110,7 +109,7 @@ def test_the_training_twin_gets_the_same_decisions_in_the_same_folder(small, tmp
 
 
 def test_an_edited_plan_is_applied_where_it_is(small, tmp_path, capsys):
-    assert main(["decompose", *small, "-o", "out/", "--macs", "0.4"]) == 0
+    assert main(["decompose", *small, "-o", "out/", "--macs", "0.4", "--no-data"]) == 0
     plan = json.loads(Path("out/plan.json").read_text())
     choice = next(c for c in plan["choices"] if c["layer"] == "two")
     choice["ranks"] = [choice["ranks"][0] + 1]
@@ -209,7 +208,7 @@ def test_nothing_to_decompose_copies_the_files(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_options_that_make_no_sense_are_one_line(small, capsys, argv, pattern):
-    refused(capsys, ["decompose", *small, "-o", "out", *argv], pattern)
+    refused(capsys, ["decompose", *small, "-o", "out", "--no-data", *argv], pattern)
     assert not Path("out").exists()
 
 
@@ -253,9 +252,9 @@ def test_a_read_only_folder():
     code = (
         "import os, sys\n"
         "from twofold.cli import main\n"
-        "assert main(['decompose', *sys.argv[1:], '-o', 'warm']) == 0\n"
+        "assert main(['decompose', *sys.argv[1:], '--no-data', '-o', 'warm']) == 0\n"
         "os.setuid(os.geteuid() or 65534)\n"
-        "sys.exit(main(['decompose', *sys.argv[1:], '-o', 'out', '--force']))"
+        "sys.exit(main(['decompose', *sys.argv[1:], '--no-data', '-o', 'out', '--force']))"
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -280,7 +279,7 @@ def test_a_folder_that_cannot_be_made(small, capsys):
 
 
 def test_a_plan_that_does_not_fit_names_every_layer(small, tmp_path, capsys):
-    assert main(["decompose", *small, "-o", "out", "--macs", "0.4"]) == 0
+    assert main(["decompose", *small, "-o", "out", "--macs", "0.4", "--no-data"]) == 0
     capsys.readouterr()
     other = tmp_path / "other"
     other.mkdir()
@@ -310,7 +309,7 @@ def test_weights_that_are_not_finite_name_the_layer_and_the_remedy(tmp_path, mon
     blobs["two"][0][3, 2, 1, 0] = np.nan
     files = write(tmp_path, NET, blobs)
     refused(capsys, ["decompose", *files, "-o", "out"], r"two: 1 of its 36864 weights.*--skip two")
-    assert main(["decompose", *files, "-o", "out", "--skip", "two", "--macs", "0.9"]) == 0
+    assert main(["decompose", *files, "-o", "out", "--skip", "two", "--macs", "0.9", "--no-data"]) == 0
     capsys.readouterr()
     assert main(["inspect", *files]) == 0
     assert re.search(r"two .*1 of its 36864 weights", capsys.readouterr().out)
@@ -335,9 +334,9 @@ def test_a_pipe_that_closes_is_no_traceback(small):
 def test_an_interrupt_is_one_line_and_130(small, tmp_path):
     os.mkfifo("slow.prototxt")  # reading it blocks
     process = run_cli("decompose", "slow.prototxt", small[1], "-o", "out")
-    time.sleep(2.0)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    with open("slow.prototxt", "w"):  # goes on once the file is being read
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert len(err.splitlines()) <= 2

@@ -44,7 +44,7 @@ def test_the_example_of_the_readme(files, model, tmp_path):
 
 def test_predicted_errors_are_those_of_what_was_written(files, model, tmp_path):
     """The error in the plan, measured again from the files alone."""
-    result = decompose(model, macs=0.5)
+    result = decompose(model, macs=0.5, no_data=True)
     assert result.plan.choices
     paths = result.save(tmp_path / "out")
     new = {layer.name: layer for layer in twofold.load(*paths[:2]).convolutions()}
@@ -60,7 +60,8 @@ def test_predicted_errors_are_those_of_what_was_written(files, model, tmp_path):
 
 def test_the_output_is_that_of_the_composed_weight(files, model, tmp_path):
     """Two convolutions give what the original gives with the product of the factors as its weight."""
-    result = decompose(model, macs=0.5, schemes=("spatial", "channel", "input", "tucker2"), multiple=4)
+    schemes = ("spatial", "channel", "input", "tucker2")
+    result = decompose(model, macs=0.5, schemes=schemes, multiple=4, no_data=True)
     paths = result.save(tmp_path / "out")
     blobs = random_blobs(NET)
     for choice in result.plan.choices:
@@ -104,7 +105,7 @@ def test_names_may_be_a_string_or_several(model):
 
 
 def test_a_plan_is_applied_later_to_the_same_bytes(files, model, tmp_path):
-    result = decompose(model, macs=0.5)
+    result = decompose(model, macs=0.5, no_data=True)
     first = result.save(tmp_path / "first")
     plan = twofold.Plan.load(first[2])
     again = apply_plan(plan, twofold.load(*files)).save(tmp_path / "second")
@@ -115,7 +116,7 @@ def test_large_layers_come_out_the_same_bytes_too(tmp_path):
     """They are factored by a block method, whose block depends on the largest rank that is asked for."""
     text = HEAD.replace("16", "704") + conv("one", "data").replace("64", "704")
     files = write(tmp_path, text)
-    first = decompose(twofold.load(*files), macs=0.2).save(tmp_path / "first")
+    first = decompose(twofold.load(*files), macs=0.2, no_data=True).save(tmp_path / "first")
     (tmp_path / "twin.prototxt").write_text(text.replace("dim: 12", "dim: 20"))
     plan = twofold.Plan.load(first[2])
     second = apply_plan(plan, twofold.load(tmp_path / "twin.prototxt", files[1])).save(tmp_path / "second")
@@ -134,7 +135,8 @@ def test_the_twin_needs_no_input_sizes(model, tmp_path):
     result = decompose(model, macs=0.5)
     twin = tmp_path / "twin"
     twin.mkdir()
-    applied = apply_plan(result.plan, twofold.load(*write(twin, TRAIN_VAL, random_blobs(NET))))
+    train_val = twofold.load(*write(twin, TRAIN_VAL, random_blobs(NET)))
+    applied = apply_plan(result.plan, train_val, result.model)
     assert [c.ranks for c in applied.plan.choices] == [c.ranks for c in result.plan.choices]
     assert applied.plan.macs_per == "output position"
 

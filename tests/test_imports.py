@@ -20,9 +20,11 @@ FLOW = (
     ("caffe_torch", "lowrank"),
     ("calibration",),
     ("planning",),
-    ("load", "decompose", "inspect"),
+    ("load", "calibrate", "inspect"),
+    ("decompose",),
     ("finetune", "report", "quantize", "latency"),
     ("amct",),
+    ("cli_inputs",),
     ("cli",),
     ("__init__", "__main__"),
 )

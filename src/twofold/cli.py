@@ -17,13 +17,15 @@ from typing import Annotated
 
 import typer
 
+from . import cli_inputs
 from .conv import Size
-from .decompose import PLAN_FILE, Result, apply_plan, run
+from .decompose import DATA_SCHEMES, PLAN_FILE, Result, apply_plan, calibrate, default_schemes, run
 from .errors import OptionError, TwofoldError
 from .formats.base import refuse_existing
 from .formats.caffe.model import CaffeModel
 from .inspect import inspect as inspect_model
-from .load import load
+from .load import load, load_beside
+from .lowrank import FitOptions
 from .lowrank.schemes import SCHEMES
 from .planning import RULES, Budget, FixedRanks, Plan, PlanOptions
 
@@ -73,6 +75,10 @@ def decompose(
     output: Folder,
     macs: Annotated[str | None, typer.Option(metavar="R", help="Budget: MACs after / before.")] = None,
     params: Annotated[str | None, typer.Option(metavar="R", help="Budget: weights after / before.")] = None,
+    error: Annotated[
+        str | None,
+        typer.Option(metavar="E", help="The cheapest net whose outputs have at most this relative error."),
+    ] = None,
     energy: Annotated[
         str | None,
         typer.Option(metavar="E", help="Keep this share of every layer's energy."),
@@ -81,7 +87,10 @@ def decompose(
     multiple: Annotated[int, typer.Option(metavar="N", help="Ranks are multiples of N.")] = 16,
     scheme: Annotated[
         list[str] | None,
-        typer.Option(help="Schemes that compete: " + ", ".join(SCHEMES) + ". Default: spatial."),
+        typer.Option(
+            help=f"Schemes that compete: {', '.join(SCHEMES)}. "
+            f"Default: {', '.join(DATA_SCHEMES)}; spatial with --no-data."
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -95,29 +104,56 @@ def decompose(
         list[str] | None,
         typer.Option(metavar="NAME=R", help="Fix a layer's rank (R1xR2 for two, 'full' for full rank)."),
     ] = None,
+    refine: Annotated[int, typer.Option(metavar="N", help="Alternations that improve factors further.")] = 0,
+    images: cli_inputs.Images = None,
+    data: cli_inputs.Data = None,
+    no_data: cli_inputs.NoData = False,
+    size: cli_inputs.Size = None,
+    crop: cli_inputs.Crop = None,
+    crops: cli_inputs.Crops = 1,
+    color: cli_inputs.ColorOrder = None,
+    mean: cli_inputs.Mean = None,
+    scale: cli_inputs.Scale = None,
+    limit: cli_inputs.Limit = None,
+    range: cli_inputs.Range = None,
+    memory: cli_inputs.Memory = None,
+    statistics: cli_inputs.Saved = None,
+    protect: cli_inputs.Protect = None,
+    seed: cli_inputs.Seed = 0,
     input: Inputs = None,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Write a smaller net, its weights, and the plan that tells what was done.
 
+    Factors are fitted to what the layers see on your pictures or data; without any, on made-up pictures.
     Without a budget it spends the MACs that the reference's rule would spend, and never more.
 
-    Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4
+    Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4 --images photos/
     """
-    options = PlanOptions(
-        budget=_budget(macs=macs, params=params, energy=energy),
-        rule=rule,
-        multiple=multiple,
-        schemes=tuple(scheme or ("spatial",)),
-        only=tuple(only or ()),
-        skip=tuple(skip or ()),
-        ranks=tuple(map(FixedRanks.parse, rank or ())),
-    )
+    budget = _budget(macs=macs, params=params, error=error, energy=energy)
+    fixed = tuple(map(FixedRanks.parse, rank or ()))
+    source = cli_inputs.source(
+        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
+        limit=limit, values=range, memory=memory, statistics=statistics, protect=protect, seed=seed,
+    )  # fmt: skip
     model = _load(definition, weights, input)
     if not force:
         refuse_existing([*model.targets(output), output / PLAN_FILE])
-    _finish(run(model, options), output, as_json=as_json, force=force)
+    used = calibrate(model, source, no_data=no_data, rule=rule)
+    for note in used.notes:
+        _say(f"note: {note}")
+    options = PlanOptions(
+        budget=budget,
+        rule=rule,
+        multiple=multiple,
+        schemes=tuple(scheme) if scheme else default_schemes(used),
+        only=tuple(only or ()),
+        skip=tuple(skip or ()),
+        ranks=fixed,
+    )
+    result = run(model, options, used, FitOptions(refine=refine))
+    _finish(result, output, as_json=as_json, force=force)
 
 
 @app.command()
@@ -136,7 +172,8 @@ def apply(
     """
     chosen = Plan.load(plan)
     model = _load(definition, weights, input)
-    result = apply_plan(chosen, model)
+    fitted = None if chosen.calibration is None else load_beside(plan, chosen.sources)
+    result = apply_plan(chosen, model, fitted)
     _finish(result, output, as_json=as_json, force=force, keep=plan)
 
 

@@ -204,12 +204,15 @@ class LayerStatistics:
             None for layers over the memory limit.
         strips: for each spatial axis a, the covariance of the input along that axis's kernel alone, summed
             over the positions of the other axes: strips[a] has shape (C_in * kernel[a],) * 2. Always present.
+        gradient: (C_out, C_out), second moment of the gradient of the network's outputs by the layer's output
+            at one position, scaled to a mean of 1 on the diagonal; None where it was not gathered.
     """
 
     count: int
     mean: Array
     covariance: Array | None
     strips: tuple[Array, ...]
+    gradient: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)

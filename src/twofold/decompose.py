@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .conv import ConvLayer, FactorConv, Factors, Skipped
+from .calibrate import Calibration, CalibrationSource, WeightsOnly, prepare
+from .calibration.gather import CalibrationOptions, Statistics
+from .calibration.images import ImageOptions
+from .calibration.measure import Metric
+from .conv import ConvLayer, FactorConv, Factors, LayerStatistics, Skipped
 from .errors import ModelError, OptionError, OutputError, PlanError, TwofoldError
 from .formats.base import Model
-from .lowrank import Factorization, FitOptions, energy_error, scheme
-from .planning import Budget, FixedRanks, Plan, PlanOptions, Request, make_plan, requests
+from .lowrank import Factorization, FitOptions, LayerFit, energy_error, scheme
+from .lowrank.assemble import checked_weight
+from .planning import (
+    Budget,
+    EqualWeights,
+    FixedRanks,
+    Objective,
+    Plan,
+    PlanOptions,
+    Request,
+    make_plan,
+    requests,
+)
 from .planning.amct import amct_mode, amct_refusal
+from .planning.options import left_alone
 from .planning.rules import spectrum_of_energy_errors
+from .planning.workload import Workload
 from .progress import track
 
 M = TypeVar("M", bound=Model)
+
+#: Schemes that compete where inputs tell which is best.
+DATA_SCHEMES = ("spatial", "channel")
 
 #: Name of the plan beside a result.
 PLAN_FILE = "plan.json"
@@ -111,30 +131,55 @@ def decompose(
     *,
     macs: float | None = None,
     params: float | None = None,
+    error: float | None = None,
     energy: float | None = None,
     rule: str | None = None,
     multiple: int = 16,
-    schemes: str | Sequence[str] = ("spatial",),
+    schemes: str | Sequence[str] | None = None,
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
     ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]] | None = None,
+    images: str | Path | Iterable[str | Path] | None = None,
+    image_options: ImageOptions | None = None,
+    data: Any = None,
+    no_data: bool = False,
+    protect: str | Sequence[str] = (),
+    metric: Metric | None = None,
+    statistics: str | Path | None = None,
+    calibration: CalibrationOptions | None = None,
+    refine: int = 0,
 ) -> Result[M]:
     """Replace large convolutions by stacks of smaller ones.
 
-    Without a budget, the MACs that the reference's rule would spend are spent, and never more, but spread
-    over the layers so that the error is smallest.
+    Factors are fitted to what the layers see on calibration inputs, and the budget is spread over the layers
+    so that the network's outputs change least. Where neither `images` nor `data` are given, pictures are made
+    up; where that cannot be done either, the weights alone decide, and the plan's notes say so.
+
+    Without a budget, the MACs that the reference's rule would spend are spent, and never more.
 
     Args:
         model: what `load` gives.
         macs: MACs after / before, over all convolutions of the network; at most one budget may be given.
         params: weights after / before, over all convolutions.
+        error: the cheapest network is sought whose outputs have at most this relative error.
         energy: share of every layer's energy to keep.
-        rule: a rule that chooses every rank by itself, as "amct", the reference's own.
+        rule: a rule that chooses every rank by itself, as "amct", the reference's own; from the weights alone
+            unless inputs are given.
         multiple: ranks are multiples of this, and at least this.
-        schemes: names of the schemes that compete.
+        schemes: names of the schemes that compete; by default "spatial" and "channel", or "spatial"
+            alone where the weights decide.
         only: names or patterns of the layers that may be decomposed; empty means all.
         skip: names or patterns of layers to leave alone.
         ranks: layer name or pattern -> its rank (ranks for a scheme with several), or "full".
+        images: a folder, pattern, list file or paths of pictures to calibrate on.
+        image_options: how pictures become inputs, on top of what the model says.
+        data: inputs as they go into the network: a `.npy`/`.npz` file, arrays, or an iterable of them.
+        no_data: use the weights alone.
+        protect: names of the outputs that must change least; empty for all of the network's.
+        metric: what is protected instead: a function of the outputs of all samples, by name, to a number.
+        statistics: a file that keeps what layers see, so that the next plan need not look again.
+        calibration: how the network is looked at.
+        refine: alternations that improve the factors further.
 
     Returns:
         The smaller model and the plan. Nothing is written before `Result.save`.
@@ -142,18 +187,53 @@ def decompose(
     Raises:
         PlanError: a budget out of reach, or names that match no layer.
         OptionError: options out of range or in contradiction.
-        ModelError: weights are missing or not finite, or do not fit the definition.
+        ModelError: weights are missing or not finite, or do not fit the definition; the network cannot run.
+        InputError: inputs that cannot be used.
+        MissingExtraError: inputs are given, and what runs the network is not installed.
     """
+    source = CalibrationSource(
+        images=images,
+        data=data,
+        image_options=image_options or ImageOptions(),
+        protect=_words(protect),
+        metric=metric,
+        statistics=None if statistics is None else Path(statistics),
+        options=calibration or CalibrationOptions(),
+    )
+    used = calibrate(model, source, no_data=no_data, rule=rule)
     options = PlanOptions(
-        budget=_budget(macs=macs, params=params, energy=energy),
+        budget=_budget(macs=macs, params=params, error=error, energy=energy),
         rule=rule,
         multiple=multiple,
-        schemes=_words(schemes),
+        schemes=default_schemes(used) if schemes is None else _words(schemes),
         only=_words(only),
         skip=_words(skip),
         ranks=_fixed(ranks or {}),
     )
-    return run(model, options)
+    return run(model, options, used, FitOptions(refine=refine))
+
+
+def calibrate(
+    model: Model, source: CalibrationSource, *, no_data: bool = False, rule: str | None = None
+) -> Calibration | WeightsOnly:
+    """The calibration that `decompose` uses.
+
+    Raises:
+        OptionError: inputs are given, and none are wanted.
+        InputError: inputs that cannot be used.
+        ModelError: the network cannot be run.
+        MissingExtraError: what runs it is not installed.
+    """
+    if no_data and source.asked:
+        raise OptionError("no_data: contradicts the inputs, outputs or metric that are given; leave one out")
+    if no_data or (rule in ("amct", "evbmf") and not source.asked):
+        return WeightsOnly()
+    return prepare(model, source)
+
+
+def default_schemes(calibration: Calibration | WeightsOnly) -> tuple[str, ...]:
+    """The schemes that compete where the user names none."""
+    return DATA_SCHEMES if isinstance(calibration, Calibration) else ("spatial",)
 
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -182,21 +262,94 @@ def _budget(**given: float | None) -> Budget | None:
     return Budget(*named[0]) if named else None
 
 
-def run(model: M, options: PlanOptions) -> Result[M]:
-    """Decompose a model as `options` say; see `decompose`."""
+def run(
+    model: M,
+    options: PlanOptions,
+    calibration: Calibration | WeightsOnly = WeightsOnly(),  # noqa: B008 - a frozen value
+    fit: FitOptions | None = None,
+) -> Result[M]:
+    """Decompose a model as `options` say; see `decompose`.
+
+    Args:
+        model: the model.
+        options: of the plan.
+        calibration: what layers see and outputs feel.
+        fit: of the factors.
+    """
     layers = model.convolutions()
     if not layers:
         raise ModelError("the net has no convolutions, so there is nothing to decompose")
+    notes = calibration.notes
+    known = calibration if isinstance(calibration, Calibration) else None
+    if known is not None:
+        layers = _reached(layers, known)
     wanted = requests(layers, options)
+    chosen = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted]
+    for layer in chosen:
+        checked_weight(layer)  # before the long work
+    seen = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
+    factored = _factorize(chosen, wanted, options, fit or FitOptions(), known, seen.take_layers())
+    objective: Objective = EqualWeights()
+    if known is not None and chosen:
+        objective = known.sensitivity(chosen, factored.factorizations, Workload.of(layers), options.multiple)
+    plan = make_plan(
+        layers, factored.factorizations, options,
+        objective=objective, spectra=factored.spectra, sources=model.sources(),
+    )  # fmt: skip
+    factors = {
+        choice.layer: factored.choice(choice.layer, choice.scheme, choice.variant).factors(choice.ranks)
+        for choice in plan.choices
+    }
+    if known is not None and chosen:
+        error = known.error([(layer, factors[layer.name]) for layer in chosen if layer.name in factors])
+        plan = replace(plan, calibration=dict(seen.record), measured_error=error)
+        notes = (*notes, *seen.notes)
+    smaller = model.replace(factors)
+    plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))
+    return Result(smaller, plan, model, factors)
+
+
+def _reached(
+    layers: Sequence[ConvLayer | Skipped], calibration: Calibration
+) -> tuple[ConvLayer | Skipped, ...]:
+    """The layers; those that nothing protected depends on as `Skipped`, since nothing tells their effect."""
+    found = calibration.runner.reached([layer for layer in layers if isinstance(layer, ConvLayer)])
+    names = {layer.name for layer in found}
+    why = f"no protected output ({', '.join(calibration.runner.outputs)}) depends on it"
+    return tuple(
+        left_alone(layer, why) if isinstance(layer, ConvLayer) and layer.name not in names else layer
+        for layer in layers
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Factored:
+    """All factorizations of a model's layers, and the spectra of weights that they happen to tell."""
+
+    factorizations: Mapping[str, Sequence[Factorization]]
+    spectra: Mapping[str, NDArray[np.float64]]
+
+    def choice(self, layer: str, scheme_name: str, variant: str) -> Factorization:
+        return next(
+            one for one in self.factorizations[layer] if (one.scheme, one.variant) == (scheme_name, variant)
+        )
+
+
+def _factorize(
+    layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], options: PlanOptions,
+    fit: FitOptions, calibration: Calibration | None, seen: dict[str, LayerStatistics],
+) -> _Factored:  # fmt: skip
+    """Factorize layers; their statistics are taken out of `seen` as they are used, since they are large."""
     factorizations: dict[str, list[Factorization]] = {}
     spectra: dict[str, NDArray[np.float64]] = {}
-    for layer in track([layer for layer in layers if layer.name in wanted], "factoring layers"):
-        assert isinstance(layer, ConvLayer)
+    second_pass = None if calibration is None else calibration.second_pass
+    for layer in track(layers, "factoring layers"):
+        statistics = seen.pop(layer.name, None)
+        fitted = LayerFit(layer, statistics, fit, second_pass)
         factorizations[layer.name] = []
         for request in wanted[layer.name]:
-            complete = _tells_spectrum(layer, request, options)
-            ranks = None if complete else request.max_ranks
-            found = scheme(request.scheme).factorize(layer, request.variant, max_ranks=ranks)
+            complete = statistics is None and _tells_spectrum(layer, request, options)
+            found = fitted.factorize(request.scheme, request.variant, None if complete else request.max_ranks)
             factorizations[layer.name].append(found)
             if complete and layer.weight is not None:
                 # float64: squares of large weights leave float32's range
@@ -204,16 +357,7 @@ def run(model: M, options: PlanOptions) -> Result[M]:
                 spectra[layer.name] = spectrum_of_energy_errors(
                     np.asarray(found.energy_errors(), np.float64), norm
                 )
-    plan = make_plan(layers, factorizations, options, spectra=spectra, sources=model.sources())
-    factors = {}
-    for choice in plan.choices:
-        chosen = next(
-            one
-            for one in factorizations[choice.layer]
-            if (one.scheme, one.variant) == (choice.scheme, choice.variant)
-        )
-        factors[choice.layer] = chosen.factors(choice.ranks)
-    return Result(model.replace(factors), plan, model, factors)
+    return _Factored(factorizations, spectra)
 
 
 def _tells_spectrum(layer: ConvLayer, request: Request, options: PlanOptions) -> bool:
@@ -229,28 +373,68 @@ def _tells_spectrum(layer: ConvLayer, request: Request, options: PlanOptions) ->
     return request.variant == amct_mode(geometry).variant and side <= FitOptions().block_side
 
 
-def apply_plan(plan: Plan, model: M) -> Result[M]:
+def apply_plan(plan: Plan, model: M, fitted: Model | None = None) -> Result[M]:
     """Carry out a plan: on the model that it was made for, or on its training twin.
 
     Args:
         plan: from `decompose`, or read by `Plan.load`, perhaps edited.
         model: a model with the same convolutions.
+        fitted: the decomposed model that came with the plan. Needed where factors were fitted to inputs,
+            which are no longer there: they are taken from it.
 
     Raises:
         PlanError: the plan does not fit the model; all layers that do not, each with its remedy.
     """
     layers = model.convolutions()
     plan = plan.check(layers)
+    factors = _from_weights(plan, layers) if plan.calibration is None else _fitted(plan, fitted)
+    smaller = model.replace(factors)
+    return Result(smaller, plan.named(smaller.replaced), model, factors)
+
+
+def _from_weights(plan: Plan, layers: Sequence[ConvLayer | Skipped]) -> dict[str, Factors]:
     by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
     asked = _asked_ranks(layers, plan)
     factors = {}
     for choice in track(plan.choices, "factoring layers"):
         ranks = asked.get((choice.layer, choice.scheme, choice.variant), choice.ranks)
-        factorization = scheme(choice.scheme).factorize(
-            by_name[choice.layer], choice.variant, max_ranks=tuple(map(max, ranks, choice.ranks))
+        factorization = LayerFit(by_name[choice.layer]).factorize(
+            choice.scheme, choice.variant, tuple(map(max, ranks, choice.ranks))
         )
         factors[choice.layer] = factorization.factors(choice.ranks)
-    return Result(model.replace(factors), plan, model, factors)
+    return factors
+
+
+def _fitted(plan: Plan, fitted: Model | None) -> dict[str, Factors]:
+    """The stacks of a plan, from the model that they were written to."""
+    if fitted is None:
+        raise PlanError(
+            "the plan's factors were fitted to inputs: give the decomposed model that was written with it, "
+            "or decompose this model anew"
+        )
+    there = {layer.name: layer for layer in fitted.convolutions() if isinstance(layer, ConvLayer)}
+    factors = {}
+    for choice in plan.choices:
+        if not choice.becomes:
+            raise PlanError(
+                f"{choice.layer}: its scheme or ranks were edited, and factors for {choice.label} have not "
+                "been fitted to inputs; decompose the original again and fix the rank there (--rank)"
+            )
+        found = [there.get(name) for name in choice.becomes]
+        convs = tuple(
+            FactorConv(layer.geometry, layer.weight, layer.bias)
+            for layer in found
+            if layer is not None and layer.weight is not None
+        )
+        wanted = scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
+        stack = Factors(choice.scheme, choice.ranks, convs)
+        if stack.chain != wanted:
+            raise PlanError(
+                f"{choice.layer}: the decomposed model does not hold its factors "
+                f"{', '.join(choice.becomes)}; give the model that was written with the plan"
+            )
+        factors[choice.layer] = stack
+    return factors
 
 
 def _asked_ranks(

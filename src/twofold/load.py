@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .conv import Size
+from .errors import OptionError, PlanError
 from .formats.caffe.model import CaffeModel
 
 
@@ -28,3 +29,27 @@ def load(
         OptionError: the files are given in the wrong order.
     """
     return CaffeModel.load(model, weights, inputs)
+
+
+def load_beside(plan: str | Path, names: Iterable[str]) -> CaffeModel:
+    """Load the decomposed model that was written into the folder of its plan.
+
+    Args:
+        plan: the plan file.
+        names: file names of the model that the plan was made for; a decomposed model keeps them.
+
+    Raises:
+        PlanError: the folder has no such model.
+    """
+    folder = Path(plan).parent
+    files = [folder / name for name in names]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing or not files:
+        raise PlanError(
+            f"{plan}: its factors were fitted to inputs, and are read from the decomposed model beside it, "
+            f"but {folder} has no {' and no '.join(missing) or 'model'}; keep the plan where it was written"
+        )
+    try:
+        return load(*files)
+    except OptionError:  # the plan does not say which of two files is the definition
+        return load(*reversed(files))

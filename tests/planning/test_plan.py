@@ -58,11 +58,13 @@ def plans(draw):
                 draw(kind_of) for kind_of in (counts, counts, errors, errors)
             )
             variant = draw(st.sampled_from(["", "hw", "wh"]))
+            becomes = tuple(draw(st.lists(names, max_size=3)))
             choices.append(
                 Choice(
-                    name, draw(geometries()), kind, variant, ranks, macs, params, error, output_error, notes
+                    name, draw(geometries()), kind, variant, ranks, macs, params, error, output_error, notes,
+                    becomes,
                 )
-            )
+            )  # fmt: skip
         else:
             geometry = draw(st.none() | geometries())
             skipped.append(
@@ -79,7 +81,8 @@ def plans(draw):
     )  # fmt: skip
     return Plan(
         tuple(choices), tuple(skipped), options, draw(st.sampled_from(["image", "output position"])),
-        draw(st.dictionaries(names, names, max_size=3)), tuple(draw(st.lists(names, max_size=2))), "1.2",
+        draw(st.dictionaries(names, names, max_size=3)), tuple(draw(st.lists(names, max_size=2))),
+        draw(st.none() | st.dictionaries(names, st.integers() | names, max_size=3)), draw(errors), "1.2",
     )  # fmt: skip
 
 

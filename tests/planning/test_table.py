@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from twofold.conv import ConvGeometry, Skipped
@@ -24,27 +26,35 @@ PLAN = Plan(
         Skipped("other", "no geometry"),
     ),
     notes=("a note on the whole",),
+    measured_error=0.0123,
 )  # fmt: skip
 
 
 def test_lines_of_the_table():
     lines = str(PLAN).splitlines()
-    assert lines[0].split() == ["layer", "shape", "becomes", "MACs", "ratio", "params", "ratio", "error"]
+    assert lines[0].split("  ")[-1] == "output error"
     words = [" ".join(line.split()) for line in lines]
-    assert words[1] == "conv1 64->128 3x3 spatial hw 32 2.00G → 500M 0.250 73.7k → 18.4k 0.250 0.0123"
+    assert words[1] == "conv1 64->128 3x3 spatial hw 32 2.00G → 500M 0.250 73.7k → 18.4k 0.250 0.0123 3.0e-03"
     assert lines[2].split()[3:6] == ["tucker2", "16x160", "*"]
     assert set(lines[3]) == {"-"}
     assert words[4] == "all convolutions 2 of 4 2.00G → 500M 0.250 74.8k → 19.5k 0.261 5.0e-03"
-    assert (
-        lines[5] == "error: predicted relative error of each layer; in the last line, of the network's output"
-    )
-    assert lines[6] == "* conv2_long: dearer than the layer itself; rank given by the user"
-    assert lines[7] == "a note on the whole"
-    assert lines[8:10] == ["", "left as they are:"]
-    assert [line.split(maxsplit=1)[0] for line in lines[10:]] == ["dw", "other"]
-    assert "8->8 3x3, groups 8" in lines[10]
-    assert lines[10].endswith("grouped")
-    assert lines[11].endswith("no geometry")
+    assert lines[5] == "error: predicted relative error of each layer"
+    assert lines[6].startswith("output error: predicted relative error of the network's output")
+    assert lines[7] == "relative error of the network's output, measured on inputs: 0.0123"
+    assert lines[8] == "* conv2_long: dearer than the layer itself; rank given by the user"
+    assert lines[9] == "a note on the whole"
+    assert lines[10:12] == ["", "left as they are:"]
+    assert [line.split(maxsplit=1)[0] for line in lines[12:]] == ["dw", "other"]
+    assert "8->8 3x3, groups 8" in lines[12]
+    assert lines[12].endswith("grouped")
+    assert lines[13].endswith("no geometry")
+
+
+def test_without_measurements_there_is_no_column_for_them():
+    choices = tuple(replace(choice, output_error=None) for choice in PLAN.choices)
+    text = str(replace(PLAN, choices=choices, measured_error=None))
+    assert text.splitlines()[0].split()[-1] == "error"
+    assert "output" not in text
 
 
 def test_columns_stand_below_each_other():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from twofold.conv import LayerStatistics
-from twofold.errors import FormatError
+from twofold.calibration.gather import Statistics
+from twofold.calibration.statistics import patch_size
+from twofold.conv import ConvLayer, LayerStatistics
+from twofold.errors import FormatError, InputError
 
 VERSION = 1
 
@@ -25,11 +27,11 @@ class SavedStatistics:
 
     Attributes:
         layers: statistics by layer name.
-        provenance: what the inputs were and for which model (sha256), in the caller's words.
+        provenance: what the inputs were and for which model (sha256), as plain JSON values.
     """
 
     layers: Mapping[str, LayerStatistics]
-    provenance: Mapping[str, str]
+    provenance: Mapping[str, Any]
 
 
 def save_statistics(path: Path, saved: SavedStatistics) -> None:
@@ -40,15 +42,23 @@ def save_statistics(path: Path, saved: SavedStatistics) -> None:
     arrays: dict[str, Any] = {}
     for index, statistics in enumerate(saved.layers.values()):
         matrices = {f"strip{axis}": strip for axis, strip in enumerate(statistics.strips)}
-        if statistics.covariance is not None:
-            matrices["covariance"] = statistics.covariance
+        for key in ("covariance", "gradient"):
+            matrix = getattr(statistics, key)
+            if matrix is not None:
+                matrices[key] = matrix
         arrays[f"{index}/mean"] = statistics.mean
         arrays |= {f"{index}/{key}": matrix[np.triu_indices(len(matrix))] for key, matrix in matrices.items()}
     header = {
         "version": VERSION,
         "provenance": dict(saved.provenance),
         "layers": [
-            {"name": name, "count": s.count, "strips": len(s.strips), "full": s.covariance is not None}
+            {
+                "name": name,
+                "count": s.count,
+                "strips": len(s.strips),
+                "full": s.covariance is not None,
+                "gradient": s.gradient is not None,
+            }
             for name, s in saved.layers.items()
         ],
     }
@@ -84,10 +94,56 @@ def load_statistics(path: Path) -> SavedStatistics:
         raise FormatError(f"{path}: not a statistics file of twofold ({error}); calibrate again") from error
 
 
+def load_or_gather(
+    path: Path,
+    layers: Sequence[ConvLayer],
+    gather: Callable[[Sequence[ConvLayer]], Statistics],
+    sources: Mapping[str, str],
+    digest: str,
+) -> Statistics:
+    """Read the statistics of layers from a file, or gather them and keep them there.
+
+    Args:
+        path: the file; made if it is missing.
+        layers: what is wanted.
+        gather: gathers.
+        sources: sha256 of the model's files.
+        digest: sha256 of the inputs.
+
+    Raises:
+        FormatError: the file holds something else.
+        InputError: the file was gathered for another model, or from other inputs.
+    """
+    if not path.exists():
+        found = gather(layers)
+        save_statistics(path, SavedStatistics(found.layers, {**found.record, "sources": dict(sources)}))
+        return found
+    saved = load_statistics(path)
+    if saved.provenance.get("sources") != dict(sources):
+        raise InputError(f"{path} was gathered for another model; name another file, or remove this one")
+    if saved.provenance.get("inputs", {}).get("sha256") != digest:
+        raise InputError(
+            f"{path} was gathered from other inputs; name another file, or remove this one to gather anew"
+        )
+    missing = [layer.name for layer in layers if layer.name not in saved.layers]
+    if missing:
+        raise InputError(
+            f"{path} lacks the layers {', '.join(missing[:5])}; remove it to gather statistics of all"
+        )
+    for layer in layers:
+        if len(saved.layers[layer.name].mean) != patch_size(layer.geometry):
+            raise InputError(f"{path}: {layer.name} had another shape; remove the file to gather anew")
+    note = f"what layers see was read from {path}"
+    return Statistics(
+        dict(saved.layers), {k: v for k, v in saved.provenance.items() if k != "sources"}, (note,)
+    )
+
+
 def _layer(file: Any, index: int, entry: dict[str, Any]) -> LayerStatistics:
     strips = tuple(_symmetric(file[f"{index}/strip{axis}"]) for axis in range(entry["strips"]))
     covariance = _symmetric(file[f"{index}/covariance"]) if entry["full"] else None
-    return LayerStatistics(entry["count"], file[f"{index}/mean"], covariance, strips)
+    gradient = _symmetric(file[f"{index}/gradient"]) if entry["gradient"] else None
+    return LayerStatistics(entry["count"], file[f"{index}/mean"], covariance, strips, gradient)
 
 
 def _symmetric(triangle: Any) -> Any:

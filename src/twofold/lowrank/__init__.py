@@ -1,6 +1,7 @@
 """Factorizing one convolution: pure arrays, one decomposition, every rank."""
 
 from twofold.lowrank.measure import composed, energy_error
+from twofold.lowrank.metric import LayerFit
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.schemes import SCHEMES, Factorization, Scheme, register, scheme
 
@@ -8,6 +9,7 @@ __all__ = [
     "SCHEMES",
     "Factorization",
     "FitOptions",
+    "LayerFit",
     "Scheme",
     "composed",
     "energy_error",

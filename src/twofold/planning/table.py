@@ -5,25 +5,27 @@ from __future__ import annotations
 from twofold.planning.plan import Choice, Plan, ratio
 from twofold.planning.text import aligned, count_text, error_text, shape_text
 
-_HEADER = ("layer", "shape", "becomes", "MACs", "ratio", "params", "ratio", "error")
-_RIGHT = frozenset({3, 4, 5, 6, 7})
+_HEADER = ("layer", "shape", "becomes", "MACs", "ratio", "params", "ratio", "error", "output error")
+_RIGHT = frozenset({3, 4, 5, 6, 7, 8})
 
 
 def plan_table(plan: Plan) -> str:
     """Lay out a plan: decomposed layers, layers left alone with reasons, totals, notes.
 
-    Ratios are after / before. Errors are relative errors and predicted, not measured.
+    Ratios are after / before. Errors are relative errors, predicted where they are not called measured.
     """
+    measured = any(choice.output_error is not None for choice in plan.choices)
+    width = len(_HEADER) if measured else len(_HEADER) - 1
     totals = plan.totals
     rows = [_row(choice) for choice in plan.choices]
     rows.append(
         (
             "all convolutions", "", f"{len(plan.choices)} of {len(plan.choices) + len(plan.skipped)}",
             *_change(totals.macs), *_change(totals.params),
-            error_text(plan.predicted_error) if plan.choices else "",
+            "", error_text(plan.predicted_error) if plan.choices else "",
         )
     )  # fmt: skip
-    lines = aligned([_HEADER, *rows], _RIGHT)
+    lines = aligned([row[:width] for row in (_HEADER, *rows)], _RIGHT)
     lines.insert(len(lines) - 1, "-" * max(map(len, lines)))
     lines += _remarks(plan)
     if plan.skipped:
@@ -37,7 +39,7 @@ def _row(choice: Choice) -> tuple[str, ...]:
     return (
         choice.layer, shape_text(choice.geometry), choice.label + (" *" if _remark(choice) else ""),
         *_change(choice.macs), *_change(choice.params),
-        error_text(choice.relative_error),
+        error_text(choice.relative_error), error_text(choice.output_error),
     )  # fmt: skip
 
 
@@ -49,8 +51,14 @@ def _remark(choice: Choice) -> str:
 def _remarks(plan: Plan) -> list[str]:
     lines = []
     if plan.choices:
-        whole = "" if plan.predicted_error is None else "; in the last line, of the network's output"
-        lines.append(f"error: predicted relative error of each layer{whole}")
+        lines.append("error: predicted relative error of each layer")
+    if plan.choices and plan.predicted_error is not None:
+        lines.append(
+            "output error: predicted relative error of the network's output, by each alone and by all"
+        )
+    if plan.measured_error is not None:
+        text = error_text(plan.measured_error)
+        lines.append(f"relative error of the network's output, measured on inputs: {text}")
     if plan.macs_per != "image":
         lines.append(f"MACs: per {plan.macs_per} of each layer, because not all input sizes are known")
     lines += [f"* {choice.layer}: {remark}" for choice in plan.choices if (remark := _remark(choice))]

@@ -1,0 +1,225 @@
+"""Calibration as one value: the inputs, what runs them, and what plans ask of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode
+from .calibration.images import ImageOptions, load_images
+from .calibration.inputs import Inputs, from_arrays, load_data
+from .calibration.measure import Measure, Metric, MetricChange, OutputError
+from .calibration.runner import Runner
+from .calibration.runners import runner_for
+from .calibration.store import load_or_gather
+from .calibration.synthetic import ValueRange, synthetic_inputs
+from .conv import ConvLayer, Factors
+from .errors import InputError, MissingExtraError, ModelError, OptionError
+from .lowrank import Factorization
+from .planning import MeasuredSensitivity
+from .planning.sensitivity import measure_sensitivity
+from .planning.workload import Workload
+from .progress import track
+
+#: Fewer samples than this are used for both, fitting and measuring.
+_FEWEST_TO_SPLIT = 16
+#: Share of the samples that fits never see: on them sensitivities and errors are measured.
+_HELD_OUT = 1 / 8
+#: Values of all inputs, over the samples that are measured on: 8 pictures of 3 x 320 x 320.
+_MEASURED_VALUES = 8 * 3 * 320 * 320
+_MOST_MEASURED = 64
+#: Values of one batch. Its activations must fit into memory, with their gradients.
+_BATCH_VALUES = 2 * 3 * 320 * 320
+_LARGEST_BATCH = 16
+#: Batch statistics mean something for so many samples at least.
+_SMALLEST_STATISTICS_BATCH = 8
+SYNTHETIC_COUNT = 66
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationSource:
+    """Where calibration inputs come from, and how they are used.
+
+    Attributes:
+        images: a folder, list, pattern or paths of pictures.
+        data: a `.npy`/`.npz` file, arrays, or an iterable of arrays or of dicts of arrays.
+        image_options: how pictures become inputs, on top of what the model says.
+        values: range of made-up pictures.
+        count: number of made-up pictures.
+        protect: names of the outputs that must change least; empty for the model's own.
+        metric: what is protected instead of the relative error of the outputs.
+        statistics: file that keeps what layers see, for the next plan.
+        options: how the network is looked at.
+    """
+
+    images: str | Path | Iterable[str | Path] | None = None
+    data: Any = None
+    image_options: ImageOptions = field(default_factory=ImageOptions)
+    values: ValueRange | None = None
+    count: int = SYNTHETIC_COUNT
+    protect: tuple[str, ...] = ()
+    metric: Metric | None = None
+    statistics: Path | None = None
+    options: CalibrationOptions = field(default_factory=CalibrationOptions)
+
+    def __post_init__(self) -> None:
+        if self.images is not None and self.data is not None:
+            raise OptionError("images or data: give one of them")
+
+    @property
+    def given(self) -> bool:
+        """Whether the user named inputs."""
+        return self.images is not None or self.data is not None
+
+    @property
+    def asked(self) -> bool:
+        """Whether the user named anything that needs a calibration."""
+        return self.given or bool(self.protect) or self.metric is not None or self.statistics is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Inputs and what runs them.
+
+    Attributes:
+        runner: runs the model.
+        inputs: samples that fits are made from.
+        held_out: samples that errors are measured on; the same where there are few.
+        options: how the network is looked at.
+        sources: sha256 of the model's files.
+        metric: what is protected instead of the relative error of the outputs.
+        saved: file of statistics, or None.
+        notes: what the user should know.
+    """
+
+    runner: Runner
+    inputs: Inputs
+    held_out: Inputs
+    options: CalibrationOptions
+    sources: Mapping[str, str]
+    metric: Metric | None = None
+    saved: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def prepare(cls, model: Any, source: CalibrationSource) -> Calibration:
+        """Read or make the inputs of a model.
+
+        Raises:
+            MissingExtraError: the runtime that runs the model is not installed.
+            ModelError: the model cannot be run.
+            InputError: no inputs can be read or made.
+        """
+        runner = runner_for(model, source.protect)
+        options = source.options if source.given else replace(source.options, batch_statistics=True)
+        inputs = _read(runner, source)
+        inputs = inputs.batched(_batch_size(inputs, options))
+        fitted, held_out = _split(inputs)
+        return cls(
+            runner, fitted, held_out, options, model.sources(), source.metric, source.statistics,
+            inputs.provenance.notes,
+        )  # fmt: skip
+
+    def measure(self) -> Measure:
+        """A fresh measure of what is protected."""
+        return OutputError() if self.metric is None else MetricChange(self.metric)
+
+    def statistics(self, layers: Sequence[ConvLayer]) -> Statistics:
+        """What layers see, gathered or read from the file that keeps it."""
+
+        def look(missing: Sequence[ConvLayer]) -> Statistics:
+            return gather(self.runner, missing, self.inputs, self.options)
+
+        if self.saved is None:
+            return look(layers)
+        return load_or_gather(self.saved, layers, look, self.sources, self.inputs.digest())
+
+    @property
+    def second_pass(self) -> AnotherPass:
+        """Another pass over the inputs, for layers over the memory limit."""
+        return AnotherPass(self.runner, self.inputs, self.options)
+
+    def sensitivity(
+        self, layers: Sequence[ConvLayer], factorizations: Mapping[str, Sequence[Factorization]],
+        workload: Workload, multiple: int,
+    ) -> MeasuredSensitivity:  # fmt: skip
+        """What candidates of each layer do to the outputs."""
+        return measure_sensitivity(
+            self.runner, self.runner.reached(layers), factorizations, self.held_out, self.options,
+            workload=workload, multiple=multiple, new_measure=self.measure,
+        )  # fmt: skip
+
+    def error(self, stacks: Sequence[tuple[ConvLayer, Factors]]) -> float:
+        """Error of the network's outputs with stacks in the place of layers, on the held-out samples."""
+        measure = self.measure()
+        with mode(self.runner, self.options):
+            for batch in track(self.held_out, "measuring the error of the outputs"):
+                measure.add("", self.runner.run(batch), self.runner.run(batch, stacks))
+        return measure.error("")
+
+
+@dataclass(frozen=True)
+class WeightsOnly:
+    """No calibration.
+
+    Attributes:
+        notes: why, where somebody might have expected one.
+    """
+
+    notes: tuple[str, ...] = ()
+
+
+def prepare(model: Any, source: CalibrationSource) -> Calibration | WeightsOnly:
+    """Calibration of a model; weights only where nobody asked for one and none is possible."""
+    try:
+        return Calibration.prepare(model, source)
+    except (MissingExtraError, ModelError, InputError) as error:
+        if source.asked:
+            raise
+        return WeightsOnly((f"weights only, since no calibration is possible: {error}",))
+
+
+def _read(runner: Runner, source: CalibrationSource) -> Inputs:
+    preprocessing, notes = runner.preprocessing()
+    options = source.image_options.or_else(preprocessing)
+    if source.images is not None:
+        if options.mean is None and options.scale is None:
+            notes = (
+                *notes,
+                "neither you nor the model name a mean or scale: pixels 0..255 go in as they are",
+            )
+        inputs = load_images(source.images, runner.inputs, options)
+    elif isinstance(source.data, (str, Path)):
+        inputs = load_data(source.data, runner.inputs, limit=options.limit or None)
+    elif source.data is not None:
+        inputs = from_arrays(source.data, runner.inputs, limit=options.limit or None)
+    else:
+        inputs = synthetic_inputs(
+            runner.inputs, count=source.count, seed=options.seed, values=source.values, options=options
+        )
+    origin = inputs.provenance
+    return replace(inputs, provenance=replace(origin, notes=(*notes, *origin.notes)))
+
+
+def _values(inputs: Inputs) -> int:
+    """Values of one sample over all inputs."""
+    return sum(math.prod(array.shape[1:]) for array in inputs.arrays.values())
+
+
+def _batch_size(inputs: Inputs, options: CalibrationOptions) -> int:
+    size = min(max(_BATCH_VALUES // _values(inputs), 1), _LARGEST_BATCH)
+    return max(size, _SMALLEST_STATISTICS_BATCH) if options.batch_statistics else size
+
+
+def _split(inputs: Inputs) -> tuple[Inputs, Inputs]:
+    """Samples to fit on, and samples to measure on, spread evenly over all."""
+    most = min(max(_MEASURED_VALUES // _values(inputs), 4), _MOST_MEASURED)
+    if inputs.count < _FEWEST_TO_SPLIT:
+        return inputs, inputs.take(slice(0, most))
+    count = min(math.ceil(inputs.count * _HELD_OUT), most)
+    held = [round((index + 0.5) * inputs.count / count - 0.5) for index in range(count)]
+    rest = [index for index in range(inputs.count) if index not in set(held)]
+    return inputs.take(rest), inputs.take(held)

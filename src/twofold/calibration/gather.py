@@ -1,0 +1,190 @@
+"""One pass over the calibration inputs: the statistics of all layers at once.
+
+**The gradient.** Let y be what a layer gives at one position, and f the protected outputs of the network. A
+change d of y changes f by J d to first order. Over inputs, positions and a random projection v of f, the mean
+of (J^T v)(J^T v)^T is G = E[J^T J]: the metric in which a layer's errors reach the outputs. One backward pass
+gives a sample of J^T v for every position of every layer (Hutchinson, 1990; Martens and Grosse, 2015,
+section 3, for the factored form with the covariance of the inputs).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..conv import Array, ConvLayer, Factors, FactorStatistics, LayerStatistics
+from ..errors import InputError, OptionError
+from ..progress import track
+from .inputs import Inputs
+from .memory import SHARE, free_memory, share_out
+from .runner import Runner
+from .statistics import FactorAccumulator, StatisticsAccumulator, StatisticsOptions, patch_size
+
+#: Patches per value of a patch that are looked at where the user does not say how many positions: enough for
+#: covariances whose small eigenvalues still mean something.
+PATCHES_PER_VALUE = 6
+_FEWEST_POSITIONS = 256
+#: Samples whose gradient is taken; G is small, and few of them settle it.
+GRADIENT_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How a network is looked at.
+
+    Attributes:
+        memory: bytes that covariances may take in all; None for a share of what is free.
+        positions: output positions looked at in each image; None for as many as each layer's patch needs.
+        gradients: whether fits weight a layer's output by how much the network's outputs depend on it.
+        batch_statistics: whether batch normalisation uses the batch's own mean and variance meanwhile.
+        seed: of the draw of positions and projections.
+    """
+
+    memory: int | None = None
+    positions: int | None = None
+    gradients: bool = True
+    batch_statistics: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and self.memory < 1:
+            raise OptionError(f"memory is a positive number of bytes, got {self.memory}")
+        if self.positions is not None and self.positions < 1:
+            raise OptionError(f"positions per image must be 1 or more, got {self.positions}")
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What a calibration gathered.
+
+    Attributes:
+        layers: statistics by layer name.
+        record: what they were gathered from and how, as plain JSON values.
+        notes: what a user should know.
+    """
+
+    layers: dict[str, LayerStatistics]
+    record: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def take_layers(self) -> dict[str, LayerStatistics]:
+        """The statistics, which this value holds no longer: they are large, and freed as they are used up."""
+        taken = dict(self.layers)
+        self.layers.clear()
+        return taken
+
+
+def gather(
+    runner: Runner, layers: Sequence[ConvLayer], inputs: Inputs, options: CalibrationOptions
+) -> Statistics:
+    """Look at what every layer sees.
+
+    Args:
+        runner: runs the model.
+        layers: layers that the protected outputs depend on.
+        inputs: samples; all are used.
+        options: how.
+
+    Raises:
+        InputError: a layer sees nothing, or values that are not finite.
+    """
+    memory = int(SHARE * free_memory()) if options.memory is None else options.memory
+    full = share_out(layers, memory)
+    accumulators = {
+        layer.name: StatisticsAccumulator(layer.geometry, _layer_options(layer, inputs, options, full))
+        for layer in layers
+    }
+    metrics: dict[str, NDArray[np.float64]] = {}
+    weighted = options.gradients and runner.differentiable
+    stride = max(1, inputs.count // GRADIENT_SAMPLES)
+    generator = np.random.default_rng(options.seed)
+    with mode(runner, options):
+        for index, batch in enumerate(track(inputs, "looking at what layers see")):
+            asked = generator if weighted and index % stride == 0 else None
+            for seen in runner.watch(layers, batch, asked):
+                accumulators[seen.layer].update(seen.inputs)
+                if seen.gradients is not None:
+                    metrics[seen.layer] = metrics.get(seen.layer, 0) + _second_moment(seen.gradients)
+    notes = []
+    found = {}
+    for layer in track(layers, "summing up"):
+        statistics = accumulators.pop(layer.name).result()
+        _check(layer, statistics)
+        found[layer.name] = replace(statistics, gradient=_normalised(metrics.get(layer.name)))
+    over = [layer.name for layer in layers if layer.name not in full]
+    if over:
+        notes.append(
+            f"{len(over)} layers are over the memory limit of {memory / 2**30:.2g} GiB and take another pass "
+            f"over the inputs: {', '.join(over[:5])}{' ...' if len(over) > 5 else ''}"
+        )
+    record = {
+        "inputs": inputs.record(),
+        "batch_statistics": options.batch_statistics,
+        "gradients": weighted,
+        "positions": options.positions,
+        "seed": options.seed,
+        "outputs": list(runner.outputs),
+    }
+    return Statistics(found, record, tuple(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class AnotherPass:
+    """A `SecondPass` that runs the network over the inputs once more."""
+
+    runner: Runner
+    inputs: Inputs
+    options: CalibrationOptions
+
+    def __call__(self, layer: ConvLayer, pair: Factors) -> FactorStatistics:
+        """See `SecondPass`."""
+        options = _layer_options(layer, self.inputs, self.options, frozenset())
+        accumulator = FactorAccumulator(layer, pair, options)
+        with mode(self.runner, self.options):
+            for batch in track(self.inputs, f"looking at {layer.name} again"):
+                for seen in self.runner.watch([layer], batch):
+                    accumulator.update(seen.inputs)
+        return accumulator.result()
+
+
+def mode(runner: Runner, options: CalibrationOptions) -> AbstractContextManager[None]:
+    """The state in which the network is looked at."""
+    return runner.batch_statistics() if options.batch_statistics else nullcontext()
+
+
+def _layer_options(
+    layer: ConvLayer, inputs: Inputs, options: CalibrationOptions, full: frozenset[str]
+) -> StatisticsOptions:
+    positions = options.positions
+    if positions is None:
+        wanted = PATCHES_PER_VALUE * patch_size(layer.geometry) / inputs.count
+        positions = max(_FEWEST_POSITIONS, math.ceil(wanted))
+    return StatisticsOptions(None if layer.name in full else 0, positions, options.seed)
+
+
+def _second_moment(gradients: Array) -> NDArray[np.float64]:
+    images = gradients.reshape(*gradients.shape[:2], -1)
+    return np.asarray(sum(np.asarray(rows @ rows.T, np.float64) for rows in images))
+
+
+def _normalised(metric: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """With a mean of 1 on the diagonal; None where the outputs do not feel the layer at all."""
+    if metric is None:
+        return None
+    mean = float(np.trace(metric)) / len(metric)
+    return metric / mean if np.isfinite(mean) and mean > 0 else None
+
+
+def _check(layer: ConvLayer, statistics: LayerStatistics) -> None:
+    values = statistics.strips if statistics.covariance is None else (statistics.covariance,)
+    if not all(np.isfinite(value).all() for value in (*values, statistics.mean)):
+        raise InputError(
+            f"{layer.name}: sees values that are not finite on the calibration inputs; look at their range "
+            "(mean and scale) and at the weights before, or use weights only (--no-data)"
+        )

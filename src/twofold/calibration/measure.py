@@ -1,0 +1,94 @@
+"""How far outputs are from what they were: the number that a plan keeps small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .runner import Outputs
+
+#: A quality of the network that the user measures: outputs of all samples, by name, to a number.
+Metric = Callable[[Mapping[str, NDArray[np.float32]]], float]
+
+
+class Measure(Protocol):
+    """Collects the outputs of the original and of changed networks, batch by batch."""
+
+    def add(self, key: Hashable, reference: Outputs, changed: Outputs) -> None:
+        """Take in one batch of the network `key`, and the same batch of the original."""
+
+    def error(self, key: Hashable) -> float:
+        """Error of the network `key` over all its batches; 0 where nothing changed."""
+
+
+class OutputError:
+    """The relative error of the outputs: per output ||changed - reference|| / ||reference - mean||.
+
+    Norms run over all samples and values, the mean is one number per output; several outputs are joined as
+    the root of the mean of their squares. 1 is what an output is worth that always gives the mean.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[Hashable, dict[str, NDArray[np.float64]]] = {}
+
+    def add(self, key: Hashable, reference: Outputs, changed: Outputs) -> None:
+        """See `Measure`."""
+        sums = self._sums.setdefault(key, {})
+        for name, ref in reference.items():
+            exact = ref.astype(np.float64)
+            lost = changed[name] - exact
+            # Shifted by a value of the output itself, so that little cancels where its mean is large.
+            shift = float(exact.flat[0]) if name not in sums else float(sums[name][4])
+            moved = exact - shift
+            parts = [(lost**2).sum(), (moved**2).sum(), moved.sum(), exact.size]
+            sums.setdefault(name, np.array([0, 0, 0, 0, shift], np.float64))[:4] += parts
+
+    def error(self, key: Hashable) -> float:
+        """See `Measure`."""
+        squares = [self._squared(name, *sums) for name, sums in self._sums[key].items()]
+        return math.sqrt(sum(squares) / len(squares))
+
+    def by_output(self, key: Hashable) -> dict[str, float]:
+        """The error of every output by itself."""
+        return {name: math.sqrt(self._squared(name, *sums)) for name, sums in self._sums[key].items()}
+
+    @staticmethod
+    def _squared(name: str, lost: float, squares: float, total: float, count: float, _: float) -> float:
+        if not (math.isfinite(lost) and math.isfinite(squares)):
+            raise InputError(f"output {name!r} has values that are not finite on the calibration inputs")
+        variance = squares - total * total / count
+        if variance <= 0:  # an output that never varies has nothing to be compared with
+            return 0.0 if lost == 0 else lost / count
+        return float(lost / variance)
+
+
+class MetricChange:
+    """How far a user's metric moves from its value for the original network."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self._outputs: dict[Hashable, tuple[list[Outputs], list[Outputs]]] = {}
+
+    def add(self, key: Hashable, reference: Outputs, changed: Outputs) -> None:
+        """See `Measure`."""
+        held = self._outputs.setdefault(key, ([], []))
+        held[0].append(reference)
+        held[1].append(changed)
+
+    def error(self, key: Hashable) -> float:
+        """See `Measure`."""
+        before, after = (self._metric(_joined(parts)) for parts in self._outputs[key])
+        if not (math.isfinite(before) and math.isfinite(after)):
+            raise InputError(
+                f"the metric gave {before} before and {after} after; it must give finite numbers"
+            )
+        return abs(after - before)
+
+
+def _joined(parts: list[Outputs]) -> Outputs:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,61 @@
+"""How much memory may be used, and which layers get a full covariance of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..conv import ConvLayer
+from ..errors import OptionError
+from .statistics import covariance_bytes, patch_size
+
+#: Share of the free memory that covariances may take where the user names no limit; the rest is for the
+#: network, whose activations are of the same order.
+SHARE = 0.5
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_bytes(text: str) -> int:
+    """Read "2G", "512M" or "1500000" as bytes; K, M, G, T are powers of 1024.
+
+    Raises:
+        OptionError: it is no amount.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text, flags=re.IGNORECASE)
+    if match is None or not float(match[1]):
+        raise OptionError(f"memory: {text!r} is no amount of memory; write 2G, 512M or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: what the system has available, or its control group allows."""
+    free = [8 << 30]  # where the system does not tell
+    try:
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        free = [int(kib) << 10 for kib in re.findall(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)]
+        limit, used = (
+            Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current")
+        )
+        free += [int(limit) - int(used)] if limit != "max" else []
+    except (OSError, ValueError):
+        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+            free += [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return max(min(free), 0)
+
+
+def share_out(layers: Iterable[ConvLayer], memory: int) -> frozenset[str]:
+    """Names of the layers whose full covariance is gathered within `memory` bytes; small ones come first.
+
+    All sums live at once; on top comes what one layer needs while it is updated and read.
+    """
+    full: list[str] = []
+    kept = 0
+    for layer in sorted(layers, key=lambda one: patch_size(one.geometry)):
+        own = 8 * patch_size(layer.geometry) ** 2
+        if kept + covariance_bytes(layer.geometry) > memory:
+            break
+        kept += own
+        full.append(layer.name)
+    return frozenset(full)

@@ -1,0 +1,90 @@
+"""What calibration needs of whatever runs a model: a protocol, so that each runtime is one file.
+
+Everything works batch by batch. A layer's inputs are looked at while the network runs and then let go; what
+candidates do to the outputs is found by running only what lies behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..conv import ConvLayer, Factors
+from .images import ImageOptions
+from .inputs import Batch, SampleShape
+
+#: Protected outputs by name, (N, ...) each.
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one use of a convolution saw in one batch.
+
+    Attributes:
+        layer: name of the layer, the owner's where several share a weight.
+        inputs: (N, C_in, *size), before padding.
+        gradients: (N, C_out, *size of the output), of a random projection of the protected outputs; None
+            where none were asked for.
+    """
+
+    layer: str
+    inputs: NDArray[np.float32]
+    gradients: NDArray[np.float32] | None = None
+
+
+class Runner(Protocol):
+    """Runs one model on batches of inputs."""
+
+    @property
+    def inputs(self) -> Mapping[str, SampleShape]:
+        """Shape of a sample of every input that must be fed."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the values that are protected: what a decomposition should change least."""
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether `watch` can give gradients."""
+
+    def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
+        """How the model itself says that pictures become inputs, and notes on what was left out."""
+
+    def reached(self, layers: Sequence[ConvLayer]) -> tuple[ConvLayer, ...]:
+        """Those of `layers` that the protected outputs depend on, in the order in which they run."""
+
+    def watch(
+        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None
+    ) -> Iterator[Seen]:
+        """Run a batch and show every use of every layer once.
+
+        Args:
+            layers: what to look at.
+            batch: inputs by name.
+            gradients: draws the projection of the outputs whose gradient is shown too; None for none.
+        """
+
+    def run(self, batch: Batch, stacks: Sequence[tuple[ConvLayer, Factors]] = ()) -> Outputs:
+        """Run a batch, with stacks in the place of some layers and of those that share their weights."""
+
+    def trials(
+        self, candidates: Sequence[tuple[ConvLayer, Sequence[Factors]]], batch: Batch
+    ) -> Iterator[tuple[str, int, Outputs]]:
+        """Swap in one candidate at a time, alone.
+
+        Args:
+            candidates: layers in the order of `reached`, each with stacks to try.
+            batch: inputs by name.
+
+        Yields:
+            (layer name, index of the stack, outputs).
+        """
+
+    def batch_statistics(self) -> AbstractContextManager[None]:
+        """Within the context every batch normalisation uses the batch's own mean and variance."""

@@ -1,0 +1,36 @@
+"""Runners by kind of model; each is one file and imports its runtime when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from ...errors import MissingExtraError, ModelError
+from ..runner import Runner
+
+#: Class of a model -> the module here that runs it, its runtime, and the extra that brings it.
+_RUNNERS = {"CaffeModel": ("caffe", "PyTorch", "torch")}
+
+
+def runner_for(model: Any, protect: tuple[str, ...] = ()) -> Runner:
+    """The runner of a model.
+
+    Args:
+        model: what `load` gives.
+        protect: names of the outputs that are to change least; empty for the model's own.
+
+    Raises:
+        MissingExtraError: the runtime is not installed.
+        ModelError: the model cannot be run; which layer stands in the way.
+        OptionError: there is no output of a name in `protect`.
+    """
+    kind = type(model).__name__
+    if kind not in _RUNNERS:
+        raise ModelError(f"models of type {kind} cannot be run for calibration; use weights only")
+    module, runtime, extra = _RUNNERS[kind]
+    try:
+        make: Callable[..., Runner] = import_module(f".{module}", __name__).make_runner
+    except ImportError as error:
+        raise MissingExtraError("calibration", runtime, extra) from error
+    return make(model, protect)

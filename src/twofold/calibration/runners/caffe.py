@@ -1,0 +1,299 @@
+"""Runs Caffe models in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...caffe_torch import CaffeNet, batch_statistics
+from ...caffe_torch.layer import Unavailable
+from ...caffe_torch.schedule import Scheduled, schedule
+from ...conv import ConvLayer, FactorConv, Factors, Size
+from ...errors import InputError, ModelError, OptionError
+from ...formats.caffe.model import CaffeModel
+from ...formats.caffe.net import LayerSpec
+from ...formats.caffe.shapes import walk_shapes
+from ..images import ImageOptions
+from ..inputs import Batch, SampleShape
+from ..preprocessing import model_options
+from ..runner import Outputs, Seen
+
+#: Types that only read out what the network has found: what they are given is protected instead, since
+#: probabilities, indices and boxes hide errors, or jump.
+READOUT = frozenset(
+    [
+        "Softmax",
+        "Sigmoid",
+        "ArgMax",
+        "DetectionOutput",
+        "Flatten",
+        "Reshape",
+        "Permute",
+        "Accuracy",
+        "SoftmaxWithLoss",
+        "SigmoidCrossEntropyLoss",
+        "MultinomialLogisticLoss",
+        "InfogainLoss",
+        "HingeLoss",
+        "EuclideanLoss",
+        "MultiBoxLoss",
+        "DetectionEvaluate",
+    ]
+)
+#: Types whose values do not depend on those of their bottoms.
+CONSTANT = frozenset(("PriorBox", "Shape"))
+_CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+def make_runner(model: CaffeModel, protect: tuple[str, ...] = ()) -> CaffeRunner:
+    """The runner of a Caffe model; see `runner_for`."""
+    path = model.definition.path
+    return CaffeRunner(model.to_torch("TEST"), protect, model.inputs, Path(path).parent if path else Path())
+
+
+class CaffeRunner:
+    """A `Runner` for a net in torch.
+
+    Attributes:
+        net: the net, in its test phase and without gradients of its weights.
+        outputs: blobs that are protected.
+        inputs: shapes of the samples that must be fed, without the batch axis.
+    """
+
+    differentiable = True
+
+    def __init__(
+        self, net: CaffeNet, protect: tuple[str, ...] = (), shapes: Mapping[str, Size] | None = None,
+        folder: Path = Path(),
+    ) -> None:  # fmt: skip
+        self.net = net.eval().requires_grad_(False)
+        self._specs = net.definition.layers
+        self._folder = folder
+        self.outputs = _checked(net, protect) if protect else _protected(net)
+        self._scheduled = [one.index for one in self._schedule(0)]
+        self.inputs = self._inputs(shapes)
+
+    def _schedule(self, position: int) -> list[Scheduled]:
+        return schedule(self._specs, position, len(self._specs), self.outputs)
+
+    def _inputs(self, shapes: Mapping[str, Size] | None) -> dict[str, SampleShape]:
+        found: dict[str, SampleShape] = {}
+        for index, (_, tops) in enumerate(walk_shapes(self.net.definition, shapes)):
+            for name, shape in tops.items():
+                if name in self.net.inputs and index in self._scheduled:
+                    if shape is None:
+                        raise InputError(
+                            f"the shape of input {name!r} is not known; give it: --input {name}=1x3x224x224"
+                        )
+                    found[name] = tuple(shape[1:])
+        return found
+
+    def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
+        """See `Runner.preprocessing`."""
+        return model_options(self.net.definition, self._folder)
+
+    # ---- layers
+
+    def _uses(self, layer: ConvLayer) -> list[int]:
+        """Positions of a layer and of those that share its weight, as far as outputs depend on them."""
+        names = {layer.name, *layer.sharers}
+        return [index for index in self._scheduled if self._specs[index].name in names]
+
+    def reached(self, layers: Sequence[ConvLayer]) -> tuple[ConvLayer, ...]:
+        """See `Runner.reached`."""
+        first = {layer.name: min(self._uses(layer), default=-1) for layer in layers}
+        found = [layer for layer in layers if first[layer.name] >= 0]
+        return tuple(sorted(found, key=lambda layer: first[layer.name]))
+
+    # ---- running
+
+    def watch(
+        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None
+    ) -> Iterator[Seen]:
+        """See `Runner.watch`."""
+        names = {index: layer.name for layer in layers for index in self._uses(layer)}
+        if gradients is not None:
+            yield from self._watch_gradients(names, batch, gradients)
+            return
+        # Layers behind the last that is looked at need not run.
+        stop = max(names, default=-1) + 1
+        with torch.no_grad():
+            for step in self.net.walk(_tensors(batch), 0, stop, self._needed(stop)):
+                if step.index in names:
+                    for bottom in step.bottoms:
+                        yield Seen(names[step.index], bottom.numpy())
+
+    def _watch_gradients(
+        self, names: Mapping[int, str], batch: Batch, generator: np.random.Generator
+    ) -> Iterator[Seen]:
+        seen: list[tuple[str, Tensor, Tensor]] = []
+        blobs: Mapping[str, Tensor] = {}
+        feed = {name: tensor.requires_grad_() for name, tensor in _tensors(batch).items()}
+        for step in self.net.walk(feed, keep=self.outputs):
+            blobs = step.blobs
+            if step.index in names:
+                for bottom, top in zip(step.bottoms, step.tops, strict=True):
+                    seen.append((names[step.index], bottom, top))
+        values = [blobs[name] for name in self.outputs if blobs[name].requires_grad]
+        drawn = [_direction(value.detach(), generator) for value in values]
+        found = torch.autograd.grad(values, [top for *_, top in seen], drawn, allow_unused=True)
+        for (name, bottom, top), gradient in zip(seen, found, strict=True):
+            gradient = torch.zeros_like(top) if gradient is None else gradient  # noqa: PLW2901
+            yield Seen(name, bottom.detach().numpy(), gradient.numpy())
+
+    def run(self, batch: Batch, stacks: Sequence[tuple[ConvLayer, Factors]] = ()) -> Outputs:
+        """See `Runner.run`."""
+        modules: dict[str, nn.Module] = {}
+        for layer, stack in stacks:
+            modules |= self._modules(layer, stack)
+        with torch.no_grad(), self.net.swapped(modules):
+            return _arrays(self.net.execute(_tensors(batch), keep=self.outputs))
+
+    def trials(
+        self, candidates: Sequence[tuple[ConvLayer, Sequence[Factors]]], batch: Batch
+    ) -> Iterator[tuple[str, int, Outputs]]:
+        """See `Runner.trials`."""
+        env: Mapping[str, Tensor] = _tensors(batch)
+        position = 0
+        with torch.no_grad():
+            for layer, stacks in candidates:
+                uses = self._uses(layer)
+                env = self.net.execute(env, position, min(uses), self._needed(min(uses)))
+                position = min(uses)
+                for index, stack in enumerate(stacks):
+                    with self.net.swapped(self._modules(layer, stack)):
+                        yield layer.name, index, _arrays(self.net.execute(env, position, keep=self.outputs))
+
+    def _modules(self, layer: ConvLayer, stack: Factors) -> dict[str, nn.Module]:
+        return dict.fromkeys((self._specs[use].name for use in self._uses(layer)), _Stack(stack))
+
+    def _needed(self, position: int) -> frozenset[str]:
+        """Blobs at a position that the protected outputs depend on from there."""
+        needed = set(self.outputs)
+        for one in reversed(self._schedule(position)):
+            needed.difference_update(self._specs[one.index].tops)
+            needed.update(self._specs[one.index].bottoms)
+        return frozenset(needed)
+
+    def batch_statistics(self) -> AbstractContextManager[None]:
+        """See `Runner.batch_statistics`."""
+        return batch_statistics(self.net)
+
+
+class _Stack(nn.Module):
+    """A stack of convolutions, called with a layer's bottoms."""
+
+    def __init__(self, factors: Factors) -> None:
+        super().__init__()
+        self._convs = [(conv, _tensor(conv.weight), _tensor(conv.bias)) for conv in factors.convs]
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        """Convolve every bottom."""
+        return tuple(self._convolve(bottom) for bottom in bottoms)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        for conv, weight, bias in self._convs:
+            assert weight is not None
+            x = _convolve(conv, x, weight, bias)
+        return x
+
+
+def _convolve(conv: FactorConv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    g = conv.geometry
+    pad = tuple(before for before, _ in g.pad)
+    if any(before != after for before, after in g.pad):
+        x = functional.pad(x, [side for pair in reversed(g.pad) for side in pair])
+        pad = (0,) * len(pad)
+    return _CONV[len(g.kernel)](x, weight, bias, g.stride, pad, g.dilation, g.groups)
+
+
+def _tensor(array: np.ndarray | None) -> Tensor | None:
+    return None if array is None else torch.from_numpy(np.array(array, np.float32))
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
+    return {name: torch.from_numpy(np.array(array, np.float32)) for name, array in batch.items()}
+
+
+def _arrays(blobs: Mapping[str, Tensor]) -> Outputs:
+    return {name: blob.detach().numpy() for name, blob in blobs.items()}
+
+
+def _direction(value: Tensor, generator: np.random.Generator) -> Tensor:
+    """A random direction in an output's space, scaled so that all outputs count the same."""
+    drawn = torch.from_numpy(generator.standard_normal(tuple(value.shape), np.float32))
+    norm = float((value - value.mean()).norm())
+    return drawn / norm if norm else torch.zeros_like(value)
+
+
+# ---- what is protected
+
+
+def _checked(net: CaffeNet, names: tuple[str, ...]) -> tuple[str, ...]:
+    computed = {top for spec in net.definition.layers if spec.bottoms for top in spec.tops}
+    for name in names:
+        if name not in computed:
+            raise OptionError(
+                f"the net computes no blob {name!r} to protect; its outputs are {', '.join(net.outputs)}"
+            )
+    return names
+
+
+def _protected(net: CaffeNet) -> tuple[str, ...]:
+    """What the net's outputs are read out of; where layers cannot be run, what these are given.
+
+    Raises:
+        ModelError: nothing that depends on the inputs can be computed.
+    """
+    specs = net.definition.layers
+    unknown: list[LayerSpec] = []
+    lost, alive = set[str](), set(net.inputs)
+    ends: dict[str, None] = {}
+    for spec, layer in zip(specs, net.layers, strict=True):
+        if not spec.bottoms:
+            continue
+        if isinstance(layer, Unavailable) or not lost.isdisjoint(spec.bottoms):
+            unknown += [spec] if isinstance(layer, Unavailable) else []
+            ends.update(
+                dict.fromkeys(name for name in spec.bottoms if name in alive and name not in spec.tops)
+            )
+            lost.update(spec.tops)
+            continue
+        for name in spec.bottoms:
+            ends.pop(name, None)
+        for name in spec.tops:
+            lost.discard(name)
+            ends[name] = None
+            if spec.type not in CONSTANT and not alive.isdisjoint(spec.bottoms):
+                alive.add(name)
+    last = {name: index for index, spec in enumerate(specs) for name in spec.tops}
+    found: dict[str, None] = {}
+    for name in ends:
+        if name in alive and name not in lost and name not in net.inputs:
+            found |= dict.fromkeys(_read_from(name, specs, last))
+    protected = tuple(name for name in found if name in alive and name not in net.inputs)
+    if not protected:
+        why = "; ".join(f"layer {spec.name!r} has the unknown type {spec.type!r}" for spec in unknown[:3])
+        raise ModelError(
+            f"no output of the net can be computed ({why or 'none depends on the inputs'}); "
+            "register the type (twofold.caffe_torch.register), or use weights only (--no-data)"
+        )
+    return protected
+
+
+def _read_from(name: str, specs: Sequence[LayerSpec], last: Mapping[str, int]) -> list[str]:
+    """The blobs that layers of type `READOUT` make `name` of, or itself."""
+    producer = specs[last[name]]
+    in_place = not set(producer.bottoms).isdisjoint(producer.tops)
+    # A name that a later layer uses again stands for another value in the end.
+    hidden = any(last.get(bottom, -1) > last[name] for bottom in producer.bottoms)
+    if producer.type not in READOUT or in_place or hidden:
+        return [name]
+    return [blob for bottom in producer.bottoms if bottom in last for blob in _read_from(bottom, specs, last)]

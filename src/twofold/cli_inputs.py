@@ -1,0 +1,104 @@
+"""Command line options that say what a network is calibrated on; several commands share them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from .calibrate import CalibrationSource
+from .calibration.gather import CalibrationOptions
+from .calibration.images import ImageOptions
+from .calibration.memory import parse_bytes
+from .calibration.pixels import COLORS, Color
+from .calibration.synthetic import ValueRange
+from .errors import OptionError
+
+_GROUP = "Calibration"
+
+
+def _option(text: str, metavar: str | None = None, *names: str) -> Any:
+    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=_GROUP)
+
+
+Images = Annotated[str | None, _option("Pictures: a folder, a pattern, or a text file of paths.", "PATH")]
+Data = Annotated[Path | None, _option("Inputs as they go into the net: .npy or .npz.", "FILE")]
+NoData = Annotated[bool, _option("Weights only: no inputs, not even made-up ones.", None, "--no-data")]
+Size = Annotated[
+    str | None, _option("Resize pictures to height x width, or their shorter side to one number.", "HxW")
+]
+Crop = Annotated[str | None, _option("Cut out the middle of each picture.", "HxW")]
+Crops = Annotated[int, _option("Random crops per picture instead of the middle one.", "N")]
+ColorOrder = Annotated[str | None, _option("Order of the channels: " + ", ".join(COLORS) + ".")]
+Mean = Annotated[
+    str | None, _option("Subtracted from pixels 0..255: values, or a .binaryproto or .npy file.", "M")
+]
+Scale = Annotated[float | None, _option("Multiplies what remains.", "S")]
+Limit = Annotated[int | None, _option("Use at most N pictures; 0 takes all.", "N")]
+Range = Annotated[
+    str | None, _option("Values of the net's inputs, for made-up pictures, such as -1:1.", "LOW:HIGH")
+]
+Memory = Annotated[str | None, _option("Memory for statistics, such as 2G.", "BYTES")]
+Saved = Annotated[
+    Path | None, _option("Keep what layers see in a file, for the next plan.", "FILE", "--statistics")
+]
+Protect = Annotated[
+    list[str] | None, _option("Outputs that must change least. Default: all of the net's.", "NAME")
+]
+Seed = Annotated[int, _option("Of all that is drawn.", "N")]
+
+
+def source(
+    *, images: str | None, data: Path | None, size: str | None, crop: str | None, crops: int,
+    color: str | None, mean: str | None, scale: float | None, limit: int | None, values: str | None,
+    memory: str | None, statistics: Path | None, protect: list[str] | None, seed: int,
+) -> CalibrationSource:  # fmt: skip
+    """What the options say.
+
+    Raises:
+        OptionError: an option cannot be read.
+        InputError: the mean file cannot be read.
+    """
+    given: dict[str, Any] = {} if limit is None else {"limit": limit}
+    options = ImageOptions(
+        size=None if size is None else _size("size", size),
+        crop=None if crop is None else _pair(_size("crop", crop)),
+        crops=crops,
+        color=cast("Color | None", color),  # ImageOptions refuses others
+        mean=mean,
+        scale=scale,
+        seed=seed,
+        **given,
+    )
+    return CalibrationSource(
+        images=images,
+        data=data,
+        image_options=options,
+        values=None if values is None else _range(values),
+        protect=tuple(protect or ()),
+        statistics=statistics,
+        options=CalibrationOptions(memory=None if memory is None else parse_bytes(memory), seed=seed),
+    )
+
+
+def _size(name: str, text: str) -> int | tuple[int, int]:
+    match = re.fullmatch(r"([1-9][0-9]{0,5})(?:x([1-9][0-9]{0,5}))?", text.strip().lower())
+    if match is None:
+        raise OptionError(f"--{name}: {text!r} is no size; write 256, or 256x320 for height x width")
+    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _range(text: str) -> ValueRange:
+    low, colon, high = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError(text)
+        return ValueRange(float(low), float(high))
+    except ValueError:
+        raise OptionError(f"--range: {text!r} is no range; write LOW:HIGH, such as -1:1 or 0:255") from None

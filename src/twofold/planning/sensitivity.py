@@ -1,0 +1,99 @@
+"""What each layer's candidates do to the network's outputs, measured by swapping them in one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from twofold.calibration.gather import CalibrationOptions, mode
+from twofold.calibration.inputs import Inputs
+from twofold.calibration.measure import Measure
+from twofold.calibration.runner import Outputs, Runner
+from twofold.conv import ConvLayer, Factors
+from twofold.lowrank.schemes import Factorization
+from twofold.planning.candidates import Candidate, candidate_at, candidates
+from twofold.planning.objective import Curve, MeasuredSensitivity
+from twofold.planning.workload import Workload
+from twofold.progress import track
+
+#: Shares of a layer's MACs that the candidates which are tried may cost.
+TRIED = (0.12, 0.25, 0.45, 0.75)
+
+
+def measure_sensitivity(
+    runner: Runner,
+    layers: Sequence[ConvLayer],
+    factorizations: Mapping[str, Sequence[Factorization]],
+    inputs: Inputs,
+    options: CalibrationOptions,
+    *,
+    workload: Workload,
+    multiple: int,
+    new_measure: Callable[[], Measure],
+) -> MeasuredSensitivity:
+    """Try a few candidates of every layer, each alone in the network.
+
+    Args:
+        runner: runs the model.
+        layers: in the order of `runner.reached`.
+        factorizations: by name of the layer, all in one metric, so that one curve holds for every scheme.
+        inputs: samples; what the layers before give is computed once for all candidates of a layer.
+        options: the mode in which the network runs.
+        workload: how MACs are counted.
+        multiple: ranks are multiples of this.
+        new_measure: makes the measure of the outputs' error.
+
+    Returns:
+        A curve per layer.
+    """
+    tried = {layer.name: _to_try(layer, factorizations[layer.name], workload, multiple) for layer in layers}
+    stacks = [
+        (layer, [_stack(candidate, factorizations[layer.name]) for candidate in tried[layer.name]])
+        for layer in layers
+    ]
+    measure = new_measure()
+    steps = sum(len(of_layer) for _, of_layer in stacks) * len(inputs)
+    with mode(runner, options):
+        runs = track(_trials(runner, stacks, inputs), "measuring what each layer does to the outputs", steps)
+        for name, index, reference, changed in runs:
+            measure.add((name, index), reference, changed)
+    curves = {}
+    for layer, of_layer in stacks:
+        errors = [measure.error((layer.name, index)) ** 2 for index in range(len(of_layer))]
+        energies = [candidate.energy_error for candidate in tried[layer.name]]
+        curves[layer.name] = Curve(tuple(zip(energies, errors, strict=True)))
+    return MeasuredSensitivity(curves)
+
+
+def _to_try(
+    layer: ConvLayer, factorizations: Sequence[Factorization], workload: Workload, multiple: int
+) -> list[Candidate]:
+    """The best candidate at each of a few costs, each once; at half the ranks where none is cheaper."""
+    own = workload.layer_macs(layer)
+    offered = candidates(layer, factorizations, workload, multiple)
+    if not offered:
+        return [
+            candidate_at(layer, one, tuple(-(-rank // 2) for rank in one.max_ranks), workload)
+            for one in factorizations[:1]
+        ]
+    best: dict[Candidate, None] = {}
+    for share in TRIED:
+        affordable = [candidate for candidate in offered if candidate.macs <= share * own]
+        # A layer whose cheapest candidate is dear still has one.
+        affordable = affordable or sorted(offered, key=lambda candidate: candidate.macs)[:1]
+        best[min(affordable, key=lambda candidate: candidate.energy_error)] = None
+    return list(best)
+
+
+def _stack(candidate: Candidate, factorizations: Sequence[Factorization]) -> Factors:
+    kind = (candidate.scheme, candidate.variant)
+    chosen = next(one for one in factorizations if (one.scheme, one.variant) == kind)
+    return chosen.factors(candidate.ranks)
+
+
+def _trials(
+    runner: Runner, stacks: Sequence[tuple[ConvLayer, Sequence[Factors]]], inputs: Inputs
+) -> Iterator[tuple[str, int, Outputs, Outputs]]:
+    for batch in inputs:
+        reference = runner.run(batch)
+        for name, index, changed in runner.trials(stacks, batch):
+            yield name, index, reference, changed
