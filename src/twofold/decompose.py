@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .conv import ConvLayer, FactorConv, Factors, Skipped
 from .errors import ModelError, OptionError, OutputError, PlanError, TwofoldError
 from .formats.base import Model
-from .lowrank import Factorization, FitOptions, energy_error, scheme
-from .planning import Budget, FixedRanks, Plan, PlanOptions, Request, make_plan, requests
-from .planning.amct import amct_mode, amct_refusal
-from .planning.rules import spectrum_of_energy_errors
+from .lowrank import Factorization, energy_error, scheme
+from .planning import Budget, FixedRanks, Plan, PlanOptions, make_plan, requests
 from .progress import track
 
 M = TypeVar("M", bound=Model)
@@ -90,14 +87,20 @@ class Result(Generic[M]):
                 raise OutputError(
                     f"{choice.layer}: what was written has the shapes {chain}, planned {wanted}"
                 )
-            stack = Factors(choice.scheme, choice.ranks, convs)
+            stack, planned = Factors(choice.scheme, choice.ranks, convs), self.factors[choice.layer]
+            if all(map(_same_weight, convs, planned.convs)):
+                continue
             found = energy_error(before[choice.layer], stack)
-            expected = energy_error(before[choice.layer], self.factors[choice.layer])
+            expected = energy_error(before[choice.layer], planned)
             if abs(found - expected) > ROUNDING * max(1.0, expected):
                 raise OutputError(
                     f"{choice.layer}: what was written loses {found:.3e} of the weight's energy, "
                     f"planned {expected:.3e}"
                 )
+
+
+def _same_weight(one: FactorConv, other: FactorConv) -> bool:
+    return np.array_equal(one.weight, other.weight)
 
 
 def _conv(layer: ConvLayer) -> FactorConv:
@@ -189,22 +192,14 @@ def run(model: M, options: PlanOptions) -> Result[M]:
         raise ModelError("the net has no convolutions, so there is nothing to decompose")
     wanted = requests(layers, options)
     factorizations: dict[str, list[Factorization]] = {}
-    spectra: dict[str, NDArray[np.float64]] = {}
     for layer in track([layer for layer in layers if layer.name in wanted], "factoring layers"):
         assert isinstance(layer, ConvLayer)
         factorizations[layer.name] = []
         for request in wanted[layer.name]:
-            complete = _tells_spectrum(layer, request, options)
-            ranks = None if complete else request.max_ranks
-            found = scheme(request.scheme).factorize(layer, request.variant, max_ranks=ranks)
+            kind = scheme(request.scheme)
+            found = kind.factorize(layer, request.variant, max_ranks=request.max_ranks)
             factorizations[layer.name].append(found)
-            if complete and layer.weight is not None:
-                # float64: squares of large weights leave float32's range
-                norm = float(np.linalg.norm(layer.weight.astype(np.float64)))
-                spectra[layer.name] = spectrum_of_energy_errors(
-                    np.asarray(found.energy_errors(), np.float64), norm
-                )
-    plan = make_plan(layers, factorizations, options, spectra=spectra, sources=model.sources())
+    plan = make_plan(layers, factorizations, options, sources=model.sources())
     factors = {}
     for choice in plan.choices:
         chosen = next(
@@ -214,19 +209,6 @@ def run(model: M, options: PlanOptions) -> Result[M]:
         )
         factors[choice.layer] = chosen.factors(choice.ranks)
     return Result(model.replace(factors), plan, model, factors)
-
-
-def _tells_spectrum(layer: ConvLayer, request: Request, options: PlanOptions) -> bool:
-    """Whether a factorization is worth completing because the reference's rule needs the spectrum it gives.
-
-    Up to `block_side` a factorization finds all ranks at once anyway, so keeping them costs nothing.
-    """
-    reference = options.rule == "amct" or (options.rule is None and options.budget is None)
-    if not reference or request.scheme != "spatial" or amct_refusal(layer.geometry) is not None:
-        return False
-    geometry = layer.geometry
-    side = scheme("spatial").full_rank(geometry, request.variant)[0]
-    return request.variant == amct_mode(geometry).variant and side <= FitOptions().block_side
 
 
 def apply_plan(plan: Plan, model: M) -> Result[M]:
