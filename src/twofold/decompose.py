@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .calibrate import Calibration, CalibrationSource, WeightsOnly, prepare
 from .calibration.gather import CalibrationOptions, Statistics
@@ -21,6 +20,7 @@ from .lowrank import Factorization, FitOptions, LayerFit, energy_error, scheme
 from .lowrank.assemble import checked_weight
 from .planning import (
     Budget,
+    Choice,
     EqualWeights,
     FixedRanks,
     Objective,
@@ -30,9 +30,7 @@ from .planning import (
     make_plan,
     requests,
 )
-from .planning.amct import amct_mode, amct_refusal
 from .planning.options import left_alone
-from .planning.rules import spectrum_of_energy_errors
 from .planning.workload import Workload
 from .progress import track
 
@@ -110,14 +108,20 @@ class Result(Generic[M]):
                 raise OutputError(
                     f"{choice.layer}: what was written has the shapes {chain}, planned {wanted}"
                 )
-            stack = Factors(choice.scheme, choice.ranks, convs)
+            stack, planned = Factors(choice.scheme, choice.ranks, convs), self.factors[choice.layer]
+            if all(map(_same_weight, convs, planned.convs)):
+                continue
             found = energy_error(before[choice.layer], stack)
-            expected = energy_error(before[choice.layer], self.factors[choice.layer])
+            expected = energy_error(before[choice.layer], planned)
             if abs(found - expected) > ROUNDING * max(1.0, expected):
                 raise OutputError(
                     f"{choice.layer}: what was written loses {found:.3e} of the weight's energy, "
                     f"planned {expected:.3e}"
                 )
+
+
+def _same_weight(one: FactorConv, other: FactorConv) -> bool:
+    return np.array_equal(one.weight, other.weight)
 
 
 def _conv(layer: ConvLayer) -> FactorConv:
@@ -288,18 +292,12 @@ def run(
     for layer in chosen:
         checked_weight(layer)  # before the long work
     seen = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
-    factored = _factorize(chosen, wanted, options, fit or FitOptions(), known, seen.take_layers())
+    factored = _factorize(chosen, wanted, fit or FitOptions(), known, seen.take_layers())
     objective: Objective = EqualWeights()
     if known is not None and chosen:
-        objective = known.sensitivity(chosen, factored.factorizations, Workload.of(layers), options.multiple)
-    plan = make_plan(
-        layers, factored.factorizations, options,
-        objective=objective, spectra=factored.spectra, sources=model.sources(),
-    )  # fmt: skip
-    factors = {
-        choice.layer: factored.choice(choice.layer, choice.scheme, choice.variant).factors(choice.ranks)
-        for choice in plan.choices
-    }
+        objective = known.sensitivity(chosen, factored, Workload.of(layers), options.multiple)
+    plan = make_plan(layers, factored, options, objective=objective, sources=model.sources())
+    factors = {choice.layer: _chosen(factored, choice).factors(choice.ranks) for choice in plan.choices}
     if known is not None and chosen:
         error = known.error([(layer, factors[layer.name]) for layer in chosen if layer.name in factors])
         plan = replace(plan, calibration=dict(seen.record), measured_error=error)
@@ -322,55 +320,28 @@ def _reached(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Factored:
-    """All factorizations of a model's layers, and the spectra of weights that they happen to tell."""
+Factored = Mapping[str, Sequence[Factorization]]
 
-    factorizations: Mapping[str, Sequence[Factorization]]
-    spectra: Mapping[str, NDArray[np.float64]]
 
-    def choice(self, layer: str, scheme_name: str, variant: str) -> Factorization:
-        return next(
-            one for one in self.factorizations[layer] if (one.scheme, one.variant) == (scheme_name, variant)
-        )
+def _chosen(factored: Factored, choice: Choice) -> Factorization:
+    kind = (choice.scheme, choice.variant)
+    return next(one for one in factored[choice.layer] if (one.scheme, one.variant) == kind)
 
 
 def _factorize(
-    layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], options: PlanOptions,
-    fit: FitOptions, calibration: Calibration | None, seen: dict[str, LayerStatistics],
-) -> _Factored:  # fmt: skip
+    layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], fit: FitOptions,
+    calibration: Calibration | None, seen: dict[str, LayerStatistics],
+) -> Factored:  # fmt: skip
     """Factorize layers; their statistics are taken out of `seen` as they are used, since they are large."""
-    factorizations: dict[str, list[Factorization]] = {}
-    spectra: dict[str, NDArray[np.float64]] = {}
     second_pass = None if calibration is None else calibration.second_pass
+    factored = {}
     for layer in track(layers, "factoring layers"):
-        statistics = seen.pop(layer.name, None)
-        fitted = LayerFit(layer, statistics, fit, second_pass)
-        factorizations[layer.name] = []
-        for request in wanted[layer.name]:
-            complete = statistics is None and _tells_spectrum(layer, request, options)
-            found = fitted.factorize(request.scheme, request.variant, None if complete else request.max_ranks)
-            factorizations[layer.name].append(found)
-            if complete and layer.weight is not None:
-                # float64: squares of large weights leave float32's range
-                norm = float(np.linalg.norm(layer.weight.astype(np.float64)))
-                spectra[layer.name] = spectrum_of_energy_errors(
-                    np.asarray(found.energy_errors(), np.float64), norm
-                )
-    return _Factored(factorizations, spectra)
-
-
-def _tells_spectrum(layer: ConvLayer, request: Request, options: PlanOptions) -> bool:
-    """Whether a factorization is worth completing because the reference's rule needs the spectrum it gives.
-
-    Up to `block_side` a factorization finds all ranks at once anyway, so keeping them costs nothing.
-    """
-    reference = options.rule == "amct" or (options.rule is None and options.budget is None)
-    if not reference or request.scheme != "spatial" or amct_refusal(layer.geometry) is not None:
-        return False
-    geometry = layer.geometry
-    side = scheme("spatial").full_rank(geometry, request.variant)[0]
-    return request.variant == amct_mode(geometry).variant and side <= FitOptions().block_side
+        fitted = LayerFit(layer, seen.pop(layer.name, None), fit, second_pass)
+        factored[layer.name] = [
+            fitted.factorize(request.scheme, request.variant, request.max_ranks)
+            for request in wanted[layer.name]
+        ]
+    return factored
 
 
 def apply_plan(plan: Plan, model: M, fitted: Model | None = None) -> Result[M]:

@@ -131,7 +131,7 @@ def _inspect(layer: ConvLayer | Skipped, schemes: Sequence[str], workload: Workl
             return Inspected(layer.name, shape, layer.macs, params, reason, None, ())
     reference = None
     if layer.weight is not None and amct_refusal(layer.geometry) is None:
-        reference = amct_layer_rank(layer, {})
+        reference = amct_layer_rank(layer)
     if all(refusals):
         return Inspected(layer.name, shape, layer.macs, params, str(refusals[0]), reference, ())
     name = next(name for name, refusal in zip(schemes, refusals, strict=True) if refusal is None)

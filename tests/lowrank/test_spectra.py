@@ -61,9 +61,9 @@ def test_spatial_error_is_the_discarded_spectrum(geometry, variant, dtype):
     layer = make_layer(geometry, dtype=dtype)
     split = SPLITS[0] if variant == "hw" else SPLITS[1]
     expected = discarded(unfold(layer.weight, geometry, split))
-    for options in (FitOptions(), FitOptions(exact_side=0)):
+    for options in (FitOptions(), FitOptions(exact_side=1)):
         errors = SCHEMES["spatial"].factorize(layer, variant, options=options).energy_errors()
-        rounding = 1e-6 if dtype == np.float32 and not options.exact_side else 1e-12
+        rounding = 1e-6 if dtype == np.float32 and options.exact_side == 1 else 1e-12
         np.testing.assert_allclose(errors, expected[: len(errors)], atol=rounding)
 
 
@@ -100,7 +100,7 @@ def test_tiny_tails_are_not_lost_in_the_difference_of_norms():
 @pytest.mark.parametrize("scale", [1.0, 1e-25, 1e15])
 def test_block_method_is_within_a_thousandth_of_the_optimum(singular, scale):
     layer = layer_with_spectrum(singular * scale, 160)
-    options = FitOptions(exact_side=0, block_side=100)
+    options = FitOptions(exact_side=1, block_side=100)
     fitted = SCHEMES["spatial"].factorize(layer, "hw", max_ranks=(96,), options=options)
     expected = discarded(unfold(layer.weight / np.float32(scale), layer.geometry, SPLITS[0]))
     assert fitted.energy_error((96,)) <= 1.001 * expected[96] + 1e-9
@@ -115,7 +115,7 @@ def test_block_method_is_within_a_thousandth_of_the_optimum(singular, scale):
 def test_block_method_on_random_weights_and_a_low_rank():
     # The spectrum of random weights is the flattest that occurs.
     layer = make_layer(ConvGeometry.of(256, 200, (3, 3)), dtype=np.float32)
-    options = FitOptions(exact_side=0, block_side=100)
+    options = FitOptions(exact_side=1, block_side=100)
     expected = discarded(unfold(layer.weight, layer.geometry, SPLITS[0]))
     errors = SCHEMES["spatial"].factorize(layer, "hw", max_ranks=(120,), options=options).energy_errors()
     assert (errors <= 1.001 * expected[:121]).all()
@@ -177,7 +177,7 @@ def test_shares_are_sums_over_what_is_cut():
 @pytest.mark.parametrize("rank", [1, 3, 40, 90])
 def test_fewer_directions_than_asked_for(rank):
     layer = layer_with_spectrum(np.where(np.arange(360) < rank, 1.0, 0.0), 120)
-    options = FitOptions(exact_side=0, block_side=100)
+    options = FitOptions(exact_side=1, block_side=100)
     fitted = SCHEMES["spatial"].factorize(layer, "hw", max_ranks=(100,), options=options)
     assert fitted.energy_error((100,)) < 1e-10
     assert energy_error(layer, fitted.factors((100,))) < 1e-10

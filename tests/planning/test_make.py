@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.planning.cases import best_by_exhaustion, factorize, make_layer, plan_for, small_net
+from tests.planning.cases import best_by_exhaustion, factorize, plan_for, small_net
 
-from twofold.conv import ConvGeometry, ConvLayer, Skipped
+from twofold.conv import ConvLayer, Skipped
 from twofold.errors import OptionError, PlanError
 from twofold.planning import (
     Budget,
@@ -162,16 +162,6 @@ def test_without_a_budget_and_without_eligible_layers_nothing_happens_and_it_say
     assert not plan.choices
     assert plan.totals.macs_ratio == 1
     assert "the reference's rule decomposes none of these layers; give a budget" in str(plan)
-
-
-def test_known_spectra_spare_the_look_at_weights():
-    layer = make_layer("conv", ConvGeometry.of(256, 256, (3, 3), pad=1))
-    factorizations = {"conv": []}
-    flat, steep = np.ones(768), np.geomspace(10, 1e-3, 768)
-    for spectrum in (flat, steep):
-        # No factorization, no candidate: only the limit depends on the spectrum, and nothing meets it.
-        with pytest.raises(PlanError, match="the reference's rule would spend a MACs ratio of 0"):
-            make_plan([layer], factorizations, spectra={"conv": spectrum})
 
 
 def test_fixed_ranks_count_in_the_budget_and_may_be_dearer():

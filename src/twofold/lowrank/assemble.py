@@ -53,10 +53,12 @@ def balanced(V: Array, H: Array) -> tuple[Array, Array]:
 
 def balance(V: Array, H: Array) -> Array:
     """Return the scales (r,) by which `balanced` multiplies the columns of V and divides the rows of H."""
-    v, h = np.linalg.norm(V, axis=0), np.linalg.norm(H, axis=1)
+    # Squares in float64: those of large weights leave float32's range.
+    v = np.einsum("ij,ij->j", V, V, dtype=np.float64)
+    h = np.einsum("ij,ij->i", H, H, dtype=np.float64)
     live = (v > 0) & (h > 0)
-    scale: Array = np.ones(len(v), dtype=v.dtype)
-    scale[live] = np.sqrt(h[live] / v[live])
+    scale: Array = np.ones(len(v), dtype=V.dtype)
+    scale[live] = (h[live] / v[live]) ** 0.25
     return scale
 
 

@@ -94,6 +94,11 @@ class InMetric:
         """See `Factorization`."""
         return self.weighted.ridge
 
+    @property
+    def singular_values(self) -> None:
+        """None: those of the weighted layer say nothing of the layer itself."""
+        return None
+
     def energy_errors(self) -> Array:
         """Lost shares of the weighted outputs' variance."""
         return self.weighted.energy_errors()

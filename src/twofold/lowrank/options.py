@@ -20,19 +20,20 @@ class FitOptions:
         metric_power: power of the gradient's second moment, where it was gathered, that weights the errors of
             a layer's output: 0 takes all outputs alike, 1 is the network's own metric to first order. On HED
             (VGG-16) a half and 1 end up within 6 % of each other, and 0 loses 1.3 to 2.3 times as much.
-        exact_side: up to this many rows (or columns, whichever are fewer) the spectrum of a weight is
-            computed by a full eigenproblem in float64, whatever the weight's dtype; above, in the weight's
-            dtype.
+        exact_side: up to this many rows (or columns, whichever are fewer) of its unfolding a weight is
+            factorized in float64, whatever its dtype; above, in its own, where that is exact enough.
         block_side: above this side, a float32 weight of which few ranks are wanted takes a block method.
     """
 
     ridge: float = 1e-6
     refine: int = 0
     metric_power: float = 0.5
-    exact_side: int = 1024
+    exact_side: int = 256
     block_side: int = 2048
 
     def __post_init__(self) -> None:
+        if self.exact_side < 1:
+            raise OptionError(f"exact_side is a number of rows, 1 or more, got {self.exact_side}")
         if not 0 <= self.ridge <= 1:
             raise OptionError(f"ridge is a multiple of the mean variance between 0 and 1, got {self.ridge}")
         if not 0 <= self.metric_power <= 1:

@@ -15,7 +15,7 @@ from twofold.lowrank.options import FitOptions
 from twofold.lowrank.refine import refined_pair
 from twofold.lowrank.regression import Regression, first_factor, no_second_pass, regress
 from twofold.lowrank.spectra import eigen_descending, tail_shares
-from twofold.lowrank.subspace import principal_basis
+from twofold.lowrank.subspace import Basis, Principal, principal_basis
 from twofold.lowrank.unfold import Split
 
 
@@ -31,6 +31,7 @@ class _Single:
         shares: (max_rank + 1,), energy error at every rank.
         ridge: see `FitOptions`.
         mean: (d,), mean of the patches; None without statistics.
+        singular_values: see `Factorization`.
     """
 
     scheme: str
@@ -40,6 +41,7 @@ class _Single:
     shares: Array
     ridge: float
     mean: Array | None
+    singular_values: Array | None
 
     @property
     def max_ranks(self) -> Size:
@@ -66,21 +68,17 @@ class _Single:
 
 @dataclass(frozen=True, eq=False)
 class Projected(_Single):
-    """The unfolding M projected on an orthonormal basis P of its rows (V = P_r, H = P_r^T M) or columns.
+    """The unfolding M projected on orthonormal directions P of its rows (V = P_r, H = P_r^T M) or columns.
 
     Attributes:
-        basis: P, (rows or columns, max_rank), orthonormal, by falling energy.
-        inside: P^T M, or P^T M^T for a basis of the columns: (max_rank, columns or rows).
-        left: whether P is a basis of the rows' space.
+        directions: P.
     """
 
-    basis: Array
-    inside: Array
-    left: bool
+    directions: Principal
 
     def _matrices(self, rank: int) -> tuple[Array, Array]:
-        P, other = self.basis[:, :rank], self.inside[:rank]
-        return (P, other) if self.left else (other.T, P.T)
+        P, inside = self.directions.leading(rank)
+        return (P, inside) if self.directions.left else (inside.T, P.T)
 
 
 def project(
@@ -88,10 +86,11 @@ def project(
 ) -> Projected:
     """Fit a pair to the weights: the truncated SVD of the unfolding, best in the Frobenius norm."""
     found = principal_basis(checked_weight(layer), layer.geometry, split, rank, options)
-    shares = _cut(found.energies, found.rest, rank)
-    return Projected(
-        scheme, variant, layer, split, shares, 0.0, None, found.vectors, found.inside, found.left
-    )
+    energies = found.energies
+    full = min(split.rows(layer.geometry), split.columns(layer.geometry))
+    singular_values = np.sqrt(energies) if len(energies) == full else None
+    shares = _cut(energies, found.rest, rank)
+    return Projected(scheme, variant, layer, split, shares, 0.0, None, singular_values, found)
 
 
 def _cut(energies: Array, rest: float, rank: int) -> Array:
@@ -124,10 +123,12 @@ def channel_fit(
         Q, R = np.linalg.qr(W)
         values, inner = eigen_descending(R @ C.apply(R.T))
         basis = Q @ inner
-    shares = _cut(np.maximum(values, 0.0), 0.0, rank)
+    energies = np.maximum(values, 0.0)
+    shares = _cut(energies, 0.0, rank)
     ridge, mean = options.ridge, statistics.mean
     basis = np.ascontiguousarray(basis[:, :rank])
-    return Projected(scheme, variant, layer, split, shares, ridge, mean, basis, basis.T @ W, False)
+    directions = Basis(basis, basis.T @ W, False, energies, 0.0)
+    return Projected(scheme, variant, layer, split, shares, ridge, mean, None, directions)
 
 
 def _output_covariance(
@@ -178,4 +179,6 @@ def fit(
     energies = regression.energies().sum(axis=1)
     shares = _cut(energies, regression.residual, rank)
     ridge, mean = regression.ridge, statistics.mean
-    return Fitted(scheme, variant, layer, split, shares, ridge, mean, V, regression, options, covariance)
+    return Fitted(
+        scheme, variant, layer, split, shares, ridge, mean, None, V, regression, options, covariance
+    )

@@ -44,6 +44,10 @@ class Factorization(Protocol):
     def ridge(self) -> float:
         """Multiple of the mean input variance that was added to the covariance; 0 without statistics."""
 
+    @property
+    def singular_values(self) -> Array | None:
+        """All singular values of the unfolded weight, largest first, where the fit came by them."""
+
     def energy_errors(self) -> Array:
         """Energy error for all ranks at once: `energy_errors()[ranks]`, shape (max_rank + 1, ...).
 

@@ -1,9 +1,12 @@
 """The principal basis of a matrix that is large: exact where that takes seconds, a filtered block above.
 
 **Exact.** One symmetric eigenproblem of the Gram matrix of the shorter side, instead of the singular value
-decomposition of both sides: same subspace, a fraction of the work. In float64 for small sides; in float32
-above, where rounding perturbs the Gram matrix by eps times its largest eigenvalue: neighbours mix, which
-costs energy only to second order.
+decomposition of both sides: same subspace, a fraction of the work. In float64 with measured energies for
+small sides. Above in float32, by way of a tridiagonal form: its eigenvalues are the energies, and vectors are
+found for the rank that is read. Rounding perturbs the Gram matrix by about eps = 6e-8 times its largest
+eigenvalue l_1: neighbours mix, which costs energy only to second order, and an eigenvalue l_k is off by
+eps l_1 / l_k of itself. Down to l_k = `_GENTLE` l_1 that is below a thousandth; where the largest rank that
+is wanted lies deeper, float64 takes over.
 
 **Filtered block.** Where only the leading part is wanted, a random block X is filtered to T_m(G / c - 1) X,
 with T_m the Chebyshev polynomial and the interval [0, 2 c] covering the unwanted spectrum: unwanted
@@ -12,14 +15,13 @@ Rayleigh-Ritz step. The interval's end is read from a Lanczos estimate of the sp
 matrix products; on the flat spectrum of random weights, the worst case, the lost energy is within 1.001 of
 the optimum, and far closer on decaying ones.
 Sources: Zhou, Saad, Tiago and Chelikowsky, 2006 (filter); Lin, Saad and Yang, arXiv 1308.5467 (density).
-
-Whatever the basis, the energies are those of `spectra`: measured, hence true for the factors that come out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import scipy.linalg
@@ -28,11 +30,13 @@ from scipy.linalg import blas
 from twofold.conv import Array, ConvGeometry
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.spectra import eigen_descending, left_basis
+from twofold.lowrank.tridiagonal import Tridiagonal
 from twofold.lowrank.unfold import Split, transposed, unfold, unfold_chunks
 
 Blocks = Callable[[], Iterator[Array]]  # a matrix by blocks of columns, as often as needed
 
 _KEPT = 1 << 26  # values of an unfolding that are kept instead of cut again: 256 MB
+_GENTLE = 1e-4  # of the largest eigenvalue: down to here float32's eigenvalues are right to a thousandth
 _BLOCK_SHARE = 0.3  # of the side: with more ranks than this the exact way is as fast
 _OVERSAMPLING = 1.25
 _DEGREE = 5
@@ -42,19 +46,37 @@ _SAMPLE = 8
 _TOLERANCE = 4.5e-4  # of the energy that is lost anyway
 _GROWTH = 3e5  # between orthonormalizations; float32 carries 1e7
 _STEEPEST = 1e-5  # of the largest eigenvalue: below, float32 rounding of the Gram matrix drowns directions
-_WIDE_SIDE = 8192  # largest side whose float64 eigenproblem fits a few GB
+
+
+class Principal(Protocol):
+    """Orthonormal directions of one side of an unfolding M, by falling energy; read at every rank."""
+
+    @property
+    def left(self) -> bool:
+        """Whether the directions are of the side of the rows."""
+
+    @property
+    def energies(self) -> Array:
+        """Squared norm of M along each direction that can be read, and possibly along more."""
+
+    @property
+    def rest(self) -> float:
+        """Squared norm outside all of those."""
+
+    def leading(self, rank: int) -> tuple[Array, Array]:
+        """Return P (rows, rank) and P^T M (rank, columns), or P (columns, rank) and P^T M^T (rank, rows)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """Orthonormal directions of one side of an unfolding M, by falling energy.
+    """Directions that are known, see `Principal`.
 
     Attributes:
         vectors: P, (rows, k); or (columns, k) where `left` is false.
         inside: P^T M, (k, columns); or P^T M^T, (k, rows).
-        left: whether P is of the side of the rows.
-        energies: squared norm of M along each direction, of these k and possibly of more.
-        rest: squared norm outside all of those.
+        left: see `Principal`.
+        energies: see `Principal`.
+        rest: see `Principal`.
     """
 
     vectors: Array
@@ -63,41 +85,99 @@ class Basis:
     energies: Array
     rest: float
 
+    def leading(self, rank: int) -> tuple[Array, Array]:
+        return self.vectors[:, :rank], self.inside[:rank]
+
+
+@dataclass(frozen=True, eq=False)
+class Unfolding:
+    """A float32 matrix (rows, columns), rows no more than columns, cut from a weight block by block.
+
+    Attributes:
+        weight: (C_out, C_in, *kernel).
+        geometry: its shape.
+        split: how it is unfolded.
+        scale: what it is multiplied by.
+    """
+
+    weight: Array
+    geometry: ConvGeometry
+    split: Split
+    scale: np.float32
+
+    @property
+    def rows(self) -> int:
+        return self.split.rows(self.geometry)
+
+    def blocks(self) -> Iterator[Array]:
+        """Yield blocks of columns, float32."""
+        for _, block in unfold_chunks(self.weight, self.geometry, self.split):
+            plain = self.scale == 1 and block.dtype == np.float32
+            yield block if plain else block.astype(np.float32) * self.scale
+
+    def kept(self) -> Blocks:
+        """Blocks to be read several times: kept where memory allows, else cut again."""
+        if self.weight.size > _KEPT:
+            return self.blocks
+        blocks = list(self.blocks())
+        return lambda: iter(blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """All energies of an unfolding, and the directions of the rank that is read; see `Principal`."""
+
+    matrix: Unfolding
+    form: Tridiagonal
+    left: bool
+
+    @property
+    def energies(self) -> Array:
+        return np.maximum(self.form.values, 0.0).astype(np.float64) / float(self.matrix.scale) ** 2
+
+    @property
+    def rest(self) -> float:
+        return 0.0
+
+    def leading(self, rank: int) -> tuple[Array, Array]:
+        P = self.form.vectors(rank)
+        inside = np.concatenate([P.T @ block for block in self.matrix.blocks()], axis=1)
+        return P, inside / self.matrix.scale
+
 
 def principal_basis(
     weight: Array, geometry: ConvGeometry, split: Split, rank: int, options: FitOptions
-) -> Basis:
+) -> Principal:
     """Return at least `rank` principal directions of the unfolding's shorter side."""
     left = split.rows(geometry) <= split.columns(geometry)
     if not left:
         weight, geometry, split = transposed(weight, geometry, split)
     side = split.rows(geometry)
-    if side <= options.exact_side or weight.dtype == np.float64:
-        return exact_basis(unfold(weight, geometry, split), rank, left)
+    if side > options.exact_side and weight.dtype != np.float64:
+        found = _in_float32(weight, geometry, split, rank, left, options)
+        if found is not None:
+            return found
+    return exact_basis(unfold(weight, geometry, split), rank, left)
+
+
+def _in_float32(
+    weight: Array, geometry: ConvGeometry, split: Split, rank: int, left: bool, options: FitOptions
+) -> Principal | None:
+    """Find the directions in float32; None where the energies fall too steeply for it."""
     largest = max(float(weight.max()), -float(weight.min()))
     # Squares must not leave float32's range; a plain layer is not touched.
     scale = np.float32(1.0 if 1e-6 < largest < 1e6 or largest == 0 else 1 / largest)
-
-    def unfolded() -> Iterator[Array]:
-        for _, block in unfold_chunks(weight, geometry, split):
-            yield block if scale == 1 and block.dtype == np.float32 else block.astype(np.float32) * scale
-
-    kept = list(unfolded()) if weight.size <= _KEPT else None
-
-    def blocks() -> Iterator[Array]:
-        return iter(kept) if kept is not None else unfolded()
-
-    G = gram(blocks, side)
-    found = None
-    if side > options.block_side and rank <= _BLOCK_SHARE * side:
-        try:
-            found = leading_basis(blocks, G, rank, left)
-        except scipy.linalg.LinAlgError:  # the block lost rank: too few directions carry anything
-            found = None
-        if found is None and side <= _WIDE_SIDE:
-            return exact_basis(unfold(weight, geometry, split), rank, left)
-    found = found or complete_basis(blocks, eigen_descending(G)[1], rank, left)
-    return found if scale == 1 else replace(found, inside=found.inside / scale)
+    matrix = Unfolding(weight, geometry, split, scale)
+    if matrix.rows <= options.block_side or rank > _BLOCK_SHARE * matrix.rows:
+        form = Tridiagonal.of(gram(matrix.blocks, matrix.rows))
+        gentle = form.values[rank - 1] > _GENTLE * form.values[0]
+        return Reduced(matrix, form, left) if gentle else None
+    blocks = matrix.kept()
+    try:
+        found = leading_basis(blocks, symmetric(gram(blocks, matrix.rows)), rank, left)
+    except scipy.linalg.LinAlgError:  # the block lost rank: too few directions carry anything
+        return None
+    return found if scale == 1 or found is None else replace(found, inside=found.inside / scale)
 
 
 def exact_basis(A: Array, rank: int, left: bool) -> Basis:
@@ -110,26 +190,21 @@ def exact_basis(A: Array, rank: int, left: bool) -> Basis:
 
 
 def gram(blocks: Blocks, side: int) -> Array:
-    """Return A A^T (side, side) in float32, A given by blocks of columns."""
+    """Return the lower half of A A^T (side, side), float32, Fortran's order; A is given by its columns."""
     G = np.zeros((side, side), dtype=np.float32, order="F")
     for block in blocks():
         G = blas.ssyrk(1.0, block.T, beta=1.0, c=G, trans=1, lower=1, overwrite_c=1)
-    for start in range(0, side, 512):
-        stop = min(start + 512, side)
+    return G
+
+
+def symmetric(G: Array) -> Array:
+    """Copy the lower half of G to its upper half, in place."""
+    for start in range(0, len(G), 512):
+        stop = min(start + 512, len(G))
         tile = G[start:stop, start:stop]
         tile += np.tril(tile, -1).T
         G[start:stop, stop:] = G[stop:, start:stop].T
     return G
-
-
-def complete_basis(blocks: Blocks, P: Array, rank: int, left: bool) -> Basis:
-    """Measure a complete orthonormal basis P (side, side)."""
-    energies, parts = np.zeros(len(P)), []
-    for block in blocks():
-        inside = P.T @ block
-        energies += np.einsum("ij,ij->i", inside, inside, dtype=np.float64)
-        parts.append(inside[:rank].copy())
-    return Basis(np.ascontiguousarray(P[:, :rank]), np.concatenate(parts, axis=1), left, energies, 0.0)
 
 
 def leading_basis(blocks: Blocks, G: Array, rank: int, left: bool, seed: int = 0) -> Basis | None:

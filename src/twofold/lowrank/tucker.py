@@ -83,6 +83,10 @@ class _Double:
     def max_ranks(self) -> Size:
         return self.shares.shape[0] - 1, self.shares.shape[1] - 1
 
+    @property
+    def singular_values(self) -> None:
+        return None
+
     def energy_errors(self) -> Array:
         return self.shares
 

@@ -94,8 +94,12 @@ class AmctRange:
     @property
     def only_rank(self) -> int | None:
         """The rounded rank where both ends of the range round to it, so that no spectrum is needed."""
-        low, high = amct_round(self.low), amct_round(self.high)
-        return low if low == high else None
+        return self.largest_rank if amct_round(self.low) == self.largest_rank else None
+
+    @property
+    def largest_rank(self) -> int:
+        """The upper end, rounded."""
+        return amct_round(self.high)
 
 
 def amct_round(rank: int) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from twofold.conv import ConvLayer, Size, Skipped
 from twofold.errors import OptionError, PlanError
 from twofold.lowrank.schemes import Factorization, scheme
-from twofold.planning.amct import amct_mode, amct_refusal
+from twofold.planning.amct import AmctRange, amct_mode, amct_refusal
 from twofold.planning.budget import COSTS, Cost
 from twofold.planning.candidates import Candidate, candidate_at, useful_ranks
 from twofold.planning.objective import EqualWeights, Objective
@@ -70,7 +70,6 @@ def make_plan(
     *,
     objective: Objective = EqualWeights(),  # noqa: B008 - a frozen value
     cost: Cost | None = None,
-    spectra: Mapping[str, Vector] | None = None,
     sources: Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide what every convolution of a network becomes.
@@ -87,8 +86,6 @@ def make_plan(
         options: budget, rule, multiple, schemes, patterns, fixed ranks.
         objective: what candidates do to the network's output; by default all layers' energies count the same.
         cost: the unit of the budget if it is neither MACs nor params, such as a measured time.
-        spectra: singular values of weights by layer name, unfolded along the reference's axes, where they are
-            already known; others are computed if the reference's rule needs them.
         sources: sha256 of the model's files by file name, to be kept in the plan.
 
     Returns:
@@ -103,7 +100,7 @@ def make_plan(
     workload = Workload.of(layers)
     unit = _cost_of(options, objective, cost, workload)
     selection = select(layers, options)
-    maker = _Maker(layers, factorizations, options, objective, unit, spectra or {}, selection, workload)
+    maker = _Maker(layers, factorizations, options, objective, unit, selection, workload)
     return maker.plan(sources or {})
 
 
@@ -117,7 +114,9 @@ def _requests_of(
         if by_reference or spatial.refusal(layer.geometry) is not None:
             return ()
         variant = amct_mode(layer.geometry).variant
-        return (Request("spatial", variant, spatial.full_rank(layer.geometry, variant)),)
+        full = spatial.full_rank(layer.geometry, variant)
+        largest = (AmctRange.of(layer.geometry).largest_rank,) if options.rule == "amct" else full
+        return (Request("spatial", variant, largest),)
     if fixed:
         _check_fixed(layer, selection.fixed[layer.name], options)
     wanted = []
@@ -190,7 +189,6 @@ class _Maker:
     options: PlanOptions
     objective: Objective
     cost: Cost
-    spectra: Mapping[str, Vector]
     selection: Selection
     workload: Workload
 
@@ -224,7 +222,7 @@ class _Maker:
             if layer.name in self.selection.fixed:
                 picks[layer.name] = self._fixed(layer, of_layer, self.selection.fixed[layer.name])
             elif chosen_rule is not None:
-                given = RuleInput(layer, of_layer, self.options, self.workload, self.spectra)
+                given = RuleInput(layer, of_layer, self.options, self.workload)
                 picks[layer.name] = chosen_rule.pick(given)
         return picks
 
@@ -295,7 +293,7 @@ class _Maker:
             if amct_refusal(layer.geometry) is not None:
                 spent += self.workload.layer_macs(layer)
                 continue
-            rank = (amct_layer_rank(layer, self.spectra),)
+            rank = (amct_layer_rank(layer, self.factorizations.get(layer.name, ())),)
             chain = scheme("spatial").chain(layer.geometry, amct_mode(layer.geometry).variant, rank)
             spent += self.workload.macs(layer, chain)
         return spent

@@ -35,14 +35,12 @@ class RuleInput:
         factorizations: its factorizations, one per scheme and variant.
         options: of the plan.
         workload: how MACs are counted.
-        spectra: singular values of weights by layer name, unfolded along `amct_mode`, where already known.
     """
 
     layer: ConvLayer
     factorizations: Sequence[Factorization]
     options: PlanOptions
     workload: Workload
-    spectra: Mapping[str, Vector]
 
     def factorization(self, scheme: str, variant: str) -> Factorization:
         """Return one of the factorizations.
@@ -75,13 +73,13 @@ class Rule:
     may_be_dearer: bool = False
 
 
-def amct_layer_rank(layer: ConvLayer, spectra: Mapping[str, Vector]) -> int:
+def amct_layer_rank(layer: ConvLayer, factorizations: Sequence[Factorization] = ()) -> int:
     """Rank of the reference for a layer that `amct_refusal` lets pass.
 
-    The weight is looked at only where it matters.
+    The weight is looked at only where it matters, and where no factorization tells its singular values.
     """
     only = AmctRange.of(layer.geometry).only_rank
-    return only if only is not None else amct_rank(layer.geometry, _spectrum(layer, spectra))
+    return only if only is not None else amct_rank(layer.geometry, _spectrum(layer, factorizations))
 
 
 def amct_spectrum(layer: ConvLayer) -> Vector:
@@ -111,23 +109,13 @@ def amct_spectrum(layer: ConvLayer) -> Vector:
     return np.sqrt(np.maximum(values, 0.0))[::-1].astype(np.float64)
 
 
-def spectrum_of_energy_errors(energy_errors: Vector, norm: float) -> Vector:
-    """Singular values of a weight from a full-rank weights-only factorization.
-
-    Args:
-        energy_errors: (rank + 1,), as `Factorization.energy_errors` gives them, spatial, along `amct_mode`.
-        norm: Frobenius norm of the weight; the reference's rule depends on the scale.
-
-    The energy error at rank r is the sum of the squares beyond r over the sum of all: differences of
-    neighbours are the squares, each exact to the rounding of the tail that it heads.
-    """
-    values: Vector = norm * np.sqrt(np.maximum(-np.diff(energy_errors), 0.0))
-    return values
-
-
-def _spectrum(layer: ConvLayer, spectra: Mapping[str, Vector]) -> Vector:
-    known = spectra.get(layer.name)
-    return amct_spectrum(layer) if known is None else known
+def _spectrum(layer: ConvLayer, factorizations: Sequence[Factorization]) -> Vector:
+    key = ("spatial", amct_mode(layer.geometry).variant)
+    for found in factorizations:
+        known = found.singular_values if (found.scheme, found.variant) == key else None
+        if known is not None:
+            return known.astype(np.float64)
+    return amct_spectrum(layer)
 
 
 def _amct(given: RuleInput) -> Candidate | str:
@@ -136,7 +124,7 @@ def _amct(given: RuleInput) -> Candidate | str:
     if refusal is not None:
         return refusal
     factorization = given.factorization("spatial", amct_mode(layer.geometry).variant)
-    return candidate_at(layer, factorization, (amct_layer_rank(layer, given.spectra),), given.workload)
+    return candidate_at(layer, factorization, (amct_layer_rank(layer, given.factorizations),), given.workload)
 
 
 def _evbmf(given: RuleInput) -> Candidate | str:
@@ -145,7 +133,7 @@ def _evbmf(given: RuleInput) -> Candidate | str:
     if len(layer.geometry.kernel) != 2 or min(layer.geometry.kernel) < 2:
         return "EVBMF works along the two axes of a kernel; both must be larger than 1"
     sides = AmctRange.of(layer.geometry)
-    rank = evbmf_rank(_spectrum(layer, given.spectra), (sides.short, sides.long))
+    rank = evbmf_rank(_spectrum(layer, given.factorizations), (sides.short, sides.long))
     rounded = max(multiple, -(-rank // multiple) * multiple)
     factorization = given.factorization("spatial", amct_mode(layer.geometry).variant)
     for candidate in candidates(layer, [factorization], given.workload, multiple):
