@@ -17,11 +17,10 @@ from typing import Annotated
 
 import typer
 
-from .conv import Size
+from .conv import ConvLayer, Size
 from .decompose import PLAN_FILE, Result, apply_plan, run
 from .errors import OptionError, TwofoldError
-from .formats.base import refuse_existing
-from .formats.caffe.model import CaffeModel
+from .formats.base import Model, refuse_existing
 from .inspect import inspect as inspect_model
 from .load import load
 from .lowrank.schemes import SCHEMES
@@ -35,8 +34,12 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Definition = Annotated[Path, typer.Argument(help="The net: a Caffe prototxt.", show_default=False)]
-Weights = Annotated[Path, typer.Argument(help="Its weights: a caffemodel.", show_default=False)]
+Definition = Annotated[
+    Path, typer.Argument(help="The net: a Caffe prototxt, or an ONNX model.", show_default=False)
+]
+Weights = Annotated[
+    Path | None, typer.Argument(help="The weights of a prototxt: a caffemodel.", show_default=False)
+]
 Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the new files.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Exchange files that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -49,7 +52,9 @@ Inputs = Annotated[
 @app.command()
 def inspect(
     definition: Definition,
-    weights: Annotated[Path | None, typer.Argument(help="Its weights; without them only shapes.")] = None,
+    weights: Annotated[
+        Path | None, typer.Argument(help="The weights of a prototxt; without them only shapes.")
+    ] = None,
     scheme: Annotated[list[str] | None, typer.Option(help="Schemes: " + ", ".join(SCHEMES))] = None,
     input: Inputs = None,
     as_json: AsJson = False,
@@ -69,8 +74,8 @@ def inspect(
 @app.command()
 def decompose(
     definition: Definition,
-    weights: Weights,
     output: Folder,
+    weights: Weights = None,
     macs: Annotated[str | None, typer.Option(metavar="R", help="Budget: MACs after / before.")] = None,
     params: Annotated[str | None, typer.Option(metavar="R", help="Budget: weights after / before.")] = None,
     energy: Annotated[
@@ -103,7 +108,9 @@ def decompose(
 
     Without a budget it spends the MACs that the reference's rule would spend, and never more.
 
-    Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4
+    Examples: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4
+
+    twofold decompose net.onnx -o out/ --macs 0.4 --input images=1x3x640x640
     """
     options = PlanOptions(
         budget=_budget(macs=macs, params=params, energy=energy),
@@ -114,7 +121,7 @@ def decompose(
         skip=tuple(skip or ()),
         ranks=tuple(map(FixedRanks.parse, rank or ())),
     )
-    model = _load(definition, weights, input)
+    model = _load(definition, weights, input, whole=True)
     if not force:
         refuse_existing([*model.targets(output), output / PLAN_FILE])
     _finish(run(model, options), output, as_json=as_json, force=force)
@@ -124,8 +131,8 @@ def decompose(
 def apply(
     plan: Annotated[Path, typer.Argument(help="A plan.json, perhaps edited.", show_default=False)],
     definition: Definition,
-    weights: Weights,
     output: Folder,
+    weights: Weights = None,
     input: Inputs = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -135,13 +142,18 @@ def apply(
     Example: twofold apply out/plan.json train_val.prototxt net.caffemodel -o out/
     """
     chosen = Plan.load(plan)
-    model = _load(definition, weights, input)
+    model = _load(definition, weights, input, whole=True)
     result = apply_plan(chosen, model)
     _finish(result, output, as_json=as_json, force=force, keep=plan)
 
 
-def _load(definition: Path, weights: Path | None, inputs: Sequence[str] | None) -> CaffeModel:
+def _load(
+    definition: Path, weights: Path | None, inputs: Sequence[str] | None, *, whole: bool = False
+) -> Model:
+    """Load a model and print its notes; where it must be `whole`, its weights may not be missing."""
     model = load(definition, weights, inputs=dict(map(_shape, inputs or ())))
+    if whole and any(isinstance(layer, ConvLayer) and layer.weight is None for layer in model.convolutions()):
+        raise OptionError(f"{definition}: this is the definition alone; give its weights after it")
     for note in model.notes:
         _say(f"note: {note}")
     return model
@@ -164,7 +176,7 @@ def _budget(**given: str | None) -> Budget | None:
 
 
 def _finish(
-    result: Result[CaffeModel], output: Path, *, as_json: bool, force: bool, keep: Path | None = None
+    result: Result[Model], output: Path, *, as_json: bool, force: bool, keep: Path | None = None
 ) -> None:
     files = result.save(output, force=force, keep=keep)
     if as_json:

@@ -106,6 +106,7 @@ class ConvLayer:
         input_sizes: spatial input size of every use (one per layer that shares the weight);
             empty where the model does not tell.
         sharers: names of the other layers that use the same weight.
+        bits: significant bits of the stored weight's values: 24 for float32, 11 or 8 for half precision.
     """
 
     name: str
@@ -114,6 +115,7 @@ class ConvLayer:
     bias: Array | None = None
     input_sizes: tuple[Size, ...] = ()
     sharers: tuple[str, ...] = ()
+    bits: int = 24
 
     def __post_init__(self) -> None:
         if self.weight is not None:

@@ -24,8 +24,8 @@ M = TypeVar("M", bound=Model)
 #: Name of the plan beside a result.
 PLAN_FILE = "plan.json"
 
-#: Absolute difference between the predicted and the written energy error that rounding explains: the factors
-#: are rounded to the file's precision (half precision keeps 11 bits), the prediction is float64.
+#: Absolute difference between the predicted and the written energy error that rounding always explains: the
+#: prediction is float64. Factors in half precision differ more, see `_rounding`.
 ROUNDING = 1e-6
 
 
@@ -93,11 +93,16 @@ class Result(Generic[M]):
             stack = Factors(choice.scheme, choice.ranks, convs)
             found = energy_error(before[choice.layer], stack)
             expected = energy_error(before[choice.layer], self.factors[choice.layer])
-            if abs(found - expected) > ROUNDING * max(1.0, expected):
+            if abs(found - expected) > _rounding(layers[names[0]]) * max(1.0, expected):
                 raise OutputError(
                     f"{choice.layer}: what was written loses {found:.3e} of the weight's energy, "
                     f"planned {expected:.3e}"
                 )
+
+
+def _rounding(layer: ConvLayer) -> float:
+    """What rounding explains of an energy error: 2^-bits per factor, squared, with room."""
+    return max(ROUNDING, 16 * 4.0**-layer.bits)
 
 
 def _conv(layer: ConvLayer) -> FactorConv:
