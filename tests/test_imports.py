@@ -103,7 +103,8 @@ def test_the_core_works_where_extras_are_absent(tmp_path):
     files = write(tmp_path)
     code = (
         "import sys\n"
-        "for name in ('torch', 'PIL', 'h5py', 'google.protobuf', 'cv2'): sys.modules[name] = None\n"
+        "for name in ('torch', 'PIL', 'h5py', 'google.protobuf', 'cv2', 'onnx', 'onnxruntime'):\n"
+        "    sys.modules[name] = None\n"
         "from twofold.cli import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )

@@ -108,9 +108,9 @@ def decompose(
 
     Without a budget it spends the MACs that the reference's rule would spend, and never more.
 
-    Examples: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4
+    Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4
 
-    twofold decompose net.onnx -o out/ --macs 0.4 --input images=1x3x640x640
+    Example: twofold decompose net.onnx -o out/ --macs 0.4 --input images=1x3x640x640
     """
     options = PlanOptions(
         budget=_budget(macs=macs, params=params, energy=energy),
