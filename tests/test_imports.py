@@ -22,7 +22,7 @@ FLOW = (
     ("planning",),
     ("load", "decompose", "inspect"),
     ("finetune", "report", "quantize", "latency"),
-    ("amct",),
+    ("amct", "amct_torch"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .conv import ConvLayer, FactorConv, Factors, Skipped
 from .errors import ModelError, OptionError, OutputError, PlanError, TwofoldError
 from .formats.base import Model
+from .formats.modules import as_model
 from .lowrank import Factorization, FitOptions, energy_error, scheme
 from .planning import Budget, FixedRanks, Plan, PlanOptions, Request, make_plan, requests
 from .planning.amct import amct_mode, amct_refusal
@@ -123,6 +124,7 @@ def decompose(
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
     ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]] | None = None,
+    example_inputs: Any = None,
 ) -> Result[M]:
     """Replace large convolutions by stacks of smaller ones.
 
@@ -130,7 +132,8 @@ def decompose(
     over the layers so that the error is smallest.
 
     Args:
-        model: what `load` gives.
+        model: what `load` gives, or a `torch.nn.Module`, which stays as it is: the result's `model.module`
+            is a new one.
         macs: MACs after / before, over all convolutions of the network; at most one budget may be given.
         params: weights after / before, over all convolutions.
         energy: share of every layer's energy to keep.
@@ -140,6 +143,8 @@ def decompose(
         only: names or patterns of the layers that may be decomposed; empty means all.
         skip: names or patterns of layers to leave alone.
         ranks: layer name or pattern -> its rank (ranks for a scheme with several), or "full".
+        example_inputs: of a module: what its forward gets, a tensor, a tuple of arguments or a dict. They
+            tell the sizes of the layers' inputs; without them MACs are counted per output position.
 
     Returns:
         The smaller model and the plan. Nothing is written before `Result.save`.
@@ -158,7 +163,7 @@ def decompose(
         skip=_words(skip),
         ranks=_fixed(ranks or {}),
     )
-    return run(model, options)
+    return run(as_model(model, example_inputs), options)
 
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -234,16 +239,18 @@ def _tells_spectrum(layer: ConvLayer, request: Request, options: PlanOptions) ->
     return request.variant == amct_mode(geometry).variant and side <= FitOptions().block_side
 
 
-def apply_plan(plan: Plan, model: M) -> Result[M]:
+def apply_plan(plan: Plan, model: M, *, example_inputs: Any = None) -> Result[M]:
     """Carry out a plan: on the model that it was made for, or on its training twin.
 
     Args:
         plan: from `decompose`, or read by `Plan.load`, perhaps edited.
-        model: a model with the same convolutions.
+        model: a model with the same convolutions, or such a module.
+        example_inputs: see `decompose`.
 
     Raises:
         PlanError: the plan does not fit the model; all layers that do not, each with its remedy.
     """
+    model = as_model(model, example_inputs)
     layers = model.convolutions()
     plan = plan.check(layers)
     by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
