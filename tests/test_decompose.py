@@ -245,3 +245,15 @@ def test_an_output_that_cannot_show_a_name_is_no_error(tmp_path):
         )
         assert run.returncode == 0, run.stderr
         assert b"caf\\udce9\\u4e2d" in run.stdout
+
+
+@pytest.mark.parametrize("scheme", ["spatial", "channel", "input", "tucker2"])
+def test_grouped_layers_at_full_rank_give_the_same_output(tmp_path, scheme):
+    (tmp_path / "in").mkdir()
+    text = HEAD + conv("one", "data").replace("kernel_size: 3", "kernel_size: 3\n    group: 4")
+    files = write(tmp_path / "in", text)
+    result = decompose(twofold.load(*files), ranks={"one": "full"}, schemes=scheme)
+    paths = result.save(tmp_path / "out")
+    count = len(result.factors["one"].convs)
+    assert paths[0].read_text().count("group: 4") == count
+    assert_close(opencv(*paths[:2], picture())[0], opencv(*files, picture())[0])

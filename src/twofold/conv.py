@@ -178,7 +178,7 @@ class Factors:
 
     Attributes:
         scheme: registered name of the scheme that made it.
-        ranks: channels between the convolutions.
+        ranks: channels between the convolutions; of one group, where they have groups.
         convs: the stack; the first takes the layer's input, the last gives its output.
     """
 
@@ -197,7 +197,8 @@ class LayerStatistics:
     """What a layer's inputs look like: first and second moments of its input patches.
 
     A patch is the part of the input under the kernel, flattened in the weight's order (C_in, *kernel), so
-    that a convolution is `weight.reshape(C_out, -1) @ patch`.
+    that a convolution is `weight.reshape(C_out, -1) @ patch`. For a layer with groups every array has one
+    more axis in front, the groups, and d is that of one group.
 
     Attributes:
         count: number of patches that were seen.

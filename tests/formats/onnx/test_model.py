@@ -67,23 +67,23 @@ PADS = {
 @pytest.mark.parametrize("axes", KERNELS)
 @pytest.mark.parametrize("pads", PADS)
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (3, 1)])
-@pytest.mark.parametrize("bias", [False, True])
-def test_every_geometry(tmp_path, axes, pads, stride, dilation, bias):
+@pytest.mark.parametrize(("bias", "groups"), [(False, 1), (True, 1), (True, 2)])
+def test_every_geometry(tmp_path, axes, pads, stride, dilation, bias, groups):
     if dilation > 1 and pads in ("upper", "lower"):
         pytest.skip("ONNX Runtime does not run this")
     kernel = KERNELS[axes]
     attributes = {key: value[: 2 * axes] if key == "pads" else value for key, value in PADS[pads].items()}
-    steps = {"strides": [stride] * axes, "dilations": [dilation] * axes}
+    steps = {"strides": [stride] * axes, "dilations": [dilation] * axes, "group": groups}
     rest = ["w", "b"] if bias else ["w"]
-    tensors = {"w": weight(6, 5, *kernel), "b": weight(6, 1).ravel()}
+    tensors = {"w": weight(6, 6 // groups, *kernel), "b": weight(6, 1).ravel()}
     made = model(
         [conv("c", "x", "y", *rest, **steps, **attributes)],
         {name: tensors[name] for name in rest},
-        {"x": (2, 5, 11, 12, 13)[: axes + 2]},
+        {"x": (2, 6, 11, 12, 13)[: axes + 2]},
         {"y": None},
     )
     path = write(tmp_path / "net.onnx", made)
-    x = {"x": picture(*(2, 5, 11, 12, 13)[: axes + 2])}
+    x = {"x": picture(*(2, 6, 11, 12, 13)[: axes + 2])}
     (layer,) = OnnxModel.load(path).convolutions()
     assert layer.geometry.output_size(layer.input_sizes[0]) == run(path, **x)[0].shape[2:]
     for scheme, kind in SCHEMES.items():

@@ -92,14 +92,15 @@ PADS = {
 
 @pytest.mark.parametrize("axes", CONVS)
 @pytest.mark.parametrize("pads", PADS)
-@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("stride", "dilation", "groups"), [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 1, 2)])
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
-def test_every_geometry(axes, pads, stride, dilation):
+def test_every_geometry(axes, pads, stride, dilation, groups):
     if stride > 1 and "same" in pads:
         pytest.skip("PyTorch has no such layer")
     kernel = (3, 4, 2)[:axes]
-    module = CONVS[axes](5, 6, kernel, stride=stride, dilation=dilation, **PADS[pads]).double()
-    x = picture(2, 5, *(9, 10, 11)[:axes], dtype=torch.float64)
+    steps = {"stride": stride, "dilation": dilation, "groups": groups}
+    module = CONVS[axes](4, 6, kernel, **steps, **PADS[pads]).double()
+    x = picture(2, 4, *(9, 10, 11)[:axes], dtype=torch.float64)
     (layer,) = TorchModel(module, x).convolutions()
     assert layer.geometry.output_size(layer.input_sizes[0]) == module(x).shape[2:]
     for scheme in SCHEMES:
