@@ -15,8 +15,9 @@ import pytest
 from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
 
 import twofold
+from twofold.apply import apply_plan
 from twofold.conv import FactorConv, Factors
-from twofold.decompose import apply_plan, decompose
+from twofold.decompose import decompose
 from twofold.errors import OptionError, OutputError, PlanError, TwofoldError
 from twofold.lowrank import energy_error
 
@@ -247,3 +248,15 @@ def test_an_output_that_cannot_show_a_name_is_no_error(tmp_path):
         )
         assert run.returncode == 0, run.stderr
         assert b"caf\\udce9\\u4e2d" in run.stdout
+
+
+@pytest.mark.parametrize("scheme", ["spatial", "channel", "input", "tucker2"])
+def test_grouped_layers_at_full_rank_give_the_same_output(tmp_path, scheme):
+    (tmp_path / "in").mkdir()
+    text = HEAD + conv("one", "data").replace("kernel_size: 3", "kernel_size: 3\n    group: 4")
+    files = write(tmp_path / "in", text)
+    result = decompose(twofold.load(*files), ranks={"one": "full"}, schemes=scheme, no_data=True)
+    paths = result.save(tmp_path / "out")
+    count = len(result.factors["one"].convs)
+    assert paths[0].read_text().count("group: 4") == count
+    assert_close(opencv(*paths[:2], picture())[0], opencv(*files, picture())[0])

@@ -21,10 +21,10 @@ FLOW = (
     ("calibration",),
     ("planning",),
     ("load", "calibrate", "inspect"),
-    ("decompose",),
+    ("result",),
+    ("decompose", "apply"),
     ("finetune", "report", "quantize", "latency"),
-    ("amct",),
-    ("cli_inputs",),
+    ("amct", "amct_torch", "cli_inputs"),
     ("cli",),
     ("__init__", "__main__"),
 )
@@ -105,7 +105,8 @@ def test_the_core_works_where_extras_are_absent(tmp_path):
     files = write(tmp_path)
     code = (
         "import sys\n"
-        "for name in ('torch', 'PIL', 'h5py', 'google.protobuf', 'cv2'): sys.modules[name] = None\n"
+        "for name in ('torch', 'PIL', 'h5py', 'google.protobuf', 'cv2', 'onnx', 'onnxruntime'):\n"
+        "    sys.modules[name] = None\n"
         "from twofold.cli import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )

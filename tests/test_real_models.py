@@ -15,11 +15,11 @@ from tests.small import write_weights
 
 import twofold
 from twofold.conv import ConvLayer, FactorConv, Factors, Skipped
-from twofold.decompose import Result
 from twofold.formats.caffe.model import CaffeModel
 from twofold.formats.caffe.weights import WeightsFile
 from twofold.inspect import inspect
 from twofold.lowrank import composed
+from twofold.result import Result
 
 pytestmark = pytest.mark.models
 

@@ -7,12 +7,14 @@ result.save("out/")
 """
 
 from .amct import auto_decomposition
+from .apply import apply_plan
 from .conv import ConvGeometry, ConvLayer, Factors, Skipped
-from .decompose import Result, apply_plan, decompose
+from .decompose import decompose
 from .errors import TwofoldError
 from .load import load
 from .lowrank.schemes import SCHEMES
 from .planning.plan import Plan
+from .result import Result
 
 __all__ = [
     "SCHEMES",

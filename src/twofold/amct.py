@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .decompose import decompose
 from .errors import OptionError
-from .load import load
+from .formats.caffe.model import CaffeModel
 
 
 def auto_decomposition(
@@ -32,7 +32,7 @@ def auto_decomposition(
         for old in (model_file, weights_file):
             if Path(new).resolve() == Path(old).resolve():
                 raise OptionError(f"{new} is an input; give another place for the output")
-    result = decompose(load(model_file, weights_file))
+    result = decompose(CaffeModel.load(model_file, weights_file))
     result.model.save(new_model_file, new_weights_file, force=True, check=result.check)
     encoding = sys.stdout.encoding or "utf-8"
     print(str(result.plan).encode(encoding, "backslashreplace").decode(encoding))

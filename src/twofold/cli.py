@@ -18,16 +18,17 @@ from typing import Annotated
 import typer
 
 from . import cli_inputs
-from .conv import Size
-from .decompose import DATA_SCHEMES, PLAN_FILE, Result, apply_plan, calibrate, default_schemes, run
+from .apply import apply_plan
+from .conv import ConvLayer, Size
+from .decompose import DATA_SCHEMES, calibrate, default_schemes, run
 from .errors import OptionError, TwofoldError
-from .formats.base import refuse_existing
-from .formats.caffe.model import CaffeModel
+from .formats.base import Model, refuse_existing
 from .inspect import inspect as inspect_model
 from .load import load, load_beside
 from .lowrank import FitOptions
 from .lowrank.schemes import SCHEMES
 from .planning import RULES, Budget, FixedRanks, Plan, PlanOptions
+from .result import PLAN_FILE, Result
 
 app = typer.Typer(
     name="twofold",
@@ -37,8 +38,12 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Definition = Annotated[Path, typer.Argument(help="The net: a Caffe prototxt.", show_default=False)]
-Weights = Annotated[Path, typer.Argument(help="Its weights: a caffemodel.", show_default=False)]
+Definition = Annotated[
+    Path, typer.Argument(help="The net: a Caffe prototxt, or an ONNX model.", show_default=False)
+]
+Weights = Annotated[
+    Path | None, typer.Argument(help="The weights of a prototxt: a caffemodel.", show_default=False)
+]
 Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the new files.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Exchange files that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -51,7 +56,9 @@ Inputs = Annotated[
 @app.command()
 def inspect(
     definition: Definition,
-    weights: Annotated[Path | None, typer.Argument(help="Its weights; without them only shapes.")] = None,
+    weights: Annotated[
+        Path | None, typer.Argument(help="The weights of a prototxt; without them only shapes.")
+    ] = None,
     scheme: Annotated[list[str] | None, typer.Option(help="Schemes: " + ", ".join(SCHEMES))] = None,
     input: Inputs = None,
     as_json: AsJson = False,
@@ -71,8 +78,8 @@ def inspect(
 @app.command()
 def decompose(
     definition: Definition,
-    weights: Weights,
     output: Folder,
+    weights: Weights = None,
     macs: Annotated[str | None, typer.Option(metavar="R", help="Budget: MACs after / before.")] = None,
     params: Annotated[str | None, typer.Option(metavar="R", help="Budget: weights after / before.")] = None,
     error: Annotated[
@@ -130,6 +137,8 @@ def decompose(
     Without a budget it spends the MACs that the reference's rule would spend, and never more.
 
     Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4 --images photos/
+
+    Example: twofold decompose net.onnx -o out/ --macs 0.4 --input images=1x3x640x640
     """
     budget = _budget(macs=macs, params=params, error=error, energy=energy)
     fixed = tuple(map(FixedRanks.parse, rank or ()))
@@ -137,7 +146,7 @@ def decompose(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
         limit=limit, values=range, memory=memory, statistics=statistics, protect=protect, seed=seed,
     )  # fmt: skip
-    model = _load(definition, weights, input)
+    model = _load(definition, weights, input, whole=True)
     if not force:
         refuse_existing([*model.targets(output), output / PLAN_FILE])
     used = calibrate(model, source, no_data=no_data, rule=rule)
@@ -160,8 +169,8 @@ def decompose(
 def apply(
     plan: Annotated[Path, typer.Argument(help="A plan.json, perhaps edited.", show_default=False)],
     definition: Definition,
-    weights: Weights,
     output: Folder,
+    weights: Weights = None,
     input: Inputs = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -171,14 +180,19 @@ def apply(
     Example: twofold apply out/plan.json train_val.prototxt net.caffemodel -o out/
     """
     chosen = Plan.load(plan)
-    model = _load(definition, weights, input)
+    model = _load(definition, weights, input, whole=True)
     fitted = None if chosen.calibration is None else load_beside(plan, chosen.sources)
     result = apply_plan(chosen, model, fitted)
     _finish(result, output, as_json=as_json, force=force, keep=plan)
 
 
-def _load(definition: Path, weights: Path | None, inputs: Sequence[str] | None) -> CaffeModel:
+def _load(
+    definition: Path, weights: Path | None, inputs: Sequence[str] | None, *, whole: bool = False
+) -> Model:
+    """Load a model and print its notes; where it must be `whole`, its weights may not be missing."""
     model = load(definition, weights, inputs=dict(map(_shape, inputs or ())))
+    if whole and any(isinstance(layer, ConvLayer) and layer.weight is None for layer in model.convolutions()):
+        raise OptionError(f"{definition}: this is the definition alone; give its weights after it")
     for note in model.notes:
         _say(f"note: {note}")
     return model
@@ -201,7 +215,7 @@ def _budget(**given: str | None) -> Budget | None:
 
 
 def _finish(
-    result: Result[CaffeModel], output: Path, *, as_json: bool, force: bool, keep: Path | None = None
+    result: Result[Model], output: Path, *, as_json: bool, force: bool, keep: Path | None = None
 ) -> None:
     files = result.save(output, force=force, keep=keep)
     if as_json:

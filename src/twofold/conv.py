@@ -106,6 +106,7 @@ class ConvLayer:
         input_sizes: spatial input size of every use (one per layer that shares the weight);
             empty where the model does not tell.
         sharers: names of the other layers that use the same weight.
+        bits: significant bits of the stored weight's values: 24 for float32, 11 or 8 for half precision.
     """
 
     name: str
@@ -114,6 +115,7 @@ class ConvLayer:
     bias: Array | None = None
     input_sizes: tuple[Size, ...] = ()
     sharers: tuple[str, ...] = ()
+    bits: int = 24
 
     def __post_init__(self) -> None:
         if self.weight is not None:
@@ -176,7 +178,7 @@ class Factors:
 
     Attributes:
         scheme: registered name of the scheme that made it.
-        ranks: channels between the convolutions.
+        ranks: channels between the convolutions; of one group, where they have groups.
         convs: the stack; the first takes the layer's input, the last gives its output.
     """
 
@@ -195,7 +197,8 @@ class LayerStatistics:
     """What a layer's inputs look like: first and second moments of its input patches.
 
     A patch is the part of the input under the kernel, flattened in the weight's order (C_in, *kernel), so
-    that a convolution is `weight.reshape(C_out, -1) @ patch`.
+    that a convolution is `weight.reshape(C_out, -1) @ patch`. For a layer with groups every array has one
+    more axis in front, the groups, and d is that of one group.
 
     Attributes:
         count: number of patches that were seen.

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
-
-import numpy as np
+from typing import Any, Literal, TypeVar
 
 from .calibrate import Calibration, CalibrationSource, WeightsOnly, prepare
 from .calibration.gather import CalibrationOptions, Statistics
 from .calibration.images import ImageOptions
 from .calibration.measure import Metric
-from .conv import ConvLayer, FactorConv, Factors, LayerStatistics, Skipped
-from .errors import ModelError, OptionError, OutputError, PlanError, TwofoldError
+from .conv import ConvLayer, LayerStatistics, Skipped
+from .errors import ModelError, OptionError, PlanError
 from .formats.base import Model
-from .lowrank import Factorization, FitOptions, LayerFit, energy_error, scheme
+from .formats.modules import as_model
+from .lowrank import Factorization, FitOptions, LayerFit
 from .lowrank.assemble import checked_weight
 from .planning import (
     Budget,
@@ -24,7 +23,6 @@ from .planning import (
     EqualWeights,
     FixedRanks,
     Objective,
-    Plan,
     PlanOptions,
     Request,
     make_plan,
@@ -33,101 +31,12 @@ from .planning import (
 from .planning.options import left_alone
 from .planning.workload import Workload
 from .progress import track
+from .result import Result
 
 M = TypeVar("M", bound=Model)
 
 #: Schemes that compete where inputs tell which is best.
 DATA_SCHEMES = ("spatial", "channel")
-
-#: Name of the plan beside a result.
-PLAN_FILE = "plan.json"
-
-#: Absolute difference between the predicted and the written energy error that rounding explains: the factors
-#: are rounded to the file's precision (half precision keeps 11 bits), the prediction is float64.
-ROUNDING = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class Result(Generic[M]):
-    """What came out: the smaller model, and the plan that tells how.
-
-    Attributes:
-        model: the model with its layers replaced, not written yet.
-        plan: what was decided.
-        original: the model as it was.
-        factors: the stack of every layer that was replaced.
-    """
-
-    model: M
-    plan: Plan
-    original: M
-    factors: Mapping[str, Factors]
-
-    def save(
-        self, folder: str | Path, *, force: bool = False, keep: str | Path | None = None
-    ) -> tuple[Path, ...]:
-        """Write the model under its own file names, and `plan.json`, into a folder.
-
-        What was written is read again and compared with the plan before any file takes its final name; all
-        files appear together or not at all.
-
-        Args:
-            folder: made if it is missing.
-            force: exchange files that exist with another content.
-            keep: the plan file that was applied; where it is the folder's own `plan.json`, it stays as it is.
-
-        Returns:
-            The files.
-
-        Raises:
-            OutputError: files exist and `force` is false, the system refuses, or a check fails.
-        """
-        folder = Path(folder)
-        plan = folder / PLAN_FILE
-        kept = keep is not None and plan.exists() and plan.samefile(keep)
-        extra = {} if kept else {plan: self.plan.to_json().encode()}
-        return self.model.save_to(folder, force=force, extra=extra, check=self.check)
-
-    def check(self, written: Model) -> None:
-        """Compare a model that was read again with the plan.
-
-        Raises:
-            OutputError: a layer is missing, has other ranks, or another error than the plan says.
-        """
-        layers = {layer.name: layer for layer in written.convolutions() if isinstance(layer, ConvLayer)}
-        before = {layer.name: layer for layer in self.original.convolutions() if isinstance(layer, ConvLayer)}
-        for choice in track(self.plan.choices, "checking what was written"):
-            names = self.model.replaced[choice.layer]
-            missing = [name for name in names if name not in layers]
-            if missing:
-                raise OutputError(f"{choice.layer}: what was written lacks the layer {missing[0]!r}")
-            convs = tuple(_conv(layers[name]) for name in names)
-            chain = tuple(conv.geometry for conv in convs)
-            wanted = scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
-            if chain != wanted:
-                raise OutputError(
-                    f"{choice.layer}: what was written has the shapes {chain}, planned {wanted}"
-                )
-            stack, planned = Factors(choice.scheme, choice.ranks, convs), self.factors[choice.layer]
-            if all(map(_same_weight, convs, planned.convs)):
-                continue
-            found = energy_error(before[choice.layer], stack)
-            expected = energy_error(before[choice.layer], planned)
-            if abs(found - expected) > ROUNDING * max(1.0, expected):
-                raise OutputError(
-                    f"{choice.layer}: what was written loses {found:.3e} of the weight's energy, "
-                    f"planned {expected:.3e}"
-                )
-
-
-def _same_weight(one: FactorConv, other: FactorConv) -> bool:
-    return np.array_equal(one.weight, other.weight)
-
-
-def _conv(layer: ConvLayer) -> FactorConv:
-    if layer.weight is None:
-        raise OutputError(f"{layer.name}: what was written has no weights")
-    return FactorConv(layer.geometry, layer.weight, layer.bias)
 
 
 def decompose(
@@ -152,6 +61,7 @@ def decompose(
     statistics: str | Path | None = None,
     calibration: CalibrationOptions | None = None,
     refine: int = 0,
+    example_inputs: Any = None,
 ) -> Result[M]:
     """Replace large convolutions by stacks of smaller ones.
 
@@ -162,7 +72,8 @@ def decompose(
     Without a budget, the MACs that the reference's rule would spend are spent, and never more.
 
     Args:
-        model: what `load` gives.
+        model: what `load` gives, or a `torch.nn.Module`, which stays as it is: the result's `model.module`
+            is a new one.
         macs: MACs after / before, over all convolutions of the network; at most one budget may be given.
         params: weights after / before, over all convolutions.
         error: the cheapest network is sought whose outputs have at most this relative error.
@@ -184,6 +95,8 @@ def decompose(
         statistics: a file that keeps what layers see, so that the next plan need not look again.
         calibration: how the network is looked at.
         refine: alternations that improve the factors further.
+        example_inputs: of a module: what its forward gets, a tensor, a tuple of arguments or a dict. They
+            tell the sizes of the layers' inputs; without them MACs are counted per output position.
 
     Returns:
         The smaller model and the plan. Nothing is written before `Result.save`.
@@ -204,6 +117,7 @@ def decompose(
         statistics=None if statistics is None else Path(statistics),
         options=calibration or CalibrationOptions(),
     )
+    model = as_model(model, example_inputs)
     used = calibrate(model, source, no_data=no_data, rule=rule)
     options = PlanOptions(
         budget=_budget(macs=macs, params=params, error=error, energy=energy),
@@ -342,81 +256,3 @@ def _factorize(
             for request in wanted[layer.name]
         ]
     return factored
-
-
-def apply_plan(plan: Plan, model: M, fitted: Model | None = None) -> Result[M]:
-    """Carry out a plan: on the model that it was made for, or on its training twin.
-
-    Args:
-        plan: from `decompose`, or read by `Plan.load`, perhaps edited.
-        model: a model with the same convolutions.
-        fitted: the decomposed model that came with the plan. Needed where factors were fitted to inputs,
-            which are no longer there: they are taken from it.
-
-    Raises:
-        PlanError: the plan does not fit the model; all layers that do not, each with its remedy.
-    """
-    layers = model.convolutions()
-    plan = plan.check(layers)
-    factors = _from_weights(plan, layers) if plan.calibration is None else _fitted(plan, fitted)
-    smaller = model.replace(factors)
-    return Result(smaller, plan.named(smaller.replaced), model, factors)
-
-
-def _from_weights(plan: Plan, layers: Sequence[ConvLayer | Skipped]) -> dict[str, Factors]:
-    by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
-    asked = _asked_ranks(layers, plan)
-    factors = {}
-    for choice in track(plan.choices, "factoring layers"):
-        ranks = asked.get((choice.layer, choice.scheme, choice.variant), choice.ranks)
-        factorization = LayerFit(by_name[choice.layer]).factorize(
-            choice.scheme, choice.variant, tuple(map(max, ranks, choice.ranks))
-        )
-        factors[choice.layer] = factorization.factors(choice.ranks)
-    return factors
-
-
-def _fitted(plan: Plan, fitted: Model | None) -> dict[str, Factors]:
-    """The stacks of a plan, from the model that they were written to."""
-    if fitted is None:
-        raise PlanError(
-            "the plan's factors were fitted to inputs: give the decomposed model that was written with it, "
-            "or decompose this model anew"
-        )
-    there = {layer.name: layer for layer in fitted.convolutions() if isinstance(layer, ConvLayer)}
-    factors = {}
-    for choice in plan.choices:
-        if not choice.becomes:
-            raise PlanError(
-                f"{choice.layer}: its scheme or ranks were edited, and factors for {choice.label} have not "
-                "been fitted to inputs; decompose the original again and fix the rank there (--rank)"
-            )
-        found = [there.get(name) for name in choice.becomes]
-        convs = tuple(
-            FactorConv(layer.geometry, layer.weight, layer.bias)
-            for layer in found
-            if layer is not None and layer.weight is not None
-        )
-        wanted = scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
-        stack = Factors(choice.scheme, choice.ranks, convs)
-        if stack.chain != wanted:
-            raise PlanError(
-                f"{choice.layer}: the decomposed model does not hold its factors "
-                f"{', '.join(choice.becomes)}; give the model that was written with the plan"
-            )
-        factors[choice.layer] = stack
-    return factors
-
-
-def _asked_ranks(
-    layers: Sequence[ConvLayer | Skipped], plan: Plan
-) -> dict[tuple[str, str, str], tuple[int, ...]]:
-    """The largest ranks that the plan's making asked for, by layer, scheme and variant.
-
-    The factors of a large layer depend on them in the last digits, and a plan should give its bytes again.
-    """
-    try:
-        wanted = requests(layers, plan.options)
-    except TwofoldError:  # the model lacks a layer that the options name
-        return {}
-    return {(name, one.scheme, one.variant): one.max_ranks for name, of in wanted.items() for one in of}

@@ -2,22 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from .conv import Size
-from .errors import OptionError, PlanError
+from .errors import MissingExtraError, OptionError, PlanError
+from .formats.base import Model
 from .formats.caffe.model import CaffeModel
+
+Inputs = Mapping[str, Size] | None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of model files.
+
+    Attributes:
+        name: what it is called.
+        suffixes: endings of its definition's file name, lower case; empty for what no other format claims.
+        open: loads a model from its file, the file of its weights, and shapes of inputs.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    open: Callable[[Path, Path | None, Inputs], Model]
+
+
+_formats: list[Format] = []
+
+
+def register(entry: Format) -> None:
+    """Add a format.
+
+    Raises:
+        OptionError: another format has one of its suffixes, or its name.
+    """
+    for known in _formats:
+        if known.name == entry.name or set(known.suffixes) & set(entry.suffixes):
+            raise OptionError(
+                f"format '{entry.name}' clashes with '{known.name}', which is registered already"
+            )
+    _formats.append(entry)
+
+
+def formats() -> tuple[Format, ...]:
+    """All registered formats."""
+    return tuple(_formats)
 
 
 def load(
     model: str | Path, weights: str | Path | None = None, *, inputs: Mapping[str, Size] | None = None
-) -> CaffeModel:
+) -> Model:
     """Load a model.
 
     Args:
-        model: the definition: a Caffe prototxt.
-        weights: its weights: a caffemodel, or Caffe's HDF5 weights. Without them only shapes are known.
+        model: the definition: a Caffe prototxt, or an ONNX model.
+        weights: its weights: a caffemodel, or Caffe's HDF5 weights. Without them only shapes are known. An
+            ONNX model holds its own.
         inputs: shapes of inputs that replace what the definition says, as {"data": (1, 3, 224, 224)}.
 
     Returns:
@@ -27,11 +69,15 @@ def load(
         FormatError: a file is missing or is not what it should be.
         ModelError: the files do not fit each other.
         OptionError: the files are given in the wrong order.
+        MissingExtraError: the format needs a package that is not installed.
     """
-    return CaffeModel.load(model, weights, inputs)
+    path = Path(model)
+    suffix = path.suffix.lower()
+    entry = next((one for one in _formats if suffix in one.suffixes), _formats[0])
+    return entry.open(path, None if weights is None else Path(weights), inputs)
 
 
-def load_beside(plan: str | Path, names: Iterable[str]) -> CaffeModel:
+def load_beside(plan: str | Path, names: Iterable[str]) -> Model:
     """Load the decomposed model that was written into the folder of its plan.
 
     Args:
@@ -49,7 +95,31 @@ def load_beside(plan: str | Path, names: Iterable[str]) -> CaffeModel:
             f"{plan}: its factors were fitted to inputs, and are read from the decomposed model beside it, "
             f"but {folder} has no {' and no '.join(missing) or 'model'}; keep the plan where it was written"
         )
+    known = {suffix for entry in _formats for suffix in entry.suffixes}
+    for path in files:
+        if path.suffix.lower() in known:  # the others hold its weights, and it names them itself
+            return load(path)
     try:
         return load(*files)
     except OptionError:  # the plan does not say which of two files is the definition
         return load(*reversed(files))
+
+
+def _open_caffe(path: Path, weights: Path | None, inputs: Inputs) -> Model:
+    return CaffeModel.load(path, weights, inputs)
+
+
+def _open_onnx(path: Path, weights: Path | None, inputs: Inputs) -> Model:
+    if weights is not None:
+        raise OptionError(f"{path}: an ONNX model holds its weights; give it alone, without {weights}")
+    try:
+        from .formats.onnx.model import OnnxModel  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("onnx", "google"):
+            raise
+        raise MissingExtraError("reading ONNX models", "onnx", "onnx") from error
+    return OnnxModel.load(path, inputs)
+
+
+register(Format("caffe", (), _open_caffe))
+register(Format("onnx", (".onnx",), _open_onnx))

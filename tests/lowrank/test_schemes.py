@@ -254,9 +254,10 @@ def test_registry_finds_by_any_spelling_and_names_the_known():
     ("name", "geometry", "reason"),
     [
         ("spatial", ConvGeometry.of(4, 4, (1, 3)), "1x3; both sides must be larger"),
-        ("spatial", ConvGeometry.of(4, 4, (3,)), "has 1 axes; two are needed"),
-        ("spatial", ConvGeometry.of(4, 4, (3, 3), groups=2), "groups = 2"),
-        ("channel", ConvGeometry.of(4, 4, (3, 3), groups=4), "groups = 4"),
+        ("spatial", ConvGeometry.of(4, 4, (3,)), "has 1 axis; two or three are needed"),
+        ("spatial", ConvGeometry.of(4, 4, (3, 1, 1)), "3x1x1; two sides must be larger"),
+        ("spatial", ConvGeometry.of(4, 4, (2, 2, 2, 2)), "has 4 axes; two or three are needed"),
+        ("channel", ConvGeometry.of(8, 4, (3, 3), groups=4), "depthwise convolution (groups = 4"),
         ("input", ConvGeometry.of(4, 4, (1, 1)), "one tap"),
         ("tucker2", ConvGeometry.of(4, 4, (1, 1)), "one tap"),
     ],

@@ -155,3 +155,18 @@ def test_ranks_that_do_not_exist(ranks, words):
     layer = make_layer("conv7", ConvGeometry.of(16, 16, (3, 3)))
     with pytest.raises(PlanError, match=f"conv7.*{words}"):
         candidate_at(layer, SCHEMES["channel"].factorize(layer, ""), ranks, Workload())
+
+
+def test_the_ranks_of_a_grouped_layer_count_one_groups_channels():
+    """All groups together have a multiple of 16 channels, and cost what their chain costs."""
+    for groups, step in ((2, 8), (4, 4), (3, 16), (32, 1)):
+        layer = make_layer("c", ConvGeometry.of(192, 192, (3, 3), pad=1, groups=groups))
+        workload = Workload.of([layer])
+        factorization = SCHEMES["tucker2"].factorize(layer, "")
+        found = candidates(layer, [factorization], workload, 16)
+        assert found
+        for candidate in found:
+            assert all(rank % step == 0 for rank in candidate.ranks)
+            chain = SCHEMES["tucker2"].chain(layer.geometry, "", candidate.ranks)
+            assert candidate.macs == layer.macs_of(chain) < layer.macs
+            assert candidate.params == sum(part.params for part in chain)

@@ -56,13 +56,13 @@ class StatisticsOptions:
 
 
 def patch_size(geometry: ConvGeometry) -> int:
-    """Number of values in a patch: C_in times the kernel's taps."""
-    return geometry.c_in * math.prod(geometry.kernel)
+    """Number of values in a patch, of one group: C_in / groups times the kernel's taps."""
+    return geometry.params // geometry.c_out
 
 
 def covariance_bytes(geometry: ConvGeometry) -> int:
     """Peak bytes of gathering a layer's full covariance: float64 sum and result, one float32 product."""
-    return 20 * patch_size(geometry) ** 2
+    return 20 * geometry.groups * patch_size(geometry) ** 2
 
 
 class PatchSampler:

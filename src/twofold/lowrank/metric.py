@@ -47,7 +47,11 @@ class LayerFit:
         self._dtype = np.promote_types(weight.dtype, np.float32)
         gradient = None if statistics is None else statistics.gradient
         if gradient is not None and self._options.metric_power:
-            metric, self._inverse = _roots(gradient, self._options.metric_power / 2)
+            # What couples the outputs of two groups cannot be used: their factors are apart.
+            own = np.kron(
+                np.eye(layer.geometry.groups), np.ones((len(gradient) // layer.geometry.groups,) * 2)
+            )
+            metric, self._inverse = _roots(gradient * own, self._options.metric_power / 2)
             bias = None if layer.bias is None else metric @ layer.bias
             self._layer = replace(layer, weight=np.tensordot(metric, weight, axes=1), bias=bias)
 

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from twofold.conv import Array, ConvGeometry, ConvLayer, Factors, LayerStatistics, SecondPass, Size
 from twofold.errors import OptionError
+from twofold.lowrank.groups import OverGroups
+from twofold.lowrank.measure import energy
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.pair import channel_fit, fit, project
 from twofold.lowrank.tucker import tucker_fit, tucker_project
@@ -112,12 +114,6 @@ class Scheme(Protocol):
         """
 
 
-def _common_refusal(geometry: ConvGeometry) -> str | None:
-    if geometry.groups > 1:
-        return f"grouped convolution (groups = {geometry.groups}); only groups = 1 can be decomposed"
-    return None
-
-
 def _checked(scheme: Scheme, layer: ConvLayer, variant: str) -> None:
     reason = scheme.refusal(layer.geometry)
     if reason is not None:
@@ -136,7 +132,7 @@ class _Pair:
     summary: str
 
     def refusal(self, geometry: ConvGeometry) -> str | None:
-        return _common_refusal(geometry)
+        return None
 
     def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
         return ("",)
@@ -169,21 +165,33 @@ class _Pair:
 
 
 class Spatial(_Pair):
-    """One convolution along one axis, then one along the other; both orders are variants."""
+    """One convolution along one axis, then one along the others; the axes that may come first are variants.
+
+    A variant is named by its axes (depth, height, width), the first one in front: "hw", "wh"; "hdw".
+    """
 
     def refusal(self, geometry: ConvGeometry) -> str | None:
-        if len(geometry.kernel) != 2:
-            return f"the kernel has {len(geometry.kernel)} axes; two are needed"
-        if min(geometry.kernel) < 2:
-            height, width = geometry.kernel
-            return f"the kernel is {height}x{width}; both sides must be larger than 1"
-        return _common_refusal(geometry)
+        axes = len(geometry.kernel)
+        if axes not in (2, 3):
+            return f"the kernel has {axes} {'axis' if axes == 1 else 'axes'}; two or three are needed"
+        if sum(k > 1 for k in geometry.kernel) < 2:
+            sides = "x".join(map(str, geometry.kernel))
+            return f"the kernel is {sides}; {'both' if axes == 2 else 'two'} sides must be larger than 1"
+        return None
 
     def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
-        return ("hw", "wh")
+        names = _axis_names(geometry)
+        long = [name for name, k in zip(names, geometry.kernel, strict=False) if k > 1]
+        return tuple(name + names.replace(name, "") for name in long) or (names,)
 
     def split(self, geometry: ConvGeometry, variant: str) -> Split:
-        return Split((0,), (1,)) if variant == "hw" else Split((1,), (0,))
+        names = _axis_names(geometry)
+        first = names.index(variant[0])
+        return Split((first,), tuple(axis for axis in range(len(names)) if axis != first))
+
+
+def _axis_names(geometry: ConvGeometry) -> str:
+    return "dhw"[-len(geometry.kernel) :]
 
 
 class Channel(_Pair):
@@ -199,7 +207,7 @@ class Input(_Pair):
     def refusal(self, geometry: ConvGeometry) -> str | None:
         if max(geometry.kernel) < 2:
             return "the kernel has one tap; scheme 'channel' gives the same"
-        return _common_refusal(geometry)
+        return None
 
     def split(self, geometry: ConvGeometry, variant: str) -> Split:
         return Split((), tuple(range(len(geometry.kernel))))
@@ -215,7 +223,7 @@ class Tucker2:
     def refusal(self, geometry: ConvGeometry) -> str | None:
         if max(geometry.kernel) < 2:
             return "the kernel has one tap; scheme 'channel' does the same with two convolutions"
-        return _common_refusal(geometry)
+        return None
 
     def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
         return ("",)
@@ -255,7 +263,7 @@ def _key(name: str) -> str:
 
 
 def register(scheme: Scheme) -> None:
-    """Add a scheme.
+    """Add a scheme; it need not know groups, of a grouped layer it gets each group.
 
     Raises:
         OptionError: a scheme of that name is registered already.
@@ -263,7 +271,7 @@ def register(scheme: Scheme) -> None:
     key = _key(scheme.name)
     if key in _schemes:
         raise OptionError(f"scheme '{scheme.name}' is registered already; give the new one another name")
-    _schemes[key] = scheme
+    _schemes[key] = OverGroups(scheme, energy)
 
 
 def scheme(name: str) -> Scheme:

@@ -125,7 +125,9 @@ def useful_ranks(layer: ConvLayer, scheme_name: str, variant: str, workload: Wor
 def _of_one(
     layer: ConvLayer, factorization: Factorization, workload: Workload, multiple: int
 ) -> list[Candidate]:
-    axes = [np.arange(multiple, limit + 1, multiple) for limit in factorization.max_ranks]
+    # Ranks count the channels of one group; it is those of all that are to be a multiple.
+    step = multiple // math.gcd(multiple, layer.geometry.groups)
+    axes = [np.arange(step, limit + 1, step) for limit in factorization.max_ranks]
     kind = scheme(factorization.scheme)
     unit = kind.chain(layer.geometry, factorization.variant, tuple(1 for _ in axes))
     macs, params = workload.grid(layer, unit, axes)

@@ -68,8 +68,8 @@ class Workload:
     ) -> tuple[Counts, Counts]:
         """MACs and params of a chain at every combination of ranks.
 
-        Both are sums over the convolutions of a constant times their channel counts, and the channel counts
-        along the chain are C_in, the ranks, C_out; the constants are read off the chain at rank 1.
+        Both are sums over the convolutions of a constant times the ranks on their two sides; the constants
+        are read off the chain at rank 1.
 
         Args:
             layer: the layer.
@@ -79,18 +79,14 @@ class Workload:
         Returns:
             MACs and params, each with one axis per rank.
         """
-        channels: list[Counts] = [
-            np.array(layer.geometry.c_in),
-            *np.meshgrid(*axes, indexing="ij", sparse=True),
-        ]
-        channels.append(np.array(layer.geometry.c_out))
+        one = np.ones((), np.int64)
+        sides: list[Counts] = [one, *np.meshgrid(*axes, indexing="ij", sparse=True), one]
         shape = tuple(len(axis) for axis in axes)
         macs, params = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for i, (geometry, single) in enumerate(zip(unit, self.each(layer, unit), strict=True)):
-            pairs = geometry.c_in * geometry.c_out
-            area = channels[i] * channels[i + 1]
-            macs += single // pairs * area
-            params += geometry.params // pairs * area
+            area = sides[i] * sides[i + 1]
+            macs += single * area
+            params += geometry.params * area
         return macs, params
 
 

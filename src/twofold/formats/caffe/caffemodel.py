@@ -16,9 +16,9 @@ from typing import BinaryIO
 import numpy as np
 
 from ...errors import FormatError
+from ..sniff import is_hdf5, looks_like_onnx, what_else
 from .entry import ENTRY, EntryError, WireLayer, is_v0, new_entry, read_layer
 from .hdf5 import read_hdf5
-from .sniff import is_hdf5, looks_like_onnx, what_else
 from .weights import Blob, NewLayer, NewWeights, WeightsFile, WeightsLayer
 from .wire import LENGTH, Field, WireError, fields, length_field
 

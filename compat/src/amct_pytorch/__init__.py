@@ -1,0 +1,1 @@
+"""Stands in for AMCT's package of the same name; only `tensor_decompose` is provided."""

@@ -1,0 +1,97 @@
+"""Carrying out a plan later: on the same model, or on its training twin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from .conv import ConvLayer, FactorConv, Factors, Skipped
+from .errors import PlanError, TwofoldError
+from .formats.base import Model
+from .formats.modules import as_model
+from .lowrank import LayerFit, scheme
+from .planning import Plan, requests
+from .progress import track
+from .result import Result
+
+M = TypeVar("M", bound=Model)
+
+
+def apply_plan(plan: Plan, model: M, fitted: Model | None = None, *, example_inputs: Any = None) -> Result[M]:
+    """Carry out a plan: on the model that it was made for, or on its training twin.
+
+    Args:
+        plan: from `decompose`, or read by `Plan.load`, perhaps edited.
+        model: a model with the same convolutions, or such a module.
+        fitted: the decomposed model that came with the plan. Needed where factors were fitted to inputs,
+            which are no longer there: they are taken from it.
+        example_inputs: see `decompose`.
+
+    Raises:
+        PlanError: the plan does not fit the model; all layers that do not, each with its remedy.
+    """
+    model = as_model(model, example_inputs)
+    layers = model.convolutions()
+    plan = plan.check(layers)
+    factors = _from_weights(plan, layers) if plan.calibration is None else _fitted(plan, fitted)
+    smaller = model.replace(factors)
+    return Result(smaller, plan.named(smaller.replaced), model, factors)
+
+
+def _from_weights(plan: Plan, layers: Sequence[ConvLayer | Skipped]) -> dict[str, Factors]:
+    by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
+    asked = _asked_ranks(layers, plan)
+    factors = {}
+    for choice in track(plan.choices, "factoring layers"):
+        ranks = asked.get((choice.layer, choice.scheme, choice.variant), choice.ranks)
+        factorization = LayerFit(by_name[choice.layer]).factorize(
+            choice.scheme, choice.variant, tuple(map(max, ranks, choice.ranks))
+        )
+        factors[choice.layer] = factorization.factors(choice.ranks)
+    return factors
+
+
+def _fitted(plan: Plan, fitted: Model | None) -> dict[str, Factors]:
+    """The stacks of a plan, from the model that they were written to."""
+    if fitted is None:
+        raise PlanError(
+            "the plan's factors were fitted to inputs: give the decomposed model that was written with it, "
+            "or decompose this model anew"
+        )
+    there = {layer.name: layer for layer in fitted.convolutions() if isinstance(layer, ConvLayer)}
+    factors = {}
+    for choice in plan.choices:
+        if not choice.becomes:
+            raise PlanError(
+                f"{choice.layer}: its scheme or ranks were edited, and factors for {choice.label} have not "
+                "been fitted to inputs; decompose the original again and fix the rank there (--rank)"
+            )
+        found = [there.get(name) for name in choice.becomes]
+        convs = tuple(
+            FactorConv(layer.geometry, layer.weight, layer.bias)
+            for layer in found
+            if layer is not None and layer.weight is not None
+        )
+        wanted = scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
+        stack = Factors(choice.scheme, choice.ranks, convs)
+        if stack.chain != wanted:
+            raise PlanError(
+                f"{choice.layer}: the decomposed model does not hold its factors "
+                f"{', '.join(choice.becomes)}; give the model that was written with the plan"
+            )
+        factors[choice.layer] = stack
+    return factors
+
+
+def _asked_ranks(
+    layers: Sequence[ConvLayer | Skipped], plan: Plan
+) -> dict[tuple[str, str, str], tuple[int, ...]]:
+    """The largest ranks that the plan's making asked for, by layer, scheme and variant.
+
+    The factors of a large layer depend on them in the last digits, and a plan should give its bytes again.
+    """
+    try:
+        wanted = requests(layers, plan.options)
+    except TwofoldError:  # the model lacks a layer that the options name
+        return {}
+    return {(name, one.scheme, one.variant): one.max_ranks for name, of in wanted.items() for one in of}

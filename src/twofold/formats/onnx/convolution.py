@@ -1,0 +1,182 @@
+"""What a Conv node says: its shape, and what stands in the way of replacing it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from onnx import AttributeProto, NodeProto, TensorProto
+
+from ...conv import ConvGeometry, Size
+from .graphs import DOMAIN, Constant, Graphs, Scope
+from .tensors import BITS
+
+#: Type of a node that is a convolution but cannot be replaced -> why, and which input is its weight.
+OTHERS = {
+    "ConvTranspose": ("a transposed convolution; these are not decomposed", 1),
+    "DeformConv": ("a deformable convolution; these are not decomposed", 1),
+    "ConvInteger": ("quantized (ConvInteger); decompose first, then quantize", 1),
+    "QLinearConv": ("quantized (QLinearConv); decompose first, then quantize", 3),
+}
+#: Types of other domains that runtimes make when they optimise a model.
+FUSED = frozenset({"FusedConv", "NhwcConv", "NhwcFusedConv", "QLinearConv"})
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One convolution node.
+
+    Attributes:
+        scope: the graph that holds it.
+        position: where in it.
+        node: itself.
+        name: its own, or that of its output where it has none.
+        weight: its weight; None where that is no constant.
+        bias: its bias; None where it has none.
+        geometry: its shape; None where the weight does not tell.
+        input_size: spatial size of its input; None where it is not known.
+        reason: why it cannot be replaced; "" where it can.
+    """
+
+    scope: Scope
+    position: int
+    node: NodeProto
+    name: str
+    weight: Constant | None
+    bias: Constant | None
+    geometry: ConvGeometry | None
+    input_size: Size | None
+    reason: str
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per image; 0 where they are not known."""
+        if self.geometry is None or self.input_size is None:
+            return 0
+        if self.node.op_type == "ConvTranspose":  # multiplies every input position with the whole kernel
+            return self.geometry.params * math.prod(self.input_size)
+        return self.geometry.macs(self.input_size)
+
+
+def is_convolution(node: NodeProto) -> bool:
+    """Whether a node is a convolution of any kind."""
+    return (node.domain in DOMAIN and (node.op_type == "Conv" or node.op_type in OTHERS)) or (
+        node.domain not in DOMAIN and node.op_type in FUSED
+    )
+
+
+def read_use(
+    graphs: Graphs, scope: Scope, position: int, name: str, shape: tuple[int | None, ...] | None
+) -> Use:
+    """Read one node for which `is_convolution` holds.
+
+    Args:
+        graphs: all graphs of the model.
+        scope: the graph that holds the node.
+        position: where in it.
+        name: what the layer is called.
+        shape: of its input, None per axis that is not known.
+    """
+    node = scope.graph.node[position]
+    size = None if shape is None or None in shape[2:] else tuple(d for d in shape[2:] if d is not None)
+    weight: Constant | None = None
+    bias: Constant | None = None
+    reason, at = _kind(node)
+    found = graphs.constant(scope, node.input[at]) if len(node.input) > at else "is missing"
+    if isinstance(found, Constant):
+        weight = found
+        if not reason and weight.tensor.data_type not in BITS:
+            reason = f"its weight is of type {_type_name(weight)}, which is not decomposed"
+    else:
+        reason = reason or f"its weight {found}"
+    if not reason and len(node.input) > 2 and node.input[2]:
+        found = graphs.constant(scope, node.input[2])
+        if isinstance(found, Constant):
+            bias = found
+        else:
+            reason = f"its bias {found}"
+    geometry, problem = _geometry(node, weight, size)
+    if bias is not None and geometry is not None and list(bias.tensor.dims) != [geometry.c_out]:
+        problem = problem or f"its bias has the shape {list(bias.tensor.dims)}, not [{geometry.c_out}]"
+    return Use(scope, position, node, name, weight, bias, geometry, size, reason or problem)
+
+
+def _kind(node: NodeProto) -> tuple[str, int]:
+    if node.domain not in DOMAIN:
+        return (
+            f"an operator of a runtime ({node.domain}.{node.op_type}); give the model as it was exported",
+            1,
+        )
+    return OTHERS.get(node.op_type, ("", 1))
+
+
+def _type_name(constant: Constant) -> str:
+    return str(TensorProto.DataType.Name(constant.tensor.data_type))
+
+
+def attribute(node: NodeProto, name: str) -> AttributeProto | None:
+    """An attribute of a node."""
+    return next((one for one in node.attribute if one.name == name), None)
+
+
+def integers(node: NodeProto, name: str, default: Size) -> Size:
+    """An attribute that is a list of integers."""
+    found = attribute(node, name)
+    return default if found is None else tuple(found.ints)
+
+
+def auto_pad(node: NodeProto) -> str:
+    """How a node's pads are chosen: NOTSET where it says them itself."""
+    found = attribute(node, "auto_pad")
+    return "NOTSET" if found is None else found.s.decode(errors="replace") or "NOTSET"
+
+
+def _geometry(node: NodeProto, weight: Constant | None, size: Size | None) -> tuple[ConvGeometry | None, str]:
+    """The shape of a node, and what is wrong with it; "" if nothing is."""
+    if weight is None:
+        return None, ""
+    dims = tuple(weight.tensor.dims)
+    if len(dims) < 3:
+        return None, f"its weight has the shape {list(dims)}; one of at least 3 axes is needed"
+    kernel = dims[2:]
+    ones = (1,) * len(kernel)
+    group = attribute(node, "group")
+    groups = 1 if group is None else int(group.i)
+    c_out, c_in = dims[0], dims[1] * groups
+    if node.op_type == "ConvTranspose":
+        c_out, c_in = dims[1] * groups, dims[0]
+    stride, dilation = integers(node, "strides", ones), integers(node, "dilations", ones)
+    if not len(stride) == len(dilation) == len(kernel):
+        return None, f"its strides or dilations do not fit a kernel of {len(kernel)} axes"
+    pads, problem = _pads(node, kernel, stride, dilation, size)
+    try:
+        return ConvGeometry(c_out, c_in, kernel, stride, pads, dilation, groups), problem
+    except ValueError as error:
+        return None, f"its shape is not supported: {error}"
+
+
+def _pads(
+    node: NodeProto, kernel: Size, stride: Size, dilation: Size, size: Size | None
+) -> tuple[tuple[tuple[int, int], ...], str]:
+    """Pads (before, after) per axis, and what is wrong; "SAME" needs the input's size if it strides."""
+    none = ((0, 0),) * len(kernel)
+    kind = auto_pad(node)
+    if kind == "VALID":
+        return none, ""
+    if kind == "NOTSET":
+        pads = integers(node, "pads", (0,) * 2 * len(kernel))
+        if len(pads) != 2 * len(kernel):
+            return none, f"its pads do not fit a kernel of {len(kernel)} axes"
+        return tuple(zip(pads[: len(kernel)], pads[len(kernel) :], strict=True)), ""
+    if kind not in ("SAME_UPPER", "SAME_LOWER"):
+        return none, f"its auto_pad is {kind!r}"
+    if size is None and max(stride) > 1:
+        return none, f"its pads (auto_pad {kind}) depend on the input's size, which is not known; give it"
+    found = []
+    for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        needed = d * (k - 1)
+        if size is not None:
+            needed = max(0, (-(-size[axis] // s) - 1) * s + d * (k - 1) + 1 - size[axis])
+        small = needed // 2
+        found.append((small, needed - small) if kind == "SAME_UPPER" else (needed - small, small))
+    return tuple(found), ""

@@ -1,0 +1,265 @@
+"""An ONNX model: its graph, and the data that may lie in files beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto
+
+from ...conv import ConvLayer, Factors, Size, Skipped
+from ...errors import FormatError, ModelError, OptionError, OutputError
+from ..base import commit, recover
+from ..sniff import what_else
+from .edit import Editor
+from .external import copy_range, lay_out, write_pieces
+from .graphs import Graphs
+from .groups import Group, as_layer, find_groups, in_functions
+from .tensors import Files, all_tensors, external_entry, external_files, is_external
+
+_WANTED = "an ONNX model"
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxModel:
+    """An ONNX model in memory; editing gives a new one.
+
+    Attributes:
+        path: the file that it was loaded from.
+        proto: its message; never changed once it is here.
+        files: the data files beside it, by the name that the model gives them.
+        inputs: shapes of inputs that replace what the model says.
+        replaced: name of each convolution that was replaced -> the names of its stack.
+    """
+
+    path: Path
+    proto: ModelProto
+    files: Files = field(default_factory=dict)
+    inputs: Mapping[str, Size] = field(default_factory=dict)
+    replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path, inputs: Mapping[str, Size] | None = None) -> OnnxModel:
+        """Load a model; data beside it are read when they are needed.
+
+        Args:
+            path: the .onnx file.
+            inputs: shapes of inputs that replace what the model says, as {"images": (1, 3, 640, 640)}.
+
+        Raises:
+            FormatError: a file is missing or is not what it should be.
+        """
+        path = Path(path)
+        if path.parent.is_dir():
+            recover(path.parent)
+        proto = _read(path, path)
+        return cls(path, proto, external_files(proto, path), dict(inputs or {}))
+
+    @cached_property
+    def _groups(self) -> dict[str, Group]:
+        groups = find_groups(Graphs(self.proto), self.inputs, str(self.path))
+        return {group.name: group for group in groups}
+
+    @cached_property
+    def _convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
+        try:
+            layers = tuple(as_layer(group, self.files) for group in self._groups.values())
+        except FormatError as error:
+            raise FormatError(f"{self.path}: {error}") from error
+        return (*layers, *in_functions(self.proto))
+
+    def convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
+        """All convolutions of the model in its order; those that cannot be replaced as `Skipped`.
+
+        Raises:
+            ModelError: the shapes given for inputs do not fit.
+            FormatError: a weight cannot be read.
+        """
+        return self._convolutions
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual about the file but does no harm."""
+        unknown = [
+            layer.name
+            for layer in self.convolutions()
+            if isinstance(layer, ConvLayer) and not layer.input_sizes
+        ]
+        if not unknown:
+            return ()
+        names = ", ".join(value.name for value in self.proto.graph.input)
+        return (
+            f"{self.path}: the input size of {len(unknown)} convolutions is not known, so MACs are counted "
+            f"per output position; give the shapes of the inputs ({names})",
+        )
+
+    def sources(self) -> dict[str, str]:
+        """The sha256 of each of its files, by file name."""
+        return {name: _digest(path) for name, path in {self.path.name: self.path, **self.files}.items()}
+
+    def replace(self, factors: Mapping[str, Factors]) -> OnnxModel:
+        """Put stacks of convolutions in the place of layers.
+
+        The new nodes are called NAME_0, NAME_1 and so on; the last has the original's output, so nothing
+        after it changes. Nodes that share the weight are replaced alike and share the new ones, each with its
+        own bias.
+
+        Args:
+            factors: name of a layer that `convolutions` gives as `ConvLayer` -> its stack.
+
+        Raises:
+            ModelError: no such layer.
+        """
+        if not factors:
+            return self
+        editor, replaced = Editor(self.proto, self.files), dict(self.replaced)
+        for name, stack in factors.items():
+            group = self._groups.get(name)
+            if group is None or group.reason:
+                raise ModelError(f"{self.path}: the net has no convolution {name!r} that can be replaced")
+            replaced[name] = editor.replace(group, stack)
+        return replace(self, proto=editor.finish(), replaced=replaced)
+
+    def targets(self, folder: Path) -> tuple[Path, ...]:
+        """See `formats.base.Model.targets`."""
+        return (folder / self.path.name, *(folder / location for location in self.files))
+
+    def save_to(
+        self,
+        folder: Path,
+        *,
+        force: bool,
+        extra: Mapping[Path, bytes],
+        check: Callable[[OnnxModel], None],
+    ) -> tuple[Path, ...]:
+        """See `formats.base.Model.save_to`."""
+        self.save(folder / self.path.name, force=force, extra=extra, check=check)
+        return (*self.targets(folder), *extra)
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        force: bool = False,
+        extra: Mapping[Path, bytes] | None = None,
+        check: Callable[[OnnxModel], None] | None = None,
+    ) -> None:
+        """Write the model, and its data files beside it; all appear together or not at all.
+
+        What was written is read again before the files take their final names, and passes ONNX's own checker
+        with shape inference, unless the original did not either.
+
+        Args:
+            path: where the model goes.
+            force: exchange files that exist.
+            extra: more files to write with these, as a plan.
+            check: gets the model as it was read again; what it raises stops the writing.
+
+        Raises:
+            OutputError: files exist and `force` is false, the system refuses, or a check fails.
+            OptionError: two files would have the same name.
+        """
+        path = Path(path)
+        writers = self._writers(path)
+        for name, content in (extra or {}).items():
+            writers[name] = partial(_write, content=content)
+        if len(writers) < 1 + len(self.files) + len(extra or {}):
+            raise OptionError(f"{path}: the model and its data need different files")
+
+        def reread(places: Mapping[Path, Path]) -> None:
+            proto = _read(places[path], path)
+            moved = {location: places[path.parent / location] for location in self.files}
+            written = replace(self, path=path, proto=proto, files=moved)
+            if self.replaced:
+                self._refuse_invalid(written, places[path].parent)
+            if check is not None:
+                check(written)
+
+        commit(writers, force=force, check=reread)
+
+    def _writers(self, path: Path) -> dict[Path, Callable[[BinaryIO], None]]:
+        if not self.replaced:
+            originals = {path: self.path, **{path.parent / name: file for name, file in self.files.items()}}
+            return {target: partial(_copy, source=source) for target, source in originals.items()}
+        layout = lay_out(self.proto, self.files)
+        content = layout.model.SerializeToString(deterministic=True)
+        writers: dict[Path, Callable[[BinaryIO], None]] = {path: partial(_write, content=content)}
+        for location, pieces in layout.files.items():
+            writers[path.parent / location] = partial(write_pieces, pieces=pieces)
+        return writers
+
+    def _refuse_invalid(self, written: OnnxModel, folder: Path) -> None:
+        problem = _invalid(written, folder)
+        if problem and not _invalid(replace(self, proto=_read(self.path, self.path)), self.path.parent):
+            raise OutputError(f"{written.path}: what was written does not pass ONNX's checker: {problem}")
+
+
+def _invalid(model: OnnxModel, folder: Path) -> str:
+    """What ONNX's checker, with shape inference, says against a model; "" if nothing."""
+    try:
+        if not model.files:
+            onnx.checker.check_model(model.proto, full_check=True)
+            return ""
+        # The checker looks for data files beside the model. These have other names until they are complete.
+        named = ModelProto()
+        named.CopyFrom(model.proto)
+        for tensor in filter(is_external, all_tensors(named)):
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = os.path.relpath(model.files[external_entry(tensor, "location")], folder)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".twofold-", suffix=".onnx") as file:
+            file.write(named.SerializeToString())
+            file.flush()
+            onnx.checker.check_model(file.name, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _read(path: Path, shown: Path) -> ModelProto:
+    """Read the message alone; messages call the file `shown`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FormatError(f"{shown}: cannot read the model: {error.strerror or error}") from error
+    if not content:
+        raise FormatError(f"{shown}: the file is empty")
+    other = what_else(content[:4096], _WANTED)
+    if other is not None:
+        raise FormatError(f"{shown}: {other}")
+    if content[4:8] == b"ORTM":
+        raise FormatError(
+            f"{shown}: this is ONNX Runtime's own format, not {_WANTED}; give the model it was made from"
+        )
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as error:
+        raise FormatError(f"{shown}: not {_WANTED}, truncated or damaged ({len(content)} bytes)") from error
+    if not proto.ir_version or not proto.graph.node:
+        raise FormatError(f"{shown}: not {_WANTED}: no version and no nodes in it; fetch or export it again")
+    return proto
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write(stream: BinaryIO, content: bytes) -> None:
+    stream.write(content)
+
+
+def _copy(stream: BinaryIO, source: Path) -> None:
+    copy_range(source, 0, None, stream)

@@ -1,0 +1,141 @@
+"""Tensors of an ONNX file, inline or in files beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
+
+from ...conv import Array
+from ...errors import FormatError
+
+#: Weights that are decomposed -> significant bits of their values.
+BITS: dict[int, int] = {
+    TensorProto.FLOAT: 24,
+    TensorProto.DOUBLE: 53,
+    TensorProto.FLOAT16: 11,
+    TensorProto.BFLOAT16: 8,
+}
+
+Files = Mapping[str, Path]
+"""Location of external data as the model names it -> where the file is."""
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether a tensor's data are in another file."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def external_entry(tensor: TensorProto, key: str) -> str:
+    """One entry of the description of external data; "" if there is none."""
+    return next((entry.value for entry in tensor.external_data if entry.key == key), "")
+
+
+def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of a model that may have external data: initializers and attributes, in functions too."""
+    yield from _of_graph(model.graph)
+    for training in model.training_info:
+        yield from _of_graph(training.initialization)
+        yield from _of_graph(training.algorithm)
+    for function in model.functions:
+        for node in function.node:
+            for attribute in node.attribute:
+                yield from _of_attribute(attribute)
+
+
+def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from _of_attribute(attribute)
+
+
+def _of_attribute(attribute: AttributeProto) -> Iterator[TensorProto]:
+    if attribute.HasField("t"):
+        yield attribute.t
+    yield from attribute.tensors
+    if attribute.HasField("g"):
+        yield from _of_graph(attribute.g)
+    for graph in attribute.graphs:
+        yield from _of_graph(graph)
+
+
+def external_files(model: ModelProto, path: Path) -> dict[str, Path]:
+    """The files beside a model that hold its data.
+
+    Raises:
+        FormatError: one is missing, or lies outside the model's folder.
+    """
+    files: dict[str, Path] = {}
+    for tensor in all_tensors(model):
+        if not is_external(tensor):
+            continue
+        location = external_entry(tensor, "location")
+        if location in files:
+            continue
+        inside = PurePosixPath(location)
+        if not location or inside.is_absolute() or ".." in inside.parts or "\\" in location:
+            raise FormatError(
+                f"{path}: tensor {tensor.name!r} has its data in {location!r}, outside the model's folder; "
+                "such files are not read"
+            )
+        file = path.parent / inside
+        if not file.is_file():
+            raise FormatError(
+                f"{path}: its data file {location!r} is missing; put it beside the model, in {path.parent}"
+            )
+        files[location] = file
+    return files
+
+
+def byte_count(tensor: TensorProto) -> int:
+    """Bytes of a tensor's data as raw data."""
+    storage: np.dtype[np.generic] = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    given = external_entry(tensor, "length")
+    # Types of fewer than 8 bits are packed; only the entry tells their length.
+    return int(given) if given else math.prod(tensor.dims) * storage.itemsize
+
+
+def read_array(tensor: TensorProto, files: Files) -> NDArray[np.generic]:
+    """The values of a tensor.
+
+    Raises:
+        FormatError: its data are too short, or not readable.
+    """
+    try:
+        if is_external(tensor):
+            location = external_entry(tensor, "location")
+            with files[location].open("rb") as stream:
+                stream.seek(int(external_entry(tensor, "offset") or 0))
+                data = stream.read(byte_count(tensor))
+            inline = TensorProto(
+                name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data
+            )
+            return np.asarray(numpy_helper.to_array(inline))
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, OSError) as error:
+        raise FormatError(f"tensor {tensor.name!r} cannot be read: {error}") from error
+
+
+def read_weight(tensor: TensorProto, files: Files) -> Array:
+    """A tensor of one of the types in `BITS`, as float32 or float64."""
+    wide = tensor.data_type == TensorProto.DOUBLE
+    return read_array(tensor, files).astype(np.float64 if wide else np.float32)
+
+
+def new_tensor(name: str, array: Array, like: TensorProto) -> TensorProto:
+    """A tensor of another's type that is to be stored where that one is.
+
+    Data that belong beside the model are inline until it is written; the location waits in `external_data`.
+    """
+    dtype = helper.tensor_dtype_to_np_dtype(like.data_type)
+    tensor: TensorProto = numpy_helper.from_array(np.ascontiguousarray(array.astype(dtype)), name)
+    if is_external(like):
+        tensor.external_data.add(key="location", value=external_entry(like, "location"))
+    return tensor

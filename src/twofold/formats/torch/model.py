@@ -1,0 +1,251 @@
+"""A PyTorch module whose convolutions are decomposed."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...conv import ConvLayer, FactorConv, Factors, Size, Skipped
+from ...errors import InputError, ModelError, OptionError, OutputError
+from ..base import commit
+from .convolution import is_convolution, stack_like, values
+from .groups import ROOT, Group, as_layer, find_groups
+
+#: Name of the file that `save_to` writes.
+STATE_FILE = "state_dict.pt"
+
+Calls = dict[str, tuple[Size, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class TorchModel:
+    """A module as a model; editing gives a new one, and never changes the module.
+
+    Attributes:
+        module: the module.
+        example_inputs: what its forward gets: a tensor, a tuple of arguments, or a dict of named ones; tells
+            the sizes of the convolutions' inputs. None where nothing is known.
+        replaced: name of each convolution that was replaced -> the names of its stack.
+    """
+
+    module: nn.Module
+    example_inputs: Any = None
+    replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kind = type(self.module)
+        if isinstance(self.module, torch.jit.ScriptModule):
+            raise ModelError(f"{kind.__name__} is scripted or traced; give the module that it was made from")
+        if hasattr(self.module, "_orig_mod"):
+            raise ModelError(f"{kind.__name__} is compiled; give the module itself and compile the result")
+        if kind.__name__ in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
+            raise ModelError(
+                f"the module is wrapped in {kind.__name__}; give its .module and wrap the result"
+            )
+
+    @cached_property
+    def _groups(self) -> dict[str, Group]:
+        return {group.name: group for group in find_groups(self.module)}
+
+    @cached_property
+    def _calls(self) -> Calls | None:
+        return None if self.example_inputs is None else calls(_copy(self.module), self.example_inputs)
+
+    @cached_property
+    def _convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
+        return tuple(as_layer(group, self._calls) for group in self._groups.values())
+
+    def convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
+        """All convolutions of the module in its order; those that cannot be replaced as `Skipped`.
+
+        Raises:
+            InputError: the module does not run on the example inputs.
+        """
+        return self._convolutions
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual but does no harm."""
+        if self.example_inputs is not None:
+            return ()
+        return ("without example inputs the sizes are not known; MACs are counted per output position",)
+
+    def sources(self) -> dict[str, str]:
+        """The sha256 of the state: names, types, shapes and values of parameters and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in self.module.state_dict().items():
+            if isinstance(tensor, Tensor):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+                if not tensor.is_meta:
+                    flat = tensor.detach().cpu().contiguous().reshape(-1)
+                    digest.update(flat.view(torch.uint8).numpy().tobytes())
+        return {type(self.module).__name__: digest.hexdigest()}
+
+    def replace(self, factors: Mapping[str, Factors]) -> TorchModel:
+        """Put stacks of convolutions in the place of layers, in a copy of the module.
+
+        A convolution `conv1` becomes an `nn.Sequential` of plain ones, `conv1.0`, `conv1.1` and so on.
+        Modules that share the weight are replaced alike and share the new ones, each with its own bias.
+
+        Args:
+            factors: name of a layer that `convolutions` gives as `ConvLayer` -> its stack.
+
+        Raises:
+            ModelError: no such layer, or the module does not run with the stacks in place.
+        """
+        new = replace_in(_copy(self.module), factors)
+        replaced = {name: stack_names(name, len(stack.convs)) for name, stack in factors.items()}
+        model = replace(self, module=new, replaced={**self.replaced, **replaced})
+        if self.example_inputs is not None:
+            self._refuse_detours(model, factors)
+        return model
+
+    def _refuse_detours(self, model: TorchModel, factors: Mapping[str, Factors]) -> None:
+        """Raise ModelError where forward uses a convolution in another way than by calling it."""
+        names = " or ".join(list(factors)[:5])
+        try:
+            after = model._calls or {}
+        except InputError as error:
+            raise ModelError(
+                f"the module does not run once {names} is replaced, so its forward uses it in another way "
+                f"than by calling it; leave it alone (skip=...): {error.__cause__}"
+            ) from error
+        for name in factors:
+            before = (self._calls or {}).get("" if name == ROOT else name, ())
+            first = model.replaced[name][0]
+            if len(after.get(first, ())) != len(before):
+                raise ModelError(
+                    f"{name}: forward reaches this module in another way than by its name; leave it alone "
+                    f"(skip={name!r})"
+                )
+
+    def targets(self, folder: Path) -> tuple[Path, ...]:
+        """See `formats.base.Model.targets`."""
+        return (folder / STATE_FILE,)
+
+    def save_to(
+        self,
+        folder: Path,
+        *,
+        force: bool,
+        extra: Mapping[Path, bytes],
+        check: Callable[[TorchModel], None],
+    ) -> tuple[Path, ...]:
+        """Write the module's state_dict; see `formats.base.Model.save_to`."""
+        (path,) = self.targets(folder)
+        buffer = io.BytesIO()
+        torch.save(self.module.state_dict(), buffer)
+        files = {path: partial(_write, content=buffer.getvalue())}
+        for name, content in extra.items():
+            files[name] = partial(_write, content=content)
+        if len(files) < 1 + len(extra):
+            raise OptionError(f"{path}: the state and the plan need different files")
+
+        def reread(places: Mapping[Path, Path]) -> None:
+            module = _copy(self.module)
+            try:
+                module.load_state_dict(torch.load(places[path], weights_only=True))
+            except (RuntimeError, ValueError, EOFError) as error:
+                raise OutputError(f"{path}: what was written cannot be loaded again: {error}") from error
+            check(replace(self, module=module))
+
+        commit(files, force=force, check=reread)
+        return (path, *extra)
+
+
+def stack_names(name: str, count: int) -> tuple[str, ...]:
+    """Names of the convolutions that stand for one: conv1.0, conv1.1."""
+    return tuple(str(i) if name == ROOT else f"{name}.{i}" for i in range(count))
+
+
+def replace_in(root: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
+    """Put stacks in the place of a module's convolutions; gives the module, or the stack where it is all.
+
+    Raises:
+        ModelError: no such layer.
+    """
+    groups = {group.name: group for group in find_groups(root)}
+    for name, stack in factors.items():
+        group = groups.get(name)
+        if group is None or group.reason is not None:
+            raise ModelError(f"{type(root).__name__} has no convolution {name!r} that can be replaced")
+        first: nn.Sequential | None = None
+        for module, paths in group.modules:
+            new = stack_like(module, _with_own_bias(stack.convs, module, group.modules[0][0]))  # type: ignore[arg-type]
+            first = first or new
+            for own, owner in zip(new, first, strict=True):
+                own.weight = owner.weight
+            for path in paths:
+                if not path:
+                    return new
+                parent, _, leaf = path.rpartition(".")
+                setattr(root.get_submodule(parent), leaf, new)
+    return root
+
+
+def _with_own_bias(
+    convs: tuple[FactorConv, ...], module: nn.Module, owner: nn.Module
+) -> tuple[FactorConv, ...]:
+    """The stack for a module that shares its weight: its own bias plus what the stack adds to the owner's."""
+    if module is owner:
+        return convs
+    last = convs[-1]
+    zeros = np.zeros(last.geometry.c_out)
+    own, owners = (zeros if m.bias is None else values(m.bias) for m in (module, owner))  # type: ignore[arg-type]
+    shift = (zeros if last.bias is None else last.bias) - owners
+    if module.bias is None and not np.any(shift):
+        return (*convs[:-1], replace(last, bias=None))
+    return (*convs[:-1], replace(last, bias=own + shift))
+
+
+def calls(module: nn.Module, example_inputs: Any) -> Calls:
+    """Run a module that may be changed; gives the input sizes of each call of each convolution, by name.
+
+    Raises:
+        InputError: it does not run.
+    """
+    found: dict[str, list[Size]] = {}
+
+    def note(name: str, one: Any, given: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
+        tensor = given[0] if given else named["input"]
+        found.setdefault(name, []).append(tuple(tensor.shape[-len(one.kernel_size) :]))
+
+    for name, one in module.named_modules():
+        if is_convolution(one):
+            one.register_forward_pre_hook(partial(note, name), with_kwargs=True)
+    arguments: tuple[Any, ...] = ()
+    named: dict[str, Any] = {}
+    if isinstance(example_inputs, dict):
+        named = example_inputs
+    else:
+        arguments = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    try:
+        with torch.no_grad():
+            module.eval()(*arguments, **named)
+    except Exception as error:  # whatever a forward raises
+        raise InputError(f"{type(module).__name__} does not run on the example inputs: {error}") from error
+    return {name: tuple(sizes) for name, sizes in found.items()}
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # whatever an attribute's own copying raises
+        raise ModelError(
+            f"{type(module).__name__} cannot be copied ({error}); remove what cannot be, such as tensors "
+            "that are results of computations"
+        ) from error
+
+
+def _write(stream: BinaryIO, content: bytes) -> None:
+    stream.write(content)

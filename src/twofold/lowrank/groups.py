@@ -1,0 +1,203 @@
+"""Grouped convolutions: every group is a layer of its own, and the stacks of all stand side by side.
+
+The groups of a convolution share no channel, neither of the input nor of the output. So whatever a scheme
+does to a layer it does to each group, and the stacks, all of the same ranks, become one stack of grouped
+convolutions; energies and their losses add up. Ranks count the channels of one group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from twofold.conv import (
+    Array,
+    ConvGeometry,
+    ConvLayer,
+    FactorConv,
+    Factors,
+    LayerStatistics,
+    SecondPass,
+    Size,
+)
+from twofold.errors import ModelError, OptionError
+
+if TYPE_CHECKING:
+    from twofold.lowrank.options import FitOptions
+    from twofold.lowrank.schemes import Factorization, Scheme
+
+
+def one_group(geometry: ConvGeometry) -> ConvGeometry:
+    """The shape of one group of a convolution."""
+    g = geometry.groups
+    return replace(geometry, c_out=geometry.c_out // g, c_in=geometry.c_in // g, groups=1)
+
+
+def widened(geometry: ConvGeometry, groups: int) -> ConvGeometry:
+    """The shape of `groups` equal convolutions side by side."""
+    return replace(geometry, c_out=geometry.c_out * groups, c_in=geometry.c_in * groups, groups=groups)
+
+
+def group_layers(layer: ConvLayer) -> list[ConvLayer]:
+    """The groups of a layer, each as a layer."""
+    groups = layer.geometry.groups
+    weights: Sequence[Array | None] = [None] * groups
+    biases: Sequence[Array | None] = [None] * groups
+    if layer.weight is not None:
+        weights = np.split(layer.weight, groups)
+    if layer.bias is not None:
+        biases = np.split(layer.bias, groups)
+    shape = one_group(layer.geometry)
+    return [ConvLayer(layer.name, shape, w, b) for w, b in zip(weights, biases, strict=True)]
+
+
+def group_statistics(statistics: LayerStatistics | None, groups: int) -> list[LayerStatistics | None]:
+    """The statistics of each group; see `LayerStatistics`."""
+    if statistics is None:
+        return [None] * groups
+    covariance = statistics.covariance
+    return [
+        LayerStatistics(
+            statistics.count,
+            statistics.mean[i],
+            None if covariance is None else covariance[i],
+            tuple(strip[i] for strip in statistics.strips),
+        )
+        for i in range(groups)
+    ]
+
+
+def group_factors(factors: Factors) -> list[Factors]:
+    """Undo `side_by_side`."""
+    groups = factors.convs[0].geometry.groups
+    rows = []
+    for conv in factors.convs:
+        shape = one_group(conv.geometry)
+        biases: Sequence[Array | None] = [None] * groups if conv.bias is None else np.split(conv.bias, groups)
+        weights = np.split(conv.weight, groups)
+        rows.append([FactorConv(shape, w, b) for w, b in zip(weights, biases, strict=True)])
+    return [Factors(factors.scheme, factors.ranks, convs) for convs in zip(*rows, strict=True)]
+
+
+def side_by_side(stacks: Sequence[Factors]) -> Factors:
+    """Stacks of the same shapes as one stack of grouped convolutions."""
+    convs = []
+    for same in zip(*(stack.convs for stack in stacks), strict=True):
+        biases = [conv.bias for conv in same if conv.bias is not None]
+        bias = np.concatenate(biases) if biases else None
+        weight = np.concatenate([conv.weight for conv in same])
+        convs.append(FactorConv(widened(same[0].geometry, len(stacks)), weight, bias))
+    return Factors(stacks[0].scheme, stacks[0].ranks, tuple(convs))
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedFactorization:
+    """The factorizations of all groups, read at the same ranks.
+
+    Attributes:
+        parts: one per group.
+        shares: (groups,), each group's part of the whole energy.
+    """
+
+    parts: tuple[Factorization, ...]
+    shares: Array
+
+    @property
+    def scheme(self) -> str:
+        return self.parts[0].scheme
+
+    @property
+    def variant(self) -> str:
+        return self.parts[0].variant
+
+    @property
+    def max_ranks(self) -> Size:
+        return self.parts[0].max_ranks
+
+    @property
+    def ridge(self) -> float:
+        return max(part.ridge for part in self.parts)
+
+    @property
+    def singular_values(self) -> None:
+        return None
+
+    def energy_errors(self) -> Array:
+        errors = np.stack([part.energy_errors() for part in self.parts], axis=-1)
+        return np.asarray(errors @ self.shares)
+
+    def energy_error(self, ranks: Size) -> float:
+        return float(np.dot([part.energy_error(ranks) for part in self.parts], self.shares))
+
+    def relative_error(self, ranks: Size) -> float:
+        return sqrt(self.energy_error(ranks))
+
+    def factors(self, ranks: Size) -> Factors:
+        return side_by_side([part.factors(ranks) for part in self.parts])
+
+
+@dataclass(frozen=True)
+class OverGroups:
+    """A scheme for layers with one group, made to take layers with several.
+
+    Attributes:
+        inner: the scheme.
+        energy: energy of a layer, given its statistics; 0 for a layer that does nothing.
+    """
+
+    inner: Scheme
+    energy: Callable[[ConvLayer, LayerStatistics | None], float]
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def summary(self) -> str:
+        return self.inner.summary
+
+    def refusal(self, geometry: ConvGeometry) -> str | None:
+        if 1 < geometry.groups == geometry.c_in:
+            return f"depthwise convolution (groups = {geometry.groups}, one input channel each)"
+        return self.inner.refusal(one_group(geometry))
+
+    def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
+        return self.inner.variants(one_group(geometry))
+
+    def full_rank(self, geometry: ConvGeometry, variant: str) -> Size:
+        return self.inner.full_rank(one_group(geometry), variant)
+
+    def chain(self, geometry: ConvGeometry, variant: str, ranks: Size) -> tuple[ConvGeometry, ...]:
+        chain = self.inner.chain(one_group(geometry), variant, ranks)
+        return tuple(widened(part, geometry.groups) for part in chain)
+
+    def factorize(
+        self, layer: ConvLayer, variant: str, statistics: LayerStatistics | None = None, *,
+        max_ranks: Size | None = None, options: FitOptions | None = None,
+        second_pass: SecondPass | None = None,
+    ) -> Factorization:  # fmt: skip
+        groups = layer.geometry.groups
+        if groups == 1:
+            return self.inner.factorize(
+                layer, variant, statistics, max_ranks=max_ranks, options=options, second_pass=second_pass
+            )
+        reason = self.refusal(layer.geometry)
+        if reason is not None:
+            raise OptionError(f"{layer.name}: scheme '{self.name}' does not apply: {reason}")
+        shape = (groups, layer.geometry.params // layer.geometry.c_out)
+        if statistics is not None and statistics.mean.shape != shape:
+            raise ModelError(
+                f"{layer.name}: its statistics are not those of {groups} groups; gather them for this model"
+            )
+        layers, seen = group_layers(layer), group_statistics(statistics, groups)
+        parts = [
+            self.inner.factorize(one, variant, its, max_ranks=max_ranks, options=options)
+            for one, its in zip(layers, seen, strict=True)
+        ]
+        energies = np.array([self.energy(one, its) for one, its in zip(layers, seen, strict=True)])
+        whole = energies.sum()
+        return GroupedFactorization(tuple(parts), energies / whole if whole > 0 else energies)

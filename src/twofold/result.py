@@ -1,0 +1,114 @@
+"""What a decomposition gives: the smaller model, its plan, and the check of what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from .conv import ConvLayer, FactorConv, Factors
+from .errors import OutputError
+from .formats.base import Model
+from .lowrank import energy_error, scheme
+from .planning import Plan
+from .progress import track
+
+M = TypeVar("M", bound=Model)
+
+#: Name of the plan beside a result.
+PLAN_FILE = "plan.json"
+
+#: Absolute difference between the predicted and the written energy error that rounding always explains: the
+#: prediction is float64. Factors in half precision differ more, see `_rounding`.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Result(Generic[M]):
+    """What came out: the smaller model, and the plan that tells how.
+
+    Attributes:
+        model: the model with its layers replaced, not written yet.
+        plan: what was decided.
+        original: the model as it was.
+        factors: the stack of every layer that was replaced.
+    """
+
+    model: M
+    plan: Plan
+    original: M
+    factors: Mapping[str, Factors]
+
+    def save(
+        self, folder: str | Path, *, force: bool = False, keep: str | Path | None = None
+    ) -> tuple[Path, ...]:
+        """Write the model under its own file names, and `plan.json`, into a folder.
+
+        What was written is read again and compared with the plan before any file takes its final name; all
+        files appear together or not at all.
+
+        Args:
+            folder: made if it is missing.
+            force: exchange files that exist with another content.
+            keep: the plan file that was applied; where it is the folder's own `plan.json`, it stays as it is.
+
+        Returns:
+            The files.
+
+        Raises:
+            OutputError: files exist and `force` is false, the system refuses, or a check fails.
+        """
+        folder = Path(folder)
+        plan = folder / PLAN_FILE
+        kept = keep is not None and plan.exists() and plan.samefile(keep)
+        extra = {} if kept else {plan: self.plan.to_json().encode()}
+        return self.model.save_to(folder, force=force, extra=extra, check=self.check)
+
+    def check(self, written: Model) -> None:
+        """Compare a model that was read again with the plan.
+
+        Raises:
+            OutputError: a layer is missing, has other ranks, or another error than the plan says.
+        """
+        layers = {layer.name: layer for layer in written.convolutions() if isinstance(layer, ConvLayer)}
+        before = {layer.name: layer for layer in self.original.convolutions() if isinstance(layer, ConvLayer)}
+        for choice in track(self.plan.choices, "checking what was written"):
+            names = self.model.replaced[choice.layer]
+            missing = [name for name in names if name not in layers]
+            if missing:
+                raise OutputError(f"{choice.layer}: what was written lacks the layer {missing[0]!r}")
+            convs = tuple(_conv(layers[name]) for name in names)
+            chain = tuple(conv.geometry for conv in convs)
+            wanted = scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
+            if chain != wanted:
+                raise OutputError(
+                    f"{choice.layer}: what was written has the shapes {chain}, planned {wanted}"
+                )
+            stack, planned = Factors(choice.scheme, choice.ranks, convs), self.factors[choice.layer]
+            if all(map(_same_weight, convs, planned.convs)):
+                continue
+            found = energy_error(before[choice.layer], stack)
+            expected = energy_error(before[choice.layer], planned)
+            if abs(found - expected) > _rounding(layers[names[0]]) * max(1.0, expected):
+                raise OutputError(
+                    f"{choice.layer}: what was written loses {found:.3e} of the weight's energy, "
+                    f"planned {expected:.3e}"
+                )
+
+
+def _same_weight(one: FactorConv, other: FactorConv) -> bool:
+    return np.array_equal(one.weight, other.weight)
+
+
+def _rounding(layer: ConvLayer) -> float:
+    """What rounding explains of an energy error: 2^-bits per factor, squared, with room."""
+    return max(ROUNDING, 16 * 4.0**-layer.bits)
+
+
+def _conv(layer: ConvLayer) -> FactorConv:
+    if layer.weight is None:
+        raise OutputError(f"{layer.name}: what was written has no weights")
+    return FactorConv(layer.geometry, layer.weight, layer.bias)

@@ -1,0 +1,394 @@
+"""PyTorch modules: which convolutions there are, what replacing them keeps, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn.utils import parametrizations, prune  # noqa: E402
+
+import twofold  # noqa: E402
+from twofold.apply import apply_plan  # noqa: E402
+from twofold.conv import Skipped  # noqa: E402
+from twofold.decompose import decompose  # noqa: E402
+from twofold.errors import InputError, ModelError, OptionError  # noqa: E402
+from twofold.formats.torch.model import TorchModel  # noqa: E402
+from twofold.lowrank import SCHEMES  # noqa: E402
+
+CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class Net(nn.Module):
+    """Two convolutions that can be decomposed, and a 1x1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(16, 64, 3, padding=1)
+        self.body = nn.Sequential(nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1, bias=False))
+        self.head = nn.Conv2d(64, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.conv1(x)))
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def picture(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape or (2, 16, 12, 12), generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def full(module: nn.Module, x: object = None, **options) -> nn.Module:
+    """The module with every layer that a scheme takes at full rank."""
+    result = decompose(module, ranks={"*": "full"}, example_inputs=x, **options)
+    assert result.plan.choices
+    return result.model.module
+
+
+def assert_close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-5) -> None:
+    assert got.dtype == wanted.dtype
+    scale = float((wanted.max() - wanted.min()).detach())
+    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance * scale)
+
+
+def test_the_result_is_a_new_module_of_plain_ones(net):
+    before = copy.deepcopy(net.state_dict())
+    result = decompose(net, ranks={"conv1": 16, "body.2": 32}, example_inputs=picture())
+    new = result.model.module
+    assert dict(result.model.replaced) == {
+        "conv1": ("conv1.0", "conv1.1"), "body.2": ("body.2.0", "body.2.1")
+    }  # fmt: skip
+    assert {type(m) for m in new.modules()} == {
+        Net, nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU
+    }  # fmt: skip
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert isinstance(net.conv1, nn.Conv2d)
+    assert new.head.weight.data_ptr() != net.head.weight.data_ptr()
+
+
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+def test_full_rank_gives_the_same_output(net, scheme):
+    x = picture()
+    assert_close(full(net, x, schemes=scheme)(x), net(x))
+
+
+PADS = {
+    "zeros": {"padding": 2},
+    "same": {"padding": "same"},
+    "valid": {"padding": "valid"},
+    **{mode: {"padding": 1, "padding_mode": mode} for mode in ("reflect", "replicate", "circular")},
+    **{f"same {m}": {"padding": "same", "padding_mode": m} for m in ("reflect", "replicate", "circular")},
+}
+
+
+@pytest.mark.parametrize("axes", CONVS)
+@pytest.mark.parametrize("pads", PADS)
+@pytest.mark.parametrize(("stride", "dilation", "groups"), [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 1, 2)])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+def test_every_geometry(axes, pads, stride, dilation, groups):
+    if stride > 1 and "same" in pads:
+        pytest.skip("PyTorch has no such layer")
+    kernel = (3, 4, 2)[:axes]
+    steps = {"stride": stride, "dilation": dilation, "groups": groups}
+    module = CONVS[axes](4, 6, kernel, **steps, **PADS[pads]).double()
+    x = picture(2, 4, *(9, 10, 11)[:axes], dtype=torch.float64)
+    (layer,) = TorchModel(module, x).convolutions()
+    assert layer.geometry.output_size(layer.input_sizes[0]) == module(x).shape[2:]
+    for scheme in SCHEMES:
+        if SCHEMES[scheme].refusal(layer.geometry) is None:
+            assert_close(full(module, x, schemes=scheme)(x), module(x), 1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-2), (torch.bfloat16, 8e-2)])
+def test_half_precision_stays(dtype, tolerance):
+    module = nn.Conv2d(20, 24, 3, dtype=dtype)
+    x = picture(1, 20, 9, 9, dtype=dtype)
+    new = full(module, x)
+    assert {p.dtype for p in new.parameters()} == {dtype}
+    assert_close(new(x), module(x), tolerance)
+
+
+def test_layout_gradients_and_mode_stay(net):
+    net = net.to(memory_format=torch.channels_last).train()
+    net.conv1.eval()
+    net.conv1.bias.requires_grad_(False)
+    net.body[2].weight.requires_grad_(False)
+    new = full(net, picture())
+    assert [m.training for m in (new, new.conv1, new.conv1[0], new.body[2][1])] == [True, False, False, True]
+    assert new.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not new.conv1[0].weight.is_contiguous()
+    assert [p.requires_grad for p in new.conv1.parameters()] == [True, True, False]
+    assert [p.requires_grad for p in new.body[2].parameters()] == [False, False]
+    assert new.body[0].num_batches_tracked == 0  # nothing was counted while sizes were looked at
+
+
+def test_the_random_state_stays(net):
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    decompose(net, macs=0.5)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Shared(nn.Module):
+    """One module under two names, and two modules with one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(8, 8, 3, padding=1)
+        self.again = self.a
+        self.tied = nn.Conv2d(8, 8, 3, padding=1)
+        self.tied.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.tied(self.again(self.a(x).relu()).relu())
+
+
+def test_what_is_shared_stays_shared():
+    module, x = Shared(), picture(1, 8, 9, 9)
+    (layer,) = TorchModel(module, x).convolutions()
+    assert layer.sharers == ("again", "tied")
+    assert layer.input_sizes == ((9, 9),) * 3
+    new = full(module, x)
+    assert new.again is new.a
+    assert [a.weight is b.weight for a, b in zip(new.a, new.tied, strict=True)] == [True, True]
+    assert new.tied[1].bias is not new.a[1].bias
+    assert_close(new(x), module(x))
+
+
+def test_a_corrected_bias_reaches_every_sharer():
+    module, x = Shared(), picture(1, 8, 9, 9)
+    model = TorchModel(module, x)
+    (layer,) = model.convolutions()
+    stack = SCHEMES["channel"].factorize(layer, "").factors((8,))
+    shift = np.arange(8, dtype=np.float32)
+    last = twofold.conv.FactorConv(stack.convs[1].geometry, stack.convs[1].weight, layer.bias + shift)
+    new = model.replace({"a": twofold.Factors("channel", (8,), (stack.convs[0], last))}).module
+    with torch.no_grad():
+        module.a.bias += torch.from_numpy(shift)
+        module.tied.bias += torch.from_numpy(shift)
+    assert_close(new(x), module(x))
+
+
+class Own(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 2
+
+
+class Renamed(nn.Conv2d):
+    """Nothing of its own."""
+
+
+def hooked(register: str) -> nn.Module:
+    module = nn.Conv2d(4, 4, 3)
+    getattr(module, register)(lambda *_: None)
+    return module
+
+
+def monkeypatched() -> nn.Module:
+    module = nn.Conv2d(4, 4, 3)
+    module.forward = lambda x: x
+    return module
+
+
+def tied_elsewhere() -> nn.Module:
+    module = nn.ModuleDict({"conv": nn.Conv2d(4, 4, 1), "other": nn.Conv2d(4, 4, 1)})
+    module["other"].register_parameter("copy", module["conv"].weight)
+    return module
+
+
+REFUSED = {
+    "forward of its own": lambda: Own(4, 4, 3),
+    "a subclass with a forward": monkeypatched,
+    "has forward hooks": lambda: hooked("register_forward_hook"),
+    "has forward pre hooks": lambda: hooked("register_forward_pre_hook"),
+    "has backward hooks": lambda: hooked("register_full_backward_hook"),
+    "other parts .* .weight_orig": lambda: prune.l1_unstructured(nn.Conv2d(4, 4, 3), "weight", 2),
+    "has parametrizations": lambda: parametrizations.weight_norm(nn.Conv2d(4, 4, 3)),
+    "transposed": lambda: nn.ConvTranspose2d(4, 4, 3),
+    "no values yet .device meta": lambda: nn.Conv2d(4, 4, 3, device="meta"),
+    "UninitializedParameter": lambda: nn.LazyConv2d(4, 3),
+    "complex64": lambda: nn.Conv2d(4, 4, 3, dtype=torch.complex64),
+    "weight is also 'other.copy'": tied_elsewhere,
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+def test_what_cannot_be_replaced_is_said(reason):
+    skipped = TorchModel(REFUSED[reason]()).convolutions()[0]
+    assert isinstance(skipped, Skipped)
+    assert re.search(reason, skipped.reason), skipped.reason
+
+
+def test_a_subclass_without_a_forward_becomes_plain():
+    module, x = Renamed(8, 8, 3), picture(1, 8, 9, 9)
+    new = full(module, x)
+    assert {type(m) for m in new} == {nn.Conv2d}
+    assert_close(new(x), module(x))
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_quantized_modules_are_listed():
+    module = torch.ao.nn.quantized.Conv2d(4, 4, 3)
+    (skipped,) = TorchModel(nn.Sequential(module)).convolutions()
+    assert "quantized" in skipped.reason
+
+
+class Detour(Net):
+    """Reads the weight of one convolution by itself."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.to(self.conv1.weight.dtype))
+
+
+class Hidden(Net):
+    """Reaches one convolution through a plain list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = [self.conv1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.first[0](x)))
+
+
+class Unused(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv1(x)
+
+
+def test_uses_other_than_calls_are_noticed():
+    x = picture()
+    with pytest.raises(ModelError, match=r"does not run once conv1 .*no attribute 'weight'"):
+        decompose(Detour(), ranks={"conv1": 8}, only="conv1", example_inputs=x)
+    with pytest.raises(ModelError, match="conv1: forward reaches this module in another way"):
+        decompose(Hidden(), ranks={"conv1": 8}, only="conv1", example_inputs=x)
+    plan = decompose(Unused(), energy=0.9, example_inputs=x).plan
+    assert {s.name: s.reason for s in plan.skipped}["body.2"] == "is never called with the example inputs"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda net: torch.jit.trace(net, picture()), "scripted or traced"),
+        (torch.compile, "is compiled"),
+        (nn.DataParallel, "wrapped in DataParallel"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_wrappers_are_refused(net, make, reason):
+    with pytest.raises(ModelError, match=reason):
+        decompose(make(net), macs=0.5)
+
+
+def test_bad_inputs(net):
+    with pytest.raises(InputError, match="Net does not run on the example inputs"):
+        decompose(net, macs=0.5, example_inputs=torch.zeros(1, 3, 8, 8))
+    with pytest.raises(OptionError, match="cannot decompose a value of type OrderedDict"):
+        decompose(net.state_dict(), macs=0.5)
+
+
+@pytest.mark.parametrize("given", [picture(), (picture(),), [picture()], {"x": picture()}])
+def test_example_inputs_may_be_given_in_several_ways(net, given):
+    assert [layer.input_sizes for layer in TorchModel(net, given).convolutions()] == [((12, 12),)] * 3
+
+
+# ---- what can be done with the result
+
+
+def test_it_pickles_and_copies(net):
+    new, x = full(net, picture()), picture()
+    assert_close(pickle.loads(pickle.dumps(new))(x), new(x), 0)
+    assert_close(copy.deepcopy(new)(x), new(x), 0)
+
+
+def test_the_file_has_no_more_than_the_weights(net, tmp_path):
+    result = decompose(net, ranks={"conv1": 8}, only="conv1", example_inputs=picture())
+    path, _ = result.save(tmp_path)
+    count = sum(tensor.numel() for tensor in result.model.module.state_dict().values())
+    assert path.stat().st_size < 4 * count + 16384
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_it_scripts_and_traces(net):
+    new, x = full(net, picture()), picture()
+    assert_close(torch.jit.script(new)(x), new(x))
+    assert_close(torch.jit.trace(new, x)(x), new(x))
+
+
+def test_it_exports(net):
+    new, x = full(net, picture()), picture()
+    assert_close(torch.export.export(new, (x,)).module()(x), new(x))
+
+
+def test_it_compiles(net):
+    new, x = full(net, picture()), picture()
+    with torch.no_grad():
+        assert_close(torch.compile(new, backend="eager", fullgraph=True)(x), new(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_it_becomes_an_onnx_model_whose_names_tell_its_own(net, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    new, x = decompose(net, macs=0.6, example_inputs=picture()).model.module, picture()
+    path = tmp_path / "net.onnx"
+    torch.onnx.export(new, (x,), str(path), input_names=["x"], dynamo=False)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": x.numpy()})
+    assert_close(torch.from_numpy(found), new(x))
+
+
+def test_it_trains(net):
+    new, x = decompose(net, macs=0.5, example_inputs=picture()).model.module.train(), picture()
+    optimizer = torch.optim.SGD(new.parameters(), 0.1)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = (new(x) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_a_state_is_loaded_into_a_rebuilt_structure(net, tmp_path):
+    result = decompose(net, macs=0.5, example_inputs=picture())
+    state, plan = result.save(tmp_path)
+    torch.manual_seed(7)
+    again = apply_plan(twofold.Plan.load(plan), Net().eval()).model.module
+    again.load_state_dict(torch.load(state, weights_only=True))
+    x = picture()
+    assert_close(again(x), result.model.module(x), 0)
+
+
+def test_plans_are_the_same_each_time(net, tmp_path):
+    first = decompose(net, macs=0.5, example_inputs=picture()).save(tmp_path / "a")
+    again = apply_plan(twofold.Plan.load(first[1]), net, example_inputs=picture()).save(tmp_path / "b")
+    assert [p.read_bytes() for p in again] == [p.read_bytes() for p in first]
+
+
+def test_names_of_modules_that_are_containers():
+    module = nn.ModuleList([nn.Conv2d(8, 8, 3), nn.ModuleDict({"x": nn.Conv2d(8, 8, 3)})])
+    result = decompose(module, ranks={"*": 4})
+    assert dict(result.model.replaced) == {"0": ("0.0", "0.1"), "1.x": ("1.x.0", "1.x.1")}
+    assert [name for name, m in result.model.module.named_modules() if isinstance(m, nn.Conv2d)] == [
+        "0.0", "0.1", "1.x.0", "1.x.1"
+    ]  # fmt: skip
+
+
+def test_hooks_of_other_modules_stay(net):
+    seen = []
+    net.body.register_forward_hook(lambda *_: seen.append("body"))
+    new = full(net)
+    new(picture())
+    assert seen == ["body"]
