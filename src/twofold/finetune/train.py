@@ -192,7 +192,6 @@ def train(
             stop.signal,
             tuple(notes),
             world.share.rank,
-            world.first,
         )
 
 
