@@ -74,11 +74,12 @@ class Tester:
         for number, batch in zip(numbers, self.batches.over(numbers), strict=True):
             there = {name: blob.to(world.device) for name, blob in batch.items()}
             loss, tops = self.net.loss(there) if with_loss else (None, self.net(there))
-            found[number] = (None if loss is None else float(loss), shown(tops))
+            ordered = {name: tops[name] for name in self.net.outputs if name in tops}
+            found[number] = (None if loss is None else float(loss), shown(ordered))
         passes = {number: one for part in world.gather(found) for number, one in part.items()}
-        ordered = [passes[number] for number in sorted(passes)]
-        losses = [loss for loss, _ in ordered if loss is not None]
-        return _averaged([outputs for _, outputs in ordered]), _mean(losses) if losses else None
+        results = [passes[number] for number in sorted(passes)]
+        losses = [loss for loss, _ in results if loss is not None]
+        return _averaged([outputs for _, outputs in results]), _mean(losses) if losses else None
 
 
 def shown(tops: dict[str, Tensor]) -> Outputs:

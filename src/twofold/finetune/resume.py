@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
@@ -59,14 +58,18 @@ def read_progress(path: Path) -> Progress:
     """
     try:
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if values.pop("version") != _VERSION:
-            raise FormatError(f"{path}: written by another version of twofold; resume with that one")
-        return Progress(**values)
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
+        version = values.pop("version")
+        progress = Progress(**values)
+    except Exception as error:  # what torch raises for damaged files is not bounded
         raise FormatError(
-            f"{path}: cannot be read, so the training would not go on as it began ({error}); remove it to go "
-            "on from Caffe's files alone"
+            f"{path}: cannot be read, so the training would not go on as it began "
+            f"({type(error).__name__}); remove it to go on from Caffe's files alone"
         ) from error
+    if version != _VERSION:
+        raise FormatError(
+            f"{path}: version {version}, this twofold reads {_VERSION}; resume with the other one"
+        )
+    return progress
 
 
 def states_of(net: CaffeNet) -> States:

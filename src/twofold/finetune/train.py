@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..caffe_torch import CaffeNet
@@ -155,6 +156,8 @@ def train(
     path, started = Path(solver), time.monotonic()
     with ExitStack() as stack:
         world = stack.enter_context(joined(options.device))
+        devices = [world.device] if world.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices))
         say = (report or _to_stderr) if world.first else _to_nobody
         locate = Locator(path.parent)
         file = open_solver(path, locate)
