@@ -46,7 +46,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("between", ["", GLOBAL], ids=["plain", "global statistics"])
+#: A layer with parameters that no loss reaches.
+ASIDE = """layer { name: "aside" type: "InnerProduct" bottom: "conv" top: "aside"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }"""
+
+
+@pytest.mark.parametrize("between", ["", GLOBAL, ASIDE], ids=["plain", "global statistics", "without a loss"])
 def test_two_processes_are_one_with_the_whole_batch(folder, between):
     write_training(folder, solver=SOLVER + "iter_size: 2 clip_gradients: 0.5", between=between, drop=0.0)
     done = launch(folder, "--json")
@@ -64,6 +69,7 @@ def test_two_processes_are_one_with_the_whole_batch(folder, between):
         assert mine["outputs"]["accuracy"] == list(its.outputs["accuracy"])
         assert mine["outputs"]["loss"] == pytest.approx(list(its.outputs["loss"]), rel=1e-4)
     assert done.stderr.count("Iteration 3: loss = ") == 1
+    assert "[W" not in done.stderr, done.stderr  # what PyTorch itself warns of
 
 
 def test_batch_norm_takes_the_statistics_of_each_part(folder):

@@ -66,8 +66,8 @@ class World:
         if not self.several:
             return net.loss
         ids = [self.device.index] if self.device.type == "cuda" else None
-        # A net may have layers behind which there is no loss.
-        wrapped = nn.parallel.DistributedDataParallel(_Loss(net), device_ids=ids, find_unused_parameters=True)
+        # Every pass runs the same layers, and there may be some behind which there is no loss.
+        wrapped = nn.parallel.DistributedDataParallel(_Loss(net), device_ids=ids, static_graph=True)
         return lambda batch: wrapped(dict(batch))
 
 
