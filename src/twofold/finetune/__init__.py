@@ -5,7 +5,7 @@ from ..errors import MissingExtraError
 try:
     import torch as _torch  # noqa: F401
 except ImportError:
-    raise MissingExtraError("training", "PyTorch", "torch") from None
+    raise MissingExtraError("training", "PyTorch", "caffe-train") from None
 
 from .definition import SolverDefinition, read_solver
 from .rates import POLICIES, Schedule
