@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +19,18 @@ GLOBAL = BATCH_NORM.replace("GLOBAL", "batch_norm_param { use_global_stats: true
 LOCAL = BATCH_NORM.replace("GLOBAL", "")
 
 
-def launch(folder: Path, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run the command line under torchrun on the CPU."""
-    command = [
+def command(*arguments: str, processes: int = 2) -> list[str]:
+    """The command line under torchrun, on the CPU."""
+    return [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
         "-m", "twofold", "finetune", "solver.prototxt", "--device", "cpu", *arguments,
     ]  # fmt: skip
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+
+
+def launch(folder: Path, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    line = command(*arguments, processes=processes)
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
 
 
 def blobs(path: Path) -> dict[str, list[np.ndarray]]:
@@ -104,3 +110,20 @@ def test_a_batch_that_cannot_be_shared_is_one_line(folder):
     assert done.returncode != 0
     assert "a batch of 8 cannot be shared evenly by 3 processes" in done.stderr
     assert not (folder / "snap").exists()
+
+
+def test_interrupted_processes_stop_together_with_a_snapshot(folder):
+    write_training(
+        folder, solver=SOLVER.replace("max_iter: 12", "max_iter: 100000").replace("snapshot: 4", "")
+    )
+    with subprocess.Popen(command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Iteration 9:"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert "stopping behind this iteration" in err
+    (state,) = Path("snap").glob("*.solverstate")
+    more = read_state(state).iteration + 1
+    assert train("solver.prototxt", options=TrainOptions(resume=True, max_iter=more)).iterations == more

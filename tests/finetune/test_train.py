@@ -362,3 +362,33 @@ def test_a_missing_max_iter_is_named(tiny):
 def test_a_prefix_without_a_name_takes_the_solvers(tiny):
     change('snapshot_prefix: "snap/tiny"', 'snapshot_prefix: "snap/"')
     assert run(max_iter=1).files[0] == Path("snap/solver_iter_1.caffemodel")
+
+
+RECURRENT = """
+layer { name: "x" type: "Input" top: "x" top: "cont" top: "t" input_param {
+  shape { dim: 3 dim: 2 dim: 4 } shape { dim: 3 dim: 2 } shape { dim: 3 dim: 2 dim: 5 } } }
+layer { name: "lstm" type: "LSTM" bottom: "x" bottom: "cont" top: "y" recurrent_param { num_output: 5
+  weight_filler { type: "uniform" min: -0.5 max: 0.5 } bias_filler { type: "constant" } } }
+layer { name: "noise" type: "DummyData" top: "noise"
+  dummy_data_param { shape { dim: 3 dim: 2 dim: 5 } data_filler { type: "gaussian" std: 0.1 } } }
+layer { name: "sum" type: "Eltwise" bottom: "y" bottom: "noise" top: "sum" }
+layer { name: "loss" type: "EuclideanLoss" bottom: "sum" bottom: "t" top: "loss" }
+"""
+
+
+def test_recurrent_states_and_noise_are_resumed(tmp_path, monkeypatch):
+    """What an LSTM carries over, and what DummyData draws, is as if nothing had happened."""
+    rng = np.random.default_rng(0)
+    rows = {"x": rng.normal(size=(10, 2, 4)), "cont": np.ones((10, 2)), "t": rng.normal(size=(10, 2, 5))}
+    solver = 'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 8 random_seed: 1'
+    files = []
+    for name, steps in (("straight", (8,)), ("resumed", (3, 8))):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Path("net.prototxt").write_text(RECURRENT)
+        Path("solver.prototxt").write_text(solver)
+        for step in steps:
+            options = TrainOptions(max_iter=step, resume=True)
+            got = train("solver.prototxt", (), options, train_data=rows, report=lambda line: None)
+        files.append(Path(got.files[0]).read_bytes())
+    assert files[0] == files[1]
