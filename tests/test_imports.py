@@ -84,7 +84,7 @@ def loaded_by(statement: str) -> set[str]:
 
 THIRD_PARTY = {
     "numpy", "scipy", "google", "typer", "click", "rich", "threadpoolctl", "torch", "PIL", "h5py", "cv2",
-    "onnx", "skimage", "joblib",
+    "onnx", "skimage", "joblib", "lmdb",
 }  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_the_core_works_where_extras_are_absent(tmp_path):
     files = write(tmp_path)
     code = (
         "import sys\n"
-        "for name in ('torch', 'PIL', 'h5py', 'google.protobuf', 'cv2', 'onnx', 'onnxruntime'):\n"
+        "for name in ('torch', 'PIL', 'h5py', 'lmdb', 'google.protobuf', 'cv2', 'onnx', 'onnxruntime'):\n"
         "    sys.modules[name] = None\n"
         "from twofold.cli import main\n"
         "sys.exit(main(sys.argv[1:]))"

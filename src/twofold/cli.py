@@ -186,6 +186,45 @@ def apply(
     _finish(result, output, as_json=as_json, force=force, keep=plan)
 
 
+@app.command()
+def finetune(
+    solver: Annotated[Path, typer.Argument(help="The solver: a Caffe prototxt.", show_default=False)],
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", "-w", help="A caffemodel to begin with; without, fillers' values."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the snapshots, instead of snapshot_prefix's."),
+    ] = None,
+    lr_scale: Annotated[float, typer.Option(metavar="X", help="Multiplies the learning rate.")] = 1.0,
+    max_iter: Annotated[
+        int | None, typer.Option(metavar="N", help="Iterations in all, instead of the solver's.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest snapshot.")] = False,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Train a Caffe net from its own solver, and write snapshots as Caffe does.
+
+    Ctrl-C writes a snapshot; --resume goes on as if nothing had happened. Runs under torchrun, too.
+
+    Example: twofold finetune solver.prototxt --weights out/net.caffemodel -o tuned/ --lr-scale 0.1
+    """
+    # Needs PyTorch, which the rest does not.
+    from .finetune import TrainOptions, train  # noqa: PLC0415
+
+    options = TrainOptions(output, lr_scale, max_iter, device, resume, force)
+    outcome = train(solver, tuple(weights or ()), options)
+    if outcome.rank == 0:
+        print(json.dumps(outcome.to_json(), indent=2) if as_json else outcome)
+    if outcome.stopped_by is not None:
+        raise typer.Exit(128 + outcome.stopped_by)
+
+
 def _load(
     definition: Path, weights: Path | None, inputs: Sequence[str] | None, *, whole: bool = False
 ) -> Model:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -70,3 +71,23 @@ def _new_progress() -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
+
+
+@contextmanager
+def meter(description: str, done: int, total: int) -> Iterator[Callable[[str], None]]:
+    """Show how far a work is whose steps have something to tell, such as a loss.
+
+    Args:
+        description: the stage, in the present participle.
+        done: steps that are done already.
+        total: number of steps.
+
+    Yields:
+        What to call after every step, with what there is to tell.
+    """
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    with _new_progress() as progress:
+        task = progress.add_task(description, total=total, completed=done)
+        yield lambda text: progress.update(task, advance=1, description=f"{description}, {text}")

@@ -63,9 +63,9 @@ def test_repeated_values_and_the_older_type(tmp_path):
     [
         ("iter_size: 0", "iter_size is 0; it must be at least 1"),
         ('regularization_type: "L3"', "regularization_type is 'L3'; Caffe knows L1 and L2"),
-        ("snapshot_format: HDF5", "only BINARYPROTO"),
+        ("average_loss: 0", "average_loss is 0; it must be at least 1"),
+        ("snapshot_diff: true", "gradients in snapshots, which are not written; remove it"),
         ('type: "SGD" solver_type: ADAM', "both type and the older solver_type"),
-        ('net_param { name: "x" }', "put it into a file"),
     ],
 )
 def test_a_definition_that_is_refused(tmp_path, text, says):

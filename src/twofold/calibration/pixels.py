@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import warnings
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -108,30 +109,49 @@ def _pillow() -> Any:
 
 
 def read_pixels(path: Path, color: Color) -> Pixels:
-    """Decode a picture.
-
-    The first frame of an animation; turned upright by its EXIF orientation; alpha dropped; 16 bits cut to the
-    upper 8; gray from colour by 0.299 R + 0.587 G + 0.114 B; palettes and CMYK turned into colour.
-
-    Returns:
-        (H, W, 3) in the wanted order, or (H, W, 1) for "gray".
+    """Decode a picture file; see `decode_pixels`.
 
     Raises:
         BadImageError: the file is missing, broken, or no picture of 8 or 16 bits.
     """
+    if not path.is_file():
+        raise BadImageError("no such file")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadImageError(_reason(error)) from error
+    return decode_pixels(content, color)
+
+
+def decode_pixels(content: bytes, color: Color | None) -> Pixels:
+    """Decode the content of a picture file.
+
+    The first frame of an animation; turned upright by its EXIF orientation; alpha dropped; 16 bits cut to the
+    upper 8; gray from colour by 0.299 R + 0.587 G + 0.114 B; palettes and CMYK turned into colour.
+
+    Args:
+        content: of the file.
+        color: order of the channels; None for gray where the picture is gray, else bgr.
+
+    Returns:
+        (H, W, 3) in the wanted order, or (H, W, 1) for gray.
+
+    Raises:
+        BadImageError: broken, or no picture of 8 or 16 bits.
+    """
     image_module = _pillow()
     from PIL import ImageOps  # noqa: PLC0415 - optional
 
-    if not path.is_file():
-        raise BadImageError("no such file")
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata and of large pictures; neither concerns the pixels.
             warnings.simplefilter("ignore")
-            with image_module.open(path) as opened:
+            with image_module.open(BytesIO(content)) as opened:
                 opened.load()
                 upright = ImageOps.exif_transpose(opened)
                 picture = _eight_bits(upright)
+                if color is None:
+                    color = "gray" if picture.mode in {"1", "L", "LA"} else "bgr"
                 pixels = np.asarray(picture.convert("L" if color == "gray" else "RGB"))
     except BadImageError:
         raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import FormatError, OptionError
 from ..formats.caffe.fields import Fields
-from ..formats.caffe.prototxt import parse
+from ..formats.caffe.prototxt import Document, parse
 
 #: `solver_type` of older files -> `type`.
 _OLD_TYPES = {
@@ -18,6 +18,15 @@ _OLD_TYPES = {
     "RMSPROP": "RMSProp",
     "ADADELTA": "AdaDelta",
     "ADAM": "Adam",
+}
+
+
+#: Options that change nothing here, and why.
+UNHEEDED = {
+    "solver_mode": "the device is chosen by --device",
+    "device_id": "the device is chosen by --device",
+    "debug_info": "nothing is logged for every layer",
+    "layer_wise_reduce": "processes exchange gradients as PyTorch does it",
 }
 
 
@@ -44,7 +53,7 @@ class SolverDefinition:
         iter_size: passes whose gradients are averaged in one iteration.
         snapshot: iterations between snapshots; 0 for none.
         snapshot_prefix: path before `_iter_N.caffemodel`.
-        snapshot_format: BINARYPROTO.
+        snapshot_format: BINARYPROTO or HDF5.
         snapshot_after_train: whether the last iteration is followed by a snapshot.
         display: iterations between lines of the log; 0 for none.
         average_loss: iterations over which the displayed loss is averaged.
@@ -52,6 +61,8 @@ class SolverDefinition:
         test_iter: batches of a test, per test net.
         test_interval: iterations between tests; 0 for none.
         test_initialization: whether a test stands before the first iteration.
+        test_compute_loss: whether a test gives the sum of its losses, too.
+        weights: files to begin with; several in one text are separated by commas.
         net: prototxt for training and testing.
         train_net: prototxt for training alone.
         test_net: prototxts for testing.
@@ -83,6 +94,8 @@ class SolverDefinition:
     test_iter: tuple[int, ...] = ()
     test_interval: int = 0
     test_initialization: bool = True
+    test_compute_loss: bool = False
+    weights: tuple[str, ...] = ()
     net: str = ""
     train_net: str = ""
     test_net: tuple[str, ...] = ()
@@ -92,8 +105,10 @@ class SolverDefinition:
             raise OptionError(f"iter_size is {self.iter_size}; it must be at least 1")
         if self.regularization_type not in ("L1", "L2"):
             raise OptionError(f"regularization_type is {self.regularization_type!r}; Caffe knows L1 and L2")
-        if self.snapshot_format != "BINARYPROTO":
-            raise OptionError(f"snapshot_format is {self.snapshot_format}; only BINARYPROTO is written")
+        if self.snapshot_format not in ("BINARYPROTO", "HDF5"):
+            raise OptionError(f"snapshot_format is {self.snapshot_format}; Caffe knows BINARYPROTO and HDF5")
+        if self.average_loss < 1:
+            raise OptionError(f"average_loss is {self.average_loss}; it must be at least 1")
 
     @classmethod
     def of(cls, param: Fields) -> SolverDefinition:
@@ -102,12 +117,10 @@ class SolverDefinition:
         Raises:
             OptionError: a value that Caffe refuses.
         """
-        for name in ("net_param", "train_net_param", "test_net_param"):
-            if param.has(name):
-                raise OptionError(
-                    f"the solver holds a net itself ({name}), which is not read; put it into a file of its "
-                    "own and name it in 'net'"
-                )
+        if param.flag("snapshot_diff"):
+            raise OptionError(
+                "snapshot_diff asks for gradients in snapshots, which are not written; remove it"
+            )
         values: dict[str, Any] = {
             field.name: tuple(param.all(field.name))
             if isinstance(field.default, tuple)
@@ -128,8 +141,17 @@ def read_solver(path: str | Path) -> SolverDefinition:
         FormatError: it cannot be read, or is no solver.
         OptionError: a value that Caffe refuses.
     """
+    return SolverDefinition.of(read_document(path).root.to_fields())
+
+
+def read_document(path: str | Path) -> Document:
+    """Read the text of a solver.
+
+    Raises:
+        FormatError: it cannot be read, or is no solver.
+    """
     try:
         source = Path(path).read_bytes()
     except OSError as error:
         raise FormatError(f"{path}: cannot read the solver: {error.strerror or error}") from error
-    return SolverDefinition.of(parse(source, str(path), "SolverParameter").root.to_fields())
+    return parse(source, str(path), "SolverParameter")

@@ -73,16 +73,12 @@ class Snapshot:
         )
 
 
-def read_state(path: str | Path) -> Snapshot:
-    """Read a `.solverstate`.
+def parse_state(buffer: memoryview, path: str | Path) -> Snapshot:
+    """Read the bytes of a `.solverstate`.
 
     Raises:
-        FormatError: it cannot be read, or is no solver state.
+        FormatError: they are no solver state.
     """
-    try:
-        buffer = memoryview(Path(path).read_bytes())
-    except OSError as error:
-        raise FormatError(f"{path}: cannot read the solver state: {error.strerror or error}") from error
     numbers = {_ITER: 0, _CURRENT_STEP: 0}
     learned_net: str | None = None
     history: list[Float32] = []

@@ -7,7 +7,7 @@ Source: BVLC Caffe 1.0, `solver.cpp`, `sgd_solver.cpp`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from torch import Tensor
 from ..caffe_torch import CaffeNet, Learnable
 from ..errors import InputError
 from ..formats.atomic import commit
-from ..formats.caffe.caffemodel import NewLayer, WeightsFile, create_weights, read_weights
+from ..formats.caffe.caffemodel import NewLayer, read_weights
 from .definition import SolverDefinition
 from .rates import Schedule
 from .rules import decay, rule_of
-from .snapshot import Snapshot, check_history, read_state
+from .snapshot import Snapshot, check_history
+from .storage import STORAGES, Write, read_state
 
 Batch = Mapping[str, Tensor]
+#: From a batch to the weighted loss and the net's outputs.
+LossFunction = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,21 @@ class Solver:
         history: per learnable blob of the net the tensors of the update rule.
     """
 
-    def __init__(self, net: CaffeNet, definition: SolverDefinition) -> None:
+    def __init__(self, net: CaffeNet, definition: SolverDefinition, loss: LossFunction | None = None) -> None:
         """Begin a training.
+
+        Args:
+            net: on the device where it is to be trained.
+            definition: the options.
+            loss: what computes the net's loss and outputs; None for `net.loss`.
 
         Raises:
             OptionError: options that Caffe refuses.
         """
         self.net, self.definition = net.train(), definition
+        self._loss: LossFunction = loss or net.loss
+        self._storage = STORAGES[definition.snapshot_format]
+        self._storage.check([spec.name for spec in net.definition.layers])
         self.iteration = 0
         self._rule, self._schedule = rule_of(definition), Schedule(definition)
         self._learnables = net.learnables()
@@ -94,7 +105,7 @@ class Solver:
         losses: list[float] = []
         outputs: list[Mapping[str, Tensor]] = []
         for batch in batches:
-            loss, tops = self.net.loss(batch)
+            loss, tops = self._loss(batch)
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
             losses.append(float(loss.detach()))
@@ -117,24 +128,20 @@ class Solver:
 
     # ---- snapshots
 
-    def weights(self) -> WeightsFile:
-        """The net with its weights, as Caffe stores it."""
-        arrays = self.net.arrays()
-        specs = self.net.definition.layers
-        layers = [NewLayer(s.name, s.type, arrays.get(s.name, ()), s.bottoms, s.tops) for s in specs]
-        return create_weights(layers, self.net.definition.name)
-
-    def snapshot(self, prefix: str | Path | None = None) -> tuple[Path, Path]:
+    def snapshot(
+        self, prefix: str | Path | None = None, extra: Mapping[str, Write] | None = None
+    ) -> tuple[Path, Path]:
         """Write weights and state as `PREFIX_iter_N.caffemodel` and `.solverstate`, over older ones.
 
         Args:
             prefix: None for the definition's `snapshot_prefix`.
+            extra: files to write with these, by what stands in their names for `.caffemodel`.
 
         Raises:
             OutputError: they cannot be written; older ones are as they were.
         """
         stem = f"{self.definition.snapshot_prefix if prefix is None else prefix}_iter_{self.iteration}"
-        weights, state = Path(f"{stem}.caffemodel"), Path(f"{stem}.solverstate")
+        weights, state = Path(stem + self._storage.weights), Path(stem + self._storage.state)
         ordered = [slot for slots in zip(*self.history, strict=True) for slot in slots]
         snapshot = Snapshot(
             self.iteration,
@@ -142,7 +149,14 @@ class Solver:
             tuple(tensor.cpu().float().numpy() for tensor in ordered),
             self._schedule.steps,
         )
-        commit({weights: self.weights().write, state: snapshot.write}, force=True)
+        arrays, net = self.net.arrays(), self.net.definition
+        layers = [NewLayer(s.name, s.type, arrays.get(s.name, ()), s.bottoms, s.tops) for s in net.layers]
+        files = {
+            weights: self._storage.write_weights(layers, net.name),
+            state: self._storage.write_state(snapshot),
+            **{Path(stem + ending): write for ending, write in (extra or {}).items()},
+        }
+        commit(files, force=True)
         return weights, state
 
     def restore(self, state: str | Path) -> None:

@@ -1,0 +1,22 @@
+"""What Caffe's data layers read: one file per kind, found by the layer's type in a registry."""
+
+# Importing a kind registers it.
+from . import fed, hdf5, images, lmdb  # noqa: F401
+from .batches import Batches
+from .datum import Datum
+from .locate import Locator
+from .reader import Items, Reader, Share
+from .registry import Request, known_types, open_reader, reads
+
+__all__ = [
+    "Batches",
+    "Datum",
+    "Items",
+    "Locator",
+    "Reader",
+    "Request",
+    "Share",
+    "known_types",
+    "open_reader",
+    "reads",
+]

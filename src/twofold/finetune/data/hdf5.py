@@ -1,0 +1,90 @@
+"""HDF5Data: rows of datasets that have the names of the tops, from files that a list names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, MissingExtraError
+from .reader import Array, Items
+from .registry import Request, reads
+
+
+def _h5py() -> Any:
+    try:
+        import h5py  # noqa: PLC0415 - optional
+    except ImportError as error:
+        raise MissingExtraError("reading HDF5", "h5py", "caffe-train") from error
+    return h5py
+
+
+@reads("HDF5Data")
+class Hdf5Items(Items):
+    """The rows of all files; shuffled, files keep together, as in Caffe, which holds one at a time."""
+
+    def __init__(self, request: Request) -> None:
+        param = request.spec.fields.message("hdf5_data_param")
+        self.batch_size, self.shuffle = param.integer("batch_size"), param.flag("shuffle")
+        self._label, self._tops = request.label, request.spec.tops
+        if request.spec.fields.has("transform_param"):
+            raise InputError(f"{self._label}: transform_param is not for this type; Caffe refuses it, too")
+        source = request.locate(param.text("source"), f"{self._label}: its source")
+        try:
+            names = [line.strip() for line in source.read_text("utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self._label}: cannot read its source {source} as a list: {error}") from error
+        self._files = [request.locate(name, f"{self._label}: file of {source}") for name in names]
+        self._starts = np.cumsum([0, *(self._rows(path) for path in self._files)])
+        self._load = lru_cache(1)(self._read)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def order(self, rng: np.random.Generator) -> Array:
+        """Files in random order, and the rows of each."""
+        files = rng.permutation(len(self._files))
+        runs = [self._starts[i] + rng.permutation(int(self._starts[i + 1] - self._starts[i])) for i in files]
+        return np.concatenate(runs)
+
+    def fetch(self, index: int) -> Sequence[Array]:
+        """The row of every dataset."""
+        file = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return [rows[index - int(self._starts[file])] for rows in self._load(self._files[file])]
+
+    def decode(self, stored: Any, draw: Callable[[], np.random.Generator]) -> Sequence[Array]:
+        """The row as it is."""
+        rows: Sequence[Array] = stored
+        return rows
+
+    def _rows(self, path: Path) -> int:
+        """Number of rows of a file, whose datasets are checked."""
+        with self._opened(path) as file:
+            for top in self._tops:
+                if (
+                    top not in file
+                    or not getattr(file[top], "shape", ())
+                    or file[top].dtype.kind not in "fiu"
+                ):
+                    found = ", ".join(map(repr, sorted(file)[:6])) or "nothing"
+                    raise InputError(
+                        f"{self._label}: {path} has no dataset of numbers {top!r}, which it needs with one "
+                        f"row per item; it has {found}"
+                    )
+            rows = {top: int(file[top].shape[0]) for top in self._tops}
+        if len(set(rows.values())) > 1:
+            raise InputError(f"{self._label}: {path}: its datasets differ in their rows: {rows}")
+        return next(iter(rows.values()), 0)
+
+    def _read(self, path: Path) -> list[Array]:
+        with self._opened(path) as file:
+            return [np.asarray(file[top][()], np.float32) for top in self._tops]
+
+    def _opened(self, path: Path) -> Any:
+        try:
+            return _h5py().File(path, "r")
+        except OSError as error:
+            raise InputError(f"{self._label}: {path} cannot be read as HDF5: {error}") from error

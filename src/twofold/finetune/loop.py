@@ -1,0 +1,181 @@
+"""The iterations of a training, with what stands between them: display, tests, snapshots.
+
+Source: BVLC Caffe 1.0, `solver.cpp`, `Step` and `Solve`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from itertools import count, islice
+from pathlib import Path
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from ..progress import meter
+from .data import Batches
+from .evaluate import Test, Tester, shown, text_of
+from .interrupt import Stop
+from .parallel import World
+from .resume import SUFFIX, Progress, beside, read_progress, set_states, states_of
+from .solver import Iteration, Solver
+
+Report = Callable[[str], None]
+
+
+class Loop:
+    """A training.
+
+    Attributes:
+        solver: the net in training.
+        loss: mean of the last losses; None before the first iteration.
+        tests: what the tests showed.
+        files: what the last snapshot wrote.
+        seed: what all that is random follows from.
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        batches: Batches,
+        testers: Sequence[Tester],
+        world: World,
+        prefix: Path,
+        seed: int,
+        report: Report,
+    ) -> None:
+        self.solver = solver
+        self.tests: list[Test] = []
+        self.files: tuple[Path, ...] = ()
+        self._batches, self._testers, self._world = batches, testers, world
+        self._prefix, self.seed, self._report = prefix, seed, report
+        self._losses: deque[float] = deque(maxlen=solver.definition.average_loss)
+        self._passes = 0
+        self._saved: int | None = None
+        self._clock = (solver.iteration, time.monotonic())
+
+    @property
+    def loss(self) -> float | None:
+        """Mean of the last losses."""
+        return sum(self._losses) / len(self._losses) if self._losses else None
+
+    def restore(self, state: Path) -> bool:
+        """Go on from a snapshot; gives whether all of it was there, or Caffe's own files alone.
+
+        Raises:
+            FormatError: a file is missing or damaged, or of another solver type.
+            ModelError: the weights are those of another net.
+        """
+        self.solver.restore(state)
+        self._saved = self.solver.iteration
+        self._clock = (self.solver.iteration, time.monotonic())
+        path = beside(state)
+        if not path.is_file():
+            return False
+        progress = read_progress(path)
+        self.seed, self._passes = progress.seed, progress.passes
+        self._losses.extend(progress.losses)
+        for tester, passes in zip(self._testers, progress.test_passes, strict=False):
+            tester.passes = passes
+        if self._world.share.rank < len(progress.states):
+            set_states(self.solver.net, progress.states[self._world.share.rank], self._world.device)
+        return True
+
+    def run(self, stop: Stop) -> None:
+        """Train up to the solver's `max_iter`, or until asked to stop.
+
+        Raises:
+            InputError: data cannot be read.
+            ModelError: the loss is no number any more.
+            OutputError: a snapshot cannot be written.
+        """
+        definition, solver = self.solver.definition, self.solver
+        batches = self._batches.over(count(self._passes))
+        bar = meter("training", solver.iteration, definition.max_iter)
+        with closing(batches), bar as advance:
+            while solver.iteration < definition.max_iter:
+                if definition.test_initialization or solver.iteration:
+                    self._test_if_due()
+                result = self._step(batches)
+                asked = self._remember(result, stop)
+                advance(f"loss {self.loss:.4g}")
+                if asked:
+                    self.snapshot()
+                    return
+                if definition.snapshot and solver.iteration % definition.snapshot == 0:
+                    self.snapshot()
+        if definition.snapshot_after_train and self._saved != solver.iteration:
+            self.snapshot()
+        self._test_if_due()
+
+    def _step(self, batches: Iterator[dict[str, Tensor]]) -> Iteration:
+        solver, world = self.solver, self._world
+        # What layers draw depends on the iteration alone, so that a resumed training draws the same.
+        torch.manual_seed(crc32(f"{self.seed}/{solver.iteration}/{world.share.rank}".encode()))
+        size = solver.definition.iter_size
+        passes = [
+            {name: blob.to(world.device) for name, blob in batch.items()} for batch in islice(batches, size)
+        ]
+        self._passes += size
+        return solver.step(passes)
+
+    def _remember(self, result: Iteration, stop: Stop) -> bool:
+        """Take the loss down and show it; gives whether any process was asked to stop."""
+        loss, asked = self._world.mean(result.loss, float(stop.signal is not None))
+        if math.isnan(loss):
+            raise ModelError(
+                f"the loss is not a number in iteration {result.index}; lower the learning rate, or set "
+                "clip_gradients. The last snapshot is from before"
+            )
+        self._losses.append(loss)
+        every = self.solver.definition.display
+        if every and result.index % every == 0:
+            self._display(result)
+        return asked > 0
+
+    def _display(self, result: Iteration) -> None:
+        iteration, before = self._clock
+        self._clock = (result.index, time.monotonic())
+        seconds = max(self._clock[1] - before, 1e-9)
+        speed = (
+            f", {(result.index - iteration) / seconds:.3g} iterations/s" if result.index > iteration else ""
+        )
+        outputs = text_of(shown(dict(result.outputs[-1])))
+        self._report(
+            f"Iteration {result.index}: loss = {self.loss:.6g}, lr = {result.rate:.6g}{speed}"
+            + (f"; train net: {outputs}" if outputs else "")
+        )
+
+    def _test_if_due(self) -> None:
+        definition, iteration = self.solver.definition, self.solver.iteration
+        if not definition.test_interval or iteration % definition.test_interval:
+            return
+        net = self.solver.net
+        self._world.share_buffers(net)
+        weights = net.arrays()
+        for number, tester in enumerate(self._testers):
+            outputs, loss = tester.run(weights, self._world, with_loss=definition.test_compute_loss)
+            self.tests.append(Test(iteration, number, outputs, loss))
+            extra = "" if loss is None else f", loss of the net = {loss:.6g}"
+            self._report(f"Iteration {iteration}: Test net #{number}: {text_of(outputs)}{extra}")
+
+    def snapshot(self) -> None:
+        """Write a snapshot; the first process does it for all."""
+        # As in Caffe with several GPUs, the BatchNorm statistics are those of the first.
+        progress = Progress(
+            self.seed,
+            self._passes,
+            tuple(tester.passes for tester in self._testers),
+            tuple(self._losses),
+            tuple(self._world.gather(states_of(self.solver.net))),
+        )
+        self._saved = self.solver.iteration
+        if self._world.first:
+            self.files = self.solver.snapshot(self._prefix, {SUFFIX: progress.write})
+            self._report(f"Iteration {self.solver.iteration}: snapshot {self.files[0]}")
