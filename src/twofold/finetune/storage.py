@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import FormatError, MissingExtraError, OptionError
 from ..formats.caffe.caffemodel import NewLayer, create_weights
-from ..formats.caffe.sniff import is_hdf5
+from ..formats.sniff import is_hdf5
 from .snapshot import Snapshot, parse_state
 
 Write = Callable[[BinaryIO], None]
