@@ -21,7 +21,7 @@ FLOW = (
     ("calibration",),
     ("planning",),
     ("load", "calibrate", "inspect"),
-    ("result",),
+    ("result", "search"),
     ("decompose", "apply"),
     ("finetune", "report", "quantize", "latency"),
     ("amct", "amct_torch", "cli_inputs"),

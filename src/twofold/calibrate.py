@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .calibration.accuracy import Accuracy, top1
 from .calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode
 from .calibration.images import ImageOptions, load_images
 from .calibration.inputs import Inputs, from_arrays, load_data
@@ -51,6 +52,8 @@ class CalibrationSource:
         count: number of made-up pictures.
         protect: names of the outputs that must change least; empty for the model's own.
         metric: what is protected instead of the relative error of the outputs.
+        accuracy: for a budget of accuracy: a folder of labelled pictures, one subfolder per class, or a
+            function that is given one that predicts, and returns a share.
         statistics: file that keeps what layers see, for the next plan.
         options: how the network is looked at.
     """
@@ -62,6 +65,7 @@ class CalibrationSource:
     count: int = SYNTHETIC_COUNT
     protect: tuple[str, ...] = ()
     metric: Metric | None = None
+    accuracy: str | Path | Accuracy | None = None
     statistics: Path | None = None
     options: CalibrationOptions = field(default_factory=CalibrationOptions)
 
@@ -77,7 +81,8 @@ class CalibrationSource:
     @property
     def asked(self) -> bool:
         """Whether the user named anything that needs a calibration."""
-        return self.given or bool(self.protect) or self.metric is not None or self.statistics is not None
+        said = (self.metric, self.accuracy, self.statistics)
+        return self.given or bool(self.protect) or any(value is not None for value in said)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +96,7 @@ class Calibration:
         options: how the network is looked at.
         sources: sha256 of the model's files.
         metric: what is protected instead of the relative error of the outputs.
+        accuracy: what a budget of accuracy is measured by.
         saved: file of statistics, or None.
         notes: what the user should know.
     """
@@ -101,6 +107,7 @@ class Calibration:
     options: CalibrationOptions
     sources: Mapping[str, str]
     metric: Metric | None = None
+    accuracy: Accuracy | None = None
     saved: Path | None = None
     notes: tuple[str, ...] = ()
 
@@ -119,8 +126,8 @@ class Calibration:
         inputs = inputs.batched(_batch_size(inputs, options))
         fitted, held_out = _split(inputs)
         return cls(
-            runner, fitted, held_out, options, model.sources(), source.metric, source.statistics,
-            inputs.provenance.notes,
+            runner, fitted, held_out, options, model.sources(), source.metric, _accuracy(runner, source),
+            source.statistics, inputs.provenance.notes,
         )  # fmt: skip
 
     def measure(self) -> Measure:
@@ -160,6 +167,16 @@ class Calibration:
                 measure.add("", self.runner.run(batch), self.runner.run(batch, stacks))
         return measure.error("")
 
+    def accuracy_of(self, stacks: Sequence[tuple[ConvLayer, Factors]]) -> float:
+        """Accuracy with stacks in the place of layers.
+
+        Raises:
+            OptionError: nothing was given to measure it by.
+        """
+        if self.accuracy is None:
+            raise OptionError("a budget of accuracy needs labelled pictures, or a function that measures it")
+        return float(self.accuracy(lambda batch: self.runner.run(batch, stacks)))
+
 
 @dataclass(frozen=True)
 class WeightsOnly:
@@ -180,6 +197,13 @@ def prepare(model: Any, source: CalibrationSource) -> Calibration | WeightsOnly:
         if source.asked:
             raise
         return WeightsOnly((f"weights only, since no calibration is possible: {error}",))
+
+
+def _accuracy(runner: Runner, source: CalibrationSource) -> Accuracy | None:
+    if source.accuracy is None or callable(source.accuracy):
+        return source.accuracy
+    options = source.image_options.or_else(runner.preprocessing()[0])
+    return top1(source.accuracy, runner.inputs, options)
 
 
 def _read(runner: Runner, source: CalibrationSource) -> Inputs:

@@ -86,6 +86,10 @@ def decompose(
         str | None,
         typer.Option(metavar="E", help="The cheapest net whose outputs have at most this relative error."),
     ] = None,
+    accuracy_drop: Annotated[
+        str | None,
+        typer.Option(metavar="D", help="The cheapest net whose accuracy, a share, drops by at most this."),
+    ] = None,
     energy: Annotated[
         str | None,
         typer.Option(metavar="E", help="Keep this share of every layer's energy."),
@@ -126,6 +130,7 @@ def decompose(
     memory: cli_inputs.Memory = None,
     statistics: cli_inputs.Saved = None,
     protect: cli_inputs.Protect = None,
+    accuracy: cli_inputs.Labels = None,
     seed: cli_inputs.Seed = 0,
     input: Inputs = None,
     as_json: AsJson = False,
@@ -140,11 +145,12 @@ def decompose(
 
     Example: twofold decompose net.onnx -o out/ --macs 0.4 --input images=1x3x640x640
     """
-    budget = _budget(macs=macs, params=params, error=error, energy=energy)
+    budget = _budget(macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy)
     fixed = tuple(map(FixedRanks.parse, rank or ()))
     source = cli_inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        limit=limit, values=range, memory=memory, statistics=statistics, protect=protect, seed=seed,
+        limit=limit, values=range, memory=memory, statistics=statistics, protect=protect,
+        accuracy=accuracy, seed=seed,
     )  # fmt: skip
     model = _load(definition, weights, input, whole=True)
     if not force:
@@ -248,7 +254,7 @@ def _shape(text: str) -> tuple[str, Size]:
 def _budget(**given: str | None) -> Budget | None:
     named = [(kind, text) for kind, text in given.items() if text is not None]
     if len(named) > 1:
-        options = " and ".join(f"--{kind}" for kind, _ in named)
+        options = " and ".join(f"--{kind.replace('_', '-')}" for kind, _ in named)
         raise OptionError(f"one budget can be kept, found {options}; choose one")
     return Budget.parse(*named[0]) if named else None
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from .calibrate import CalibrationSource
+from .calibration.accuracy import Accuracy
 from .calibration.gather import CalibrationOptions
 from .calibration.images import ImageOptions
 from .calibration.memory import parse_bytes
@@ -47,13 +50,22 @@ Saved = Annotated[
 Protect = Annotated[
     list[str] | None, _option("Outputs that must change least. Default: all of the net's.", "NAME")
 ]
+Labels = Annotated[
+    str | None,
+    _option(
+        "For --accuracy-drop: labelled pictures, one subfolder per class, or MODULE:FUNCTION, which is given "
+        "a function that predicts.",
+        "PATH",
+    ),
+]
 Seed = Annotated[int, _option("Of all that is drawn.", "N")]
 
 
 def source(
     *, images: str | None, data: Path | None, size: str | None, crop: str | None, crops: int,
     color: str | None, mean: str | None, scale: float | None, limit: int | None, values: str | None,
-    memory: str | None, statistics: Path | None, protect: list[str] | None, seed: int,
+    memory: str | None, statistics: Path | None, protect: list[str] | None,
+    accuracy: str | None, seed: int,
 ) -> CalibrationSource:  # fmt: skip
     """What the options say.
 
@@ -78,9 +90,27 @@ def source(
         image_options=options,
         values=None if values is None else _range(values),
         protect=tuple(protect or ()),
+        accuracy=None if accuracy is None else _accuracy(accuracy),
         statistics=statistics,
         options=CalibrationOptions(memory=None if memory is None else parse_bytes(memory), seed=seed),
     )
+
+
+def _accuracy(text: str) -> Path | Accuracy:
+    """A folder, or a function named MODULE:FUNCTION, looked for in the working directory, too."""
+    module, colon, name = text.partition(":")
+    if Path(text).exists() or not colon or not module.replace(".", "").isidentifier():
+        return Path(text)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"--accuracy: cannot find {name!r} in module {module!r}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise OptionError(f"--accuracy: {text} is no function")
+    return cast(Accuracy, found)
 
 
 def _size(name: str, text: str) -> int | tuple[int, int]:

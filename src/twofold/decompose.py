@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .calibrate import Calibration, CalibrationSource, WeightsOnly, prepare
+from .calibration.accuracy import Accuracy
 from .calibration.gather import CalibrationOptions, Statistics
 from .calibration.images import ImageOptions
 from .calibration.measure import Metric
-from .conv import ConvLayer, LayerStatistics, Skipped
+from .conv import ConvLayer, Factors, LayerStatistics, Skipped
 from .errors import ModelError, OptionError, PlanError
 from .formats.base import Model
 from .formats.modules import as_model
@@ -32,6 +34,7 @@ from .planning.options import left_alone
 from .planning.workload import Workload
 from .progress import track
 from .result import Result
+from .search import Attempt, within_drop, within_error
 
 M = TypeVar("M", bound=Model)
 
@@ -45,6 +48,7 @@ def decompose(
     macs: float | None = None,
     params: float | None = None,
     error: float | None = None,
+    accuracy_drop: float | None = None,
     energy: float | None = None,
     rule: str | None = None,
     multiple: int = 16,
@@ -58,6 +62,7 @@ def decompose(
     no_data: bool = False,
     protect: str | Sequence[str] = (),
     metric: Metric | None = None,
+    accuracy: str | Path | Accuracy | None = None,
     statistics: str | Path | None = None,
     calibration: CalibrationOptions | None = None,
     refine: int = 0,
@@ -77,6 +82,7 @@ def decompose(
         macs: MACs after / before, over all convolutions of the network; at most one budget may be given.
         params: weights after / before, over all convolutions.
         error: the cheapest network is sought whose outputs have at most this relative error.
+        accuracy_drop: the cheapest network is sought whose accuracy, a share, drops by at most this.
         energy: share of every layer's energy to keep.
         rule: a rule that chooses every rank by itself, as "amct", the reference's own; from the weights alone
             unless inputs are given.
@@ -92,6 +98,8 @@ def decompose(
         no_data: use the weights alone.
         protect: names of the outputs that must change least; empty for all of the network's.
         metric: what is protected instead: a function of the outputs of all samples, by name, to a number.
+        accuracy: for `accuracy_drop`: a folder of labelled pictures, one subfolder per class, or a function
+            that measures: it is given `predict`, which takes inputs by name and gives outputs by name.
         statistics: a file that keeps what layers see, so that the next plan need not look again.
         calibration: how the network is looked at.
         refine: alternations that improve the factors further.
@@ -114,13 +122,14 @@ def decompose(
         image_options=image_options or ImageOptions(),
         protect=_words(protect),
         metric=metric,
+        accuracy=accuracy,
         statistics=None if statistics is None else Path(statistics),
         options=calibration or CalibrationOptions(),
     )
     model = as_model(model, example_inputs)
     used = calibrate(model, source, no_data=no_data, rule=rule)
     options = PlanOptions(
-        budget=_budget(macs=macs, params=params, error=error, energy=energy),
+        budget=_budget(macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy),
         rule=rule,
         multiple=multiple,
         schemes=default_schemes(used) if schemes is None else _words(schemes),
@@ -210,15 +219,75 @@ def run(
     objective: Objective = EqualWeights()
     if known is not None and chosen:
         objective = known.sensitivity(chosen, factored, Workload.of(layers), options.multiple)
-    plan = make_plan(layers, factored, options, objective=objective, sources=model.sources())
-    factors = {choice.layer: _chosen(factored, choice).factors(choice.ranks) for choice in plan.choices}
+    trial = _Trial(model, layers, factored, options, objective, known)
+    found = trial.search()
+    plan = found.plan
     if known is not None and chosen:
-        error = known.error([(layer, factors[layer.name]) for layer in chosen if layer.name in factors])
-        plan = replace(plan, calibration=dict(seen.record), measured_error=error)
+        plan = replace(plan, calibration=dict(seen.record), measured_error=known.error(trial.stacks(found)))
         notes = (*notes, *seen.notes)
-    smaller = model.replace(factors)
+    smaller = model.replace(found.factors)
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))
-    return Result(smaller, plan, model, factors)
+    return Result(smaller, plan, model, found.factors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """Plans for one network under several budgets, measured."""
+
+    model: Model
+    layers: Sequence[ConvLayer | Skipped]
+    factored: Factored
+    options: PlanOptions
+    objective: Objective
+    calibration: Calibration | None
+
+    def search(self) -> Attempt:
+        """The plan; where only the whole network can tell whether it holds, the cheapest that does."""
+        budget = self.options.budget
+        if self.calibration is None or budget is None:
+            return self._plan(self.options)
+        if budget.kind == "error":
+            return self._kept(within_error(budget.value, partial(self._measured, self._error)))
+        if budget.kind == "accuracy_drop":
+            before = self.calibration.accuracy_of(())
+            found = within_drop(budget.value, partial(self._measured, partial(self._drop, before)))
+            note = f"accuracy {before:.4f} before, {before - found.loss:.4f} after"
+            return self._kept(replace(found, plan=replace(found.plan, notes=(*found.plan.notes, note))))
+        return self._plan(self.options)
+
+    def stacks(self, attempt: Attempt) -> list[tuple[ConvLayer, Factors]]:
+        """The stacks of a plan, beside their layers."""
+        factors = attempt.factors
+        return [
+            (layer, factors[layer.name])
+            for layer in self.layers
+            if isinstance(layer, ConvLayer) and layer.name in factors
+        ]
+
+    def _plan(self, options: PlanOptions) -> Attempt:
+        plan = make_plan(
+            self.layers, self.factored, options, objective=self.objective, sources=self.model.sources()
+        )
+        factors = {
+            choice.layer: _chosen(self.factored, choice).factors(choice.ranks) for choice in plan.choices
+        }
+        return Attempt(plan, factors, 0.0)
+
+    def _measured(self, loss: Callable[[Attempt], float], budget: Budget) -> Attempt:
+        attempt = self._plan(replace(self.options, budget=budget))
+        return replace(attempt, loss=loss(attempt))
+
+    def _error(self, attempt: Attempt) -> float:
+        assert self.calibration is not None
+        return self.calibration.error(self.stacks(attempt)) if attempt.factors else 0.0
+
+    def _drop(self, before: float, attempt: Attempt) -> float:
+        assert self.calibration is not None
+        return before - self.calibration.accuracy_of(self.stacks(attempt)) if attempt.factors else 0.0
+
+    def _kept(self, attempt: Attempt) -> Attempt:
+        """With the budget that the user gave."""
+        return replace(attempt, plan=replace(attempt.plan, options=self.options))
 
 
 def _reached(

@@ -46,5 +46,5 @@ def test_words():
     assert str(Budget("macs", 0.4)) == "MACs at most 0.4 of the original"
     assert str(Budget("params", 5e5, absolute=True)) == "params at most 500000"
     assert str(Budget("time", 0.5)) == "time at most 0.5 of the original"
-    assert str(Budget("error", 0.05)) == "predicted output error at most 0.05"
+    assert str(Budget("error", 0.05)) == "output error at most 0.05"
     assert str(Budget("energy", 0.99)) == "each layer keeps a share of 0.99 of its energy"

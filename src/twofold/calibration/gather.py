@@ -32,6 +32,7 @@ PATCHES_PER_VALUE = 6
 _FEWEST_POSITIONS = 256
 #: Samples whose gradient is taken; G is small, and few of them settle it.
 GRADIENT_SAMPLES = 32
+_GRADIENT_POSITIONS = 4096
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def gather(
     }
     metrics: dict[str, NDArray[np.float64]] = {}
     weighted = options.gradients and runner.differentiable
-    stride = max(1, inputs.count // GRADIENT_SAMPLES)
+    stride = math.ceil(inputs.count / GRADIENT_SAMPLES)
     generator = np.random.default_rng(options.seed)
     with mode(runner, options):
         for index, batch in enumerate(track(inputs, "looking at what layers see")):
@@ -170,7 +171,10 @@ def _layer_options(
 
 def _second_moment(gradients: Array) -> NDArray[np.float64]:
     images = gradients.reshape(*gradients.shape[:2], -1)
-    return np.asarray(sum(np.asarray(rows @ rows.T, np.float64) for rows in images))
+    # An odd step does not meet the same columns of the image in every row.
+    step = images.shape[2] // _GRADIENT_POSITIONS | 1
+    picked = (np.ascontiguousarray(rows[:, ::step]) for rows in images)
+    return np.asarray(sum(np.asarray(rows @ rows.T, np.float64) for rows in picked))
 
 
 def _normalised(metric: NDArray[np.float64] | None) -> NDArray[np.float64] | None:

@@ -14,6 +14,8 @@ from twofold.errors import OptionError
 from twofold.planning.candidates import Candidate
 from twofold.planning.workload import Workload, layer_params
 
+#: Budgets of what may be lost; the others are of what may be spent.
+_LOSSES = ("error", "energy", "accuracy_drop")
 _SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
@@ -24,6 +26,7 @@ class Budget:
     Attributes:
         kind: "macs", "params" or the name of another `Cost` (a limit on the sum over all convolutions of the
             network); "error" (the cheapest network whose predicted output error stays at or below `value`);
+            "accuracy_drop" (the cheapest whose accuracy drops by at most `value`);
             "energy" (each layer keeps at least this share of its energy).
         value: the ratio compressed / original, the absolute amount, the error, or the share.
         absolute: whether `value` is an amount and not a ratio.
@@ -38,9 +41,9 @@ class Budget:
             raise OptionError(f"{self.kind}: a budget is a finite number, not negative; got {self.value}")
         if self.kind == "energy" and not 0 < self.value <= 1:
             raise OptionError(f"energy: a share between 0 and 1 is kept, such as 0.99; got {self.value:g}")
-        if self.absolute and self.kind in ("error", "energy"):
+        if self.absolute and self.kind in _LOSSES:
             raise OptionError(f"{self.kind}: has no absolute amount")
-        if not self.absolute and self.kind not in ("error", "energy") and self.value > 1:
+        if not self.absolute and self.kind not in _LOSSES and self.value > 1:
             raise OptionError(
                 f"{self.kind}: {self.value:g} is a ratio above 1 (compressed / original); write 0.4 for "
                 f"40 %, or an absolute amount with a suffix such as {self.value:g}M"
@@ -64,7 +67,9 @@ class Budget:
         if self.kind == "energy":
             return f"each layer keeps a share of {self.value:g} of its energy"
         if self.kind == "error":
-            return f"predicted output error at most {self.value:g}"
+            return f"output error at most {self.value:g}"
+        if self.kind == "accuracy_drop":
+            return f"accuracy drops by at most {self.value:g}"
         name = COSTS[self.kind].label if self.kind in COSTS else self.kind
         return f"{name} at most {self.value:g}" + ("" if self.absolute else " of the original")
 

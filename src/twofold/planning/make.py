@@ -169,6 +169,8 @@ def _cost_of(options: PlanOptions, objective: Objective, cost: Cost | None, work
             "a budget of error needs measured sensitivities: "
             "give calibration inputs, or a budget of MACs or params"
         )
+    if kind == "accuracy_drop":
+        raise PlanError("a budget of accuracy needs a network that runs: it cannot be kept with weights only")
     of_cost = kind not in (None, "error", "energy")
     if cost is not None:
         if of_cost and kind != cost.name:
