@@ -22,7 +22,7 @@ FLOW = (
     ("planning",),
     ("load", "calibrate", "inspect"),
     ("result", "search"),
-    ("decompose", "apply"),
+    ("decompose", "apply", "compare"),
     ("finetune", "report", "quantize", "latency"),
     ("amct", "amct_torch", "cli_inputs"),
     ("cli",),

@@ -8,6 +8,7 @@ result.save("out/")
 
 from .amct import auto_decomposition
 from .apply import apply_plan
+from .compare import compare
 from .conv import ConvGeometry, ConvLayer, Factors, Skipped
 from .decompose import decompose
 from .errors import TwofoldError
@@ -27,6 +28,7 @@ __all__ = [
     "TwofoldError",
     "apply_plan",
     "auto_decomposition",
+    "compare",
     "decompose",
     "load",
 ]

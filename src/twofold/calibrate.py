@@ -122,8 +122,9 @@ class Calibration:
         """
         runner = runner_for(model, source.protect)
         options = source.options if source.given else replace(source.options, batch_statistics=True)
-        inputs = _read(runner, source)
-        inputs = inputs.batched(_batch_size(inputs, options))
+        inputs = calibration_inputs(runner, source)
+        if options.batch_statistics:
+            inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
         fitted, held_out = _split(inputs)
         return cls(
             runner, fitted, held_out, options, model.sources(), source.metric, _accuracy(runner, source),
@@ -206,7 +207,12 @@ def _accuracy(runner: Runner, source: CalibrationSource) -> Accuracy | None:
     return top1(source.accuracy, runner.inputs, options)
 
 
-def _read(runner: Runner, source: CalibrationSource) -> Inputs:
+def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
+    """Read or make the inputs that a source names.
+
+    Raises:
+        InputError: no inputs can be read or made.
+    """
     preprocessing, notes = runner.preprocessing()
     options = source.image_options.or_else(preprocessing)
     if source.images is not None:
@@ -225,17 +231,13 @@ def _read(runner: Runner, source: CalibrationSource) -> Inputs:
             runner.inputs, count=source.count, seed=options.seed, values=source.values, options=options
         )
     origin = inputs.provenance
-    return replace(inputs, provenance=replace(origin, notes=(*notes, *origin.notes)))
+    inputs = replace(inputs, provenance=replace(origin, notes=(*notes, *origin.notes)))
+    return inputs.batched(min(max(_BATCH_VALUES // _values(inputs), 1), _LARGEST_BATCH))
 
 
 def _values(inputs: Inputs) -> int:
     """Values of one sample over all inputs."""
     return sum(math.prod(array.shape[1:]) for array in inputs.arrays.values())
-
-
-def _batch_size(inputs: Inputs, options: CalibrationOptions) -> int:
-    size = min(max(_BATCH_VALUES // _values(inputs), 1), _LARGEST_BATCH)
-    return max(size, _SMALLEST_STATISTICS_BATCH) if options.batch_statistics else size
 
 
 def _split(inputs: Inputs) -> tuple[Inputs, Inputs]:

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +19,13 @@ import typer
 
 from . import cli_inputs
 from .apply import apply_plan
+from .compare import compare as compare_models
 from .conv import ConvLayer, Size
 from .decompose import DATA_SCHEMES, calibrate, default_schemes, run
 from .errors import OptionError, TwofoldError
 from .formats.base import Model, refuse_existing
 from .inspect import inspect as inspect_model
-from .load import load, load_beside
+from .load import grouped, load, load_beside
 from .lowrank import FitOptions
 from .lowrank.schemes import SCHEMES
 from .planning import RULES, Budget, FixedRanks, Plan, PlanOptions
@@ -190,6 +191,46 @@ def apply(
     fitted = None if chosen.calibration is None else load_beside(plan, chosen.sources)
     result = apply_plan(chosen, model, fitted)
     _finish(result, output, as_json=as_json, force=force, keep=plan)
+
+
+@app.command()
+def compare(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two models: each a prototxt and a caffemodel, an ONNX file, or the folder of a plan.",
+            show_default=False,
+        ),
+    ],
+    images: cli_inputs.Images = None,
+    data: cli_inputs.Data = None,
+    size: cli_inputs.Size = None,
+    crop: cli_inputs.Crop = None,
+    crops: cli_inputs.Crops = 1,
+    color: cli_inputs.ColorOrder = None,
+    mean: cli_inputs.Mean = None,
+    scale: cli_inputs.Scale = None,
+    limit: cli_inputs.Limit = None,
+    range: cli_inputs.Range = None,
+    protect: cli_inputs.Protect = None,
+    seed: cli_inputs.Seed = 0,
+    input: Inputs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run two models on the same inputs: errors of the outputs, cost, and time.
+
+    Example: twofold compare net.prototxt net.caffemodel out/ --images photos/
+    """
+    source = cli_inputs.source(
+        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
+        limit=limit, values=range, memory=None, statistics=None, protect=protect, accuracy=None, seed=seed,
+    )  # fmt: skip
+    first, second = grouped(models)
+    shapes = dict(map(_shape, input or ()))
+    found = compare_models(load(*first, inputs=shapes), load(*second, inputs=shapes), source)
+    sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
+    found = replace(found, bytes=(sizes[0], sizes[1]))
+    print(json.dumps(asdict(found), indent=2) if as_json else found)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,52 @@ def load(
     return entry.open(path, None if weights is None else Path(weights), inputs)
 
 
+def grouped(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Sort the paths of two models into the files of each.
+
+    Args:
+        paths: for each model its files, or the folder that a decomposition was written to.
+
+    Raises:
+        OptionError: they are not two models.
+    """
+    found: list[tuple[Path, ...]] = []
+    waiting: Path | None = None
+    for path in paths:
+        if waiting is not None:
+            found.append((waiting, path))
+            waiting = None
+        elif path.is_dir():
+            found.append(_files_in(path))
+        elif path.suffix.lower() in _suffixes():
+            found.append((path,))
+        else:
+            waiting = path
+    if len(found) != 2 or waiting is not None:
+        raise OptionError(
+            f"two models are compared; {' '.join(map(str, paths))} names "
+            f"{len(found) + (waiting is not None)}: for each give a prototxt and a caffemodel, an ONNX file, "
+            "or the folder of a plan"
+        )
+    return found[0], found[1]
+
+
+def _files_in(folder: Path) -> tuple[Path, ...]:
+    """The model in a folder: the one file of a known format, or the one prototxt with the one caffemodel."""
+    single = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _suffixes()]
+    texts, weights = (sorted(folder.glob(f"*.{end}")) for end in ("prototxt", "caffemodel"))
+    if len(single) == 1 and not texts:
+        return (single[0],)
+    if len(texts) == len(weights) == 1 and not single:
+        return texts[0], weights[0]
+    names = ", ".join(path.name for path in (*single, *texts, *weights)) or "none"
+    raise OptionError(f"{folder}: holds no single model; name the files themselves (found {names})")
+
+
+def _suffixes() -> set[str]:
+    return {suffix for entry in _formats for suffix in entry.suffixes}
+
+
 def load_beside(plan: str | Path, names: Iterable[str]) -> Model:
     """Load the decomposed model that was written into the folder of its plan.
 
@@ -95,9 +141,8 @@ def load_beside(plan: str | Path, names: Iterable[str]) -> Model:
             f"{plan}: its factors were fitted to inputs, and are read from the decomposed model beside it, "
             f"but {folder} has no {' and no '.join(missing) or 'model'}; keep the plan where it was written"
         )
-    known = {suffix for entry in _formats for suffix in entry.suffixes}
     for path in files:
-        if path.suffix.lower() in known:  # the others hold its weights, and it names them itself
+        if path.suffix.lower() in _suffixes():  # the others hold its weights, and it names them itself
             return load(path)
     try:
         return load(*files)

@@ -50,6 +50,14 @@ class Runner(Protocol):
         """Names of the values that are protected: what a decomposition should change least."""
 
     @property
+    def ends(self) -> tuple[str, ...]:
+        """Names of the model's own outputs, whatever is protected."""
+
+    @property
+    def runtime(self) -> str:
+        """What runs the model, in words."""
+
+    @property
     def differentiable(self) -> bool:
         """Whether `watch` can give gradients."""
 

@@ -194,6 +194,11 @@ class StatisticsAccumulator:
             raise InputError("no patch was seen: there were no inputs, or they are smaller than the kernel")
         g, n = self._geometry, self.count
         m = self._sum / n
+        with np.errstate(invalid="ignore", over="ignore"):  # not finite: said by whoever uses the result
+            return self._moments(g, n, m)
+
+    def _moments(self, g: ConvGeometry, n: int, m: Array) -> LayerStatistics:
+        assert self._shift is not None
         mean = _channels_first(self._shift + m, g)
         if self.full:
             centred = self._squares / n

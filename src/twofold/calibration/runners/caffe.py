@@ -67,6 +67,7 @@ class CaffeRunner:
     """
 
     differentiable = True
+    runtime = "PyTorch"
 
     def __init__(
         self, net: CaffeNet, protect: tuple[str, ...] = (), shapes: Mapping[str, Size] | None = None,
@@ -97,6 +98,11 @@ class CaffeRunner:
     def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
         """See `Runner.preprocessing`."""
         return model_options(self.net.definition, self._folder)
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """See `Runner.ends`."""
+        return self.net.outputs
 
     # ---- layers
 

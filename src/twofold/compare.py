@@ -1,0 +1,215 @@
+"""Two models side by side: what they give for the same inputs, what they cost, how long they take."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .calibrate import CalibrationSource, calibration_inputs
+from .calibration.inputs import Inputs
+from .calibration.measure import OutputError
+from .calibration.runner import Outputs, Runner
+from .calibration.runners import runner_for
+from .errors import ModelError
+from .formats.base import Model
+from .planning.text import aligned, count_text, error_text
+from .planning.workload import Workload, layer_params
+from .progress import track
+
+#: Boxes of the original with at least this score are looked for.
+SCORE = 0.3
+#: Overlap (intersection over union) from which two boxes are one.
+OVERLAP = 0.7
+_TIMED_RUNS = 7
+_BOX_COLUMNS = 7  # image, class, score, xmin, ymin, xmax, ymax
+
+
+@dataclass(frozen=True)
+class OutputComparison:
+    """One output of both models.
+
+    Attributes:
+        name: its name.
+        error: relative error of the second; None for boxes.
+        agreement: share of samples of which both name the same class; None where the output is no such.
+        boxes: boxes of the first, those that the second finds again, and those that only the second finds;
+            None where the output is no such.
+    """
+
+    name: str
+    error: float | None
+    agreement: float | None = None
+    boxes: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found; pairs are (first, second).
+
+    Attributes:
+        outputs: per output.
+        samples: number of inputs.
+        macs: over all convolutions, per image; 0 where input sizes are not known.
+        params: weights of all convolutions.
+        seconds: median time of a run with one sample.
+        runtime: what ran them.
+        notes: about the inputs.
+        bytes: size of the files; None where they are not known.
+    """
+
+    outputs: tuple[OutputComparison, ...]
+    samples: int
+    macs: tuple[int, int]
+    params: tuple[int, int]
+    seconds: tuple[float, float]
+    runtime: str
+    notes: tuple[str, ...] = ()
+    bytes: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("output", "relative error", "same class", "boxes found again")]
+        for one in self.outputs:
+            agreement = "" if one.agreement is None else f"{one.agreement:.4f}"
+            boxes = "" if one.boxes is None else f"{one.boxes[1]} of {one.boxes[0]}, {one.boxes[2]} more"
+            rows.append((one.name, "" if one.error is None else error_text(one.error), agreement, boxes))
+        lines = aligned(rows, {1, 2, 3})
+        lines.append(f"over {self.samples} inputs; boxes: score {SCORE:g} or more, overlap above {OVERLAP:g}")
+        costs: list[tuple[str, ...]] = [("", "first", "second", "ratio")]
+        costs.append(("MACs of convolutions", *map(count_text, self.macs), _ratio(self.macs)))
+        costs.append(("params of convolutions", *map(count_text, self.params), _ratio(self.params)))
+        if self.bytes is not None:
+            costs.append(("bytes of the files", *map(count_text, self.bytes), _ratio(self.bytes)))
+        times = [f"{1000 * seconds:.1f} ms" for seconds in self.seconds]
+        costs.append((f"time in {self.runtime}", *times, _ratio(self.seconds)))
+        return "\n".join([*lines, "", *aligned(costs, {1, 2, 3}), *self.notes])
+
+
+def compare(first: Model, second: Model, source: CalibrationSource | None = None) -> Comparison:
+    """Run two models on the same inputs.
+
+    Args:
+        first: the original.
+        second: what became of it; has the same inputs and outputs.
+        source: the inputs; made-up pictures where it names none.
+
+    Raises:
+        ModelError: the models differ in their inputs or outputs, or cannot be run.
+        InputError: no inputs can be read or made.
+    """
+    source = source or CalibrationSource()
+    probe = runner_for(first, source.protect)
+    names = tuple(dict.fromkeys((*probe.outputs, *probe.ends)))
+    runners = runner_for(first, names), runner_for(second, names)
+    if runners[0].inputs != runners[1].inputs:
+        raise ModelError(
+            f"the models take different inputs: {dict(runners[0].inputs)} and {dict(runners[1].inputs)}"
+        )
+    inputs = calibration_inputs(runners[0], source)
+    found = _Found()
+    for batch in track(inputs, "running both models"):
+        found.add(*(runner.run(batch) for runner in runners))
+    layers = first.convolutions(), second.convolutions()
+    workload = Workload.of([layer for of_model in layers for layer in of_model])
+    macs, params = [], []
+    for of_model in layers:
+        macs.append(0 if workload.per_position else sum(map(workload.layer_macs, of_model)))
+        params.append(sum(map(layer_params, of_model)))
+    return Comparison(
+        found.outputs(), inputs.count, (macs[0], macs[1]), (params[0], params[1]), _time(runners, inputs),
+        runners[0].runtime, inputs.provenance.notes,
+    )  # fmt: skip
+
+
+class _Found:
+    """Collects the outputs of both models, batch by batch."""
+
+    def __init__(self) -> None:
+        self._errors = OutputError()
+        self._same: dict[str, list[bool]] = {}
+        self._boxes: dict[str, NDArray[np.int64]] = {}
+        self._names: dict[str, None] = {}
+
+    def add(self, first: Outputs, second: Outputs) -> None:
+        plain: dict[str, Any] = {}
+        for name, value in first.items():
+            self._names[name] = None
+            if _are_boxes(value):
+                counts = np.array(_matched(value.reshape(-1, _BOX_COLUMNS), second[name].reshape(-1, 7)))
+                self._boxes[name] = self._boxes.get(name, 0) + counts
+                continue
+            if value.shape != second[name].shape:
+                raise ModelError(
+                    f"output {name!r} has the shapes {value.shape} and {second[name].shape}; "
+                    "the models are not two forms of one"
+                )
+            plain[name] = value
+            if value.ndim >= 2 and value.shape[1] > 1 and value.size == value.shape[0] * value.shape[1]:
+                classes = [one[name].reshape(value.shape[:2]).argmax(axis=1) for one in (first, second)]
+                self._same.setdefault(name, []).extend((classes[0] == classes[1]).tolist())
+        self._errors.add("", plain, {name: second[name] for name in plain})
+
+    def outputs(self) -> tuple[OutputComparison, ...]:
+        errors = self._errors.by_output("")
+        found = []
+        for name in self._names:
+            same, boxes = self._same.get(name), self._boxes.get(name)
+            found.append(
+                OutputComparison(
+                    name,
+                    errors.get(name),
+                    None if same is None else float(np.mean(same)),
+                    None if boxes is None else (int(boxes[0]), int(boxes[1]), int(boxes[2])),
+                )
+            )
+        return tuple(found)
+
+
+def _are_boxes(value: NDArray[np.float32]) -> bool:
+    """Whether an output is SSD's list: (1, 1, n, 7)."""
+    return value.ndim == 4 and value.shape[:2] == (1, 1) and value.shape[3] == _BOX_COLUMNS
+
+
+def _matched(first: NDArray[np.float32], second: NDArray[np.float32]) -> tuple[int, int, int]:
+    """Boxes of the first; those found again; boxes of the second that match none."""
+    first, second = (rows[rows[:, 2] >= SCORE] for rows in (first, second))
+    free = list(range(len(second)))
+    again = 0
+    for row in first[np.argsort(-first[:, 2])]:
+        overlaps = [(overlap(row[3:], second[i, 3:]), i) for i in free if (second[i, :2] == row[:2]).all()]
+        best, index = max(overlaps, default=(0.0, -1))
+        if best > OVERLAP:
+            free.remove(index)
+            again += 1
+    return len(first), again, len(free)
+
+
+def overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Intersection over union of two boxes (xmin, ymin, xmax, ymax)."""
+    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
+    shared = float(np.prod(np.maximum(high - low, 0)))
+    areas = [float(np.prod(np.maximum(box[2:] - box[:2], 0))) for box in (one, other)]
+    union = sum(areas) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def _time(runners: tuple[Runner, Runner], inputs: Inputs) -> tuple[float, float]:
+    """Median seconds of a run with one sample, both in turn, so that drift of the machine hits both."""
+    batch = next(iter(inputs.batched(1)))
+    for runner in runners:
+        runner.run(batch)
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in track(range(_TIMED_RUNS), "timing both models"):
+        for runner, taken in zip(runners, times, strict=True):
+            start = time.perf_counter()
+            runner.run(batch)
+            taken.append(time.perf_counter() - start)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def _ratio(pair: tuple[float, float]) -> str:
+    return f"{pair[1] / pair[0]:.3f}" if pair[0] else ""

@@ -1,0 +1,232 @@
+"""Decomposing with inputs, end to end: through the public calls and the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from tests.small import HEAD, NET, TRAIN_VAL, conv, opencv, random_blobs, write
+
+import twofold
+from twofold.calibration.gather import CalibrationOptions
+from twofold.cli import main
+from twofold.errors import InputError, OptionError, PlanError
+from twofold.planning import Plan
+
+pytest.importorskip("torch")
+
+COLOUR = NET.replace("dim: 16", "dim: 3").replace("dim: 12 dim: 12", "dim: 20 dim: 20")
+
+
+def samples(count=24, seed=0):
+    """Inputs whose channels and neighbours correlate, as those of real layers do."""
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(99).normal(size=(16, 16)) * 0.6 ** np.arange(16)
+    white = ndimage.gaussian_filter(rng.normal(size=(count, 16, 12, 12)), (0, 0, 1.0, 1.0))
+    return np.einsum("cd,ndhw->nchw", mixing, white).astype(np.float32) + 0.2
+
+
+def output_error(files, result, x, folder):
+    """Relative error of the written network's output, in OpenCV, on inputs that were not used."""
+    paths = result.save(folder)
+    out, ref = (np.stack([opencv(*of, one[None])[0] for one in x]) for of in (paths[:2], files))
+    return np.linalg.norm(out - ref) / np.linalg.norm(ref - ref.mean())
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write(tmp_path)
+
+
+def test_data_beat_weights_at_the_same_cost(files, tmp_path):
+    model, held_out = twofold.load(*files), samples(8, seed=5)
+    errors = {}
+    for name, options in {"weights": {"no_data": True}, "data": {"data": samples()}}.items():
+        result = twofold.decompose(model, macs=0.35, multiple=4, **options)
+        assert result.plan.totals.macs_ratio <= 0.35
+        errors[name] = output_error(files, result, held_out, tmp_path / name)
+    assert errors["data"] < 0.5 * errors["weights"]
+    assert result.plan.measured_error == pytest.approx(errors["data"], rel=0.5)
+    assert result.plan.predicted_error == pytest.approx(result.plan.measured_error, rel=0.5)
+
+
+def test_without_inputs_pictures_are_made_up_and_it_is_said(files):
+    result = twofold.decompose(twofold.load(*files), macs=0.5)
+    assert result.plan.calibration["inputs"]["kind"] == "synthetic"
+    assert any("made-up" in note and "(assumed)" in note for note in result.plan.notes)
+    assert "measured on inputs" in str(result.plan)
+
+
+def test_weights_only_where_no_picture_can_be_made_up(tmp_path):
+    text = HEAD.replace("dim: 16", "dim: 40") + conv("one", "data")
+    result = twofold.decompose(twofold.load(*write(tmp_path, text)), macs=0.5)
+    assert result.plan.calibration is None
+    assert any(
+        note.startswith("weights only, since no calibration is possible") for note in result.plan.notes
+    )
+    with pytest.raises(InputError, match="shape"):
+        twofold.decompose(twofold.load(*write(tmp_path, text)), macs=0.5, data=samples())
+
+
+@pytest.mark.parametrize("rule", ["amct", "evbmf"])
+def test_rules_look_at_weights_alone_unless_inputs_are_given(files, rule):
+    model = twofold.load(*files)
+    assert twofold.decompose(model, rule=rule).plan.calibration is None
+    assert twofold.decompose(model, rule=rule, data=samples()).plan.calibration is not None
+
+
+def test_an_error_budget_is_kept_by_what_is_measured(files):
+    model = twofold.load(*files)
+    sizes = []
+    for limit in (0.05, 0.2):
+        plan = twofold.decompose(model, error=limit, data=samples(), multiple=4).plan
+        assert plan.measured_error <= limit
+        assert plan.options.budget.value == limit
+        sizes.append(plan.totals.macs[1])
+    assert sizes[1] < sizes[0] < plan.totals.macs[0]
+    with pytest.raises(PlanError, match="needs measured sensitivities"):
+        twofold.decompose(model, error=0.1, no_data=True)
+
+
+def test_an_accuracy_budget_is_kept(files):
+    model, x = twofold.load(*files), samples(40, seed=7)
+    labels = model.to_torch()
+    import torch
+
+    with torch.no_grad():
+        labels = labels(torch.from_numpy(x))["out"].mean(dim=(2, 3)).argmax(dim=1).numpy()
+
+    def accuracy(predict):
+        return float((predict({"data": x})["out"].mean(axis=(2, 3)).argmax(axis=1) == labels).mean())
+
+    plan = twofold.decompose(model, accuracy_drop=0.1, accuracy=accuracy, data=samples(), multiple=4).plan
+    assert 0 < plan.totals.macs_ratio < 0.7
+    after = next(float(note.split()[-2]) for note in plan.notes if note.startswith("accuracy 1.0000 before"))
+    assert 0.9 <= after <= 1
+    with pytest.raises(OptionError, match="labelled pictures, or a function"):
+        twofold.decompose(model, accuracy_drop=0.1, data=samples())
+    with pytest.raises(PlanError, match="weights only"):
+        twofold.decompose(model, accuracy_drop=0.1, no_data=True)
+
+
+def test_a_metric_of_the_user_is_protected(files):
+    """Only the first output channel counts, so the others may go wrong."""
+    model = twofold.load(*files)
+    calls = []
+
+    def metric(outputs):
+        calls.append(outputs["out"].shape)
+        return float(np.sqrt((outputs["out"][:, 0] ** 2).mean()))
+
+    plan = twofold.decompose(model, macs=0.4, data=samples(), metric=metric, multiple=4).plan
+    assert plan.measured_error is not None
+    assert calls
+    assert all(shape[1:] == (5, 12, 12) for shape in calls)
+
+
+def test_statistics_are_kept_for_the_next_plan(files, tmp_path, monkeypatch):
+    model, kept = twofold.load(*files), tmp_path / "seen.npz"
+    first = twofold.decompose(model, macs=0.4, data=samples(), statistics=kept)
+    monkeypatch.setattr("twofold.calibrate.gather", lambda *_: pytest.fail("gathered again"))
+    second = twofold.decompose(model, macs=0.4, data=samples(), statistics=kept)
+    assert replace(second.plan, notes=()) == replace(first.plan, notes=())
+    assert any("was read from" in note for note in second.plan.notes)
+    with pytest.raises(InputError, match="from other inputs"):
+        twofold.decompose(model, macs=0.4, data=samples(seed=1), statistics=kept)
+    other = tmp_path / "other"
+    other.mkdir()
+    blobs = random_blobs(NET, seed=1)
+    with pytest.raises(InputError, match="for another model"):
+        twofold.decompose(twofold.load(*write(other, NET, blobs)), data=samples(), statistics=kept)
+
+
+def test_a_memory_limit_costs_passes_and_not_the_result(files):
+    model = twofold.load(*files)
+    one, two = (
+        twofold.decompose(
+            model, macs=0.4, data=samples(), calibration=CalibrationOptions(memory=memory), multiple=4
+        )
+        for memory in (1, None)
+    )
+    assert any("over the memory limit" in note for note in one.plan.notes)
+    assert one.plan.measured_error == pytest.approx(two.plan.measured_error, rel=0.1)
+
+
+def test_a_fitted_plan_takes_its_factors_from_the_model_beside_it(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", samples())
+    assert main(["decompose", *files, "-o", "out", "--macs", "0.4", "--data", "x.npy"]) == 0
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    Path("train_val.prototxt").write_text(TRAIN_VAL)
+    assert main(["apply", "out/plan.json", "train_val.prototxt", files[1], "-o", "out"]) == 0
+    after = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    assert after.pop("train_val.prototxt")
+    assert after == before
+    capsys.readouterr()
+    Path("elsewhere").mkdir()
+    Path("elsewhere/plan.json").write_bytes(before["plan.json"])
+    assert main(["apply", "elsewhere/plan.json", *files, "-o", "new"]) == 1
+    assert "keep the plan where it was written" in capsys.readouterr().err
+    edited = json.loads(before["plan.json"])
+    edited["choices"][0]["ranks"] = [17]
+    Path("out/plan.json").write_text(json.dumps(edited))
+    assert main(["apply", "out/plan.json", *files, "-o", "new"]) == 1
+    assert "were edited" in capsys.readouterr().err
+    assert not Path("new").exists()
+
+
+def pictures(folder, count=6):
+    Image = pytest.importorskip("PIL.Image")
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        noise = ndimage.gaussian_filter(rng.normal(size=(40, 50, 3)), (2, 2, 0))
+        Image.fromarray(np.uint8(np.clip(128 + 300 * noise, 0, 255))).save(folder / f"{index}.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+
+
+def test_a_folder_of_pictures_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files = write(tmp_path, COLOUR)
+    pictures(tmp_path / "photos")
+    options = ["--images", "photos", "--mean", "104,117,123", "--crops", "4", "--scale", "0.01"]
+    assert main(["decompose", *files, "-o", "out", "--macs", "0.5", "--multiple", "4", *options]) == 0
+    out, err = capsys.readouterr()
+    assert "1 of 7 pictures were skipped" in err
+    assert "measured on inputs" in out
+    record = Plan.load("out/plan.json").calibration["inputs"]
+    assert record["count"] + 3 >= 18  # six pictures of four crops, an eighth of them held out
+    assert record["skipped"][0][0].endswith("bad.png")
+    assert main(["compare", *files, "out", *options]) == 0
+    text = capsys.readouterr().out
+    assert "relative error" in text
+    assert "time in PyTorch" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "pattern"),
+    [
+        (["--no-data", "--images", "photos"], "contradicts the inputs"),
+        (["--images", "photos", "--data", "x.npy"], "give one of them"),
+        (["--images", "nothing"], "no picture of 1 or 3 channels"),
+        (["--size", "big"], "--size: 'big' is no size"),
+        (["--range", "1"], "--range: '1' is no range"),
+        (["--memory", "lots"], "'lots' is no amount"),
+        (["--color", "cmyk"], "unknown color order 'cmyk'"),
+        (["--protect", "nothing"], "no blob 'nothing'"),
+        (["--accuracy-drop", "0.1", "--accuracy", "nothing:here"], "cannot find 'here'"),
+        (["--error", "0.1", "--macs", "0.5"], "--macs and --error"),
+        (["--metric-of-mine"], "No such option"),
+    ],
+)
+def test_what_is_refused_is_one_line(files, tmp_path, monkeypatch, capsys, argv, pattern):
+    monkeypatch.chdir(tmp_path)
+    assert main(["decompose", *files, "-o", "out", *argv]) in (1, 2)
+    err = capsys.readouterr().err
+    assert pattern in err
+    assert "Traceback" not in err
+    assert not Path("out").exists()
