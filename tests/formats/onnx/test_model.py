@@ -514,3 +514,23 @@ def test_data_that_are_too_short(tmp_path):
     path = write(tmp_path / "net.onnx", made)
     with pytest.raises(FormatError, match=r"net.onnx: tensor 'one.w' cannot be read"):
         OnnxModel.load(path).convolutions()
+
+
+def test_factors_that_half_precision_cannot_hold(tmp_path):
+    tensors = {"w": np.full((4, 4, 3, 3), 6e4, np.float16)}
+    nodes, kind = [conv("c", "x", "y", "w")], TensorProto.FLOAT16
+    path = write(tmp_path / "net.onnx", model(nodes, tensors, {"x": (1, 4, 9, 9)}, {"y": None}, kind=kind))
+    loaded = OnnxModel.load(path)
+    (layer,) = loaded.convolutions()
+    stack = SCHEMES["spatial"].factorize(layer, "hw").factors((1,))
+    last = twofold.conv.FactorConv(stack.convs[1].geometry, stack.convs[1].weight * 1e3)
+    with pytest.raises(ModelError, match=r"w_1: .* is too large for FLOAT16"):
+        loaded.replace({"c": twofold.Factors("spatial", (1,), (stack.convs[0], last))})
+
+
+def test_a_model_too_large_for_one_file_is_refused_before_it_is_written(tmp_path, monkeypatch):
+    result = full(write(tmp_path / "net.onnx", two()))
+    monkeypatch.setattr("twofold.formats.onnx.model._LARGEST_MESSAGE", 1000)
+    with pytest.raises(OutputError, match="does not fit into one file; store the original"):
+        result.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -392,3 +392,12 @@ def test_hooks_of_other_modules_stay(net):
     new = full(net)
     new(picture())
     assert seen == ["body"]
+
+
+def test_factors_that_half_precision_cannot_hold():
+    model = TorchModel(nn.Conv2d(4, 4, 3, dtype=torch.float16))
+    (layer,) = model.convolutions()
+    stack = SCHEMES["spatial"].factorize(layer, "hw").factors((1,))
+    last = twofold.conv.FactorConv(stack.convs[1].geometry, stack.convs[1].weight * 1e9, layer.bias)
+    with pytest.raises(ModelError, match=r"too large for torch\.float16"):
+        model.replace({"(module)": twofold.Factors("spatial", (1,), (stack.convs[0], last))})

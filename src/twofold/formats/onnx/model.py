@@ -25,6 +25,8 @@ from .graphs import Graphs
 from .groups import Group, as_layer, find_groups, in_functions
 from .tensors import Files, all_tensors, external_entry, external_files, is_external
 
+#: Bytes that a protobuf message can have.
+_LARGEST_MESSAGE = 2**31 - 1
 _WANTED = "an ONNX model"
 
 
@@ -190,6 +192,11 @@ class OnnxModel:
             originals = {path: self.path, **{path.parent / name: file for name, file in self.files.items()}}
             return {target: partial(_copy, source=source) for target, source in originals.items()}
         layout = lay_out(self.proto, self.files)
+        if layout.model.ByteSize() > _LARGEST_MESSAGE:
+            raise OutputError(
+                f"{path}: a model of {layout.model.ByteSize() / 2**30:.1f} GiB does not fit into one file; "
+                "store the original's weights as external data (onnx.save, save_as_external_data) first"
+            )
         content = layout.model.SerializeToString(deterministic=True)
         writers: dict[Path, Callable[[BinaryIO], None]] = {path: partial(_write, content=content)}
         for location, pieces in layout.files.items():

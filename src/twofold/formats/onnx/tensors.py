@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from ...conv import Array
-from ...errors import FormatError
+from ...errors import FormatError, ModelError
 
 #: Weights that are decomposed -> significant bits of their values.
 BITS: dict[int, int] = {
@@ -133,9 +133,19 @@ def new_tensor(name: str, array: Array, like: TensorProto) -> TensorProto:
     """A tensor of another's type that is to be stored where that one is.
 
     Data that belong beside the model are inline until it is written; the location waits in `external_data`.
+
+    Raises:
+        ModelError: the type cannot hold a value.
     """
-    dtype = helper.tensor_dtype_to_np_dtype(like.data_type)
-    tensor: TensorProto = numpy_helper.from_array(np.ascontiguousarray(array.astype(dtype)), name)
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(array.astype(helper.tensor_dtype_to_np_dtype(like.data_type)))
+    if not np.isfinite(stored.astype(np.float64)).all():
+        kind = TensorProto.DataType.Name(like.data_type)
+        raise ModelError(
+            f"{name}: {np.abs(array).max():.4g} is too large for {kind}, the type of {like.name!r}; "
+            "convert the model to float32 first"
+        )
+    tensor: TensorProto = numpy_helper.from_array(stored, name)
     if is_external(like):
         tensor.external_data.add(key="location", value=external_entry(like, "location"))
     return tensor

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ...conv import Array, ConvGeometry, FactorConv, Size
+from ...errors import ModelError
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -151,6 +152,11 @@ def _like(module: Conv, conv: FactorConv) -> Conv:
 
 def _as_parameter(array: Array, like: Tensor) -> nn.Parameter:
     tensor = torch.from_numpy(np.ascontiguousarray(array)).to(like.device, like.dtype)
+    if not bool(torch.isfinite(tensor).all()):
+        raise ModelError(
+            f"a factor's value {np.abs(array).max():.4g} is too large for {like.dtype}; "
+            "convert the module to float32 first"
+        )
     layout = _CHANNELS_LAST.get(like.dim()) if tensor.dim() == like.dim() else None
     if layout is not None and like.is_contiguous(memory_format=layout) and not like.is_contiguous():
         tensor = tensor.contiguous(memory_format=layout)
