@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import count, islice
 from pathlib import Path
 from zlib import crc32
@@ -97,8 +97,7 @@ class Loop:
         """
         definition, solver = self.solver.definition, self.solver
         batches = self._batches.over(count(self._passes))
-        bar = meter("training", solver.iteration, definition.max_iter)
-        with closing(batches), bar as advance:
+        with closing(batches), self._bar() as advance:
             while solver.iteration < definition.max_iter:
                 if definition.test_initialization or solver.iteration:
                     self._test_if_due()
@@ -113,6 +112,12 @@ class Loop:
         if definition.snapshot_after_train and self._saved != solver.iteration:
             self.snapshot()
         self._test_if_due()
+
+    def _bar(self) -> AbstractContextManager[Report]:
+        """The progress bar, of the first process only."""
+        if not self._world.first:
+            return nullcontext(lambda text: None)
+        return meter("training", self.solver.iteration, self.solver.definition.max_iter)
 
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> Iteration:
         solver, world = self.solver, self._world
