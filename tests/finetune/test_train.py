@@ -167,6 +167,16 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path, monkeypatch, betwe
                 assert all(np.array_equal(a, b) for a, b in zip(arrays, other, strict=True))
 
 
+def test_a_drawn_seed_is_resumed_too(tiny):
+    change("random_seed: 7", "")
+    first = run(max_iter=4)
+    resumed = run(resume=True)
+    assert resumed.seed == first.seed
+    change("net:", f"random_seed: {first.seed} net:")
+    straight = run(output=Path("straight"))
+    assert straight.files[0].read_bytes() == resumed.files[0].read_bytes()
+
+
 def test_a_killed_training_ends_with_the_same_bits(tmp_path, monkeypatch):
     solver = SOLVER.replace("max_iter: 12", "max_iter: 400").replace("snapshot: 4", "snapshot: 100")
     for name in ("straight", "killed"):
