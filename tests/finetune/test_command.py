@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +35,22 @@ def test_results_go_to_stdout_and_the_log_to_stderr(capsys):
     assert rest[1] == "written: out/tiny_iter_4.caffemodel, out/tiny_iter_4.solverstate"
     assert "Iteration 0: loss = " in err
     assert "Iteration 4: Test net #0: accuracy = " in err
+
+
+def test_a_terminal_shows_a_bar_with_the_loss_and_the_time_left():
+    master, slave = pty.openpty()
+    shown = b""
+    command = [sys.executable, "-m", "twofold", "finetune", "solver.prototxt"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave) as process:
+        os.close(slave)
+        with suppress(OSError):  # Linux ends the reading so, when nobody writes any more
+            while part := os.read(master, 4096):
+                shown += part
+    os.close(master)
+    assert process.returncode == 0
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode()
+    assert re.search(r"training, loss \d\S* .* 12/12 \d:\d\d:\d\d 0:00:00", text)
+    assert "Iteration 9: loss = " in text
 
 
 def test_json_is_all_that_is_printed(capsys):

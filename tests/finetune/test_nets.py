@@ -24,8 +24,11 @@ layer { name: "high" type: "ReLU" bottom: "x" top: "d" include { min_level: 2 } 
 def opened(folder: Path, solver: str, **nets: str) -> SolverFile:
     for name, text in nets.items():
         (folder / f"{name}.prototxt").write_text(text)
-    (folder / "solver.prototxt").write_text(solver)
+    (folder / "solver.prototxt").write_text(solver + ("" if "lr_policy" in solver else FIXED))
     return open_solver(folder / "solver.prototxt", Locator(folder))
+
+
+FIXED = ' lr_policy: "fixed" '
 
 
 def names(net) -> list[str]:
@@ -72,6 +75,9 @@ def test_a_net_in_the_text_of_the_solver_keeps_its_places(tmp_path):
         ('net: "n.prototxt" train_net: "n.prototxt"', "names one net to train"),
         ('train_net: "n.prototxt" test_iter: 1 test_interval: 1', "1 test_iter for 0 test nets"),
         ('net: "n.prototxt" test_net: "n.prototxt"', "0 test_iter for 1 test nets"),
+        ('net: "n.prototxt" iter_size: 0', r"solver.prototxt: iter_size is 0"),
+        ('net: "n.prototxt" lr_policy: "cosine"', r"solver.prototxt: lr_policy is 'cosine'; known are"),
+        ('net: "n.prototxt" lr_policy: "fixed" type: "X"', r"solver.prototxt: solver type is 'X'; known are"),
         ('net: "n.prototxt" test_iter: 1', "test_iter needs a positive test_interval"),
         ('net: "n.prototxt" test_iter: 1 test_interval: 1 test_state {} test_state {}', "2 test_state for 1"),
     ],

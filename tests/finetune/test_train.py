@@ -149,14 +149,13 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path, monkeypatch, betwe
     monkeypatch.chdir("straight")
     straight = run()
     monkeypatch.chdir("../resumed")
-    lines: list[str] = []
-    run(max_iter=4)
-    resumed = run(resume=True, lines=lines)
+    run(max_iter=8)
+    resumed = run(resume=True)
     assert resumed.resumed_from is not None
-    assert resumed.resumed_from.name.startswith("tiny_iter_4.solverstate")
-    # The test at 4 stands before iteration 4 goes on, so it is in both.
-    assert resumed.tests == straight.tests[1:]
-    assert resumed.loss == straight.loss
+    assert resumed.resumed_from.name.startswith("tiny_iter_8.solverstate")
+    # The test at 8 stands before iteration 8, so the resumed training does it again.
+    assert resumed.tests == straight.tests[2:]
+    assert resumed.loss == straight.loss  # a mean over 5 iterations, one of them before the resumption
     ours, theirs = contents("snap"), contents("../straight/snap")
     assert ours.keys() == theirs.keys()
     for name, content in ours.items():
@@ -166,6 +165,16 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path, monkeypatch, betwe
             for layer, arrays in blobs(f"snap/{name}").items():
                 other = blobs(f"../straight/snap/{name}")[layer]
                 assert all(np.array_equal(a, b) for a, b in zip(arrays, other, strict=True))
+
+
+def test_a_drawn_seed_is_resumed_too(tiny):
+    change("random_seed: 7", "")
+    first = run(max_iter=4)
+    resumed = run(resume=True)
+    assert resumed.seed == first.seed
+    change("net:", f"random_seed: {first.seed} net:")
+    straight = run(output=Path("straight"))
+    assert straight.files[0].read_bytes() == resumed.files[0].read_bytes()
 
 
 def test_a_killed_training_ends_with_the_same_bits(tmp_path, monkeypatch):

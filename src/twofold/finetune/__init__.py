@@ -8,12 +8,13 @@ except ImportError:
     raise MissingExtraError("training", "PyTorch", "caffe-train") from None
 
 from .definition import SolverDefinition, read_solver
+from .options import Outcome, TrainOptions
 from .rates import POLICIES, Schedule
 from .rules import RULES
 from .snapshot import Snapshot
 from .solver import Iteration, Solver
 from .storage import read_state
-from .train import Outcome, TrainOptions, train
+from .train import train
 
 __all__ = [
     "POLICIES",

@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import count, islice
 from pathlib import Path
 from zlib import crc32
@@ -23,7 +23,7 @@ from .data import Batches
 from .evaluate import Test, Tester, shown, text_of
 from .interrupt import Stop
 from .parallel import World
-from .resume import SUFFIX, Progress, beside, read_progress, set_states, states_of
+from .resume import SUFFIX, Progress, set_states, states_of
 from .solver import Iteration, Solver
 
 Report = Callable[[str], None]
@@ -47,45 +47,39 @@ class Loop:
         testers: Sequence[Tester],
         world: World,
         prefix: Path,
-        seed: int,
+        progress: Progress,
         report: Report,
     ) -> None:
+        """Take up a training, at its beginning or where a snapshot left it.
+
+        Args:
+            solver: at that point.
+            batches: what the net is trained with.
+            testers: the test nets.
+            world: the processes that train together.
+            prefix: of the snapshots' names.
+            progress: all else that belongs to that point.
+            report: gets the lines of the log.
+        """
         self.solver = solver
         self.tests: list[Test] = []
         self.files: tuple[Path, ...] = ()
         self._batches, self._testers, self._world = batches, testers, world
-        self._prefix, self.seed, self._report = prefix, seed, report
-        self._losses: deque[float] = deque(maxlen=solver.definition.average_loss)
-        self._passes = 0
-        self._saved: int | None = None
+        self._prefix, self._report = prefix, report
+        self.seed, self._passes = progress.seed, progress.passes
+        self._losses = deque(progress.losses, maxlen=solver.definition.average_loss)
+        for tester, passes in zip(testers, progress.test_passes, strict=False):
+            tester.passes = passes
+        if world.share.rank < len(progress.states):
+            set_states(solver.net, progress.states[world.share.rank], world.device)
+        #: Of what is in files; a training that has not begun is in none.
+        self._saved = solver.iteration or None
         self._clock = (solver.iteration, time.monotonic())
 
     @property
     def loss(self) -> float | None:
         """Mean of the last losses."""
         return sum(self._losses) / len(self._losses) if self._losses else None
-
-    def restore(self, state: Path) -> bool:
-        """Go on from a snapshot; gives whether all of it was there, or Caffe's own files alone.
-
-        Raises:
-            FormatError: a file is missing or damaged, or of another solver type.
-            ModelError: the weights are those of another net.
-        """
-        self.solver.restore(state)
-        self._saved = self.solver.iteration
-        self._clock = (self.solver.iteration, time.monotonic())
-        path = beside(state)
-        if not path.is_file():
-            return False
-        progress = read_progress(path)
-        self.seed, self._passes = progress.seed, progress.passes
-        self._losses.extend(progress.losses)
-        for tester, passes in zip(self._testers, progress.test_passes, strict=False):
-            tester.passes = passes
-        if self._world.share.rank < len(progress.states):
-            set_states(self.solver.net, progress.states[self._world.share.rank], self._world.device)
-        return True
 
     def run(self, stop: Stop) -> None:
         """Train up to the solver's `max_iter`, or until asked to stop.
@@ -97,8 +91,7 @@ class Loop:
         """
         definition, solver = self.solver.definition, self.solver
         batches = self._batches.over(count(self._passes))
-        bar = meter("training", solver.iteration, definition.max_iter)
-        with closing(batches), bar as advance:
+        with closing(batches), self._bar() as advance:
             while solver.iteration < definition.max_iter:
                 if definition.test_initialization or solver.iteration:
                     self._test_if_due()
@@ -113,6 +106,12 @@ class Loop:
         if definition.snapshot_after_train and self._saved != solver.iteration:
             self.snapshot()
         self._test_if_due()
+
+    def _bar(self) -> AbstractContextManager[Report]:
+        """The progress bar, of the first process only."""
+        if not self._world.first:
+            return nullcontext(lambda text: None)
+        return meter("training", self.solver.iteration, self.solver.definition.max_iter)
 
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> Iteration:
         solver, world = self.solver, self._world

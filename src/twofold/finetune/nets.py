@@ -5,7 +5,7 @@ Source: BVLC Caffe 1.0, `solver.cpp`, `InitTrainNet` and `InitTestNets`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from ..formats.caffe.net import NetDefinition, read_net
 from ..formats.caffe.prototxt import Document, Message, parse
 from .data import Locator
 from .definition import UNHEEDED, SolverDefinition, read_document
+from .rates import Schedule
+from .rules import rule_of
 
 #: Fields that name or hold a net: for both phases, for training alone, for testing alone.
 NET_FIELDS = {
@@ -33,6 +35,7 @@ class SolverFile:
         definition: its options.
         train: the net to train.
         tests: the nets to test with.
+        locate: finds the files that the nets name.
         notes: what is unusual, or not done as Caffe does it.
     """
 
@@ -40,15 +43,21 @@ class SolverFile:
     definition: SolverDefinition
     train: NetDefinition
     tests: tuple[NetDefinition, ...]
+    locate: Locator
     notes: tuple[str, ...]
 
 
-def open_solver(path: str | Path, locate: Locator) -> SolverFile:
+def open_solver(
+    path: str | Path,
+    locate: Locator,
+    adapt: Callable[[SolverDefinition], SolverDefinition] = lambda definition: definition,
+) -> SolverFile:
     """Read a solver and its nets.
 
     Args:
         path: of the solver.
         locate: finds the files that it names.
+        adapt: changes its options.
 
     Raises:
         FormatError: a file cannot be read.
@@ -57,12 +66,12 @@ def open_solver(path: str | Path, locate: Locator) -> SolverFile:
     """
     document = read_document(path)
     param = document.root.to_fields()
-    definition = SolverDefinition.of(param)
     nets = {use: _documents(document, names, locate) for use, names in NET_FIELDS.items()}
     if len(nets["both"]) > 1 or len(nets["both"]) + len(nets["train"]) != 1:
         fields = ", ".join((*NET_FIELDS["both"], *NET_FIELDS["train"]))
         raise OptionError(f"{path}: a solver names one net to train, by one of {fields}")
     (train,) = (*nets["both"], *nets["train"])
+    definition = _definition(path, param, adapt)
     tests = _test_documents(path, definition, nets["both"], nets["test"])
     states = param.messages("test_state") or (Fields("NetState"),) * len(tests)
     if len(states) != len(tests):
@@ -74,8 +83,22 @@ def open_solver(path: str | Path, locate: Locator) -> SolverFile:
         definition,
         _in_state(train, "TRAIN", param.message("train_state")),
         tuple(_in_state(one, "TEST", state) for one, state in zip(tests, states, strict=True)),
+        locate,
         tuple(notes),
     )
+
+
+def _definition(
+    path: str | Path, param: Fields, adapt: Callable[[SolverDefinition], SolverDefinition]
+) -> SolverDefinition:
+    """The options, all of them checked before any work is done."""
+    try:
+        definition = adapt(SolverDefinition.of(param))
+        rule_of(definition)
+        Schedule(definition)
+    except OptionError as error:
+        raise OptionError(f"{path}: {error}") from error
+    return definition
 
 
 def _documents(solver: Document, names: Sequence[str], locate: Locator) -> list[Document]:

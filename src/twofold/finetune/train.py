@@ -7,11 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -21,100 +20,17 @@ from ..formats.caffe.caffemodel import read_weights
 from ..formats.caffe.net import NetDefinition
 from .data import Batches, Locator, Reader, Request, open_reader
 from .definition import SolverDefinition
-from .evaluate import Test, Tester, text_of
+from .evaluate import Tester
 from .interrupt import stoppable
 from .loop import Loop
 from .nets import SolverFile, open_solver
+from .options import Outcome, TrainOptions
 from .parallel import World, joined
-from .resume import snapshots
+from .resume import Progress, beside, read_progress, snapshots
 from .solver import Solver
 
 Rows = Mapping[str, NDArray[Any]]
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What may differ from what the solver says.
-
-    Attributes:
-        output: folder for the snapshots; None for where the solver's `snapshot_prefix` says.
-        lr_scale: factor of the learning rate; about 0.1 fine-tunes a decomposed net.
-        max_iter: iterations in all; None for the solver's.
-        device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
-        resume: go on from the newest snapshot, if there is any.
-        force: begin anew although there are snapshots; they are exchanged one by one.
-    """
-
-    output: Path | None = None
-    lr_scale: float = 1.0
-    max_iter: int | None = None
-    device: str | None = None
-    resume: bool = False
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.lr_scale) and self.lr_scale > 0):
-            raise OptionError(f"lr_scale must be a positive number, got {self.lr_scale}")
-        if self.max_iter is not None and self.max_iter < 1:
-            raise OptionError(f"max_iter must be at least 1, got {self.max_iter}")
-        if self.resume and self.force:
-            raise OptionError("resume goes on from snapshots, force begins anew; choose one")
-
-    def apply(self, definition: SolverDefinition) -> SolverDefinition:
-        """The solver's options with these."""
-        return replace(
-            definition,
-            base_lr=definition.base_lr * self.lr_scale,
-            max_iter=definition.max_iter if self.max_iter is None else self.max_iter,
-        )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a training.
-
-    Attributes:
-        iterations: number of iterations that are done, those before a resumption among them.
-        loss: mean of the last losses; None if nothing was left to do.
-        tests: what the tests showed.
-        files: what the last snapshot wrote: weights and solver state.
-        seconds: time of this run.
-        seed: what all that is random followed from.
-        resumed_from: the solver state that it went on from.
-        stopped_by: number of the signal that ended it early.
-        notes: what is unusual, or not done as Caffe does it.
-        rank: number of this process; the first one writes and speaks for all.
-    """
-
-    iterations: int
-    loss: float | None
-    tests: tuple[Test, ...]
-    files: tuple[Path, ...]
-    seconds: float
-    seed: int
-    resumed_from: Path | None = None
-    stopped_by: int | None = None
-    notes: tuple[str, ...] = ()
-    rank: int = 0
-
-    def __str__(self) -> str:
-        loss = "" if self.loss is None else f", loss {self.loss:.6g}"
-        lines = [f"{self.iterations} iterations{loss}, {self.seconds:.1f} s"]
-        last = {test.net: test for test in self.tests}
-        lines += [f"Test net #{net}: {text_of(test.outputs)}" for net, test in last.items()]
-        lines.append(
-            f"written: {', '.join(map(str, self.files))}" if self.files else "no snapshot was written"
-        )
-        if self.stopped_by is not None:
-            lines.append("stopped early; the same command with --resume goes on from here")
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        values = {**asdict(self), "files": [str(path) for path in self.files]}
-        values["resumed_from"] = None if self.resumed_from is None else str(self.resumed_from)
-        return values
 
 
 def train(
@@ -153,33 +69,20 @@ def train(
         TwofoldError: files are missing or do not fit, or options are refused; says what to do.
     """
     options = options or TrainOptions()
-    path, started = Path(solver), time.monotonic()
+    started = time.monotonic()
     with ExitStack() as stack:
         world = stack.enter_context(joined(options.device))
         devices = [world.device] if world.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices))
         say = (report or _to_stderr) if world.first else _to_nobody
-        locate = Locator(path.parent)
-        file = open_solver(path, locate)
-        definition = options.apply(file.definition)
-        if definition.max_iter < 1:
-            raise OptionError(f"{path}: max_iter is missing; state it there, or give --max-iter")
-        prefix = _prefix(path, definition, options.output)
+        file = open_solver(solver, Locator(Path(solver).parent), options.apply)
+        prefix = _prefix(file.path, file.definition, options.output)
         state = _state(prefix, options, world, say)
-        seed = definition.random_seed if definition.random_seed >= 0 else secrets.randbits(31)
-        seed = world.gather(seed)[0]
-        maker = _Maker(file, locate, seed, world, stack)
-        net, batches = maker.net(file.train, "TRAIN", train_data)
-        testers = [
-            Tester(*maker.net(one, "TEST", test_data), count)
-            for one, count in zip(file.tests, definition.test_iter, strict=True)
-        ]
-        notes = [*file.notes, *locate.notes]
-        if state is None:
-            notes += _load(net, _named(weights, definition, locate))
-        loop = Loop(Solver(net, definition, world.loss_of(net)), batches, testers, world, prefix, seed, say)
-        if state is not None and not loop.restore(state):
-            notes.append(f"{state} has no .resume file beside it, so data and random numbers begin anew")
+        progress = _progress(state, file.definition, world)
+        rows = {"TRAIN": train_data or {}, "TEST": test_data or {}}
+        maker = _Maker(file, rows, progress.seed, world, stack)
+        given = [weights] if isinstance(weights, (str, Path)) else list(weights)
+        loop, notes = _begin(maker, [Path(path) for path in given], prefix, progress, state, say)
         for note in notes:
             say(f"note: {note}")
         with stoppable(say) as stop:
@@ -198,34 +101,69 @@ def train(
         )
 
 
+def _begin(
+    maker: _Maker, weights: Sequence[Path], prefix: Path, progress: Progress, state: Path | None, say: Report
+) -> tuple[Loop, list[str]]:
+    """The training at its beginning, or where a snapshot left it; and notes."""
+    file, world = maker.file, maker.world
+    net, batches = maker.make(file.train, "TRAIN")
+    testers = [
+        Tester(*maker.make(one, "TEST"), count)
+        for one, count in zip(file.tests, file.definition.test_iter, strict=True)
+    ]
+    notes = []
+    if state is None:
+        notes = _load(net, [*_named(file.definition, file.locate), *weights])
+    elif not beside(state).is_file():
+        notes = [f"{state} has no .resume file beside it, so data and random numbers begin anew"]
+    solver = Solver(net, file.definition, world.loss_of(net))
+    if state is not None:
+        solver.restore(state)
+    loop = Loop(solver, batches, testers, world, prefix, progress, say)
+    return loop, [*file.notes, *file.locate.notes, *notes]
+
+
+def _progress(state: Path | None, definition: SolverDefinition, world: World) -> Progress:
+    """Where a snapshot left the training, or its beginning: with the solver's seed, or one for all processes.
+
+    Raises:
+        FormatError: the file cannot be read.
+    """
+    if state is not None and beside(state).is_file():
+        return read_progress(beside(state))
+    seed = definition.random_seed if definition.random_seed >= 0 else secrets.randbits(31)
+    return Progress(int(world.gather(seed)[0]))
+
+
+@dataclass(frozen=True)
 class _Maker:
     """Makes the nets of a training, each with its data."""
 
-    def __init__(self, file: SolverFile, locate: Locator, seed: int, world: World, stack: ExitStack) -> None:
-        self._file, self._locate, self._seed, self._world, self._stack = file, locate, seed, world, stack
+    file: SolverFile
+    rows: Mapping[str, Rows]
+    seed: int
+    world: World
+    stack: ExitStack
 
-    def net(self, net: NetDefinition, phase: str, rows: Rows | None) -> tuple[CaffeNet, Batches]:
+    def make(self, net: NetDefinition, phase: str) -> tuple[CaffeNet, Batches]:
         """A net with its fillers' values, and its batches."""
         # A test is shared by whole batches.
-        share = self._world.share if phase == "TRAIN" else None
-        readers = self._readers(net, phase, rows or {})
-        batches = self._stack.enter_context(Batches(readers, share))
-        shapes = batches.shapes()
-        made = CaffeNet(net, shapes=shapes, seed=self._seed).to(self._world.device)
-        unread = [name for name in made.inputs if name not in shapes]
-        assert not unread, f"Bug: nothing reads {unread}"
-        return made, batches
+        share = self.world.share if phase == "TRAIN" else None
+        batches = self.stack.enter_context(Batches(self._readers(net, phase), share))
+        made = CaffeNet(net, shapes=batches.shapes(), seed=self.seed)
+        return made.to(self.world.device), batches
 
-    def _readers(self, net: NetDefinition, phase: str, rows: Rows) -> list[Reader]:
+    def _readers(self, net: NetDefinition, phase: str) -> list[Reader]:
+        rows = self.rows[phase]
         sources = [spec for spec in net.layers if not spec.bottoms and spec.type not in _OWN]
         tops = {top for spec in sources for top in spec.tops}
         for name in rows:
             if name not in tops:
                 raise OptionError(f"data are given for {name!r}, which no data layer has: {sorted(tops)}")
-        if len({len(one) for one in rows.values()}) > 1:
-            counts = {name: len(one) for name, one in rows.items()}
+        counts = {name: len(one) for name, one in rows.items()}
+        if len(set(counts.values())) > 1:
             raise OptionError(f"the data that are given differ in their rows: {counts}")
-        return [open_reader(Request(spec, phase, self._locate, rows), self._seed) for spec in sources]
+        return [open_reader(Request(spec, phase, self.file.locate, rows), self.seed) for spec in sources]
 
 
 #: Layers without bottoms that make their tops themselves.
@@ -261,13 +199,10 @@ def _state(prefix: Path, options: TrainOptions, world: World, say: Report) -> Pa
     return None
 
 
-def _named(
-    weights: str | Path | Sequence[str | Path], definition: SolverDefinition, locate: Locator
-) -> list[Path]:
-    """The files to begin with: those that the solver names, then those of the caller, as Caffe loads them."""
-    given = [weights] if isinstance(weights, (str, Path)) else list(weights)
-    named = [name.strip() for text in definition.weights for name in text.split(",")]
-    return [*(locate(name, "the solver's weights") for name in named), *map(Path, given)]
+def _named(definition: SolverDefinition, locate: Locator) -> list[Path]:
+    """The weights that the solver itself names; Caffe loads them before those of the command line."""
+    names = [name.strip() for text in definition.weights for name in text.split(",")]
+    return [locate(name, "the solver's weights") for name in names]
 
 
 def _load(net: CaffeNet, files: Iterable[Path]) -> list[str]:
