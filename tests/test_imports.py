@@ -90,7 +90,7 @@ THIRD_PARTY = {
 
 @pytest.mark.parametrize("module", ["twofold.conv", "twofold.lowrank", "twofold.planning"])
 def test_numerics_import_with_numpy_and_scipy_alone(module):
-    assert loaded_by(f"import {module}") & THIRD_PARTY <= {"numpy", "scipy"}
+    assert loaded_by(f"import {module}") & THIRD_PARTY <= {"numpy", "scipy", "threadpoolctl"}
 
 
 def test_the_core_installation_needs_no_extra():

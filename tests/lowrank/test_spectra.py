@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tests.lowrank.cases import GEOMETRIES, make_layer
+from threadpoolctl import ThreadpoolController
 
 from twofold.conv import ConvGeometry, ConvLayer
 from twofold.lowrank import SCHEMES, FitOptions, energy_error
 from twofold.lowrank.spectra import block_shares, left_basis, tail_shares
 from twofold.lowrank.subspace import filtered, leading_basis, orthonormal, signed_sums, spectral_quantile
+from twofold.lowrank.tridiagonal import Tridiagonal
 from twofold.lowrank.unfold import Split, first_weight, fold, second_weight, transposed, unfold, unfold_chunks
 
 SPLITS = (Split((0,), (1,)), Split((1,), (0,)), Split((), (0, 1)), Split((0, 1), ()))
@@ -181,3 +183,48 @@ def test_fewer_directions_than_asked_for(rank):
     fitted = SCHEMES["spatial"].factorize(layer, "hw", max_ranks=(100,), options=options)
     assert fitted.energy_error((100,)) < 1e-10
     assert energy_error(layer, fitted.factors((100,))) < 1e-10
+
+
+@pytest.mark.parametrize("exact_side", [1000, 100], ids=["float64", "float32"])
+def test_the_number_of_threads_does_not_show(exact_side):
+    layer = make_layer(ConvGeometry.of(384, 257, (3, 3)), dtype=np.float32)
+    options = FitOptions(exact_side=exact_side)
+    stacks = []
+    for threads in (1, 2, 3):
+        with ThreadpoolController().limit(limits=threads, user_api="blas"):
+            fitted = SCHEMES["spatial"].factorize(layer, "hw", max_ranks=(301,), options=options)
+            stacks.append((fitted.energy_errors(), *(conv.weight for conv in fitted.factors((301,)).convs)))
+    for other in stacks[1:]:
+        for one, same in zip(stacks[0], other, strict=True):
+            np.testing.assert_array_equal(one, same)
+
+
+@pytest.mark.parametrize("decay", [0, 1, 2, 3, 4, 6, 8])
+def test_float32_finds_the_optimum_at_every_rank_or_leaves_it_to_float64(decay):
+    # From flat to so steep that float32's rounding hides what the largest rank still needs.
+    layer = layer_with_spectrum(np.logspace(0, -decay, 384), 128)
+    options = FitOptions(exact_side=100)
+    expected = discarded(unfold(layer.weight, layer.geometry, SPLITS[0]))
+    fitted = SCHEMES["spatial"].factorize(layer, "hw", max_ranks=(192,), options=options)
+    errors = fitted.energy_errors()
+    np.testing.assert_allclose(errors, expected[:193], rtol=1e-3)
+    for rank in (1, 50, 100, 192):
+        measured = energy_error(layer, fitted.factors((rank,)))
+        # Rounding of the factors to float32 adds about eps^2.
+        assert measured <= 1.001 * expected[rank] + 1e-13
+        assert errors[rank] == pytest.approx(measured, rel=1e-3, abs=1e-13)
+
+
+@pytest.mark.parametrize("n", [2, 3, 50, 200])
+def test_a_tridiagonal_form_tells_values_and_vectors(n):
+    A = np.random.default_rng(n).standard_normal((n, n + 5)).astype(np.float32)
+    S = A @ A.T
+    values = np.linalg.eigvalsh(S.astype(np.float64))
+    upper = np.asfortranarray(np.triu(S))
+    form = Tridiagonal.of(upper)
+    np.testing.assert_allclose(form.values, values[::-1], atol=1e-5 * values[-1])
+    for count in {1, n // 2, n}:
+        P = form.vectors(count)
+        assert P.shape == (n, count)
+        np.testing.assert_allclose(P.T @ P, np.eye(count), atol=1e-5)
+        np.testing.assert_allclose(S @ P, P * form.values[:count], atol=1e-5 * values[-1])

@@ -12,10 +12,21 @@ or a block method) changes how close the sum is to the optimum, never whether it
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import numpy as np
 import scipy.linalg
+from threadpoolctl import ThreadpoolController
 
 from twofold.conv import Array
+
+_LIBRARIES = ThreadpoolController()  # after NumPy and SciPy have loaded theirs
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Keep BLAS to one thread: sums then do not depend on how many cores there are."""
+    limited: AbstractContextManager[object] = _LIBRARIES.limit(limits=1, user_api="blas")
+    return limited
 
 
 def eigen_descending(S: Array, count: int | None = None) -> tuple[Array, Array]:

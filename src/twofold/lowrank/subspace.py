@@ -6,14 +6,15 @@ small sides. Above in float32, by way of a tridiagonal form: its eigenvalues are
 found for the rank that is read. Rounding perturbs the Gram matrix by about eps = 6e-8 times its largest
 eigenvalue l_1: neighbours mix, which costs energy only to second order, and an eigenvalue l_k is off by
 eps l_1 / l_k of itself. Down to l_k = `_GENTLE` l_1 that is below a thousandth; where the largest rank that
-is wanted lies deeper, float64 takes over.
+is wanted lies deeper, float64 takes over. It runs in one thread: a BLAS parts some sums among threads, and
+the same weights should give the same bytes however many there are.
 
 **Filtered block.** Where only the leading part is wanted, a random block X is filtered to T_m(G / c - 1) X,
 with T_m the Chebyshev polynomial and the interval [0, 2 c] covering the unwanted spectrum: unwanted
 directions stay within 1, wanted ones grow like cosh(m acosh(t)). Then an orthonormal basis and a
 Rayleigh-Ritz step. The interval's end is read from a Lanczos estimate of the spectral density. All of it is
 matrix products; on the flat spectrum of random weights, the worst case, the lost energy is within 1.001 of
-the optimum, and far closer on decaying ones.
+the optimum, and far closer on decaying ones. All threads work, so that their number shows in the last digits.
 Sources: Zhou, Saad, Tiago and Chelikowsky, 2006 (filter); Lin, Saad and Yang, arXiv 1308.5467 (density).
 """
 
@@ -29,7 +30,7 @@ from scipy.linalg import blas
 
 from twofold.conv import Array, ConvGeometry
 from twofold.lowrank.options import FitOptions
-from twofold.lowrank.spectra import eigen_descending, left_basis
+from twofold.lowrank.spectra import eigen_descending, left_basis, one_thread
 from twofold.lowrank.tridiagonal import Tridiagonal
 from twofold.lowrank.unfold import Split, transposed, unfold, unfold_chunks
 
@@ -140,8 +141,9 @@ class Reduced:
         return 0.0
 
     def leading(self, rank: int) -> tuple[Array, Array]:
-        P = self.form.vectors(rank)
-        inside = np.concatenate([P.T @ block for block in self.matrix.blocks()], axis=1)
+        with one_thread():
+            P = self.form.vectors(rank)
+            inside = np.concatenate([P.T @ block for block in self.matrix.blocks()], axis=1)
         return P, inside / self.matrix.scale
 
 
@@ -169,7 +171,8 @@ def _in_float32(
     scale = np.float32(1.0 if 1e-6 < largest < 1e6 or largest == 0 else 1 / largest)
     matrix = Unfolding(weight, geometry, split, scale)
     if matrix.rows <= options.block_side or rank > _BLOCK_SHARE * matrix.rows:
-        form = Tridiagonal.of(gram(matrix.blocks, matrix.rows))
+        with one_thread():
+            form = Tridiagonal.of(gram(matrix.blocks, matrix.rows))
         gentle = form.values[rank - 1] > _GENTLE * form.values[0]
         return Reduced(matrix, form, left) if gentle else None
     blocks = matrix.kept()
@@ -183,27 +186,28 @@ def _in_float32(
 def exact_basis(A: Array, rank: int, left: bool) -> Basis:
     """Return the principal directions of the rows of A (m, n), m <= n, in float64."""
     A = A.astype(np.float64)
-    P = left_basis(A, len(A))
-    inside = P.T @ A
+    with one_thread():
+        P = left_basis(A, len(A))
+        inside = P.T @ A
     energies = np.einsum("ij,ij->i", inside, inside)
     return Basis(np.ascontiguousarray(P[:, :rank]), inside[:rank].copy(), left, energies, 0.0)
 
 
 def gram(blocks: Blocks, side: int) -> Array:
-    """Return the lower half of A A^T (side, side), float32, Fortran's order; A is given by its columns."""
+    """Return the upper half of A A^T (side, side), float32, Fortran's order; A is given by its columns."""
     G = np.zeros((side, side), dtype=np.float32, order="F")
     for block in blocks():
-        G = blas.ssyrk(1.0, block.T, beta=1.0, c=G, trans=1, lower=1, overwrite_c=1)
+        G = blas.ssyrk(1.0, block.T, beta=1.0, c=G, trans=1, lower=0, overwrite_c=1)
     return G
 
 
 def symmetric(G: Array) -> Array:
-    """Copy the lower half of G to its upper half, in place."""
+    """Copy the upper half of G to its lower half, in place."""
     for start in range(0, len(G), 512):
         stop = min(start + 512, len(G))
         tile = G[start:stop, start:stop]
-        tile += np.tril(tile, -1).T
-        G[start:stop, stop:] = G[stop:, start:stop].T
+        tile += np.triu(tile, 1).T
+        G[stop:, start:stop] = G[start:stop, stop:].T
     return G
 
 
