@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.small import HEAD, conv, write
 
+import twofold
+from twofold.calibration.gather import CalibrationOptions
 from twofold.calibration.grouped import GroupedAccumulator, accumulator
 from twofold.calibration.statistics import StatisticsAccumulator, StatisticsOptions, covariance_bytes
 from twofold.conv import ConvGeometry, ConvLayer
@@ -60,3 +63,30 @@ def test_what_does_not_fit():
         GroupedAccumulator(GEOMETRY).update(X[:, :4])
     with pytest.raises(InputError, match="no patch was seen"):
         GroupedAccumulator(GEOMETRY).result()
+
+
+def net(folder):
+    """Three convolutions, the second with two groups."""
+    grouped = conv("two", "one").replace("kernel_size: 3", "kernel_size: 3\n    group: 2")
+    head = HEAD.replace("dim: 16", "dim: 3")
+    return twofold.load(*write(folder, head + conv("one", "data") + grouped + conv("three", "two")))
+
+
+@pytest.mark.parametrize("memory", [None, 4000])
+def test_a_net_with_groups_is_calibrated(tmp_path, memory):
+    pytest.importorskip("torch")
+    options = CalibrationOptions(memory=memory)
+    kept = tmp_path / "statistics.npz"
+    given = {"ranks": {"t*": 16}, "schemes": "spatial", "calibration": options, "statistics": kept}
+    result = twofold.decompose(net(tmp_path), **given)
+    again = twofold.decompose(net(tmp_path), **given)
+    plain = twofold.decompose(net(tmp_path), ranks={"t*": 16}, schemes="spatial", no_data=True)
+    for one, other in zip(result.factors["two"].convs, again.factors["two"].convs, strict=True):
+        np.testing.assert_allclose(one.weight, other.weight, rtol=0, atol=1e-6)
+    same = all(
+        np.array_equal(a.weight, b.weight)
+        for a, b in zip(result.factors["two"].convs, plain.factors["two"].convs, strict=True)
+    )
+    assert same is (memory is not None)
+    assert any("fitted to their weights alone: two" in note for note in result.plan.notes) is same
+    result.save(tmp_path / "out")

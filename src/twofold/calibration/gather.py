@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from ..conv import Array, ConvLayer, Factors, FactorStatistics, LayerStatistics
 from ..errors import InputError, OptionError
 from ..progress import track
+from .grouped import accumulator
 from .inputs import Inputs
 from .memory import SHARE, free_memory, share_out
 from .runner import Runner
-from .statistics import FactorAccumulator, StatisticsAccumulator, StatisticsOptions, patch_size
+from .statistics import FactorAccumulator, StatisticsOptions, patch_size
 
 #: Patches per value of a patch that are looked at where the user does not say how many positions: enough for
 #: covariances whose small eigenvalues still mean something.
@@ -97,8 +98,11 @@ def gather(
     """
     memory = int(SHARE * free_memory()) if options.memory is None else options.memory
     full = share_out(layers, memory)
+    # Another pass fits a pair to a layer as a whole; that of a layer with groups is one pair per group.
+    alone = [layer.name for layer in layers if layer.geometry.groups > 1 and layer.name not in full]
+    layers = [layer for layer in layers if layer.name not in alone]
     accumulators = {
-        layer.name: StatisticsAccumulator(layer.geometry, _layer_options(layer, inputs, options, full))
+        layer.name: accumulator(layer.geometry, _layer_options(layer, inputs, options, full))
         for layer in layers
     }
     metrics: dict[str, NDArray[np.float64]] = {}
@@ -117,13 +121,19 @@ def gather(
     for layer in track(layers, "summing up"):
         statistics = accumulators.pop(layer.name).result()
         _check(layer, statistics)
-        found[layer.name] = replace(statistics, gradient=_normalised(metrics.get(layer.name)))
+        # The metric mixes all outputs of a layer, which a stack with groups cannot follow.
+        metric = metrics.get(layer.name) if layer.geometry.groups == 1 else None
+        found[layer.name] = replace(statistics, gradient=_normalised(metric))
     over = [layer.name for layer in layers if layer.name not in full]
-    if over:
-        notes.append(
-            f"{len(over)} layers are over the memory limit of {memory / 2**30:.2g} GiB and take another pass "
-            f"over the inputs: {', '.join(over[:5])}{' ...' if len(over) > 5 else ''}"
-        )
+    for names, what in (
+        (over, "take another pass over the inputs"),
+        (alone, "have groups, so they are fitted to their weights alone"),
+    ):
+        if names:
+            notes.append(
+                f"{len(names)} layers are over the memory limit of {memory / 2**30:.2g} GiB and {what}: "
+                f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+            )
     record = {
         "inputs": inputs.record(),
         "batch_statistics": options.batch_statistics,
@@ -131,6 +141,7 @@ def gather(
         "positions": options.positions,
         "seed": options.seed,
         "outputs": list(runner.outputs),
+        "weights_alone": alone,
     }
     return Statistics(found, record, tuple(notes))
 

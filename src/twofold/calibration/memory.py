@@ -53,7 +53,7 @@ def share_out(layers: Iterable[ConvLayer], memory: int) -> frozenset[str]:
     full: list[str] = []
     kept = 0
     for layer in sorted(layers, key=lambda one: patch_size(one.geometry)):
-        own = 8 * patch_size(layer.geometry) ** 2
+        own = 8 * layer.geometry.groups * patch_size(layer.geometry) ** 2
         if kept + covariance_bytes(layer.geometry) > memory:
             break
         kept += own

@@ -47,7 +47,8 @@ def save_statistics(path: Path, saved: SavedStatistics) -> None:
             if matrix is not None:
                 matrices[key] = matrix
         arrays[f"{index}/mean"] = statistics.mean
-        arrays |= {f"{index}/{key}": matrix[np.triu_indices(len(matrix))] for key, matrix in matrices.items()}
+        for key, matrix in matrices.items():  # with the groups in front, where the layer has any
+            arrays[f"{index}/{key}"] = matrix[(..., *np.triu_indices(matrix.shape[-1]))]
     header = {
         "version": VERSION,
         "provenance": dict(saved.provenance),
@@ -125,13 +126,15 @@ def load_or_gather(
         raise InputError(
             f"{path} was gathered from other inputs; name another file, or remove this one to gather anew"
         )
+    alone = saved.provenance.get("weights_alone", [])
+    layers = [layer for layer in layers if layer.name not in alone]
     missing = [layer.name for layer in layers if layer.name not in saved.layers]
     if missing:
         raise InputError(
             f"{path} lacks the layers {', '.join(missing[:5])}; remove it to gather statistics of all"
         )
     for layer in layers:
-        if len(saved.layers[layer.name].mean) != patch_size(layer.geometry):
+        if saved.layers[layer.name].mean.shape[-1] != patch_size(layer.geometry):
             raise InputError(f"{path}: {layer.name} had another shape; remove the file to gather anew")
     note = f"what layers see was read from {path}"
     return Statistics(
@@ -147,9 +150,9 @@ def _layer(file: Any, index: int, entry: dict[str, Any]) -> LayerStatistics:
 
 
 def _symmetric(triangle: Any) -> Any:
-    n = (int(np.sqrt(8 * len(triangle) + 1)) - 1) // 2
-    matrix = np.empty((n, n))
-    matrix[np.triu_indices(n)] = triangle
+    n = (int(np.sqrt(8 * triangle.shape[-1] + 1)) - 1) // 2
+    matrix = np.empty((*triangle.shape[:-1], n, n))
+    matrix[(..., *np.triu_indices(n))] = triangle
     lower = np.tril_indices(n, -1)
-    matrix[lower] = matrix.T[lower]
+    matrix[(..., *lower)] = matrix.swapaxes(-1, -2)[(..., *lower)]
     return matrix
