@@ -121,7 +121,8 @@ class Calibration:
             InputError: no inputs can be read or made.
         """
         runner = runner_for(model, source.protect)
-        options = source.options if source.given else replace(source.options, batch_statistics=True)
+        made_up = not source.given
+        options = replace(source.options, batch_statistics=made_up and runner.has_batch_statistics)
         inputs = calibration_inputs(runner, source)
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))

@@ -94,5 +94,9 @@ class Runner(Protocol):
             (layer name, index of the stack, outputs).
         """
 
+    @property
+    def has_batch_statistics(self) -> bool:
+        """Whether `batch_statistics` changes anything: there are batch normalisations."""
+
     def batch_statistics(self) -> AbstractContextManager[None]:
         """Within the context every batch normalisation uses the batch's own mean and variance."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ...caffe_torch import CaffeNet, batch_statistics
 from ...caffe_torch.layer import Unavailable
+from ...caffe_torch.normalization import BatchNorm
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, FactorConv, Factors, Size
 from ...errors import InputError, ModelError, OptionError
@@ -186,6 +187,11 @@ class CaffeRunner:
             needed.difference_update(self._specs[one.index].tops)
             needed.update(self._specs[one.index].bottoms)
         return frozenset(needed)
+
+    @property
+    def has_batch_statistics(self) -> bool:
+        """See `Runner.has_batch_statistics`."""
+        return any(isinstance(layer, BatchNorm) for layer in self.net.layers)
 
     def batch_statistics(self) -> AbstractContextManager[None]:
         """See `Runner.batch_statistics`."""
