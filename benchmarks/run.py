@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("benchmarks.layers", "benchmarks.whole", "benchmarks.output_error")
+MODULES = ("benchmarks.layers", "benchmarks.whole", "benchmarks.calibrated")
 
 
 def main() -> int:
