@@ -219,6 +219,7 @@ def test_a_folder_of_pictures_from_the_command_line(tmp_path, monkeypatch, capsy
         (["--color", "cmyk"], "unknown color order 'cmyk'"),
         (["--protect", "nothing"], "no blob 'nothing'"),
         (["--accuracy-drop", "0.1", "--accuracy", "nothing:here"], "cannot find 'here'"),
+        (["--metric", "math:pi"], "math:pi is no function"),
         (["--error", "0.1", "--macs", "0.5"], "--macs and --error"),
         (["--metric-of-mine"], "No such option"),
     ],

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .calibration.accuracy import Accuracy, top1
+from .calibration.correction import gather_remainders
 from .calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode
 from .calibration.images import ImageOptions, load_images
 from .calibration.inputs import Inputs, from_arrays, load_data
 from .calibration.measure import Measure, Metric, MetricChange, OutputError
-from .calibration.runner import Runner
+from .calibration.runner import Runner, Stacks
 from .calibration.runners import runner_for
 from .calibration.store import load_or_gather
 from .calibration.synthetic import ValueRange, synthetic_inputs
 from .conv import ConvLayer, Factors
 from .errors import InputError, MissingExtraError, ModelError, OptionError
-from .lowrank import Factorization
+from .lowrank import Factorization, corrected_pair
 from .planning import MeasuredSensitivity
 from .planning.sensitivity import measure_sensitivity
 from .planning.workload import Workload
@@ -38,6 +39,8 @@ _LARGEST_BATCH = 16
 #: Batch statistics mean something for so many samples at least.
 _SMALLEST_STATISTICS_BATCH = 8
 SYNTHETIC_COUNT = 66
+#: The held-out samples choose among these, and no correction.
+CORRECTION_RIDGES = (1e-1, 1e-2, 1e-3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +164,7 @@ class Calibration:
             workload=workload, multiple=multiple, new_measure=self.measure,
         )  # fmt: skip
 
-    def error(self, stacks: Sequence[tuple[ConvLayer, Factors]]) -> float:
+    def error(self, stacks: Stacks) -> float:
         """Error of the network's outputs with stacks in the place of layers, on the held-out samples."""
         measure = self.measure()
         with mode(self.runner, self.options):
@@ -169,7 +172,19 @@ class Calibration:
                 measure.add("", self.runner.run(batch), self.runner.run(batch, stacks))
         return measure.error("")
 
-    def accuracy_of(self, stacks: Sequence[tuple[ConvLayer, Factors]]) -> float:
+    def corrected(self, stacks: Stacks) -> Iterator[list[tuple[ConvLayer, Factors]]]:
+        """Stacks whose last factors are refitted to what layers before have changed, by each ridge."""
+        seen = gather_remainders(self.runner, stacks, self.inputs, self.options)
+        for ridge in CORRECTION_RIDGES:
+            yield [
+                (
+                    layer,
+                    corrected_pair(layer, stack, seen[layer.name], ridge) if layer.name in seen else stack,
+                )
+                for layer, stack in stacks
+            ]
+
+    def accuracy_of(self, stacks: Stacks) -> float:
         """Accuracy with stacks in the place of layers.
 
         Raises:

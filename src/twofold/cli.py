@@ -132,6 +132,7 @@ def decompose(
     statistics: cli_inputs.Saved = None,
     protect: cli_inputs.Protect = None,
     accuracy: cli_inputs.Labels = None,
+    metric: cli_inputs.UserMetric = None,
     seed: cli_inputs.Seed = 0,
     input: Inputs = None,
     as_json: AsJson = False,
@@ -151,7 +152,7 @@ def decompose(
     source = cli_inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
         limit=limit, values=range, memory=memory, statistics=statistics, protect=protect,
-        accuracy=accuracy, seed=seed,
+        accuracy=accuracy, metric=metric, seed=seed,
     )  # fmt: skip
     model = _load(definition, weights, input, whole=True)
     if not force:
@@ -223,7 +224,8 @@ def compare(
     """
     source = cli_inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        limit=limit, values=range, memory=None, statistics=None, protect=protect, accuracy=None, seed=seed,
+        limit=limit, values=range, memory=None, statistics=None, protect=protect,
+        accuracy=None, metric=None, seed=seed,
     )  # fmt: skip
     first, second = grouped(models)
     shapes = dict(map(_shape, input or ()))

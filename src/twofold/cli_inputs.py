@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -14,6 +15,7 @@ from .calibrate import CalibrationSource
 from .calibration.accuracy import Accuracy
 from .calibration.gather import CalibrationOptions
 from .calibration.images import ImageOptions
+from .calibration.measure import Metric
 from .calibration.memory import parse_bytes
 from .calibration.pixels import COLORS, Color
 from .calibration.synthetic import ValueRange
@@ -58,6 +60,14 @@ Labels = Annotated[
         "PATH",
     ),
 ]
+UserMetric = Annotated[
+    str | None,
+    _option(
+        "Protect what a function MODULE:FUNCTION makes of the outputs of all samples, a number.",
+        "FUNCTION",
+        "--metric",
+    ),
+]
 Seed = Annotated[int, _option("Of all that is drawn.", "N")]
 
 
@@ -65,7 +75,7 @@ def source(
     *, images: str | None, data: Path | None, size: str | None, crop: str | None, crops: int,
     color: str | None, mean: str | None, scale: float | None, limit: int | None, values: str | None,
     memory: str | None, statistics: Path | None, protect: list[str] | None,
-    accuracy: str | None, seed: int,
+    accuracy: str | None, metric: str | None, seed: int,
 ) -> CalibrationSource:  # fmt: skip
     """What the options say.
 
@@ -91,26 +101,32 @@ def source(
         values=None if values is None else _range(values),
         protect=tuple(protect or ()),
         accuracy=None if accuracy is None else _accuracy(accuracy),
+        metric=None if metric is None else cast(Metric, _function("--metric", metric)),
         statistics=statistics,
         options=CalibrationOptions(memory=None if memory is None else parse_bytes(memory), seed=seed),
     )
 
 
 def _accuracy(text: str) -> Path | Accuracy:
-    """A folder, or a function named MODULE:FUNCTION, looked for in the working directory, too."""
-    module, colon, name = text.partition(":")
-    if Path(text).exists() or not colon or not module.replace(".", "").isidentifier():
+    """A folder, or a function named MODULE:FUNCTION."""
+    if Path(text).exists() or ":" not in text:
         return Path(text)
+    return cast(Accuracy, _function("--accuracy", text))
+
+
+def _function(option: str, text: str) -> Callable[..., Any]:
+    """A function named MODULE:FUNCTION; modules are looked for in the working directory, too."""
+    module, _, name = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise OptionError(f"--accuracy: cannot find {name!r} in module {module!r}: {error}") from error
+        found: Callable[..., Any] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise OptionError(f"{option}: cannot find {name!r} in module {module!r}: {error}") from error
     finally:
         sys.path.pop(0)
     if not callable(found):
-        raise OptionError(f"--accuracy: {text} is no function")
-    return cast(Accuracy, found)
+        raise OptionError(f"{option}: {text} is no function")
+    return found
 
 
 def _size(name: str, text: str) -> int | tuple[int, int]:

@@ -220,22 +220,27 @@ class LayerStatistics:
 
 @dataclass(frozen=True, eq=False)
 class FactorStatistics:
-    """What a second pass over the data gathers for a layer whose covariance is over the memory limit.
+    """What a second pass over the data gathers for a layer that a pair of convolutions stands for.
 
     Let z be the patch of a pair's first convolution that its second one sees, flattened as (r, taps of the
-    second), let y be the layer's own output at the same position, and H z what the pair gives.
+    second), let y be the layer's own output at the same position, and H z what the pair gives; both without
+    bias.
 
     Attributes:
         count: number of positions that were seen.
         covariance: (r * taps, r * taps), of z, biased.
         remainder: (r * taps, C_out), covariance of z with the remainder y - H z.
         remainder_energy: sum over the channels of the variance of the remainder.
+        mean: (r * taps,), of z.
+        remainder_mean: (C_out,), of the remainder.
     """
 
     count: int
     covariance: Array
     remainder: Array
     remainder_energy: float
+    mean: Array
+    remainder_mean: Array
 
 
 class SecondPass(Protocol):

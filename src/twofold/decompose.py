@@ -13,6 +13,7 @@ from .calibration.accuracy import Accuracy
 from .calibration.gather import CalibrationOptions, Statistics
 from .calibration.images import ImageOptions
 from .calibration.measure import Metric
+from .calibration.runner import Stacks
 from .conv import ConvLayer, Factors, LayerStatistics, Skipped
 from .errors import ModelError, OptionError, PlanError
 from .formats.base import Model
@@ -31,6 +32,7 @@ from .planning import (
     requests,
 )
 from .planning.options import left_alone
+from .planning.text import error_text
 from .planning.workload import Workload
 from .progress import track
 from .result import Result
@@ -223,11 +225,28 @@ def run(
     found = trial.search()
     plan = found.plan
     if known is not None and chosen:
-        plan = replace(plan, calibration=dict(seen.record), measured_error=known.error(trial.stacks(found)))
-        notes = (*notes, *seen.notes)
+        found, error, correction = _corrected(known, trial.stacks(found), found)
+        plan = replace(plan, calibration=dict(seen.record), measured_error=error)
+        notes = (*notes, *seen.notes, *correction)
     smaller = model.replace(found.factors)
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))
     return Result(smaller, plan, model, found.factors)
+
+
+def _corrected(
+    calibration: Calibration, stacks: Stacks, attempt: Attempt
+) -> tuple[Attempt, float, tuple[str, ...]]:
+    """The attempt with its factors corrected in sequence, where that lowers the error; the error; notes."""
+    plain = best = calibration.error(stacks)
+    factors = attempt.factors
+    for tried in calibration.corrected(stacks) if stacks else ():
+        error = calibration.error(tried)
+        if error < best:
+            best, factors = error, {layer.name: stack for layer, stack in tried}
+    if best == plain:
+        return attempt, plain, ()
+    note = f"correction in sequence lowered the output error from {error_text(plain)} to {error_text(best)}"
+    return replace(attempt, factors=factors), best, (note,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,7 +102,7 @@ def gather(
     alone = [layer.name for layer in layers if layer.geometry.groups > 1 and layer.name not in full]
     layers = [layer for layer in layers if layer.name not in alone]
     accumulators = {
-        layer.name: accumulator(layer.geometry, _layer_options(layer, inputs, options, full))
+        layer.name: accumulator(layer.geometry, layer_options(layer, inputs, options, full))
         for layer in layers
     }
     metrics: dict[str, NDArray[np.float64]] = {}
@@ -156,7 +156,7 @@ class AnotherPass:
 
     def __call__(self, layer: ConvLayer, pair: Factors) -> FactorStatistics:
         """See `SecondPass`."""
-        options = _layer_options(layer, self.inputs, self.options, frozenset())
+        options = layer_options(layer, self.inputs, self.options, frozenset())
         accumulator = FactorAccumulator(layer, pair, options)
         with mode(self.runner, self.options):
             for batch in track(self.inputs, f"looking at {layer.name} again"):
@@ -170,9 +170,10 @@ def mode(runner: Runner, options: CalibrationOptions) -> AbstractContextManager[
     return runner.batch_statistics() if options.batch_statistics else nullcontext()
 
 
-def _layer_options(
+def layer_options(
     layer: ConvLayer, inputs: Inputs, options: CalibrationOptions, full: frozenset[str]
 ) -> StatisticsOptions:
+    """How one layer is looked at; those not in `full` keep no covariance."""
     positions = options.positions
     if positions is None:
         wanted = PATCHES_PER_VALUE * patch_size(layer.geometry) / inputs.count

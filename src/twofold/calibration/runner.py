@@ -20,6 +20,8 @@ from .inputs import Batch, SampleShape
 
 #: Protected outputs by name, (N, ...) each.
 Outputs = Mapping[str, NDArray[np.float32]]
+#: Layers with the stacks that stand in their places.
+Stacks = Sequence[tuple[ConvLayer, Factors]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +70,19 @@ class Runner(Protocol):
         """Those of `layers` that the protected outputs depend on, in the order in which they run."""
 
     def watch(
-        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None
-    ) -> Iterator[Seen]:
+        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None,
+        stacks: Stacks = (),
+    ) -> Iterator[Seen]:  # fmt: skip
         """Run a batch and show every use of every layer once.
 
         Args:
             layers: what to look at.
             batch: inputs by name.
             gradients: draws the projection of the outputs whose gradient is shown too; None for none.
+            stacks: what stands in the place of some layers meanwhile; not together with gradients.
         """
 
-    def run(self, batch: Batch, stacks: Sequence[tuple[ConvLayer, Factors]] = ()) -> Outputs:
+    def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """Run a batch, with stacks in the place of some layers and of those that share their weights."""
 
     def trials(

@@ -261,29 +261,42 @@ class FactorAccumulator:
             raise AssertionError("Bug: a second pass needs a layer's weight and a pair of convolutions")
         g = layer.geometry
         self._sampler = PatchSampler(g, options or StatisticsOptions())
+        # Draws the same positions of other inputs of the same size.
+        self._twin = PatchSampler(g, options or StatisticsOptions())
         first = pair.convs[0]
         axes = range(len(g.kernel))
         self._inner = [a for a in axes if first.geometry.kernel[a] == g.kernel[a]]
         self._outer = [a for a in axes if a not in self._inner]
         self._first = np.moveaxis(first.weight, 1, -1).reshape(first.geometry.c_out, -1).T.astype(np.float32)
-        left = layer.weight - composed(pair)
-        self._left = np.moveaxis(left, 1, -1).reshape(g.c_out, -1).T.astype(np.float32)
+        self._layer, self._left = (
+            np.moveaxis(weight, 1, -1).reshape(g.c_out, -1).T.astype(np.float32)
+            for weight in (layer.weight, layer.weight - composed(pair))
+        )
         r = first.geometry.c_out * math.prod(g.kernel[a] for a in self._outer)
         self.count = 0
         self._shifts: tuple[Array, Array] | None = None
         self._sums = np.zeros(r), np.zeros(g.c_out)
         self._squares, self._cross, self._energy = np.zeros((r, r)), np.zeros((r, g.c_out)), 0.0
 
-    def update(self, x: Array) -> None:
-        """Look at a batch (N, C_in, *size) of the layer's inputs."""
+    def update(self, x: Array, original: Array | None = None) -> None:
+        """Look at a batch of the layer's inputs.
+
+        Args:
+            x: (N, C_in, *size), what the pair gets.
+            original: what the layer gets; None for the same.
+        """
         kernel = self._sampler.geometry.kernel
-        for patches in self._sampler.chunks(x):
+        originals = itertools.repeat(None) if original is None else self._twin.chunks(original)
+        for patches, before in zip(self._sampler.chunks(x), originals, strict=False):
             X = patches.reshape(len(patches), -1)
             view = patches.reshape(len(X), *kernel, -1)
             order = (0, *(1 + a for a in self._outer), *(1 + a for a in self._inner), view.ndim - 1)
             outputs = view.transpose(order).reshape(-1, len(self._first)) @ self._first
             z = outputs.reshape(len(X), -1, self._first.shape[1]).swapaxes(1, 2).reshape(len(X), -1)
             rest = X @ self._left
+            if before is not None:
+                # y - H z = W x - W' x' = W (x - x') + (W - W') x'
+                rest += (before.reshape(X.shape) - X) @ self._layer
             if self._shifts is None:
                 self._shifts = z.mean(axis=0), rest.mean(axis=0)
             z = z - self._shifts[0]
@@ -303,10 +316,13 @@ class FactorAccumulator:
         """
         if not self.count:
             raise InputError("no patch was seen: there were no inputs, or they are smaller than the kernel")
+        assert self._shifts is not None
         z, rest = (total / self.count for total in self._sums)
         return FactorStatistics(
             self.count,
             self._squares / self.count - np.outer(z, z),
             self._cross / self.count - np.outer(z, rest),
             self._energy / self.count - float(rest @ rest),
+            self._shifts[0] + z,
+            self._shifts[1] + rest,
         )

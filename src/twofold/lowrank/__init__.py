@@ -1,5 +1,6 @@
 """Factorizing one convolution: pure arrays, one decomposition, every rank."""
 
+from twofold.lowrank.correct import corrected_pair
 from twofold.lowrank.measure import composed, energy_error
 from twofold.lowrank.metric import LayerFit
 from twofold.lowrank.options import FitOptions
@@ -12,6 +13,7 @@ __all__ = [
     "LayerFit",
     "Scheme",
     "composed",
+    "corrected_pair",
     "energy_error",
     "register",
     "scheme",

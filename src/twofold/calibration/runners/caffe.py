@@ -23,7 +23,7 @@ from ...formats.caffe.shapes import walk_shapes
 from ..images import ImageOptions
 from ..inputs import Batch, SampleShape
 from ..preprocessing import model_options
-from ..runner import Outputs, Seen
+from ..runner import Outputs, Seen, Stacks
 
 #: Types that only read out what the network has found: what they are given is protected instead, since
 #: probabilities, indices and boxes hide errors, or jump.
@@ -121,8 +121,9 @@ class CaffeRunner:
     # ---- running
 
     def watch(
-        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None
-    ) -> Iterator[Seen]:
+        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None,
+        stacks: Stacks = (),
+    ) -> Iterator[Seen]:  # fmt: skip
         """See `Runner.watch`."""
         names = {index: layer.name for layer in layers for index in self._uses(layer)}
         if gradients is not None:
@@ -130,7 +131,7 @@ class CaffeRunner:
             return
         # Layers behind the last that is looked at need not run.
         stop = max(names, default=-1) + 1
-        with torch.no_grad():
+        with torch.no_grad(), self._swapped(stacks):
             for step in self.net.walk(_tensors(batch), 0, stop, self._needed(stop)):
                 if step.index in names:
                     for bottom in step.bottoms:
@@ -154,12 +155,9 @@ class CaffeRunner:
             gradient = torch.zeros_like(top) if gradient is None else gradient  # noqa: PLW2901
             yield Seen(name, bottom.detach().numpy(), gradient.numpy())
 
-    def run(self, batch: Batch, stacks: Sequence[tuple[ConvLayer, Factors]] = ()) -> Outputs:
+    def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""
-        modules: dict[str, nn.Module] = {}
-        for layer, stack in stacks:
-            modules |= self._modules(layer, stack)
-        with torch.no_grad(), self.net.swapped(modules):
+        with torch.no_grad(), self._swapped(stacks):
             return _arrays(self.net.execute(_tensors(batch), keep=self.outputs))
 
     def trials(
@@ -174,11 +172,14 @@ class CaffeRunner:
                 env = self.net.execute(env, position, min(uses), self._needed(min(uses)))
                 position = min(uses)
                 for index, stack in enumerate(stacks):
-                    with self.net.swapped(self._modules(layer, stack)):
+                    with self._swapped([(layer, stack)]):
                         yield layer.name, index, _arrays(self.net.execute(env, position, keep=self.outputs))
 
-    def _modules(self, layer: ConvLayer, stack: Factors) -> dict[str, nn.Module]:
-        return dict.fromkeys((self._specs[use].name for use in self._uses(layer)), _Stack(stack))
+    def _swapped(self, stacks: Stacks) -> AbstractContextManager[CaffeNet]:
+        modules: dict[str, nn.Module] = {}
+        for layer, stack in stacks:
+            modules |= dict.fromkeys((self._specs[use].name for use in self._uses(layer)), _Stack(stack))
+        return self.net.swapped(modules)
 
     def _needed(self, position: int) -> frozenset[str]:
         """Blobs at a position that the protected outputs depend on from there."""

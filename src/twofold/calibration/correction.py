@@ -1,0 +1,42 @@
+"""Correction in sequence: factors refitted to inputs that the decomposed layers before have changed."""
+
+from __future__ import annotations
+
+from ..conv import ConvLayer, FactorStatistics
+from ..progress import track
+from .gather import CalibrationOptions, layer_options, mode
+from .inputs import Inputs
+from .runner import Runner, Seen, Stacks
+from .statistics import FactorAccumulator
+
+
+def correctable(layer: ConvLayer, parts: int) -> bool:
+    """Whether a stack of so many convolutions can be corrected."""
+    return layer.geometry.groups == 1 and parts == 2
+
+
+def gather_remainders(
+    runner: Runner, stacks: Stacks, inputs: Inputs, options: CalibrationOptions
+) -> dict[str, FactorStatistics]:
+    """Look at what pairs leave of their layers, in the network in which all of them stand.
+
+    Args:
+        runner: runs the model.
+        stacks: all layers that are replaced; those that can be corrected are looked at.
+        inputs: samples.
+        options: how the network is looked at.
+    """
+    chosen = [(layer, stack) for layer, stack in stacks if correctable(layer, len(stack.convs))]
+    layers = [layer for layer, _ in chosen]
+    accumulators = {
+        layer.name: FactorAccumulator(layer, stack, layer_options(layer, inputs, options, frozenset()))
+        for layer, stack in chosen
+    }
+    with mode(runner, options):
+        for batch in track(inputs, "looking at what has changed"):
+            original: dict[str, list[Seen]] = {}
+            for seen in runner.watch(layers, batch):
+                original.setdefault(seen.layer, []).append(seen)
+            for seen in runner.watch(layers, batch, stacks=stacks):
+                accumulators[seen.layer].update(seen.inputs, original[seen.layer].pop(0).inputs)
+    return {name: accumulator.result() for name, accumulator in accumulators.items()}
