@@ -106,6 +106,7 @@ class ConvLayer:
         input_sizes: spatial input size of every use (one per layer that shares the weight);
             empty where the model does not tell.
         sharers: names of the other layers that use the same weight.
+        half: whether the model stores the weight in half precision (float16), to be small.
     """
 
     name: str
@@ -114,6 +115,7 @@ class ConvLayer:
     bias: Array | None = None
     input_sizes: tuple[Size, ...] = ()
     sharers: tuple[str, ...] = ()
+    half: bool = False
 
     def __post_init__(self) -> None:
         if self.weight is not None:

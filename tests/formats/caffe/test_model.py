@@ -73,12 +73,15 @@ def test_decomposing_keeps_every_encoding(tmp_path, encoding):
     _, caffemodel, _ = result.save(tmp_path)
     before, after = model.weights, read_weights(caffemodel)
     assert after.version == before.version
-    for name in names:
-        first = before.layer(name)
-        for new in result.model.replaced[name]:
+    for choice in result.plan.choices:
+        first = before.layer(choice.layer)
+        for new in result.model.replaced[choice.layer]:
             for old_blob, new_blob in zip(first.blobs, after.layer(new).blobs, strict=False):
                 # Values that were stored in pieces are stored in one.
-                assert new_blob.encoding == old_blob.encoding.replace("chunked", "packed")
+                wanted = old_blob.encoding.replace("chunked", "packed")
+                if choice.relative_error < 1e-3 and new_blob.shape != old_blob.shape:
+                    wanted = wanted.replace("raw float16", "packed float32")  # half would lose more
+                assert new_blob.encoding == wanted
     kept = [[one for one in weights.layers if not one.name.startswith("conv")] for weights in (before, after)]
     for old, new in zip(*kept, strict=True):
         assert old.name == new.name

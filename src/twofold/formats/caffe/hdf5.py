@@ -16,7 +16,7 @@ import numpy as np
 
 from ...conv import Array
 from ...errors import FormatError, MissingExtraError, ModelError
-from .blob import converted
+from .blob import converted, exact_dtype
 from .weights import Blob, Float32, NewWeights, WeightsFile, WeightsLayer
 
 _DATA, _DIFF = "data", "diff"
@@ -141,7 +141,7 @@ class _Hdf5Layer(WeightsLayer):
                     blobs.append(_AbsentBlob(where))
                 elif isinstance(old, (_Hdf5Blob, _EditedBlob)):
                     dtype = old.dtype if old.dtype.kind == "f" else np.dtype("<f4")
-                    blobs.append(_EditedBlob(values, dtype, where))
+                    blobs.append(_EditedBlob(values, exact_dtype(values, dtype), where))
             layers.append(_Hdf5Layer(new.name, "", tuple(blobs)))
         return layers
 
