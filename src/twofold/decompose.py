@@ -201,7 +201,7 @@ def run(model: M, options: PlanOptions) -> Result[M]:
             factorizations[layer.name].append(found)
     plan = make_plan(layers, factorizations, options, sources=model.sources())
     factors = {}
-    for choice in plan.choices:
+    for choice in track(plan.choices, "computing factors"):
         chosen = next(
             one
             for one in factorizations[choice.layer]

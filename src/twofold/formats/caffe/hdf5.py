@@ -16,6 +16,7 @@ import numpy as np
 
 from ...conv import Array
 from ...errors import FormatError, MissingExtraError, ModelError
+from ...progress import track
 from .blob import converted, exact_dtype
 from .weights import Blob, Float32, NewWeights, WeightsFile, WeightsLayer
 
@@ -191,7 +192,7 @@ class Hdf5Weights(WeightsFile):
             for part in (_DATA, _DIFF):
                 if part in self._file:
                     new.create_group(part).attrs.update(self._file[part].attrs)
-                    for name in self._file[part]:
+                    for name in track(self._file[part], f"writing weights ({part})"):
                         if name in self._kept:
                             self._file.copy(f"{part}/{name}", new[part], name)
         for layer in self._entries_in_order:
