@@ -19,7 +19,7 @@ from .calibration.runners import runner_for
 from .calibration.store import load_or_gather
 from .calibration.synthetic import ValueRange, synthetic_inputs
 from .conv import ConvLayer, Factors
-from .errors import InputError, MissingExtraError, ModelError, OptionError
+from .errors import InputError, MissingExtraError, ModelError, OptionError, TwofoldError
 from .lowrank import Factorization, corrected_pair
 from .planning import MeasuredSensitivity
 from .planning.sensitivity import measure_sensitivity
@@ -102,6 +102,7 @@ class Calibration:
         accuracy: what a budget of accuracy is measured by.
         saved: file of statistics, or None.
         notes: what the user should know.
+        asked: whether the user asked for a calibration; one that nobody asked for may fail.
     """
 
     runner: Runner
@@ -113,6 +114,7 @@ class Calibration:
     accuracy: Accuracy | None = None
     saved: Path | None = None
     notes: tuple[str, ...] = ()
+    asked: bool = True
 
     @classmethod
     def prepare(cls, model: Any, source: CalibrationSource) -> Calibration:
@@ -132,7 +134,7 @@ class Calibration:
         fitted, held_out = _split(inputs)
         return cls(
             runner, fitted, held_out, options, model.sources(), source.metric, _accuracy(runner, source),
-            source.statistics, inputs.provenance.notes,
+            source.statistics, inputs.provenance.notes, source.asked,
         )  # fmt: skip
 
     def measure(self) -> Measure:
@@ -205,6 +207,11 @@ class WeightsOnly:
 
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def because(cls, error: TwofoldError) -> WeightsOnly:
+        """What stood in the way."""
+        return cls((f"weights only, since no calibration is possible: {error}",))
+
 
 def prepare(model: Any, source: CalibrationSource) -> Calibration | WeightsOnly:
     """Calibration of a model; weights only where nobody asked for one and none is possible."""
@@ -213,7 +220,7 @@ def prepare(model: Any, source: CalibrationSource) -> Calibration | WeightsOnly:
     except (MissingExtraError, ModelError, InputError) as error:
         if source.asked:
             raise
-        return WeightsOnly((f"weights only, since no calibration is possible: {error}",))
+        return WeightsOnly.because(error)
 
 
 def _accuracy(runner: Runner, source: CalibrationSource) -> Accuracy | None:

@@ -15,7 +15,7 @@ from .calibration.images import ImageOptions
 from .calibration.measure import Metric
 from .calibration.runner import Stacks
 from .conv import ConvLayer, Factors, LayerStatistics, Skipped
-from .errors import ModelError, OptionError, PlanError
+from .errors import InputError, ModelError, OptionError, PlanError
 from .formats.base import Model
 from .formats.modules import as_model
 from .lowrank import Factorization, FitOptions, LayerFit
@@ -205,6 +205,18 @@ def run(
         calibration: what layers see and outputs feel.
         fit: of the factors.
     """
+    try:
+        return _run(model, options, calibration, fit or FitOptions())
+    except (InputError, ModelError) as error:
+        # Made-up pictures that nobody asked for must not stand in the way.
+        if not isinstance(calibration, Calibration) or calibration.asked:
+            raise
+        return _run(model, options, WeightsOnly.because(error), fit or FitOptions())
+
+
+def _run(
+    model: M, options: PlanOptions, calibration: Calibration | WeightsOnly, fit: FitOptions
+) -> Result[M]:
     layers = model.convolutions()
     if not layers:
         raise ModelError("the net has no convolutions, so there is nothing to decompose")
@@ -217,7 +229,7 @@ def run(
     for layer in chosen:
         checked_weight(layer)  # before the long work
     seen = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
-    factored = _factorize(chosen, wanted, fit or FitOptions(), known, seen.take_layers())
+    factored = _factorize(chosen, wanted, fit, known, seen.take_layers())
     objective: Objective = EqualWeights()
     if known is not None and chosen:
         objective = known.sensitivity(chosen, factored, Workload.of(layers), options.multiple)
@@ -288,7 +300,8 @@ class _Trial:
             self.layers, self.factored, options, objective=self.objective, sources=self.model.sources()
         )
         factors = {
-            choice.layer: _chosen(self.factored, choice).factors(choice.ranks) for choice in plan.choices
+            choice.layer: _chosen(self.factored, choice).factors(choice.ranks)
+            for choice in track(plan.choices, "computing factors")
         }
         return Attempt(plan, factors, 0.0)
 

@@ -287,3 +287,28 @@ def test_errors_of_use_are_named():
     for options in ({"ridge": -1.0}, {"refine": -1}):
         with pytest.raises(OptionError):
             FitOptions(**options)
+
+
+@pytest.mark.parametrize(("name", "variant"), [("spatial", "wh"), ("channel", ""), ("tucker2", "")])
+def test_layers_in_half_precision_stay_so_where_the_ranks_lose_more(name, variant):
+    full = make_layer(ConvGeometry.of(40, 32, (3, 3), pad=1), dtype=np.float32)
+    weight = full.weight.astype(np.float16).astype(np.float32)
+    layer = ConvLayer("conv", full.geometry, weight, bits=11)
+    fitted = SCHEMES[name].factorize(layer, variant)
+    few = tuple(rank // 2 for rank in fitted.max_ranks)
+    for ranks, halves in ((few, True), (fitted.max_ranks, False)):
+        factors = fitted.factors(ranks)
+        for conv in factors.convs:
+            assert conv.weight.dtype == np.float32
+            kept = np.array_equal(conv.weight.astype(np.float16), conv.weight)
+            assert kept == halves
+        assert energy_error(layer, factors) <= 1.001 * fitted.energy_error(ranks) + 1e-12
+    plain = SCHEMES[name].factorize(ConvLayer("conv", full.geometry, weight), variant).factors(few)
+    assert not all(np.array_equal(conv.weight.astype(np.float16), conv.weight) for conv in plain.convs)
+
+
+def test_factors_beyond_half_precision_keep_float32():
+    full = make_layer(ConvGeometry.of(40, 32, (3, 3), pad=1), dtype=np.float32)
+    layer = ConvLayer("conv", full.geometry, full.weight * np.float32(1e12), bits=11)
+    convs = SCHEMES["spatial"].factorize(layer, "hw").factors((20,)).convs
+    assert all(np.isfinite(conv.weight).all() for conv in convs)

@@ -53,7 +53,8 @@ def test_agrees_with_exhaustive_search(problem):
 @given(problems())
 def test_the_cheapest_below_an_error_is_the_same_problem(problem):
     costs, errors, _ = problem
-    limit = 0.5 * sum(e.max() for e in errors)
+    # Not on a sum of errors, which are multiples of 1e-6: there the order of summing decides what fits.
+    limit = 0.5 * sum(e.max() for e in errors) + 2.5e-7
     found = solve(errors, costs, limit)
     assert found.error == best_by_exhaustion(errors, costs, limit)
     assert found.cost <= limit

@@ -40,8 +40,15 @@ class OutputError:
         """See `Measure`."""
         sums = self._sums.setdefault(key, {})
         for name, ref in reference.items():
+            self._add(sums, name, ref, changed[name])
+
+    @staticmethod
+    def _add(
+        sums: dict[str, NDArray[np.float64]], name: str, ref: NDArray[np.float32], other: NDArray[np.float32]
+    ) -> None:
+        with np.errstate(invalid="ignore", over="ignore"):  # said in `error`
             exact = ref.astype(np.float64)
-            lost = changed[name] - exact
+            lost = other - exact
             # Shifted by a value of the output itself, so that little cancels where its mean is large.
             shift = float(exact.flat[0]) if name not in sums else float(sums[name][4])
             moved = exact - shift
@@ -60,7 +67,10 @@ class OutputError:
     @staticmethod
     def _squared(name: str, lost: float, squares: float, total: float, count: float, _: float) -> float:
         if not (math.isfinite(lost) and math.isfinite(squares)):
-            raise InputError(f"output {name!r} has values that are not finite on the calibration inputs")
+            raise InputError(
+                f"output {name!r} has values that are not finite on the calibration inputs; look at their "
+                "range (mean and scale), or use weights only (--no-data)"
+            )
         variance = squares - total * total / count
         if variance <= 0:  # an output that never varies has nothing to be compared with
             return 0.0 if lost == 0 else lost / count

@@ -19,8 +19,9 @@ def checked_weight(layer: ConvLayer) -> Array:
         raise ModelError(
             f"{layer.name}: only its definition was loaded, not its weight; load the weights file too"
         )
-    bad = layer.weight.size - int(np.isfinite(layer.weight).sum())
-    if bad:
+    # Extremes tell of NaN and infinities without a mask of the weight's size.
+    if not (np.isfinite(layer.weight.min()) and np.isfinite(layer.weight.max())):
+        bad = layer.weight.size - int(np.isfinite(layer.weight).sum())
         raise ModelError(
             f"{layer.name}: {bad} of its {layer.weight.size} weights are NaN or infinite; leave it as it"
             f" is with --skip {layer.name} (skip={layer.name!r}), or repair the model"

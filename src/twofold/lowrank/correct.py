@@ -17,6 +17,7 @@ import numpy as np
 import scipy.linalg
 
 from twofold.conv import ConvLayer, Factors, FactorStatistics
+from twofold.lowrank.measure import as_stored
 
 
 def corrected_pair(layer: ConvLayer, pair: Factors, seen: FactorStatistics, ridge: float) -> Factors:
@@ -39,4 +40,5 @@ def corrected_pair(layer: ConvLayer, pair: Factors, seen: FactorStatistics, ridg
     if layer.bias is not None:
         bias = bias + layer.bias
     dtype = last.weight.dtype
-    return replace(pair, convs=(first, replace(last, weight=weight.astype(dtype), bias=bias.astype(dtype))))
+    fixed = replace(last, weight=weight.astype(dtype), bias=bias.astype(dtype))
+    return as_stored(layer, replace(pair, convs=(first, fixed)))

@@ -18,6 +18,7 @@ import numpy as np
 
 from twofold.conv import Array, ConvLayer, FactorConv, Factors, LayerStatistics, SecondPass, Size
 from twofold.lowrank.assemble import checked_weight
+from twofold.lowrank.measure import as_stored
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.schemes import Factorization, scheme
 
@@ -42,7 +43,7 @@ class LayerFit:
         """
         self._options = options or FitOptions()
         self._statistics, self._second_pass = statistics, second_pass
-        self._layer, self._inverse = layer, None
+        self._original, self._layer, self._inverse = layer, layer, None
         weight = checked_weight(layer)
         self._dtype = np.promote_types(weight.dtype, np.float32)
         gradient = None if statistics is None else statistics.gradient
@@ -53,7 +54,8 @@ class LayerFit:
             )
             metric, self._inverse = _roots(gradient * own, self._options.metric_power / 2)
             bias = None if layer.bias is None else metric @ layer.bias
-            self._layer = replace(layer, weight=np.tensordot(metric, weight, axes=1), bias=bias)
+            # 24 bits: what is rounded to half precision are the finished factors, not those in the metric.
+            self._layer = replace(layer, weight=np.tensordot(metric, weight, axes=1), bias=bias, bits=24)
 
     def factorize(self, name: str, variant: str, max_ranks: Size | None = None) -> Factorization:
         """Decompose the layer by the scheme `name`; see `Scheme.factorize`."""
@@ -61,7 +63,7 @@ class LayerFit:
             self._layer, variant, self._statistics,
             max_ranks=max_ranks, options=self._options, second_pass=self._second_pass,
         )  # fmt: skip
-        return found if self._inverse is None else InMetric(found, self._inverse, self._dtype)
+        return found if self._inverse is None else InMetric(self._original, found, self._inverse, self._dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +71,13 @@ class InMetric:
     """A factorization of a layer whose outputs were weighted, read as one of the layer itself.
 
     Attributes:
+        layer: the layer itself.
         weighted: what was factorized.
         inverse: (C_out, C_out), takes the weighted outputs back.
         dtype: of the factors.
     """
 
+    layer: ConvLayer
     weighted: Factorization
     inverse: Array
     dtype: np.dtype[np.floating]
@@ -124,7 +128,8 @@ class InMetric:
             weight=np.tensordot(self.inverse, last.weight, axes=1),
             bias=None if last.bias is None else self.inverse @ last.bias,
         )
-        return replace(found, convs=tuple(self._cast(conv) for conv in (*first, back)))
+        convs = tuple(self._cast(conv) for conv in (*first, back))
+        return as_stored(self.layer, replace(found, convs=convs))
 
     def _cast(self, conv: FactorConv) -> FactorConv:
         bias = None if conv.bias is None else conv.bias.astype(self.dtype)

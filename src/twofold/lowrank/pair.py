@@ -11,6 +11,7 @@ from twofold.conv import Array, ConvLayer, Factors, LayerStatistics, SecondPass,
 from twofold.errors import OptionError
 from twofold.lowrank.assemble import balance, checked_ranks, checked_weight, pair_factors
 from twofold.lowrank.covariance import PatchCovariance, check_statistics, mean_variance
+from twofold.lowrank.measure import as_stored
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.refine import refined_pair
 from twofold.lowrank.regression import Regression, first_factor, no_second_pass, regress
@@ -63,7 +64,7 @@ class _Single:
     def factors(self, ranks: Size) -> Factors:
         (rank,) = checked_ranks(self.layer.name, ranks, self.max_ranks)
         V, H = self._matrices(rank)
-        return pair_factors(self.scheme, self.layer, self.split, V, H, self.mean)
+        return as_stored(self.layer, pair_factors(self.scheme, self.layer, self.split, V, H, self.mean))
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,6 +65,8 @@ class Factorization(Protocol):
     def factors(self, ranks: Size) -> Factors:
         """The stack of convolutions at `ranks`, in the layer's dtype (at least float32), bias on the last.
 
+        Of a layer that is stored in half precision they are rounded to it, see `measure.as_stored`.
+
         Raises:
             OptionError: ranks outside 1..max_ranks.
         """

@@ -202,12 +202,14 @@ def gram(blocks: Blocks, side: int) -> Array:
 
 
 def symmetric(G: Array) -> Array:
-    """Copy the upper half of G to its lower half, in place."""
-    for start in range(0, len(G), 512):
-        stop = min(start + 512, len(G))
+    """Copy the upper half of G to its lower half, in place, by tiles that stay in the cache."""
+    step, n = 128, len(G)
+    for start in range(0, n, step):
+        stop = start + step
         tile = G[start:stop, start:stop]
         tile += np.triu(tile, 1).T
-        G[stop:, start:stop] = G[start:stop, stop:].T
+        for other in range(stop, n, step):
+            G[other : other + step, start:stop] = G[start:stop, other : other + step].T
     return G
 
 
@@ -276,7 +278,8 @@ def ritz(blocks: Blocks, X: Array, rank: int, floor: float, left: bool) -> tuple
     residual = np.zeros((len(P), len(range(rank)[sample])), dtype=np.float32)
     for block in blocks():
         stop = start + block.shape[1]
-        outside = block - P @ inside[:, start:stop]
+        outside = P @ inside[:, start:stop]
+        np.subtract(block, outside, out=outside)
         rest += float(np.sum(np.einsum("ij,ij->i", outside, outside), dtype=np.float64))
         residual += outside @ inside[sample, start:stop].T
         start = stop

@@ -26,6 +26,7 @@ import numpy as np
 from twofold.conv import Array, ConvLayer, FactorConv, Factors, LayerStatistics, SecondPass, Size
 from twofold.lowrank.assemble import balanced, checked_ranks, checked_weight, corrected_bias, output_dtype
 from twofold.lowrank.covariance import PatchCovariance, check_statistics
+from twofold.lowrank.measure import as_stored
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.refine import as_unfolded, first_given_second, second_given_first
 from twofold.lowrank.regression import Regression, first_factor, regress
@@ -65,7 +66,7 @@ def _build(layer: ConvLayer, V: Array, core: Array, P: Array, mean: Array | None
             corrected_bias(layer, shift),
         ),
     )
-    return Factors("tucker2", (r1, r2), convs)
+    return as_stored(layer, Factors("tucker2", (r1, r2), convs))
 
 
 @dataclass(frozen=True, eq=False)

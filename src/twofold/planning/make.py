@@ -22,6 +22,7 @@ from twofold.planning.plan import Choice, Plan
 from twofold.planning.rules import RuleInput, amct_layer_rank, rule
 from twofold.planning.text import ranks_text
 from twofold.planning.workload import Workload
+from twofold.progress import track
 
 Vector = NDArray[np.float64]
 
@@ -219,7 +220,7 @@ class _Maker:
         """What options and rule say of each layer; without a rule only of those left alone and fixed."""
         picks: dict[str, Candidate | Skipped | str] = {s.name: s for s in self.selection.skipped}
         chosen_rule = None if self.options.rule is None else rule(self.options.rule)
-        for layer in self.selection.layers:
+        for layer in track(self.selection.layers, "choosing ranks"):
             of_layer = self.factorizations.get(layer.name, ())
             if layer.name in self.selection.fixed:
                 picks[layer.name] = self._fixed(layer, of_layer, self.selection.fixed[layer.name])
@@ -291,7 +292,7 @@ class _Maker:
     def _reference_spend(self) -> float:
         """MACs of the network if the reference's rule chose for every layer that was selected."""
         spent = sum(self.workload.layer_macs(layer) for layer in self.selection.skipped)
-        for layer in self.selection.layers:
+        for layer in track(self.selection.layers, "finding the reference's ranks"):
             if amct_refusal(layer.geometry) is not None:
                 spent += self.workload.layer_macs(layer)
                 continue

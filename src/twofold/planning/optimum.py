@@ -19,6 +19,7 @@ from twofold.planning.options import PlanOptions
 from twofold.planning.rules import no_candidate_reason
 from twofold.planning.solve import Solution, solve
 from twofold.planning.workload import Workload
+from twofold.progress import track
 
 Vector = NDArray[np.float64]
 
@@ -71,7 +72,7 @@ class Problem:
         """
         free, offers, costs, errors = [], [], [], []
         spent, error = 0.0, 0.0
-        for layer in layers:
+        for layer in track(layers, "listing candidates"):
             own = cost.of_layer(layer)
             if isinstance(layer, Skipped) or layer.name in decided:
                 pick = decided.get(layer.name)

@@ -480,11 +480,29 @@ def test_bias_term_is_left_out_where_there_is_a_bias():
     assert not next(la for la in net.layer if la.name == "n").convolution_param.HasField("bias_term")
 
 
-def test_half_precision_overflow_is_refused():
-    new = NewWeights("conv2_0", [np.full((1, 3, 3, 3), -7e4, np.float32)])
-    with pytest.raises(ModelError, match=r"layer 'conv2', blob 0 .*float16, as the file stores it, .* 70000"):
-        golden("nvcaffe_raw_fp16").replace({"conv2": [new]})
-    golden("nvcaffe_raw_fp16").replace({"conv2": [NewWeights("c", [np.full((1, 1), np.inf, np.float32)])]})
+@pytest.mark.parametrize(
+    ("values", "encoding"),
+    [
+        ([0.5, -3.0, 65504.0], "raw float16"),
+        ([np.inf, -np.inf, np.nan], "raw float16"),
+        ([0.5, 1 / 3, 2.0], "packed float32"),
+        ([0.5, -7e4, 2.0], "packed float32"),
+        ([0.5, 1e-9, 2.0], "packed float32"),
+    ],
+    ids=["halves", "not finite", "rounded", "large", "small"],
+)
+def test_half_precision_is_kept_where_it_changes_nothing(tmp_path, values, encoding):
+    """Else the blob is written as packed float32, without the raw bytes that other readers would prefer."""
+    new = NewWeights("conv2_0", [np.array(values, np.float32).reshape(1, 3, 1, 1)])
+    edited = golden("nvcaffe_raw_fp16").replace({"conv2": [new]})
+    (blob,) = edited.layer("conv2_0").blobs
+    assert blob.encoding == encoding
+    np.testing.assert_array_equal(blob.array(), new.blobs[0])
+    net = parse(written(edited))
+    stored = next(layer for layer in net.layer if layer.name == "conv2_0").blobs[0]
+    assert bool(unknown(stored)) == (encoding == "raw float16")
+    assert len(stored.data) == (0 if encoding == "raw float16" else 3)
+    assert edited.layer("conv1").blobs[0].encoding == "raw float16"
 
 
 def test_raw_gradients_are_dropped_too(tmp_path):

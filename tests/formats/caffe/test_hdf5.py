@@ -102,13 +102,12 @@ def test_replace(tmp_path):
 
 def test_types_are_kept(tmp_path):
     source = make(tmp_path / "d.h5", {"c": {0: np.zeros((4, 3), "f8"), 1: np.zeros(4, "f2")}})
-    new = NewWeights("d", [np.array([[1 / 3]]), np.array([7e4])])
-    with pytest.raises(ModelError, match=r"layer 'd', blob 1: float16.* cannot hold 70000"):
-        read_weights(source).replace({"c": [new]})
-    edited = read_weights(source).replace({"c": [NewWeights("d", [np.array([[1 / 3]]), np.ones(1)])]})
-    with h5py.File(save(edited, tmp_path / "e.h5")) as file:
-        assert file["data/d/0"][()] == 1 / 3
-        assert file["data/d/1"].dtype == np.float16
+    for bias, dtype in ((1.0, np.float16), (7e4, np.float32), (1 / 3, np.float32)):
+        new = NewWeights("d", [np.array([[1 / 3]]), np.array([bias], np.float32)])
+        with h5py.File(save(read_weights(source).replace({"c": [new]}), tmp_path / "e.h5")) as file:
+            assert file["data/d/0"][()] == 1 / 3
+            assert file["data/d/1"].dtype == dtype
+            assert file["data/d/1"][()] == np.float32(bias)
 
 
 def test_shared_parameters_are_stored_once(tmp_path):

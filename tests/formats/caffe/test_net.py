@@ -121,8 +121,8 @@ def test_blobs_that_do_not_connect(text, reason):
 
 
 def test_ages_are_not_mixed():
-    with pytest.raises(FormatError, match=r"both 'layer' .* and 'layers'"):
-        net('layer { name: "a" type: "ReLU" } layers { name: "b" type: RELU }')
+    with pytest.raises(FormatError, match=r"^net.prototxt:3:1: .* 'layers' .* in line 2 a 'layer'"):
+        net('\nlayer { name: "a" type: "ReLU" }\nlayers { name: "b" type: RELU }\nlayers { } layer { }')
 
 
 def test_old_batch_norms_lose_their_multipliers():
@@ -259,7 +259,7 @@ def test_v0_data_layers_move_to_transform_param():
             "unknown V0 layer type 'nope'; Caffe knows accuracy",
         ),
         (
-            'layers { layer { name: "p" type: "padding" pad: 1 } bottom: "data" top: "p" }'
+            'layers { layer { name: "p" type: "padding" pad: 1 } bottom: "data" top: "p" }\n'
             'layers { layer { name: "r" type: "relu" } bottom: "p" top: "r" }',
             "'r' .*takes a V0 padding layer",
         ),
@@ -268,8 +268,9 @@ def test_v0_data_layers_move_to_transform_param():
     ],
 )
 def test_v0_that_cannot_be_read(text, reason):
-    with pytest.raises((FormatError, ModelError), match=f"net.prototxt.*{reason}"):
-        net('input: "data" input_dim: [1, 1, 4, 4] ' + text)
+    last = 2 + text.count("\n")
+    with pytest.raises((FormatError, ModelError), match=f"^net.prototxt:{last}:8: .*{reason}"):
+        net('input: "data" input_dim: [1, 1, 4, 4]\n' + text)
 
 
 def test_every_field_that_v0_moves_exists():

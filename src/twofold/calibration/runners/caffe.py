@@ -150,10 +150,14 @@ class CaffeRunner:
                     seen.append((names[step.index], bottom, top))
         values = [blobs[name] for name in self.outputs if blobs[name].requires_grad]
         drawn = [_direction(value.detach(), generator) for value in values]
-        found = torch.autograd.grad(values, [top for *_, top in seen], drawn, allow_unused=True)
-        for (name, bottom, top), gradient in zip(seen, found, strict=True):
-            gradient = torch.zeros_like(top) if gradient is None else gradient  # noqa: PLW2901
-            yield Seen(name, bottom.detach().numpy(), gradient.numpy())
+        # What comes from constants, or from behind `propagate_down: false`, has no gradient.
+        felt = [top for *_, top in seen if top.requires_grad]
+        found = torch.autograd.grad(values, felt, drawn, allow_unused=True) if values and felt else ()
+        gradients = {id(top): gradient for top, gradient in zip(felt, found, strict=False)}
+        for name, bottom, top in seen:
+            gradient = gradients.get(id(top))
+            gradient = torch.zeros_like(top) if gradient is None else gradient
+            yield Seen(name, bottom.detach().numpy(), gradient.detach().numpy())
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""

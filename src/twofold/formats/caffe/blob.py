@@ -1,7 +1,9 @@
 """Blobs in protobuf files: BlobProto of BVLC Caffe and the raw bytes that NVCaffe adds, read and rewritten.
 
 A blob's values may be packed, unpacked or split into several pieces, float or double; its dimensions may be a
-`shape` or the four legacy numbers. A new blob is written the way an old one was.
+`shape` or the four legacy numbers. A new blob is written the way an old one was. Only half precision must not
+round it: values that are not halves are written as packed float32, which every fork of Caffe reads, blob by
+blob.
 """
 
 from __future__ import annotations
@@ -218,24 +220,25 @@ class WireBlob(Blob):
         legacy = _legacy_of(dims)
         if self._legacy and legacy is None:
             raise ModelError(f"{self._where}: legacy dimensions cannot hold a blob of shape {dims}")
-        data = _Once(lambda: self._encoded(values))
+        number, dtype = self._target(values)
+        data = _Once(lambda: self._encoded(values, number, dtype))
         shape = _Once(lambda: b"" if self._dims is None else self._encoded_shape(dims))
-        keeps_raw = self._values_in == _RAW_DATA
+        keeps_raw = number == _RAW_DATA
 
         def edit(field: Field) -> bytes | None:
-            number, wire = field.number, field.wire
-            if number in _FLOATS and wire in (LENGTH, _FLOATS[number]):
-                return data() if number == self._values_in else b""
-            if number == _RAW_DATA and wire == LENGTH and self._raw_type is not None:
+            at, wire = field.number, field.wire
+            if at in _FLOATS and wire in (LENGTH, _FLOATS[at]):
+                return data() if at == number else b""
+            if at == _RAW_DATA and wire == LENGTH and self._raw_type is not None:
                 return data() if keeps_raw else b""
-            if number == _RAW_TYPE and wire == VARINT and self._raw is not None:
+            if at == _RAW_TYPE and wire == VARINT and self._raw is not None:
                 return None if keeps_raw else b""
-            if (number == _RAW_DIFF and wire == LENGTH) or (number == _RAW_DIFF_TYPE and wire == VARINT):
-                return b"" if keeps_raw else None
-            if number == _SHAPE and wire == LENGTH:
+            if (at == _RAW_DIFF and wire == LENGTH) or (at == _RAW_DIFF_TYPE and wire == VARINT):
+                return b"" if self._values_in == _RAW_DATA else None
+            if at == _SHAPE and wire == LENGTH:
                 return shape()
-            if _NUM <= number <= _WIDTH and wire == VARINT and legacy is not None:
-                return varint_field(number, legacy[number - _NUM])
+            if _NUM <= at <= _WIDTH and wire == VARINT and legacy is not None:
+                return varint_field(at, legacy[at - _NUM])
             return None
 
         pieces = edited(self._buffer, self._start, self._end, self._depth, edit)
@@ -250,11 +253,15 @@ class WireBlob(Blob):
             ]
         return pieces
 
-    def _encoded(self, values: Array) -> bytes:
-        dtype, pieces = self._source
-        number = self._values_in
+    def _target(self, values: Array) -> tuple[int, _Dtype]:
+        """Field and type for new values: those of the old ones, but float32 instead of rounding to half."""
+        dtype = self._source[0]
+        wide = exact_dtype(values, dtype)
+        return (self._values_in, dtype) if wide == dtype else (_DATA, wide)
+
+    def _encoded(self, values: Array, number: int, dtype: _Dtype) -> bytes:
         flat = converted(values, dtype, self._where)
-        if number == _RAW_DATA or not pieces or self._packed[number]:
+        if number == _RAW_DATA or not self._pieces[number] or self._packed[number]:
             return length_field(number, flat.tobytes())
         rows = np.empty((flat.size, 1 + dtype.itemsize), np.uint8)
         rows[:, 0] = tag(number, _FLOATS[number])[0]
@@ -285,6 +292,15 @@ def _legacy_of(shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 def _short(dims: tuple[int, ...]) -> str:
     return str(dims) if len(dims) <= _MAX_AXES else f"of {len(dims)} axes"
+
+
+def exact_dtype(values: Array, dtype: _Dtype) -> _Dtype:
+    """Return `dtype`, or float32 where `dtype` is half precision and would change the values."""
+    if dtype.itemsize > 2:
+        return dtype
+    with np.errstate(over="ignore"):
+        same = np.array_equal(values.astype(dtype), values, equal_nan=True)
+    return dtype if same else np.dtype("<f4")
 
 
 def converted(values: Array, dtype: DTypeLike, where: str) -> NDArray[np.floating]:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ...errors import FormatError
+from ...progress import track
 from ..sniff import is_hdf5, looks_like_onnx, what_else
 from .entry import ENTRY, EntryError, WireLayer, is_v0, new_entry, read_layer
 from .hdf5 import read_hdf5
@@ -58,7 +59,7 @@ class BinaryWeights(WeightsFile):
 
     def write(self, stream: BinaryIO) -> None:
         """See `WeightsFile.write`."""
-        for record in self._records:
+        for record in track(self._records, "writing weights"):
             for start in range(0, len(record.raw), _CHUNK):
                 stream.write(record.raw[start : start + _CHUNK])
 

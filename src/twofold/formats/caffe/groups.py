@@ -209,7 +209,14 @@ def as_layer(group: Group, document: Document, weights: WeightsFile | None) -> C
         macs = 0 if shaped is None else sum(_macs(first.spec, shaped, size) for size in known)
         return Skipped(group.name, reason, shaped, macs, 0 if shaped is None else shaped.params)
     weight, bias = stored or (None, None)
-    return ConvLayer(group.name, shaped, weight, bias, known, group.names[1:])
+    bits = 11 if weights is not None and _in_half(group, weights) else 24
+    return ConvLayer(group.name, shaped, weight, bias, known, group.names[1:], bits)
+
+
+def _in_half(group: Group, weights: WeightsFile) -> bool:
+    """Whether the file stores the group's weight in half precision."""
+    entries = [weights.layer(name) for name in group.names]
+    return any(e is not None and e.blobs and e.blobs[0].encoding.endswith("float16") for e in entries)
 
 
 def _unfilled(group: Group, weights: WeightsFile) -> str | None:

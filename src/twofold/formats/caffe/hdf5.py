@@ -16,7 +16,8 @@ import numpy as np
 
 from ...conv import Array
 from ...errors import FormatError, MissingExtraError, ModelError
-from .blob import converted
+from ...progress import track
+from .blob import converted, exact_dtype
 from .weights import Blob, Float32, NewWeights, WeightsFile, WeightsLayer
 
 _DATA, _DIFF = "data", "diff"
@@ -141,7 +142,7 @@ class _Hdf5Layer(WeightsLayer):
                     blobs.append(_AbsentBlob(where))
                 elif isinstance(old, (_Hdf5Blob, _EditedBlob)):
                     dtype = old.dtype if old.dtype.kind == "f" else np.dtype("<f4")
-                    blobs.append(_EditedBlob(values, dtype, where))
+                    blobs.append(_EditedBlob(values, exact_dtype(values, dtype), where))
             layers.append(_Hdf5Layer(new.name, "", tuple(blobs)))
         return layers
 
@@ -191,7 +192,7 @@ class Hdf5Weights(WeightsFile):
             for part in (_DATA, _DIFF):
                 if part in self._file:
                     new.create_group(part).attrs.update(self._file[part].attrs)
-                    for name in self._file[part]:
+                    for name in track(self._file[part], f"writing weights ({part})"):
                         if name in self._kept:
                             self._file.copy(f"{part}/{name}", new[part], name)
         for layer in self._entries_in_order:

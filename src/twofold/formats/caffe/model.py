@@ -13,6 +13,7 @@ import numpy as np
 
 from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
+from ...progress import track
 from ..base import commit, recover
 from .caffemodel import read_weights
 from .emit import NewLayerText, free_name, replace_layer
@@ -24,6 +25,8 @@ from .weights import NewWeights, WeightsFile, WeightsLayer
 
 if TYPE_CHECKING:
     from ...caffe_torch import CaffeNet
+
+_PIECE = 1 << 20  # bytes that are hashed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +151,9 @@ class CaffeModel:
         if self.weights is not None and self.weights.path is not None:
             digest = hashlib.sha256()
             with self.weights.path.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
+                pieces = -(-self.weights.path.stat().st_size // _PIECE)
+                for piece in track(iter(lambda: stream.read(_PIECE), b""), "hashing weights", pieces):
+                    digest.update(piece)
             files[self.weights.path.name] = digest.hexdigest()
         return files
 
@@ -292,16 +296,9 @@ class CaffeModel:
             if name not in read_net_names or (written.weights is not None and entry is None):
                 raise OutputError(f"layer {name!r} is missing in what was written")
             for blob, wanted in zip(entry.blobs if entry else (), (conv.weight, conv.bias), strict=False):
-                # Half precision rounds to 11 bits; everything else stores float32 exactly.
-                tolerance = 2**-10 if "16" in blob.encoding else 0.0
-                array = blob.array()
-                scale = float(np.abs(array).max(initial=0.0, where=np.isfinite(array)))
-                if wanted is None or not np.allclose(
-                    array.reshape(wanted.shape),
-                    wanted,
-                    rtol=tolerance,
-                    atol=tolerance * scale * 2**-4,
-                    equal_nan=True,
+                # Every encoding holds float32 exactly; half precision is used only where it does.
+                if wanted is None or not np.array_equal(
+                    blob.array().reshape(-1), wanted.astype(np.float32).reshape(-1), equal_nan=True
                 ):
                     raise OutputError(f"layer {name!r}: its weights differ in what was read again")
 

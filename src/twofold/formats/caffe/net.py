@@ -111,13 +111,9 @@ def read_layers(document: Document) -> list[LayerSpec]:
     Raises:
         FormatError: V1 and V2 layers mixed, an unknown old layer type.
     """
-    messages = layer_messages(document)
-    upgraded = enumerate(_upgraded(document.root.to_fields(), document))
-    return [
-        _specify(layer, index, _where(document, messages[index]))
-        for index, layer in upgraded
-        if layer is not None
-    ]
+    places = [_where(document, message) for message in layer_messages(document)]
+    upgraded = enumerate(_upgraded(document, places))
+    return [_specify(layer, index, places[index]) for index, layer in upgraded if layer is not None]
 
 
 def layer_messages(document: Document) -> list[Message]:
@@ -135,22 +131,23 @@ def _where(document: Document, message: Message) -> str:
     return f"{document.path}:{line}:{column}"
 
 
-def _upgraded(root: Fields, document: Document) -> list[Fields | None]:
+def _upgraded(document: Document, places: Sequence[str]) -> list[Fields | None]:
     """Every layer as LayerParameter; None for V0 padding layers, which have become part of the next one."""
+    root = document.root.to_fields()
     if root.has("layer") and root.has("layers"):
+        firsts = {field.name: field for field in reversed(document.root.fields)}
+        line, column = document.line_column(firsts["layers"].span[0])
+        other, _ = document.line_column(firsts["layer"].span[0])
         raise FormatError(
-            f"{document.path}: has both 'layer' (V2) and 'layers' (V1) entries, which Caffe refuses to load; "
-            "rewrite the older ones"
+            f"{document.path}:{line}:{column}: here is a 'layers' entry (V1), and in line {other} a 'layer' "
+            "entry (V2); Caffe refuses to load both in one file; rewrite the older ones"
         )
     if root.has("layer"):
         return list(root.messages("layer"))
     old = root.messages("layers")
     if not any(layer.has("layer") for layer in old):
         return [upgrade_v1(layer) for layer in old]
-    try:
-        return fold_v0_padding([upgrade_v0(layer) for layer in old])
-    except FormatError as error:
-        raise FormatError(f"{document.path}: {error}") from error
+    return fold_v0_padding([upgrade_v0(*one) for one in zip(old, places, strict=True)], places)
 
 
 def _specify(layer: Fields, index: int, where: str) -> LayerSpec:

@@ -178,8 +178,12 @@ def _move_to_transform(values: dict[str, Sequence[Value]]) -> None:
             values[param] = [Fields(given[-1].type, old)]
 
 
-def upgrade_v0(connection: Fields) -> Fields:
+def upgrade_v0(connection: Fields, place: str) -> Fields:
     """The LayerParameter that a V0 layer means: a V1LayerParameter holding bottoms, tops and `layer`.
+
+    Args:
+        connection: the V1LayerParameter.
+        place: file, line and column, for messages.
 
     Raises:
         FormatError: an unknown V0 type.
@@ -188,7 +192,9 @@ def upgrade_v0(connection: Fields) -> Fields:
     kind = v0.text("type")
     if kind not in V0_TYPES:
         known = ", ".join(sorted(V0_TYPES))
-        raise FormatError(f"layer {v0.text('name')!r}: unknown V0 layer type {kind!r}; Caffe knows {known}")
+        raise FormatError(
+            f"{place}: layer {v0.text('name')!r}: unknown V0 layer type {kind!r}; Caffe knows {known}"
+        )
     values: dict[str, Sequence[Value]] = {
         key: given for key, given in connection.values.items() if key in ("bottom", "top")
     }
@@ -209,19 +215,23 @@ def upgrade_v0(connection: Fields) -> Fields:
     return Fields("LayerParameter", values)
 
 
-def fold_v0_padding(layers: Sequence[Fields]) -> list[Fields | None]:
+def fold_v0_padding(layers: Sequence[Fields], places: Sequence[str]) -> list[Fields | None]:
     """Move V0's padding layers into the convolution or pooling that follows; None stands where one was.
+
+    Args:
+        layers: all layers, upgraded.
+        places: file, line and column of each, for messages.
 
     Raises:
         FormatError: a padding layer feeds something that cannot pad.
     """
     padded: dict[str, Fields] = {}
     result: list[Fields | None] = []
-    for layer in layers:
+    for layer, place in zip(layers, places, strict=True):
         if layer.text("type") == "Padding":
             if (len(layer.texts("bottom")), len(layer.texts("top"))) != (1, 1):
                 raise FormatError(
-                    f"layer {layer.text('name')!r}: a V0 padding layer has one bottom and one top"
+                    f"{place}: layer {layer.text('name')!r}: a V0 padding layer has one bottom and one top"
                 )
             padded[layer.texts("top")[0]] = layer
             result.append(None)
@@ -229,17 +239,17 @@ def fold_v0_padding(layers: Sequence[Fields]) -> list[Fields | None]:
         source = next((padded[name] for name in layer.texts("bottom") if name in padded), None)
         for top in layer.texts("top"):
             padded.pop(top, None)
-        result.append(layer if source is None else _pad(layer, source))
+        result.append(layer if source is None else _pad(layer, source, place))
     return result
 
 
-def _pad(layer: Fields, padding: Fields) -> Fields:
+def _pad(layer: Fields, padding: Fields, place: str) -> Fields:
     params = {"Convolution": "convolution_param", "Pooling": "pooling_param"}
     param = params.get(layer.text("type"))
     if param is None or len(layer.texts("bottom")) != 1:
         raise FormatError(
-            f"layer {layer.text('name')!r} ({layer.text('type')}) takes a V0 padding layer as input; "
-            "only a convolution or pooling with one input can"
+            f"{place}: layer {layer.text('name')!r} ({layer.text('type')}) takes a V0 padding layer as "
+            "input; only a convolution or pooling with one input can"
         )
     own = layer.message(param)
     pad = padding.message("convolution_param").all("pad")

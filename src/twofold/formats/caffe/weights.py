@@ -84,7 +84,8 @@ class NewWeights:
 
     Attributes:
         name: its name.
-        blobs: its arrays, the bias last; each is written in the encoding of the old blob of its index.
+        blobs: its arrays, the bias last; each is written in the encoding of the old blob of its index, but
+            never rounded to half precision: as float32, where the values are not halves.
         bottoms: its inputs, where the file stores the net; the first of a stack keeps the original's.
         tops: its outputs; the last of a stack keeps the original's.
         geometry: written into the convolution parameters, where the file stores them; None keeps them.

@@ -1,0 +1,72 @@
+"""Progress bars: what long work shows on a terminal, and nothing anywhere else."""
+
+from __future__ import annotations
+
+import pytest
+from tests.small import write
+
+import twofold
+from twofold import progress
+from twofold.progress import track
+
+
+class Recorder:
+    """Stands in for rich's `Progress`, and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.started = self.stopped = 0
+        self.tasks: dict[str, tuple[int | None, int]] = {}
+
+    def start(self) -> None:
+        self.started += 1
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def add_task(self, description: str, total: int | None) -> str:
+        self.tasks[description] = (total, 0)
+        return description
+
+    def advance(self, task: str) -> None:
+        total, done = self.tasks[task]
+        self.tasks[task] = (total, done + 1)
+
+    def remove_task(self, task: str) -> None:
+        assert task in self.tasks
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(progress, "_new_progress", lambda: recorder)
+    return recorder
+
+
+def test_every_stage_of_a_decomposition_shows(tmp_path, shown):
+    model = twofold.load(*write(tmp_path))
+    twofold.decompose(model, ranks={"two": 8}).save(tmp_path / "out")
+    for stage in (
+        "factoring layers", "finding the reference's ranks", "listing candidates", "computing factors",
+        "hashing weights", "writing weights", "checking what was written",
+    ):  # fmt: skip
+        total, done = shown.tasks[stage]
+        assert done == total, stage
+    assert shown.started == shown.stopped > 0
+
+
+def test_nested_loops_share_a_display_that_stops_on_errors(shown):
+    def work() -> None:
+        for _ in track(range(3), "outer"):
+            for i in track(iter([1, 0]), "inner", total=2):
+                assert 1 / i
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert shown.tasks == {"outer": (3, 0), "inner": (2, 1)}
+    assert (shown.started, shown.stopped) == (1, 1)
+
+
+def test_nothing_shows_without_a_terminal(monkeypatch):
+    monkeypatch.setattr(progress, "_new_progress", lambda: pytest.fail("a bar without a terminal"))
+    assert list(track([1, 2], "quiet")) == [1, 2]
