@@ -23,7 +23,7 @@ FLOW = (
     ("load", "calibrate", "inspect"),
     ("result", "search"),
     ("decompose", "apply", "compare"),
-    ("finetune", "report", "quantize", "latency"),
+    ("finetune", "recover", "report", "quantize", "latency"),
     ("amct", "amct_torch", "cli_inputs"),
     ("cli",),
     ("__init__", "__main__"),

@@ -15,6 +15,7 @@ from .errors import TwofoldError
 from .load import load
 from .lowrank.schemes import SCHEMES
 from .planning.plan import Plan
+from .recover import recover
 from .result import Result
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "compare",
     "decompose",
     "load",
+    "recover",
 ]

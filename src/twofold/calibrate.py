@@ -131,7 +131,7 @@ class Calibration:
         inputs = calibration_inputs(runner, source)
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
-        fitted, held_out = _split(inputs)
+        fitted, held_out = split(inputs)
         return cls(
             runner, fitted, held_out, options, model.sources(), source.metric, _accuracy(runner, source),
             source.statistics, inputs.provenance.notes, source.asked,
@@ -263,7 +263,7 @@ def _values(inputs: Inputs) -> int:
     return sum(math.prod(array.shape[1:]) for array in inputs.arrays.values())
 
 
-def _split(inputs: Inputs) -> tuple[Inputs, Inputs]:
+def split(inputs: Inputs) -> tuple[Inputs, Inputs]:
     """Samples to fit on, and samples to measure on, spread evenly over all."""
     most = min(max(_MEASURED_VALUES // _values(inputs), 4), _MOST_MEASURED)
     if inputs.count < _FEWEST_TO_SPLIT:

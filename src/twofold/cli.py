@@ -29,6 +29,8 @@ from .load import grouped, load, load_beside
 from .lowrank import FitOptions
 from .lowrank.schemes import SCHEMES
 from .planning import RULES, Budget, FixedRanks, Plan, PlanOptions
+from .recover import RecoverOptions
+from .recover import recover as recover_model
 from .result import PLAN_FILE, Result
 
 app = typer.Typer(
@@ -233,6 +235,63 @@ def compare(
     sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
     found = replace(found, bytes=(sizes[0], sizes[1]))
     print(json.dumps(asdict(found), indent=2) if as_json else found)
+
+
+@app.command()
+def recover(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The original, then what was made of it: each a prototxt and a caffemodel, or a folder.",
+            show_default=False,
+        ),
+    ],
+    output: Folder,
+    steps: Annotated[int, typer.Option(metavar="N", help="Steps of the optimizer.")] = RecoverOptions.steps,
+    rate: Annotated[
+        float, typer.Option(metavar="R", help="Learning rate, as a share of each weight's size.")
+    ] = RecoverOptions.rate,
+    batch: Annotated[int, typer.Option(metavar="N", help="Samples per step.")] = RecoverOptions.batch,
+    images: cli_inputs.Images = None,
+    data: cli_inputs.Data = None,
+    size: cli_inputs.Size = None,
+    crop: cli_inputs.Crop = None,
+    crops: cli_inputs.Crops = 1,
+    color: cli_inputs.ColorOrder = None,
+    mean: cli_inputs.Mean = None,
+    scale: cli_inputs.Scale = None,
+    limit: cli_inputs.Limit = None,
+    range: cli_inputs.Range = None,
+    protect: cli_inputs.Protect = None,
+    seed: cli_inputs.Seed = 0,
+    input: Inputs = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Let the original teach the decomposed net, without labels.
+
+    Example: twofold recover net.prototxt net.caffemodel out/ -o recovered/ --images photos/
+    """
+    source = cli_inputs.source(
+        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
+        limit=limit, values=range, memory=None, statistics=None, protect=protect,
+        accuracy=None, metric=None, seed=seed,
+    )  # fmt: skip
+    first, second = grouped(models)
+    shapes = dict(map(_shape, input or ()))
+    original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
+    if not force:
+        refuse_existing(decomposed.targets(output))
+    found = recover_model(
+        original, decomposed, source, RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed)
+    )
+    files = found.model.save_to(output, force=force, extra={}, check=lambda written: None)
+    if as_json:
+        numbers = {key: value for key, value in vars(found).items() if key != "model"}
+        print(json.dumps({**numbers, "files": [str(path) for path in files]}, indent=2))
+    else:
+        print(found)
+        print("\nwritten: " + ", ".join(map(str, files)))
 
 
 @app.command()

@@ -64,6 +64,13 @@ class OutputError:
         """The error of every output by itself."""
         return {name: math.sqrt(self._squared(name, *sums)) for name, sums in self._sums[key].items()}
 
+    def variances(self, key: Hashable) -> dict[str, float]:
+        """The variance of every reference output, per value."""
+        return {
+            name: float(squares - total * total / count) / float(count)
+            for name, (_, squares, total, count, _) in self._sums[key].items()
+        }
+
     @staticmethod
     def _squared(name: str, lost: float, squares: float, total: float, count: float, _: float) -> float:
         if not (math.isfinite(lost) and math.isfinite(squares)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -198,6 +198,21 @@ class CaffeModel:
             new_layers=new_layers,
             replaced={**self.replaced, **{name: tuple(new) for name, new in replaced.items()}},
         )
+
+    def with_blobs(self, arrays: Mapping[str, Sequence[Array]]) -> CaffeModel:
+        """The same net with other values in some layers.
+
+        Args:
+            arrays: layer name -> its blobs, each of the shape that it has.
+
+        Raises:
+            ModelError: the file has no weights of a layer, or a value that its encoding cannot hold.
+        """
+        if self.weights is None:
+            raise ModelError(f"{self.definition.path}: only the definition was loaded; there are no weights")
+        entries = {name: [NewWeights(name, tuple(blobs))] for name, blobs in arrays.items()}
+        new_layers = {name: conv for name, conv in self.new_layers.items() if name not in arrays}
+        return replace(self, weights=self.weights.replace(entries), new_layers=new_layers)
 
     def _with_own_bias(self, convs: tuple[FactorConv, ...], use: Use, group: Group) -> tuple[FactorConv, ...]:
         """The stack for a layer that shares its weight: its own bias plus the owner's correction."""

@@ -1,0 +1,58 @@
+"""Trains Caffe models."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..calibration.inputs import Batch
+from ..errors import ModelError
+from ..formats.caffe.model import CaffeModel
+
+
+def make_student(original: CaffeModel, decomposed: CaffeModel, outputs: tuple[str, ...]) -> CaffeStudent:
+    """The student of a decomposed Caffe model."""
+    return CaffeStudent(original, decomposed, outputs)
+
+
+class CaffeStudent:
+    """A `Student` that is a Caffe net in its test phase; layers that the original has stay as they are."""
+
+    def __init__(self, original: CaffeModel, decomposed: CaffeModel, outputs: tuple[str, ...]) -> None:
+        self._original = decomposed
+        self._outputs = outputs
+        self.net = decomposed.to_torch("TEST").eval().requires_grad_(False)
+        known = {spec.name for spec in original.net("TEST").layers}
+        computed = {top for spec in self.net.definition.layers for top in spec.tops}
+        missing = [name for name in outputs if name not in computed]
+        if missing:
+            raise ModelError(
+                f"the second model has no blob {missing[0]!r}, an output of the first; "
+                "they do not belong together"
+            )
+        self._trained = [
+            layer
+            for spec, layer in zip(self.net.definition.layers, self.net.layers, strict=True)
+            if spec.name not in known and spec.type in _TRAINED
+        ]
+        for layer in self._trained:
+            layer.requires_grad_(True)
+
+    def parameters(self) -> list[Tensor]:
+        """See `Student.parameters`."""
+        return [parameter for layer in self._trained for parameter in layer.parameters()]
+
+    def outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Student.outputs`."""
+        feed = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in batch.items()}
+        return self.net.execute(feed, keep=self._outputs)
+
+    def model(self) -> CaffeModel:
+        """See `Student.model`."""
+        names = {layer.spec.name for layer in self._trained}  # type: ignore[union-attr]
+        arrays = {name: blobs for name, blobs in self.net.arrays().items() if name in names}
+        return self._original.with_blobs(arrays)
+
+
+_TRAINED = frozenset(("Convolution", "InnerProduct", "Deconvolution"))

@@ -1,0 +1,97 @@
+"""The original teaches the decomposed network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.small import NET, opencv, random_blobs, write
+from tests.test_calibrated import samples
+
+import twofold
+from twofold.calibrate import CalibrationSource
+from twofold.cli import main
+from twofold.errors import InputError, ModelError, OptionError
+from twofold.recover import RecoverOptions, recover
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A network and a coarse decomposition of it."""
+    original = twofold.load(*write(tmp_path))
+    result = twofold.decompose(original, macs=0.3, multiple=4, no_data=True)
+    result.save(tmp_path / "out")
+    names = (tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel")
+    return original, twofold.load(*names)
+
+
+def test_the_error_falls_and_only_the_factors_change(pair, tmp_path):
+    original, decomposed = pair
+    options = RecoverOptions(steps=60, rate=1e-2, batch=8)
+    found = recover(original, decomposed, CalibrationSource(data=samples(64, seed=3)), options)
+    assert found.after < 0.8 * found.before
+    assert found.curve[0] == (0, found.before)
+    files = tmp_path / "new.prototxt", tmp_path / "new.caffemodel"
+    found.model.save(*files)
+    x = samples(6, seed=11)
+    before_files = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    errors = []
+    for of in ((tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel"), files):
+        out = np.stack([opencv(*of, one[None])[0] for one in x])
+        ref = np.stack(
+            [opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", o[None])[0] for o in x]
+        )
+        errors.append(np.linalg.norm(out - ref) / np.linalg.norm(ref - ref.mean()))
+    assert errors[1] < 0.85 * errors[0]
+    before, after = (
+        {layer.name: [b.array() for b in layer.blobs] for layer in one.weights.layers}
+        for one in (decomposed, twofold.load(*files))
+    )
+    assert before.keys() == after.keys()
+    for name, blobs in before.items():
+        same = all(np.array_equal(a, b) for a, b in zip(blobs, after[name], strict=True))
+        assert same == (name in ("out", "one", "two")), name
+    again = recover(original, decomposed, CalibrationSource(data=samples(64, seed=3)), options)
+    assert again.curve == found.curve
+
+
+def test_what_does_not_help_is_not_kept(pair):
+    original, decomposed = pair
+    wild = RecoverOptions(steps=8, rate=10.0, batch=4)
+    found = recover(original, decomposed, CalibrationSource(data=samples(16)), wild)
+    assert found.after == found.before
+    layers = {layer.name: layer for layer in decomposed.weights.layers}
+    for layer in found.model.weights.layers:
+        for a, b in zip(layer.blobs, layers[layer.name].blobs, strict=True):
+            np.testing.assert_array_equal(a.array(), b.array())
+
+
+def test_what_is_refused(pair, tmp_path):
+    original, decomposed = pair
+    with pytest.raises(ModelError, match="nothing to train"):
+        recover(original, original, CalibrationSource(data=samples(4)))
+    with pytest.raises(InputError, match="at least 2 inputs"):
+        recover(original, decomposed, CalibrationSource(data=samples(1)))
+    with pytest.raises(OptionError):
+        RecoverOptions(steps=0)
+    with pytest.raises(OptionError):
+        RecoverOptions(rate=float("nan"))
+    other = tmp_path / "other"
+    other.mkdir()
+    text = NET.replace('"out"', '"score"')
+    with pytest.raises(ModelError, match="no blob 'out'"):
+        recover(original, twofold.load(*write(other, text, random_blobs(text))))
+
+
+def test_from_the_command_line(pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", samples(20))
+    argv = ["recover", "net.prototxt", "net.caffemodel", "out", "-o", "better", "--data", "x.npy"]
+    assert main([*argv, "--steps", "10"]) == 0
+    assert "before" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("better").iterdir()) == ["net.caffemodel", "net.prototxt"]
+    assert main([*argv, "--steps", "10"]) == 1
+    assert "exists already" in capsys.readouterr().err
