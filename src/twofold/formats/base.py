@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ..conv import ConvLayer, Factors, Skipped
+from ..progress import track
 from .atomic import commit, recover, refuse_existing
 
-__all__ = ["Model", "commit", "recover", "refuse_existing"]
+__all__ = ["Model", "commit", "digest", "recover", "refuse_existing"]
+
+_PIECE = 1 << 20  # bytes that are hashed at a time
 
 Self = TypeVar("Self", bound="Model")
 
@@ -41,3 +45,13 @@ class Model(Protocol):
         self: Self, folder: Path, *, force: bool, extra: Mapping[Path, bytes], check: Callable[[Self], None]
     ) -> tuple[Path, ...]:
         """Write its files into a folder under their own names, with `extra` files; gives all paths."""
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        pieces = -(-path.stat().st_size // _PIECE)
+        for piece in track(iter(lambda: stream.read(_PIECE), b""), f"hashing {path.name}", pieces):
+            found.update(piece)
+    return found.hexdigest()

@@ -13,8 +13,7 @@ import numpy as np
 
 from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
-from ...progress import track
-from ..base import commit, recover
+from ..base import commit, digest, recover
 from .caffemodel import read_weights
 from .emit import NewLayerText, free_name, replace_layer
 from .groups import Group, Use, as_layer, find_groups
@@ -25,8 +24,6 @@ from .weights import NewWeights, WeightsFile, WeightsLayer
 
 if TYPE_CHECKING:
     from ...caffe_torch import CaffeNet
-
-_PIECE = 1 << 20  # bytes that are hashed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,12 +146,7 @@ class CaffeModel:
         """The sha256 of each of its files, by file name."""
         files = {Path(self.definition.path).name: hashlib.sha256(self.definition.source).hexdigest()}
         if self.weights is not None and self.weights.path is not None:
-            digest = hashlib.sha256()
-            with self.weights.path.open("rb") as stream:
-                pieces = -(-self.weights.path.stat().st_size // _PIECE)
-                for piece in track(iter(lambda: stream.read(_PIECE), b""), "hashing weights", pieces):
-                    digest.update(piece)
-            files[self.weights.path.name] = digest.hexdigest()
+            files[self.weights.path.name] = digest(self.weights.path)
         return files
 
     def replace(self, factors: Mapping[str, Factors]) -> CaffeModel:

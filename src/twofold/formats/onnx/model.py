@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from onnx import ModelProto
 
 from ...conv import ConvLayer, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
-from ..base import commit, recover
+from ..base import commit, digest, recover
 from ..sniff import what_else
 from .edit import Editor
 from .external import copy_range, lay_out, write_pieces
@@ -105,7 +104,7 @@ class OnnxModel:
 
     def sources(self) -> dict[str, str]:
         """The sha256 of each of its files, by file name."""
-        return {name: _digest(path) for name, path in {self.path.name: self.path, **self.files}.items()}
+        return {name: digest(path) for name, path in {self.path.name: self.path, **self.files}.items()}
 
     def replace(self, factors: Mapping[str, Factors]) -> OnnxModel:
         """Put stacks of convolutions in the place of layers.
@@ -254,14 +253,6 @@ def _read(path: Path, shown: Path) -> ModelProto:
     if not proto.ir_version or not proto.graph.node:
         raise FormatError(f"{shown}: not {_WANTED}: no version and no nodes in it; fetch or export it again")
     return proto
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _write(stream: BinaryIO, content: bytes) -> None:

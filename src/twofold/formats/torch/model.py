@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...conv import ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import InputError, ModelError, OptionError, OutputError
+from ...progress import track
 from ..base import commit
 from .convolution import is_convolution, stack_like, values
 from .groups import ROOT, Group, as_layer, find_groups
@@ -83,7 +84,7 @@ class TorchModel:
     def sources(self) -> dict[str, str]:
         """The sha256 of the state: names, types, shapes and values of parameters and buffers."""
         digest = hashlib.sha256()
-        for name, tensor in self.module.state_dict().items():
+        for name, tensor in track(self.module.state_dict().items(), "hashing the module"):
             if isinstance(tensor, Tensor):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
                 if not tensor.is_meta:
