@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,29 +25,8 @@ from ..images import ImageOptions
 from ..inputs import Batch, SampleShape
 from ..preprocessing import model_options
 from ..runner import Outputs, Seen, Stacks
+from .readout import CAFFE as READOUT
 
-#: Types that only read out what the network has found: what they are given is protected instead, since
-#: probabilities, indices and boxes hide errors, or jump.
-READOUT = frozenset(
-    [
-        "Softmax",
-        "Sigmoid",
-        "ArgMax",
-        "DetectionOutput",
-        "Flatten",
-        "Reshape",
-        "Permute",
-        "Accuracy",
-        "SoftmaxWithLoss",
-        "SigmoidCrossEntropyLoss",
-        "MultinomialLogisticLoss",
-        "InfogainLoss",
-        "HingeLoss",
-        "EuclideanLoss",
-        "MultiBoxLoss",
-        "DetectionEvaluate",
-    ]
-)
 #: Types whose values do not depend on those of their bottoms.
 CONSTANT = frozenset(("PriorBox", "Shape"))
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -65,7 +45,10 @@ class CaffeRunner:
         net: the net, in its test phase and without gradients of its weights.
         outputs: blobs that are protected.
         inputs: shapes of the samples that must be fed, without the batch axis.
+        examples: none; a file holds no inputs.
     """
+
+    examples: Mapping[str, NDArray[np.float32]] = {}
 
     differentiable = True
     runtime = "PyTorch"
