@@ -37,7 +37,7 @@ ONNX = frozenset(
         "TopK",
         "NonMaxSuppression",
         "NonZero",
-        "RoiAlign",
+        "Concat",
         "Flatten",
         "Reshape",
         "Transpose",

@@ -25,6 +25,7 @@ from ...formats.torch.model import TorchModel, copied, with_own_bias
 from ..images import ImageOptions
 from ..inputs import Batch, SampleShape
 from ..runner import Outputs, Seen
+from .gradients import felt
 from .readout import TORCH as READOUT
 
 Forward = Callable[..., Tensor]
@@ -75,8 +76,9 @@ class TorchRunner:
         if not values:  # forward forbids gradients
             return called
         self.differentiable = True
-        felt = seen.gradients(values, [torch.ones_like(value) for value in values])
-        names = {use.layer for use, gradient in zip(seen.uses, felt, strict=True) if gradient is not None}
+        ones = [torch.ones_like(value) for value in values]
+        by_use = torch.autograd.grad(values, [use.output for use in seen.uses], ones, allow_unused=True)
+        names = {use.layer for use, gradient in zip(seen.uses, by_use, strict=True) if gradient is not None}
         return {name: None for name in called if name in names}
 
     def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
@@ -105,11 +107,10 @@ class TorchRunner:
             return
         with torch.enable_grad(), seen.hooked():
             found = self._run(batch)
-        values = [found.values[name] for name in self.outputs if found.values[name].requires_grad]
-        drawn = [direction(value.detach(), gradients) for value in values]
-        felt = seen.gradients(values, drawn)
-        for use, gradient in zip(seen.uses, felt, strict=True):
-            gradient = torch.zeros_like(use.output) if gradient is None else gradient  # noqa: PLW2901
+        values = [found.values[name] for name in self.outputs]
+        for use, gradient in zip(
+            seen.uses, felt(values, [use.output for use in seen.uses], gradients), strict=True
+        ):
             yield Seen(use.layer, use.input, _array(gradient))
 
     def run(self, batch: Batch, stacks: Sequence[tuple[ConvLayer, Factors]] = ()) -> Outputs:
@@ -232,10 +233,6 @@ class _Recorder:
         # What follows may work in place, which would turn `output` into something else.
         return output.clone()
 
-    def gradients(self, values: list[Tensor], directions: list[Tensor]) -> tuple[Tensor | None, ...]:
-        """Gradient of projected values by the output of every use; None where they do not depend on it."""
-        return torch.autograd.grad(values, [use.output for use in self.uses], directions, allow_unused=True)
-
 
 class _Tape:
     """What every call of every convolution gave, in order."""
@@ -282,14 +279,6 @@ def _forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
 def _array(tensor: Tensor) -> NDArray[np.float32]:
     # A copy: what follows may work in place.
     return np.array(tensor.detach().to("cpu", torch.float32).numpy())
-
-
-def direction(value: Tensor, generator: np.random.Generator) -> Tensor:
-    """A random direction in an output's space, scaled so that all outputs count the same."""
-    drawn = torch.from_numpy(generator.standard_normal(tuple(value.shape), np.float32))
-    drawn = drawn.to(value.device, value.dtype)
-    norm = float((value - value.mean()).norm())
-    return drawn / norm if norm else torch.zeros_like(value)
 
 
 # ---- what is protected
