@@ -224,10 +224,8 @@ def test_the_command_line_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     load(tmp_path)
     np.save("x.npy", batch(20)["x"])
-    assert (
-        main(["decompose", "net.onnx", "-o", "out", "--macs", "0.5", "--data", "x.npy", "--multiple", "4"])
-        == 0
-    )
+    options = ["--macs", "0.5", "--data", "x.npy", "--multiple", "4"]
+    assert main(["decompose", "net.onnx", "-o", "out", *options]) == 0
     assert "measured on inputs" in capsys.readouterr().out
     assert main(["compare", "net.onnx", "out", "--data", "x.npy"]) == 0
     printed = capsys.readouterr().out

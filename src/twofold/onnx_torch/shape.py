@@ -144,7 +144,7 @@ def _gather(node: Node) -> Operation:
     def gather(x: Tensor, indices: Tensor) -> Tensor:
         at = axis % x.dim()
         flat = torch.where(indices < 0, indices + x.shape[at], indices).reshape(-1).to(torch.int64)
-        return x.index_select(at, flat).reshape(*x.shape[:at], *indices.shape, *x.shape[at + 1 :])
+        return x.index_select(at, flat).reshape((*x.shape[:at], *indices.shape, *x.shape[at + 1 :]))
 
     return gather
 
