@@ -139,6 +139,16 @@ def test_trials_are_runs_with_one_layer_changed(tmp_path, count, schemes):
         assert np.abs(expected - original).max() > 1e-2
 
 
+def test_watch_sees_what_changed_layers_give(tmp_path):
+    model = load(tmp_path)
+    layers, x = layers_of(model), batch()
+    stacks = [(layer, LayerFit(layer).factorize("spatial", "hw").factors((9,))) for layer in layers[:2]]
+    *_, seen = runner_for(model).watch(layers[:3], x, stacks=stacks)
+    wanted = runner_for(model, ("f",)).run(x, stacks)["f"]
+    np.testing.assert_allclose(seen.inputs, wanted, rtol=1e-4, atol=1e-4)
+    assert np.abs(wanted - runner_for(model, ("f",)).run(x)["f"]).max() > 1e-2
+
+
 def test_batch_statistics_are_those_of_the_batch(tmp_path):
     model = load(tmp_path)
     runner, x = runner_for(model), {"x": 3 * batch(8)["x"] + 1}

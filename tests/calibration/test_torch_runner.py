@@ -118,6 +118,18 @@ def test_trials_are_runs_with_one_layer_changed(times):
     np.testing.assert_array_equal(runner.run(x)["output"], original)
 
 
+def test_watch_sees_what_changed_layers_give(net):
+    runner, layers, x = runner_of(net), layers_of(net), batch()
+    stacks = [(layers[0], LayerFit(layers[0]).factorize("spatial", "hw").factors((9,)))]
+    changed = next(one for one in runner.watch(layers[1:2], x, stacks=stacks)).inputs
+    plain = next(one for one in runner.watch(layers[1:2], x)).inputs
+    with torch.no_grad():
+        smaller = TorchModel(net).replace({layer.name: stack for layer, stack in stacks}).module
+        wanted = smaller.one(torch.from_numpy(x["x"])).numpy()
+    np.testing.assert_allclose(changed, wanted, atol=1e-5)
+    assert np.abs(changed - plain).max() > 1e-2
+
+
 def test_the_module_stays_as_it_is(net):
     net.train()
     net.one.weight.requires_grad_(False)

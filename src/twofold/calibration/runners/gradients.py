@@ -19,6 +19,7 @@ def felt(
         inside: values that they may depend on.
         generator: draws the directions.
     """
+    # What comes from constants has no gradient.
     values = [value for value in outputs if value.requires_grad]
     directions = [_direction(value.detach(), generator) for value in values]
     asked = [value for value in inside if value.requires_grad] if values else []

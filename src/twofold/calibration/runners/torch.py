@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from ...formats.torch.inputs import Arguments
 from ...formats.torch.model import TorchModel, copied, with_own_bias
 from ..images import ImageOptions
 from ..inputs import Batch, SampleShape
-from ..runner import Outputs, Seen
+from ..runner import Outputs, Seen, Stacks
 from .gradients import felt
 from .readout import TORCH as READOUT
 
@@ -96,12 +96,13 @@ class TorchRunner:
     # ---- running
 
     def watch(
-        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None
-    ) -> Iterator[Seen]:
+        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None,
+        stacks: Stacks = (),
+    ) -> Iterator[Seen]:  # fmt: skip
         """See `Runner.watch`."""
         seen = _Recorder({layer.name: self._modules(layer.name) for layer in layers}, gradients is not None)
         if gradients is None:
-            with torch.no_grad(), seen.hooked():
+            with torch.no_grad(), self._swapped(stacks), seen.hooked():
                 self._run(batch)
             yield from (Seen(use.layer, use.input) for use in seen.uses)
             return
@@ -113,12 +114,9 @@ class TorchRunner:
         ):
             yield Seen(use.layer, use.input, _array(gradient))
 
-    def run(self, batch: Batch, stacks: Sequence[tuple[ConvLayer, Factors]] = ()) -> Outputs:
+    def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""
-        forwards: dict[nn.Module, Forward] = {}
-        for layer, stack in stacks:
-            forwards |= self._stacks(layer, stack)
-        with torch.no_grad(), _forwards(forwards):
+        with torch.no_grad(), self._swapped(stacks):
             return self._outputs(self._run(batch))
 
     def trials(
@@ -135,6 +133,12 @@ class TorchRunner:
                 for index, stack in enumerate(stacks):
                     with _forwards(tape.replaying(first, self._stacks(layer, stack))):
                         yield layer.name, index, self._outputs(self._run(batch))
+
+    def _swapped(self, stacks: Stacks) -> AbstractContextManager[None]:
+        forwards: dict[nn.Module, Forward] = {}
+        for layer, stack in stacks:
+            forwards |= self._stacks(layer, stack)
+        return _forwards(forwards)
 
     def _stacks(self, layer: ConvLayer, stack: Factors) -> dict[nn.Module, Forward]:
         """The module of each use of a layer -> what runs in its place."""
@@ -165,12 +169,19 @@ class TorchRunner:
             raise InputError(f"forward returned no {missing[0]!r} this time, only {', '.join(found.values)}")
         return {name: _array(found.values[name]) for name in self.outputs}
 
+    def _norms(self) -> list[_BatchNorm]:
+        found = (one for one in self._module.modules() if isinstance(one, _BatchNorm))
+        return [one for one in found if one.track_running_stats]
+
+    @property
+    def has_batch_statistics(self) -> bool:
+        """See `Runner.has_batch_statistics`."""
+        return bool(self._norms())
+
     @contextmanager
     def batch_statistics(self) -> Iterator[None]:
         """See `Runner.batch_statistics`."""
-        norms = [
-            one for one in self._module.modules() if isinstance(one, _BatchNorm) and one.track_running_stats
-        ]
+        norms = self._norms()
         momenta = [one.momentum for one in norms]
         for one in norms:
             one.training, one.momentum = True, 0.0  # the stored statistics stay

@@ -13,13 +13,14 @@ from onnx import ModelProto, helper
 
 from ....conv import ConvLayer, Factors
 from ....errors import InputError, ModelError, OptionError
-from ....formats.onnx.groups import Group, bias_of
+from ....formats.onnx.graphs import is_op
+from ....formats.onnx.groups import bias_of
 from ....formats.onnx.model import OnnxModel
 from ....formats.onnx.shapes import input_shapes
 from ....lowrank.measure import composed
 from ...images import ImageOptions
 from ...inputs import Batch, SampleShape
-from ...runner import Outputs, Seen
+from ...runner import Outputs, Seen, Stacks
 from ..readout import ONNX as READOUT
 from .graph import Graph, types_of
 from .norms import with_batch_statistics
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ....onnx_torch import OnnxNet
 
 Values = dict[str, NDArray[Any]]
+Weights = tuple[NDArray[Any], NDArray[Any]]
 
 
 def make_runner(model: OnnxModel, protect: tuple[str, ...] = ()) -> OnnxRunner:
@@ -65,7 +67,7 @@ class OnnxRunner:
         self.inputs: dict[str, SampleShape] = {
             name: given.get(name, shape)[1:] for name, shape in shapes.items()
         }
-        self._stacks: tuple[Sequence[tuple[ConvLayer, Factors]], _Network, Session] | None = None
+        self._stacks: tuple[Stacks, _Network, Session] | None = None
 
     @cached_property
     def _gradients(self) -> tuple[OnnxNet | None, str]:
@@ -93,28 +95,32 @@ class OnnxRunner:
     # ---- running
 
     def watch(
-        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None
-    ) -> Iterator[Seen]:
+        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None,
+        stacks: Stacks = (),
+    ) -> Iterator[Seen]:  # fmt: skip
         """See `Runner.watch`."""
         names = {use: layer.name for layer in layers for use in self._network.uses(layer)}
         if gradients is not None:
             yield from self._network.watch_gradients(names, self._parts(batch), gradients)
             return
         envs, pieces = self._parts(batch), self._network.pieces
+        changed: dict[int, Weights] = {}
+        for layer, stack in stacks:
+            changed |= self._weights(layer, stack)
         for number in range(pieces.number(max(names, default=0))):
-            envs = [pieces.advance(values, number) for values in envs]
+            envs = [pieces.advance(values, number, changed.get(number)) for values in envs]
             position = pieces.cuts[number]
             if position in names:
                 source = self._network.graph.model.graph.node[position].input[0]
                 for values in envs:
                     yield Seen(names[position], values[source].astype(np.float32, copy=False))
 
-    def run(self, batch: Batch, stacks: Sequence[tuple[ConvLayer, Factors]] = ()) -> Outputs:
+    def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`; with stacks the changed model itself is run."""
         session = self._changed(stacks) if stacks else self._network.session(self._types)
         return _joined([session(values) for values in self._parts(batch)])
 
-    def _changed(self, stacks: Sequence[tuple[ConvLayer, Factors]]) -> Session:
+    def _changed(self, stacks: Stacks) -> Session:
         # The same stacks come batch by batch.
         if self._stacks is None or self._stacks[0] is not stacks or self._stacks[1] is not self._network:
             model = self._model.replace({layer.name: factors for layer, factors in stacks})
@@ -129,32 +135,29 @@ class OnnxRunner:
         """See `Runner.trials`."""
         network, pieces, envs, piece = self._network, self._network.pieces, self._parts(batch), 0
         for layer, stacks in candidates:
-            uses = network.uses(layer)
-            group = self._model.group(layer.name)
-            while piece < pieces.number(min(uses)):
+            while piece < pieces.number(min(network.uses(layer))):
                 envs = [pieces.advance(values, piece) for values in envs]
                 piece += 1
             for index, stack in enumerate(stacks):
-                changed = {
-                    pieces.number(position): weights
-                    for position, weights in zip(uses, self._weights(group, stack), strict=True)
-                }
+                changed = self._weights(layer, stack)
                 found = envs
                 for number in range(piece, len(pieces)):
                     found = [pieces.advance(values, number, changed.get(number)) for values in found]
                 yield layer.name, index, _joined(found)
 
-    def _weights(self, group: Group, stack: Factors) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """Weight and bias of the convolution that a stack equals, for each use of a weight."""
+    def _weights(self, layer: ConvLayer, stack: Factors) -> dict[int, Weights]:
+        """Weight and bias of the convolution that a stack equals, by the number of each use's piece."""
+        group, pieces = self._model.group(layer.name), self._network.pieces
         kind = helper.tensor_dtype_to_np_dtype(group.weight.tensor.data_type)
         weight = composed(stack).astype(kind)
         zeros = np.zeros(len(weight))
-        first = bias_of(group.uses[0], self._model.files)
+        biases = [bias_of(use, self._model.files) for use in group.uses]
         last = stack.convs[-1].bias
-        shift = (zeros if last is None else last) - (zeros if first is None else first)
-        for use in group.uses:
-            own = bias_of(use, self._model.files)
-            yield weight, (shift + (zeros if own is None else own)).astype(kind)
+        shift = (zeros if last is None else last) - (zeros if biases[0] is None else biases[0])
+        return {
+            pieces.number(position): (weight, (shift + (zeros if own is None else own)).astype(kind))
+            for position, own in zip(self._network.uses(layer), biases, strict=True)
+        }
 
     def _parts(self, batch: Batch) -> list[Values]:
         """A batch as what the model takes at a time."""
@@ -167,6 +170,11 @@ class OnnxRunner:
         count = len(next(iter(typed.values())))
         return [{name: array[i : i + 1] for name, array in typed.items()} for i in range(count)]
 
+    @property
+    def has_batch_statistics(self) -> bool:
+        """See `Runner.has_batch_statistics`."""
+        return any(is_op(node, "BatchNormalization") for node in self._model.proto.graph.node)
+
     @contextmanager
     def batch_statistics(self) -> Iterator[None]:
         """See `Runner.batch_statistics`."""
@@ -178,7 +186,7 @@ class OnnxRunner:
 
     @cached_property
     def _by_batch(self) -> _Network:
-        if not any(node.op_type == "BatchNormalization" for node in self._model.proto.graph.node):
+        if not self.has_batch_statistics:
             return self._normal
         return _Network(with_batch_statistics(self._model.proto), self.outputs, self._model)
 
