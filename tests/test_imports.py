@@ -17,7 +17,7 @@ FLOW = (
     ("errors", "progress"),
     ("conv",),
     ("formats",),
-    ("caffe_torch", "lowrank"),
+    ("caffe_torch", "onnx_torch", "lowrank"),
     ("calibration",),
     ("planning",),
     ("load", "calibrate", "inspect"),

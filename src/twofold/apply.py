@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from .conv import ConvLayer, FactorConv, Factors, Skipped
 from .errors import PlanError, TwofoldError
 from .formats.base import Model
-from .formats.modules import as_model
+from .formats.modules import as_model, parameters_of
 from .lowrank import LayerFit, scheme
 from .planning import Plan, requests
 from .progress import track
@@ -17,14 +17,14 @@ from .result import Result
 M = TypeVar("M", bound=Model)
 
 
-def apply_plan(plan: Plan, model: M, fitted: Model | None = None, *, example_inputs: Any = None) -> Result[M]:
+def apply_plan(plan: Plan, model: M, fitted: Any = None, *, example_inputs: Any = None) -> Result[M]:
     """Carry out a plan: on the model that it was made for, or on its training twin.
 
     Args:
         plan: from `decompose`, or read by `Plan.load`, perhaps edited.
         model: a model with the same convolutions, or such a module.
-        fitted: the decomposed model that came with the plan. Needed where factors were fitted to inputs,
-            which are no longer there: they are taken from it.
+        fitted: the decomposed model that came with the plan, a module, or a module's state_dict. Needed where
+            factors were fitted to inputs, which are no longer there: they are taken from it.
         example_inputs: see `decompose`.
 
     Raises:
@@ -51,14 +51,14 @@ def _from_weights(plan: Plan, layers: Sequence[ConvLayer | Skipped]) -> dict[str
     return factors
 
 
-def _fitted(plan: Plan, fitted: Model | None) -> dict[str, Factors]:
+def _fitted(plan: Plan, fitted: Any) -> dict[str, Factors]:
     """The stacks of a plan, from the model that they were written to."""
     if fitted is None:
         raise PlanError(
             "the plan's factors were fitted to inputs: give the decomposed model that was written with it, "
             "or decompose this model anew"
         )
-    there = {layer.name: layer for layer in fitted.convolutions() if isinstance(layer, ConvLayer)}
+    there = parameters_of(fitted)
     factors = {}
     for choice in plan.choices:
         if not choice.becomes:
@@ -66,20 +66,17 @@ def _fitted(plan: Plan, fitted: Model | None) -> dict[str, Factors]:
                 f"{choice.layer}: its scheme or ranks were edited, and factors for {choice.label} have not "
                 "been fitted to inputs; decompose the original again and fix the rank there (--rank)"
             )
-        found = [there.get(name) for name in choice.becomes]
-        convs = tuple(
-            FactorConv(layer.geometry, layer.weight, layer.bias)
-            for layer in found
-            if layer is not None and layer.weight is not None
-        )
+        found = [there[name] for name in choice.becomes if name in there]
         wanted = scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
-        stack = Factors(choice.scheme, choice.ranks, convs)
-        if stack.chain != wanted:
+        if [weight.shape for weight, _ in found] != [one.weight_shape for one in wanted]:
             raise PlanError(
                 f"{choice.layer}: the decomposed model does not hold its factors "
                 f"{', '.join(choice.becomes)}; give the model that was written with the plan"
             )
-        factors[choice.layer] = stack
+        convs = tuple(
+            FactorConv(geometry, weight, bias) for geometry, (weight, bias) in zip(wanted, found, strict=True)
+        )
+        factors[choice.layer] = Factors(choice.scheme, choice.ranks, convs)
     return factors
 
 

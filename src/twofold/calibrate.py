@@ -126,9 +126,9 @@ class Calibration:
             InputError: no inputs can be read or made.
         """
         runner = runner_for(model, source.protect)
-        made_up = not source.given
-        options = replace(source.options, batch_statistics=made_up and runner.has_batch_statistics)
         inputs = calibration_inputs(runner, source)
+        made_up = inputs.provenance.kind == "synthetic"
+        options = replace(source.options, batch_statistics=made_up and runner.has_batch_statistics)
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
         fitted, held_out = split(inputs)
@@ -250,12 +250,24 @@ def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
     elif source.data is not None:
         inputs = from_arrays(source.data, runner.inputs, limit=options.limit or None)
     else:
-        inputs = synthetic_inputs(
-            runner.inputs, count=source.count, seed=options.seed, values=source.values, options=options
-        )
+        inputs = _made_up(runner, source, options)
     origin = inputs.provenance
     inputs = replace(inputs, provenance=replace(origin, notes=(*notes, *origin.notes)))
     return inputs.batched(min(max(_BATCH_VALUES // _values(inputs), 1), _LARGEST_BATCH))
+
+
+def _made_up(runner: Runner, source: CalibrationSource, options: ImageOptions) -> Inputs:
+    """Pictures; where a model takes something else, the examples that came with it."""
+    try:
+        return synthetic_inputs(
+            runner.inputs, count=source.count, seed=options.seed, values=source.values, options=options
+        )
+    except InputError:
+        if not runner.examples:
+            raise
+    inputs = from_arrays(runner.examples, runner.inputs)
+    note = f"calibrated on the {inputs.count} example inputs alone; give data for a better fit"
+    return replace(inputs, provenance=replace(inputs.provenance, notes=(note,)))
 
 
 def _values(inputs: Inputs) -> int:

@@ -17,7 +17,7 @@ from .calibration.runner import Stacks
 from .conv import ConvLayer, Factors, LayerStatistics, Skipped
 from .errors import InputError, ModelError, OptionError, PlanError
 from .formats.base import Model
-from .formats.modules import as_model
+from .formats.modules import with_data
 from .lowrank import Factorization, FitOptions, LayerFit
 from .lowrank.assemble import checked_weight
 from .planning import (
@@ -106,7 +106,8 @@ def decompose(
         calibration: how the network is looked at.
         refine: alternations that improve the factors further.
         example_inputs: of a module: what its forward gets, a tensor, a tuple of arguments or a dict. They
-            tell the sizes of the layers' inputs; without them MACs are counted per output position.
+            tell the sizes of the layers' inputs, and are calibrated on where no pictures can be made up;
+            without them the first of `data` is taken, and without both MACs are counted per output position.
 
     Returns:
         The smaller model and the plan. Nothing is written before `Result.save`.
@@ -118,6 +119,7 @@ def decompose(
         InputError: inputs that cannot be used.
         MissingExtraError: inputs are given, and what runs the network is not installed.
     """
+    model, data = with_data(model, example_inputs, data)
     source = CalibrationSource(
         images=images,
         data=data,
@@ -128,7 +130,6 @@ def decompose(
         statistics=None if statistics is None else Path(statistics),
         options=calibration or CalibrationOptions(),
     )
-    model = as_model(model, example_inputs)
     used = calibrate(model, source, no_data=no_data, rule=rule)
     options = PlanOptions(
         budget=_budget(macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy),

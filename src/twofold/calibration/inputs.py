@@ -168,7 +168,8 @@ def from_arrays(
     Args:
         items: one array (N, *shape), a dict of such arrays by input name, or any iterable of arrays or dicts
             of arrays, each one sample (*shape) or a batch (N, *shape). Torch tensors will do, and a loader
-            of (input, label) pairs where the net has one input. A generator is read once and kept.
+            of (input, label) pairs; a net with several inputs gets the first so many of a tuple, in its
+            order. A generator is read once and kept.
         shapes: input name -> shape of a sample.
         limit: stop after so many samples; None takes all.
 
@@ -184,8 +185,7 @@ def from_arrays(
     sequence: Iterable[Any] = (items,) if single else items  # type: ignore[assignment]
     for position, item in enumerate(sequence):
         where = "the given array" if single else f"input {position}"
-        if isinstance(item, (tuple, list)) and len(shapes) == 1 and item and hasattr(item[0], "shape"):
-            item = item[0]  # noqa: PLW2901 - a loader's (input, label)
+        item = _without_labels(item, shapes)  # noqa: PLW2901
         named = {
             name: _checked(array, shapes[name], f"{where}: {name}")
             for name, array in _by_name(item, shapes, where).items()
@@ -203,6 +203,17 @@ def from_arrays(
         raise InputError("there is not a single sample: the inputs are empty")
     arrays = {name: np.concatenate(chunk)[:limit] for name, chunk in parts.items()}
     return Inputs(arrays, Provenance("arrays", options={"limit": limit}, notes=tuple(notes)))
+
+
+def _without_labels(item: Any, shapes: Mapping[str, SampleShape]) -> Any:
+    """The part of an item that goes into the net: what stands first, where it is a tuple."""
+    if not isinstance(item, (tuple, list)) or not item:
+        return item
+    if isinstance(item[0], Mapping):
+        return item[0]
+    if len(item) < len(shapes) or not all(hasattr(one, "shape") for one in item[: len(shapes)]):
+        return item
+    return item[0] if len(shapes) == 1 else dict(zip(shapes, item, strict=False))
 
 
 def _by_name(item: Any, shapes: Mapping[str, SampleShape], where: str) -> dict[str, Any]:

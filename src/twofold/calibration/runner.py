@@ -48,6 +48,10 @@ class Runner(Protocol):
         """Shape of a sample of every input that must be fed."""
 
     @property
+    def examples(self) -> Mapping[str, NDArray[np.float32]]:
+        """Inputs that came with the model, (N, *shape) by name; empty where none did."""
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the values that are protected: what a decomposition should change least."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ..conv import Array, ConvLayer
 from ..errors import OptionError
 
 
@@ -18,9 +21,7 @@ def as_model(model: Any, example_inputs: Any = None) -> Any:
     Raises:
         OptionError: example inputs for something that is no module, or something that is no model at all.
     """
-    # Whoever has a module has imported torch.
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(model, torch.nn.Module):
+    if _is_module(model):
         from .torch.model import TorchModel  # noqa: PLC0415 - an extra
 
         return TorchModel(model, example_inputs)
@@ -32,3 +33,47 @@ def as_model(model: Any, example_inputs: Any = None) -> Any:
     if example_inputs is not None:
         raise OptionError("example inputs belong to a torch.nn.Module; a loaded model knows its inputs")
     return model
+
+
+def with_data(model: Any, example_inputs: Any, data: Any) -> tuple[Any, Any]:
+    """As `as_model`, where data are given, too: a module's first sample then serves as its example inputs.
+
+    Returns:
+        The model, and the data, of which nothing is lost.
+
+    Raises:
+        OptionError: as `as_model`.
+        InputError: the data are no inputs of a module.
+    """
+    named = isinstance(data, (str, Path))  # a file can only be read once the shapes are known
+    if _is_module(model) and example_inputs is None and data is not None and not named:
+        from .torch.inputs import peeked  # noqa: PLC0415 - an extra
+
+        example_inputs, data = peeked(model, data)
+    return as_model(model, example_inputs), data
+
+
+def parameters_of(model: Any) -> dict[str, tuple[Array, Array | None]]:
+    """Weight and bias of every convolution of a model, a module, or a module's state_dict, by name."""
+    if not isinstance(model, Mapping):
+        layers = as_model(model).convolutions()
+        return {
+            layer.name: (layer.weight, layer.bias)
+            for layer in layers
+            if isinstance(layer, ConvLayer) and layer.weight is not None
+        }
+    from .torch.convolution import values  # noqa: PLC0415 - an extra
+
+    ends = ".weight"
+    names = [name.removesuffix(ends) for name in model if name.endswith(ends)]
+    found = {}
+    for name in names:
+        bias = model.get(f"{name}.bias")
+        found[name] = values(model[name + ends]), None if bias is None else values(bias)
+    return found
+
+
+def _is_module(model: Any) -> bool:
+    # Whoever has a module has imported torch.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)

@@ -18,7 +18,7 @@ import twofold  # noqa: E402
 from twofold.apply import apply_plan  # noqa: E402
 from twofold.conv import Skipped  # noqa: E402
 from twofold.decompose import decompose  # noqa: E402
-from twofold.errors import InputError, ModelError, OptionError  # noqa: E402
+from twofold.errors import InputError, ModelError, OptionError, PlanError  # noqa: E402
 from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.lowrank import SCHEMES  # noqa: E402
 
@@ -50,7 +50,7 @@ def picture(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def full(module: nn.Module, x: object = None, **options) -> nn.Module:
     """The module with every layer that a scheme takes at full rank."""
-    result = decompose(module, ranks={"*": "full"}, example_inputs=x, **options)
+    result = decompose(module, ranks={"*": "full"}, example_inputs=x, no_data=True, **options)
     assert result.plan.choices
     return result.model.module
 
@@ -292,7 +292,7 @@ def test_wrappers_are_refused(net, make, reason):
 
 
 def test_bad_inputs(net):
-    with pytest.raises(InputError, match="Net does not run on the example inputs"):
+    with pytest.raises(InputError, match="Net does not run on the inputs"):
         decompose(net, macs=0.5, example_inputs=torch.zeros(1, 3, 8, 8))
     with pytest.raises(OptionError, match="cannot decompose a value of type OrderedDict"):
         decompose(net.state_dict(), macs=0.5)
@@ -365,16 +365,32 @@ def test_a_state_is_loaded_into_a_rebuilt_structure(net, tmp_path):
     result = decompose(net, macs=0.5, example_inputs=picture())
     state, plan = result.save(tmp_path)
     torch.manual_seed(7)
-    again = apply_plan(twofold.Plan.load(plan), Net().eval()).model.module
-    again.load_state_dict(torch.load(state, weights_only=True))
+    state = torch.load(state, weights_only=True)
+    again = apply_plan(twofold.Plan.load(plan), Net().eval(), state).model.module
+    again.load_state_dict(state)
     x = picture()
     assert_close(again(x), result.model.module(x), 0)
 
 
 def test_plans_are_the_same_each_time(net, tmp_path):
-    first = decompose(net, macs=0.5, example_inputs=picture()).save(tmp_path / "a")
-    again = apply_plan(twofold.Plan.load(first[1]), net, example_inputs=picture()).save(tmp_path / "b")
-    assert [p.read_bytes() for p in again] == [p.read_bytes() for p in first]
+    first, again = (decompose(net, macs=0.5, example_inputs=picture()).save(tmp_path / n) for n in "ab")
+    plan, state = twofold.Plan.load(first[1]), torch.load(first[0], weights_only=True)
+    applied = apply_plan(plan, net, state, example_inputs=picture()).save(tmp_path / "c")
+    for files in (again, applied):
+        assert [p.read_bytes() for p in files] == [p.read_bytes() for p in first]
+
+
+def test_a_fitted_plan_takes_its_factors_from_a_module_too(net):
+    result, x = decompose(net, macs=0.5, example_inputs=picture()), picture()
+    again = apply_plan(result.plan, net, result.model.module, example_inputs=x).model.module
+    assert_close(again(x), result.model.module(x), 0)
+    with pytest.raises(PlanError, match="fitted to inputs"):
+        apply_plan(result.plan, net)
+    state = result.model.module.state_dict()
+    name = f"{result.plan.choices[0].becomes[0]}.weight"
+    for wrong in ({**state, name: state[name][1:]}, {k: v for k, v in state.items() if k != name}):
+        with pytest.raises(PlanError, match="does not hold its factors"):
+            apply_plan(result.plan, net, wrong)
 
 
 def test_names_of_modules_that_are_containers():

@@ -10,7 +10,11 @@ from ...errors import MissingExtraError, ModelError
 from ..runner import Runner
 
 #: Class of a model -> the module here that runs it, its runtime, and the extra that brings it.
-_RUNNERS = {"CaffeModel": ("caffe", "PyTorch", "torch")}
+_RUNNERS = {
+    "CaffeModel": ("caffe", "PyTorch", "torch"),
+    "OnnxModel": ("onnx", "ONNX Runtime", "onnx"),
+    "TorchModel": ("torch", "PyTorch", "torch"),
+}
 
 
 def runner_for(model: Any, protect: tuple[str, ...] = ()) -> Runner:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,29 +25,9 @@ from ..images import ImageOptions
 from ..inputs import Batch, SampleShape
 from ..preprocessing import model_options
 from ..runner import Outputs, Seen, Stacks
+from .gradients import felt
+from .readout import CAFFE as READOUT
 
-#: Types that only read out what the network has found: what they are given is protected instead, since
-#: probabilities, indices and boxes hide errors, or jump.
-READOUT = frozenset(
-    [
-        "Softmax",
-        "Sigmoid",
-        "ArgMax",
-        "DetectionOutput",
-        "Flatten",
-        "Reshape",
-        "Permute",
-        "Accuracy",
-        "SoftmaxWithLoss",
-        "SigmoidCrossEntropyLoss",
-        "MultinomialLogisticLoss",
-        "InfogainLoss",
-        "HingeLoss",
-        "EuclideanLoss",
-        "MultiBoxLoss",
-        "DetectionEvaluate",
-    ]
-)
 #: Types whose values do not depend on those of their bottoms.
 CONSTANT = frozenset(("PriorBox", "Shape"))
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -65,7 +46,10 @@ class CaffeRunner:
         net: the net, in its test phase and without gradients of its weights.
         outputs: blobs that are protected.
         inputs: shapes of the samples that must be fed, without the batch axis.
+        examples: none; a file holds no inputs.
     """
+
+    examples: Mapping[str, NDArray[np.float32]] = {}
 
     differentiable = True
     runtime = "PyTorch"
@@ -148,16 +132,10 @@ class CaffeRunner:
             if step.index in names:
                 for bottom, top in zip(step.bottoms, step.tops, strict=True):
                     seen.append((names[step.index], bottom, top))
-        values = [blobs[name] for name in self.outputs if blobs[name].requires_grad]
-        drawn = [_direction(value.detach(), generator) for value in values]
-        # What comes from constants, or from behind `propagate_down: false`, has no gradient.
-        felt = [top for *_, top in seen if top.requires_grad]
-        found = torch.autograd.grad(values, felt, drawn, allow_unused=True) if values and felt else ()
-        gradients = {id(top): gradient for top, gradient in zip(felt, found, strict=False)}
-        for name, bottom, top in seen:
-            gradient = gradients.get(id(top))
-            gradient = torch.zeros_like(top) if gradient is None else gradient
-            yield Seen(name, bottom.detach().numpy(), gradient.detach().numpy())
+        values = [blobs[name] for name in self.outputs]
+        found = felt(values, [top for *_, top in seen], generator)
+        for (name, bottom, _), gradient in zip(seen, found, strict=True):
+            yield Seen(name, bottom.detach().numpy(), gradient.numpy())
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""
@@ -241,13 +219,6 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
 
 def _arrays(blobs: Mapping[str, Tensor]) -> Outputs:
     return {name: blob.detach().numpy() for name, blob in blobs.items()}
-
-
-def _direction(value: Tensor, generator: np.random.Generator) -> Tensor:
-    """A random direction in an output's space, scaled so that all outputs count the same."""
-    drawn = torch.from_numpy(generator.standard_normal(tuple(value.shape), np.float32))
-    norm = float((value - value.mean()).norm())
-    return drawn / norm if norm else torch.zeros_like(value)
 
 
 # ---- what is protected

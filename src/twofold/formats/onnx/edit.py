@@ -61,7 +61,7 @@ class Editor:
         for position, node in enumerate(graph.node):
             nodes += self._before.get((number, position), ())
             nodes += self._instead.get((number, position), [node])
-        if len(nodes) > len(graph.node):
+        if any(holder == number for holder, _ in (*self._instead, *self._before)):
             del graph.node[:]
             graph.node.extend(nodes)
         stored: list[TensorProto] = []

@@ -86,6 +86,10 @@ class OnnxModel:
         """
         return self._convolutions
 
+    def group(self, name: str) -> Group:
+        """All nodes of a layer that `convolutions` gives as `ConvLayer`."""
+        return self._groups[name]
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What is unusual about the file but does no harm."""

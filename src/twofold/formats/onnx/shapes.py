@@ -82,6 +82,12 @@ def _set_inputs(model: ModelProto, inputs: Mapping[str, Size], path: str) -> Non
             dim.Clear()
 
 
+def input_shapes(model: ModelProto) -> dict[str, Shape]:
+    """Shapes of the inputs as the file gives them, None per axis that is free; () where it says nothing."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return {value.name: _shape(value) or () for value in model.graph.input if value.name not in stored}
+
+
 def _shape(value: ValueInfoProto) -> Shape | None:
     kind = value.type.tensor_type
     if not kind.HasField("shape"):

@@ -151,7 +151,7 @@ def _like(module: Conv, conv: FactorConv) -> Conv:
 
 
 def _as_parameter(array: Array, like: Tensor) -> nn.Parameter:
-    tensor = torch.from_numpy(np.ascontiguousarray(array)).to(like.device, like.dtype)
+    tensor = torch.from_numpy(np.array(array)).to(like.device, like.dtype)  # a copy of its own
     if not bool(torch.isfinite(tensor).all()):
         raise ModelError(
             f"a factor's value {np.abs(array).max():.4g} is too large for {like.dtype}; "
@@ -160,4 +160,4 @@ def _as_parameter(array: Array, like: Tensor) -> nn.Parameter:
     layout = _CHANNELS_LAST.get(like.dim()) if tensor.dim() == like.dim() else None
     if layout is not None and like.is_contiguous(memory_format=layout) and not like.is_contiguous():
         tensor = tensor.contiguous(memory_format=layout)
-    return nn.Parameter(tensor.clone() if tensor.device.type == "cpu" else tensor, like.requires_grad)
+    return nn.Parameter(tensor, like.requires_grad)

@@ -21,6 +21,7 @@ from ...progress import track
 from ..base import commit
 from .convolution import is_convolution, stack_like, values
 from .groups import ROOT, Group, as_layer, find_groups
+from .inputs import Arguments
 
 #: Name of the file that `save_to` writes.
 STATE_FILE = "state_dict.pt"
@@ -60,7 +61,7 @@ class TorchModel:
 
     @cached_property
     def _calls(self) -> Calls | None:
-        return None if self.example_inputs is None else calls(_copy(self.module), self.example_inputs)
+        return None if self.example_inputs is None else calls(copied(self.module), self.example_inputs)
 
     @cached_property
     def _convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
@@ -104,7 +105,7 @@ class TorchModel:
         Raises:
             ModelError: no such layer, or the module does not run with the stacks in place.
         """
-        new = replace_in(_copy(self.module), factors)
+        new = replace_in(copied(self.module), factors)
         replaced = {name: stack_names(name, len(stack.convs)) for name, stack in factors.items()}
         model = replace(self, module=new, replaced={**self.replaced, **replaced})
         if self.example_inputs is not None:
@@ -153,7 +154,7 @@ class TorchModel:
             raise OptionError(f"{path}: the state and the plan need different files")
 
         def reread(places: Mapping[Path, Path]) -> None:
-            module = _copy(self.module)
+            module = copied(self.module)
             try:
                 module.load_state_dict(torch.load(places[path], weights_only=True))
             except (RuntimeError, ValueError, EOFError) as error:
@@ -182,7 +183,7 @@ def replace_in(root: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
             raise ModelError(f"{type(root).__name__} has no convolution {name!r} that can be replaced")
         first: nn.Sequential | None = None
         for module, paths in group.modules:
-            new = stack_like(module, _with_own_bias(stack.convs, module, group.modules[0][0]))  # type: ignore[arg-type]
+            new = stack_like(module, with_own_bias(stack.convs, module, group.modules[0][0]))  # type: ignore[arg-type]
             first = first or new
             for own, owner in zip(new, first, strict=True):
                 own.weight = owner.weight
@@ -194,7 +195,7 @@ def replace_in(root: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
     return root
 
 
-def _with_own_bias(
+def with_own_bias(
     convs: tuple[FactorConv, ...], module: nn.Module, owner: nn.Module
 ) -> tuple[FactorConv, ...]:
     """The stack for a module that shares its weight: its own bias plus what the stack adds to the owner's."""
@@ -224,21 +225,17 @@ def calls(module: nn.Module, example_inputs: Any) -> Calls:
     for name, one in module.named_modules():
         if is_convolution(one):
             one.register_forward_pre_hook(partial(note, name), with_kwargs=True)
-    arguments: tuple[Any, ...] = ()
-    named: dict[str, Any] = {}
-    if isinstance(example_inputs, dict):
-        named = example_inputs
-    else:
-        arguments = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
-    try:
-        with torch.no_grad():
-            module.eval()(*arguments, **named)
-    except Exception as error:  # whatever a forward raises
-        raise InputError(f"{type(module).__name__} does not run on the example inputs: {error}") from error
+    with torch.no_grad():
+        Arguments.of(module, example_inputs).call(module.eval())
     return {name: tuple(sizes) for name, sizes in found.items()}
 
 
-def _copy(module: nn.Module) -> nn.Module:
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a module that may be changed.
+
+    Raises:
+        ModelError: it holds something that cannot be copied.
+    """
     try:
         return copy.deepcopy(module)
     except Exception as error:  # whatever an attribute's own copying raises

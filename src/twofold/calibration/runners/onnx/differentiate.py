@@ -1,0 +1,55 @@
+"""One batch through an ONNX graph in torch, forward and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ....errors import ModelError
+from ....onnx_torch import OnnxNet
+from ...runner import Seen
+from ..gradients import felt
+
+
+def watch(
+    net: OnnxNet, names: Mapping[int, str], values: Mapping[str, NDArray[Any]], generator: np.random.Generator
+) -> Iterator[Seen]:
+    """What convolutions are given, and what the outputs feel of what they give.
+
+    Args:
+        net: the graph.
+        names: position of a node -> name of its layer.
+        values: inputs by name.
+        generator: draws the projection of the outputs.
+
+    Raises:
+        ModelError: the graph does not run on these values.
+    """
+    seen: list[tuple[str, Tensor, Tensor]] = []
+    found: Mapping[str, Tensor] = {}
+    # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
+    feed = {name: torch.from_numpy(np.array(value)) for name, value in values.items()}
+    try:
+        with torch.enable_grad():
+            for step in net.walk(feed):
+                found = step.values
+                if step.position in names:
+                    source, output = step.inputs[0], step.outputs[0]
+                    assert source is not None, "Bug: a convolution without an input"
+                    if not output.requires_grad:
+                        output.requires_grad_()
+                    seen.append((names[step.position], source, output))
+            outputs = [found[name] for name in net.outputs]
+            gradients = felt(outputs, [output for *_, output in seen], generator)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the model does not run in torch, which gives its gradients: {error}; use "
+            "CalibrationOptions(gradients=False), and tell us"
+        ) from error
+    for (name, source, _), gradient in zip(seen, gradients, strict=True):
+        yield Seen(name, source.detach().float().numpy(), gradient.float().numpy())

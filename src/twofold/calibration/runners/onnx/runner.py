@@ -1,0 +1,309 @@
+"""The runner for ONNX models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+from ....conv import ConvLayer, Factors
+from ....errors import InputError, ModelError, OptionError
+from ....formats.onnx.graphs import is_op
+from ....formats.onnx.groups import bias_of
+from ....formats.onnx.model import OnnxModel
+from ....formats.onnx.shapes import input_shapes
+from ....lowrank.measure import composed
+from ...images import ImageOptions
+from ...inputs import Batch, SampleShape
+from ...runner import Outputs, Seen, Stacks
+from ..readout import ONNX as READOUT
+from .graph import Graph, types_of
+from .norms import with_batch_statistics
+from .pieces import Pieces
+from .session import Session
+
+if TYPE_CHECKING:
+    from ....onnx_torch import OnnxNet
+
+Values = dict[str, NDArray[Any]]
+Weights = tuple[NDArray[Any], NDArray[Any]]
+
+
+def make_runner(model: OnnxModel, protect: tuple[str, ...] = ()) -> OnnxRunner:
+    """The runner of an ONNX model; see `runner_for`."""
+    return OnnxRunner(model, protect)
+
+
+class OnnxRunner:
+    """A `Runner` for an ONNX model.
+
+    Attributes:
+        ends: names of the graph's outputs.
+        outputs: values that are protected.
+        inputs: shapes of the samples that must be fed, without the batch axis; None where any size will do.
+        examples: none; a file holds no inputs.
+    """
+
+    runtime = "ONNX Runtime"
+    examples: Mapping[str, NDArray[np.float32]] = {}
+
+    def __init__(self, model: OnnxModel, protect: tuple[str, ...] = ()) -> None:
+        self._model = model
+        proto = model.proto
+        self.ends = tuple(value.name for value in proto.graph.output)
+        everything = Graph(proto, self.ends, model.files)
+        self.outputs = _checked(everything, protect) if protect else _protected(everything)
+        self._normal = _Network(proto, self.outputs, model)
+        self._network = self._normal
+        self._types = types_of(proto, self._normal.graph.fed)
+        shapes = {name: input_shapes(model.proto)[name] for name in self._normal.graph.fed}
+        self._batch = _fixed_batch(shapes)
+        given = {name: tuple(size) for name, size in model.inputs.items()}
+        self.inputs: dict[str, SampleShape] = {
+            name: given.get(name, shape)[1:] for name, shape in shapes.items()
+        }
+        self._stacks: tuple[Stacks, _Network, Session] | None = None
+
+    @cached_property
+    def _gradients(self) -> tuple[OnnxNet | None, str]:
+        """The graph in torch, or why there is none."""
+        return self._normal.in_torch()
+
+    @property
+    def differentiable(self) -> bool:
+        """See `Runner.differentiable`."""
+        return self._gradients[0] is not None
+
+    def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
+        """See `Runner.preprocessing`; an ONNX file says nothing of it."""
+        why = self._gradients[1]
+        return ImageOptions(), (why,) if why else ()
+
+    # ---- layers
+
+    def reached(self, layers: Sequence[ConvLayer]) -> tuple[ConvLayer, ...]:
+        """See `Runner.reached`; what stands in a branch or a loop cannot be watched."""
+        first = {layer.name: min(self._normal.uses(layer), default=-1) for layer in layers}
+        found = [layer for layer in layers if first[layer.name] >= 0]
+        return tuple(sorted(found, key=lambda layer: first[layer.name]))
+
+    # ---- running
+
+    def watch(
+        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None,
+        stacks: Stacks = (),
+    ) -> Iterator[Seen]:  # fmt: skip
+        """See `Runner.watch`."""
+        names = {use: layer.name for layer in layers for use in self._network.uses(layer)}
+        if gradients is not None:
+            yield from self._network.watch_gradients(names, self._parts(batch), gradients)
+            return
+        envs, pieces = self._parts(batch), self._network.pieces
+        changed: dict[int, Weights] = {}
+        for layer, stack in stacks:
+            changed |= self._weights(layer, stack)
+        for number in range(pieces.number(max(names, default=0))):
+            envs = [pieces.advance(values, number, changed.get(number)) for values in envs]
+            position = pieces.cuts[number]
+            if position in names:
+                source = self._network.graph.model.graph.node[position].input[0]
+                for values in envs:
+                    yield Seen(names[position], values[source].astype(np.float32, copy=False))
+
+    def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
+        """See `Runner.run`; with stacks the changed model itself is run."""
+        session = self._changed(stacks) if stacks else self._network.session(self._types)
+        return _joined([session(values) for values in self._parts(batch)])
+
+    def _changed(self, stacks: Stacks) -> Session:
+        # The same stacks come batch by batch.
+        if self._stacks is None or self._stacks[0] is not stacks or self._stacks[1] is not self._network:
+            model = self._model.replace({layer.name: factors for layer, factors in stacks})
+            proto = model.proto if self._network is self._normal else with_batch_statistics(model.proto)
+            session = _Network(proto, self.outputs, model).session(self._types)
+            self._stacks = stacks, self._network, session
+        return self._stacks[2]
+
+    def trials(
+        self, candidates: Sequence[tuple[ConvLayer, Sequence[Factors]]], batch: Batch
+    ) -> Iterator[tuple[str, int, Outputs]]:
+        """See `Runner.trials`."""
+        network, pieces, envs, piece = self._network, self._network.pieces, self._parts(batch), 0
+        for layer, stacks in candidates:
+            while piece < pieces.number(min(network.uses(layer))):
+                envs = [pieces.advance(values, piece) for values in envs]
+                piece += 1
+            for index, stack in enumerate(stacks):
+                changed = self._weights(layer, stack)
+                found = envs
+                for number in range(piece, len(pieces)):
+                    found = [pieces.advance(values, number, changed.get(number)) for values in found]
+                yield layer.name, index, _joined(found)
+
+    def _weights(self, layer: ConvLayer, stack: Factors) -> dict[int, Weights]:
+        """Weight and bias of the convolution that a stack equals, by the number of each use's piece."""
+        group, pieces = self._model.group(layer.name), self._network.pieces
+        kind = helper.tensor_dtype_to_np_dtype(group.weight.tensor.data_type)
+        weight = composed(stack).astype(kind)
+        zeros = np.zeros(len(weight))
+        biases = [bias_of(use, self._model.files) for use in group.uses]
+        last = stack.convs[-1].bias
+        shift = (zeros if last is None else last) - (zeros if biases[0] is None else biases[0])
+        return {
+            pieces.number(position): (weight, (shift + (zeros if own is None else own)).astype(kind))
+            for position, own in zip(self._network.uses(layer), biases, strict=True)
+        }
+
+    def _parts(self, batch: Batch) -> list[Values]:
+        """A batch as what the model takes at a time."""
+        typed = {
+            name: array.astype(helper.tensor_dtype_to_np_dtype(self._types[name]), copy=False)
+            for name, array in batch.items()
+        }
+        if self._batch is None:
+            return [typed]
+        count = len(next(iter(typed.values())))
+        return [{name: array[i : i + 1] for name, array in typed.items()} for i in range(count)]
+
+    @property
+    def has_batch_statistics(self) -> bool:
+        """See `Runner.has_batch_statistics`."""
+        return any(is_op(node, "BatchNormalization") for node in self._model.proto.graph.node)
+
+    @contextmanager
+    def batch_statistics(self) -> Iterator[None]:
+        """See `Runner.batch_statistics`."""
+        self._network = self._by_batch
+        try:
+            yield
+        finally:
+            self._network = self._normal
+
+    @cached_property
+    def _by_batch(self) -> _Network:
+        if not self.has_batch_statistics:
+            return self._normal
+        return _Network(with_batch_statistics(self._model.proto), self.outputs, self._model)
+
+
+class _Network:
+    """A graph with its protected outputs, in the forms in which it is run."""
+
+    def __init__(self, proto: ModelProto, outputs: tuple[str, ...], model: OnnxModel) -> None:
+        self.graph = Graph(proto, outputs, model.files)
+        self._model = model
+        self._session: Session | None = None
+
+    def uses(self, layer: ConvLayer) -> list[int]:
+        """Positions of all nodes of a layer; none where outputs do not depend on all of them."""
+        uses = self._model.group(layer.name).uses
+        found = [self.graph.position(use.node.output[0]) for use in uses if use.scope.number == 0]
+        return found if len(found) == len(uses) and min(found) >= 0 else []
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The graph cut at every convolution that can be replaced."""
+        layers = [layer for layer in self._model.convolutions() if isinstance(layer, ConvLayer)]
+        return Pieces(self.graph, [use for layer in layers for use in self.uses(layer)])
+
+    def session(self, types: Mapping[str, int]) -> Session:
+        """The graph as a whole."""
+        if self._session is None:
+            outputs, stop = self.graph.outputs, len(self.graph.model.graph.node)
+            self._session = Session(self.graph.part(0, stop, types, outputs), outputs)
+        return self._session
+
+    def in_torch(self) -> tuple[OnnxNet | None, str]:
+        """The graph in torch, or why there is none."""
+        blind = "fits cannot be weighted by what the outputs feel of each layer"
+        try:
+            from ....onnx_torch import OnnxNet, UnsupportedError  # noqa: PLC0415 - an extra
+        except ModuleNotFoundError:
+            return None, f"{blind}: that needs PyTorch (pip install 'twofold[torch]')"
+        try:
+            return OnnxNet(self.graph.model, self.graph.outputs, self._model.files), ""
+        except UnsupportedError as error:
+            return None, f"{blind}: no gradients are known of {error}"
+
+    def watch_gradients(
+        self, names: Mapping[int, str], parts: Sequence[Values], generator: np.random.Generator
+    ) -> Iterator[Seen]:
+        """Run in torch, forward and back."""
+        from .differentiate import watch  # noqa: PLC0415 - an extra
+
+        net = self._net
+        assert net is not None, "Bug: asked for gradients that there are not"
+        for values in parts:
+            yield from watch(net, names, values, generator)
+
+    @cached_property
+    def _net(self) -> OnnxNet | None:
+        return self.in_torch()[0]
+
+
+def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Outputs:
+    """Outputs of all samples as float32."""
+    if len(parts) == 1:
+        return {name: value.astype(np.float32, copy=False) for name, value in parts[0].items()}
+    found = {}
+    for name, value in parts[0].items():
+        shapes = {part[name].shape[1:] for part in parts}
+        if not value.ndim or len(shapes) > 1:
+            raise ModelError(
+                f"output {name!r} differs in shape from sample to sample ({', '.join(map(str, shapes))}); "
+                "name others (--protect)"
+            )
+        found[name] = np.concatenate([part[name] for part in parts]).astype(np.float32)
+    return found
+
+
+def _fixed_batch(shapes: Mapping[str, tuple[int | None, ...]]) -> int | None:
+    """1 where the model takes one sample at a time; None where it takes any number.
+
+    Raises:
+        InputError: it takes another number, or something without a batch axis.
+    """
+    for name, shape in shapes.items():
+        if not shape or (shape[0] or 1) != 1:
+            raise InputError(
+                f"input {name!r} has the shape {list(shape)}, which is no batch of one or of any number of "
+                "samples; export the model with a batch axis that is 1 or free"
+            )
+    return 1 if any(shape[0] == 1 for shape in shapes.values()) else None
+
+
+def _checked(graph: Graph, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if graph.maker(name) is None or not graph.depends(name):
+            raise OptionError(
+                f"the model computes no {name!r} from its inputs; its outputs are {', '.join(graph.outputs)}"
+            )
+    return names
+
+
+def _protected(graph: Graph) -> tuple[str, ...]:
+    """What the outputs are read out of.
+
+    Raises:
+        ModelError: no output depends on the inputs.
+    """
+    found = dict.fromkeys(
+        name for end in graph.outputs for name in _read_from(graph, end) if graph.depends(name)
+    )
+    protected = tuple(name for name in found if graph.maker(name) is not None)
+    if not protected:
+        raise ModelError("no output of the model depends on its inputs")
+    return protected
+
+
+def _read_from(graph: Graph, name: str) -> list[str]:
+    maker = graph.maker(name)
+    if maker is None or maker.op_type not in READOUT:
+        return [name]
+    sources = [source for source in maker.input if source and graph.depends(source)]
+    return [one for source in sources for one in _read_from(graph, source)]

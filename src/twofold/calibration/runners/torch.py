@@ -1,0 +1,366 @@
+"""Runs PyTorch modules: a copy of the module, so that the user's own stays as it is, hooks and all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ...conv import ConvLayer, Factors
+from ...errors import InputError, OptionError
+from ...formats.torch.convolution import stack_like
+from ...formats.torch.groups import Group, find_groups
+from ...formats.torch.inputs import Arguments
+from ...formats.torch.model import TorchModel, copied, with_own_bias
+from ..images import ImageOptions
+from ..inputs import Batch, SampleShape
+from ..runner import Outputs, Seen, Stacks
+from .gradients import felt
+from .readout import TORCH as READOUT
+
+Forward = Callable[..., Tensor]
+
+
+def make_runner(model: TorchModel, protect: tuple[str, ...] = ()) -> TorchRunner:
+    """The runner of a module; see `runner_for`."""
+    if model.example_inputs is None:
+        raise InputError("what the forward takes is not known; give example_inputs, or data")
+    return TorchRunner(model.module, model.example_inputs, protect)
+
+
+class TorchRunner:
+    """A `Runner` for a module.
+
+    Attributes:
+        inputs: shapes of the samples of its tensor arguments, without the batch axis.
+        ends: names of the tensors in what forward returns.
+        outputs: names of those that are protected, or of what they are read out of.
+        examples: the tensors that it was called with first, by name.
+    """
+
+    runtime = "PyTorch"
+
+    def __init__(self, module: nn.Module, example_inputs: Any, protect: tuple[str, ...] = ()) -> None:
+        self._module = copied(module).eval().requires_grad_(False)
+        self._call = Arguments.of(module, example_inputs)
+        tensors = self._call.tensors
+        if any(not tensor.dim() for tensor in tensors.values()) or not tensors:
+            raise InputError("forward takes no tensor with a batch axis, so it cannot be calibrated")
+        self.inputs: dict[str, SampleShape] = {name: tuple(one.shape[1:]) for name, one in tensors.items()}
+        self.examples = {name: _array(tensor) for name, tensor in tensors.items()}
+        self._groups = {group.name: group for group in find_groups(self._module)}
+        self.differentiable = False
+        self._names = self._probe(protect)
+
+    def _probe(self, protect: tuple[str, ...]) -> dict[str, None]:
+        """Run once: which convolutions the protected outputs depend on, in the order of their first call."""
+        seen = _Recorder({name: self._modules(name) for name in self._groups}, differentiate=True)
+        with torch.enable_grad(), seen.hooked():
+            found = self._values(self._call)
+        self.ends = tuple(found.ends)
+        self.outputs = _checked(protect, found) if protect else found.read
+        if not self.outputs:
+            raise InputError(f"forward returns no tensor of numbers, but {', '.join(self.ends) or 'nothing'}")
+        values = [found.values[name] for name in self.outputs if found.values[name].requires_grad]
+        called = dict.fromkeys(use.layer for use in seen.uses)
+        if not values:  # forward forbids gradients
+            return called
+        self.differentiable = True
+        ones = [torch.ones_like(value) for value in values]
+        by_use = torch.autograd.grad(values, [use.output for use in seen.uses], ones, allow_unused=True)
+        names = {use.layer for use, gradient in zip(seen.uses, by_use, strict=True) if gradient is not None}
+        return {name: None for name in called if name in names}
+
+    def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
+        """See `Runner.preprocessing`; a module says nothing of it."""
+        return ImageOptions(), ()
+
+    def reached(self, layers: Sequence[ConvLayer]) -> tuple[ConvLayer, ...]:
+        """See `Runner.reached`."""
+        by_name = {layer.name: layer for layer in layers}
+        return tuple(by_name[name] for name in self._names if name in by_name)
+
+    def _modules(self, name: str) -> list[nn.Module]:
+        return [module for module, _ in self._groups[name].modules]
+
+    # ---- running
+
+    def watch(
+        self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None,
+        stacks: Stacks = (),
+    ) -> Iterator[Seen]:  # fmt: skip
+        """See `Runner.watch`."""
+        seen = _Recorder({layer.name: self._modules(layer.name) for layer in layers}, gradients is not None)
+        if gradients is None:
+            with torch.no_grad(), self._swapped(stacks), seen.hooked():
+                self._run(batch)
+            yield from (Seen(use.layer, use.input) for use in seen.uses)
+            return
+        with torch.enable_grad(), seen.hooked():
+            found = self._run(batch)
+        values = [found.values[name] for name in self.outputs]
+        for use, gradient in zip(
+            seen.uses, felt(values, [use.output for use in seen.uses], gradients), strict=True
+        ):
+            yield Seen(use.layer, use.input, _array(gradient))
+
+    def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
+        """See `Runner.run`."""
+        with torch.no_grad(), self._swapped(stacks):
+            return self._outputs(self._run(batch))
+
+    def trials(
+        self, candidates: Sequence[tuple[ConvLayer, Sequence[Factors]]], batch: Batch
+    ) -> Iterator[tuple[str, int, Outputs]]:
+        """See `Runner.trials`; what convolutions before the changed one give is computed once."""
+        modules = [module for name in self._groups for module in self._modules(name)]
+        with torch.no_grad():
+            tape = _Tape(modules)
+            with _forwards(tape.recording()):
+                self._run(batch)
+            for layer, stacks in candidates:
+                first = tape.first_call(self._modules(layer.name))
+                for index, stack in enumerate(stacks):
+                    with _forwards(tape.replaying(first, self._stacks(layer, stack))):
+                        yield layer.name, index, self._outputs(self._run(batch))
+
+    def _swapped(self, stacks: Stacks) -> AbstractContextManager[None]:
+        forwards: dict[nn.Module, Forward] = {}
+        for layer, stack in stacks:
+            forwards |= self._stacks(layer, stack)
+        return _forwards(forwards)
+
+    def _stacks(self, layer: ConvLayer, stack: Factors) -> dict[nn.Module, Forward]:
+        """The module of each use of a layer -> what runs in its place."""
+        group: Group = self._groups[layer.name]
+        owner = group.modules[0][0]
+        return {
+            module: stack_like(module, with_own_bias(stack.convs, module, owner)).forward  # type: ignore[arg-type]
+            for module, _ in group.modules
+        }
+
+    def _run(self, batch: Batch) -> _Values:
+        like = self._call.tensors
+        # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
+        tensors = {
+            name: torch.from_numpy(np.array(array)).to(like[name].device, like[name].dtype)
+            for name, array in batch.items()
+        }
+        return self._values(self._call.with_tensors(tensors))
+
+    def _values(self, call: Arguments) -> _Values:
+        with _Sources() as sources:
+            result = call.call(self._module)
+        return _Values.of(result, sources)
+
+    def _outputs(self, found: _Values) -> Outputs:
+        missing = [name for name in self.outputs if name not in found.values]
+        if missing:
+            raise InputError(f"forward returned no {missing[0]!r} this time, only {', '.join(found.values)}")
+        return {name: _array(found.values[name]) for name in self.outputs}
+
+    def _norms(self) -> list[_BatchNorm]:
+        found = (one for one in self._module.modules() if isinstance(one, _BatchNorm))
+        return [one for one in found if one.track_running_stats]
+
+    @property
+    def has_batch_statistics(self) -> bool:
+        """See `Runner.has_batch_statistics`."""
+        return bool(self._norms())
+
+    @contextmanager
+    def batch_statistics(self) -> Iterator[None]:
+        """See `Runner.batch_statistics`."""
+        norms = self._norms()
+        momenta = [one.momentum for one in norms]
+        for one in norms:
+            one.training, one.momentum = True, 0.0  # the stored statistics stay
+        try:
+            yield
+        finally:
+            for one, momentum in zip(norms, momenta, strict=True):
+                one.training, one.momentum = False, momentum
+
+
+# ---- what is seen
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Use:
+    """One call of a convolution."""
+
+    layer: str
+    input: NDArray[np.float32]
+    output: Tensor
+
+
+class _Recorder:
+    """Notes what convolutions are given, and what they give where gradients are wanted of it."""
+
+    def __init__(self, modules: Mapping[str, Sequence[nn.Module]], differentiate: bool) -> None:
+        self.uses: list[_Use] = []
+        self._modules, self._differentiate = modules, differentiate
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        handles = [
+            module.register_forward_hook(partial(self._note, name), with_kwargs=True)
+            for name, modules in self._modules.items()
+            for module in modules
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note(
+        self,
+        name: str,
+        module: nn.Module,
+        given: tuple[Tensor, ...],
+        named: Mapping[str, Tensor],
+        output: Tensor,
+    ) -> Tensor | None:
+        tensor = given[0] if given else named["input"]
+        axes = module.weight.dim()  # type: ignore[operator]
+        images = tensor if tensor.dim() == axes else tensor[None]
+        if not self._differentiate:
+            self.uses.append(_Use(name, _array(images), output))
+            return None
+        if not output.requires_grad and torch.is_grad_enabled():
+            output.requires_grad_()
+        self.uses.append(_Use(name, _array(images), output))
+        # What follows may work in place, which would turn `output` into something else.
+        return output.clone()
+
+
+class _Tape:
+    """What every call of every convolution gave, in order."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._modules = modules
+        self._calls: list[tuple[nn.Module, Tensor]] = []
+
+    def recording(self) -> dict[nn.Module, Forward]:
+        def forward(module: nn.Module, original: Forward, *args: Any, **kwargs: Any) -> Tensor:
+            output = original(*args, **kwargs)
+            self._calls.append((module, output.clone()))  # what follows may work in place
+            return output
+
+        return {module: partial(forward, module, module.forward) for module in self._modules}
+
+    def first_call(self, modules: Sequence[nn.Module]) -> int:
+        return next(i for i, (module, _) in enumerate(self._calls) if any(module is one for one in modules))
+
+    def replaying(self, first: int, changed: Mapping[nn.Module, Forward]) -> dict[nn.Module, Forward]:
+        """Forwards that give what was recorded up to the call `first`, and compute from there."""
+        calls = 0
+
+        def forward(compute: Forward, *args: Any, **kwargs: Any) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return self._calls[calls - 1][1].clone() if calls <= first else compute(*args, **kwargs)
+
+        return {module: partial(forward, changed.get(module, module.forward)) for module in self._modules}
+
+
+@contextmanager
+def _forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Within the context modules compute something else."""
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in forwards:
+            del module.forward
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    # A copy: what follows may work in place.
+    return np.array(tensor.detach().to("cpu", torch.float32).numpy())
+
+
+# ---- what is protected
+
+
+class _Sources(TorchFunctionMode):
+    """Notes of what each result of a function in `READOUT` was made, as long as the result lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in READOUT and args and isinstance(args[0], Tensor):
+            for one in result if isinstance(result, tuple) else (result,):
+                self.of[one] = (name, args[0])
+        return result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Values:
+    """What a forward returned.
+
+    Attributes:
+        values: tensors of numbers by name, and those that they are read out of.
+        ends: names of what was returned.
+        read: names of what that is read out of.
+    """
+
+    values: Mapping[str, Tensor]
+    ends: tuple[str, ...]
+    read: tuple[str, ...]
+
+    @classmethod
+    def of(cls, result: Any, sources: _Sources) -> _Values:
+        """Flatten what was returned, whatever it is nested in."""
+        values = dict(_flat(result, ""))
+        ends = tuple(values)
+        read: dict[str, None] = {}
+        for name in ends:
+            tensor, own = values[name], name
+            while tensor in sources.of:
+                function, tensor = sources.of[tensor]
+                own = f"{name} before {function}"
+            if tensor.is_floating_point():
+                values[own] = tensor
+                read[own] = None
+        return cls(values, ends, tuple(read))
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a result: "output" alone, else "0", "1" in tuples, keys of dicts, joined by dots."""
+    if isinstance(value, Tensor):
+        yield path or "output", value
+        return
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        inner: Any = value.items()
+    elif isinstance(value, (tuple, list)):
+        inner = zip(getattr(value, "_fields", range(len(value))), value, strict=True)
+    else:  # None, numbers and the like
+        return
+    for key, one in inner:
+        yield from _flat(one, f"{path}.{key}" if path else str(key))
+
+
+def _checked(names: tuple[str, ...], found: _Values) -> tuple[str, ...]:
+    for name in names:
+        if name not in found.values:
+            raise OptionError(f"forward returns no {name!r} to protect, only {', '.join(found.values)}")
+    return names

@@ -1,0 +1,121 @@
+"""What a module's forward is called with: arguments, the tensors among them by name, items of a loader."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """One call of a forward.
+
+    Attributes:
+        positional: arguments by position.
+        named: arguments by name.
+        names: of the positional ones, as forward calls its parameters.
+    """
+
+    positional: tuple[Any, ...]
+    named: Mapping[str, Any]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module, example_inputs: Any) -> Arguments:
+        """Read example inputs: a tensor, a tuple of arguments, or a dict of named ones."""
+        if isinstance(example_inputs, Mapping):
+            return cls((), dict(example_inputs), ())
+        given = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+        return cls(given, {}, _parameter_names(module, len(given)))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors among the arguments, by name."""
+        every = {**dict(zip(self.names, self.positional, strict=True)), **self.named}
+        return {name: value for name, value in every.items() if isinstance(value, Tensor)}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Arguments:
+        """The same call with other tensors."""
+        positional = tuple(
+            tensors.get(name, value) for name, value in zip(self.names, self.positional, strict=True)
+        )
+        return Arguments(
+            positional, {name: tensors.get(name, value) for name, value in self.named.items()}, self.names
+        )
+
+    def call(self, module: nn.Module) -> Any:
+        """Call a module.
+
+        Raises:
+            InputError: it does not run.
+        """
+        try:
+            return module(*self.positional, **self.named)
+        except Exception as error:  # whatever a forward raises
+            kind = type(module).__name__
+            raise InputError(f"{kind} does not run on the inputs that it was given: {error}") from error
+
+
+def _parameter_names(module: nn.Module, count: int) -> tuple[str, ...]:
+    """Names of the first positional parameters of a forward."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    rest = next((one.name for one in parameters if one.kind == one.VAR_POSITIONAL), "input")
+    return tuple([*names, *(f"{rest}{i}" for i in range(count))][:count])
+
+
+def peeked(module: nn.Module, data: Any) -> tuple[Any, Any]:
+    """The first sample of some data as example inputs, and data that still hold it.
+
+    Args:
+        module: decides how many values of a tuple go in: as many as its forward must have, so that of a
+            loader's (input, label) only the input does.
+        data: what forward takes, or an iterable of it: batches, as arrays, tensors, tuples or dicts.
+
+    Raises:
+        InputError: there is nothing, or nothing that can be read as arguments.
+    """
+    first = data
+    if not (hasattr(data, "shape") or isinstance(data, Mapping)):
+        try:
+            iterator = iter(data)
+        except TypeError:
+            raise InputError(
+                f"data must be tensors or an iterable of them, got {type(data).__name__}"
+            ) from None
+        first = next(iterator, None)
+        if first is None:
+            raise InputError("there is not a single sample: the inputs are empty")
+        data = itertools.chain([first], iterator)
+    if isinstance(first, (tuple, list)) and first and isinstance(first[0], Mapping):
+        first = first[0]
+    if isinstance(first, Mapping):
+        return {name: _one_sample(value, module) for name, value in first.items()}, data
+    items = first if isinstance(first, (tuple, list)) else (first,)
+    return tuple(_one_sample(value, module) for value in items[: _needed(module)]), data
+
+
+def _needed(module: nn.Module) -> int:
+    """Number of arguments that a forward must have; at least one."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(module.forward).parameters.values()
+    return max(1, sum(one.kind in kinds and one.default is one.empty for one in parameters))
+
+
+def _one_sample(value: Any, module: nn.Module) -> Any:
+    if not hasattr(value, "shape"):
+        raise InputError(f"data must give tensors or arrays, got a {type(value).__name__}")
+    tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+    like = next((one for one in module.parameters() if one.is_floating_point()), None)
+    if like is None:
+        return tensor[:1]
+    return tensor[:1].to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)

@@ -1,0 +1,146 @@
+"""Operators of ONNX by type: a builder reads a node's attributes once and gives what runs it.
+
+A builder refuses with `UnsupportedError` what it cannot compute exactly; nothing is approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from onnx import AttributeProto, NodeProto, TensorProto, helper
+from torch import Tensor
+
+from ..errors import ModelError, OptionError
+
+#: What a node gives for its inputs; None stands for an input that is left out.
+Operation = Callable[..., "Tensor | tuple[Tensor, ...]"]
+
+
+class UnsupportedError(ModelError):
+    """A node that cannot be computed in torch."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as builders see it.
+
+    Attributes:
+        type: of the operator.
+        opset: version of the operator set.
+        attributes: by name; text as str, tensors as `Tensor`.
+        outputs: number of outputs that have a name.
+    """
+
+    type: str
+    opset: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    outputs: int = 1
+
+    @classmethod
+    def of(cls, proto: NodeProto, opset: int) -> Node:
+        """Read a node."""
+        attributes = {one.name: _value(one) for one in proto.attribute}
+        return cls(proto.op_type, opset, attributes, sum(map(bool, proto.output)))
+
+    def get(self, name: str, default: Any) -> Any:
+        """An attribute, or its default."""
+        return self.attributes.get(name, default)
+
+    def refuse(self, name: str, *allowed: Any) -> None:
+        """Refuse an attribute that is there with another value than the first, or another of `allowed`."""
+        value = self.get(name, allowed[0])
+        if value not in allowed:
+            raise UnsupportedError(f"{self.type} with {name} = {value!r}")
+
+    def refuse_outputs(self, most: int = 1) -> None:
+        """Refuse more outputs."""
+        if self.outputs > most:
+            raise UnsupportedError(f"{self.type} with {self.outputs} outputs")
+
+
+Builder = Callable[[Node], Operation]
+B = TypeVar("B", bound=Builder)
+_builders: dict[str, Builder] = {}
+
+
+def operator(*types: str) -> Callable[[B], B]:
+    """Register a builder.
+
+    Raises:
+        OptionError: a type is registered already.
+    """
+
+    def register(builder: B) -> B:
+        for kind in types:
+            if kind in _builders:
+                raise OptionError(f"operator {kind!r} is registered already")
+            _builders[kind] = builder
+        return builder
+
+    return register
+
+
+def plain(**functions: Operation) -> None:
+    """Register operators without attributes: their type and what computes them."""
+
+    def builder(operation: Operation) -> Builder:
+        return lambda _: operation
+
+    for kind, operation in functions.items():
+        operator(kind)(builder(operation))
+
+
+def operators() -> tuple[str, ...]:
+    """All types that are registered."""
+    return tuple(sorted(_builders))
+
+
+def build(node: Node) -> Operation:
+    """What runs a node.
+
+    Raises:
+        UnsupportedError: nothing does.
+    """
+    if node.type not in _builders:
+        raise UnsupportedError(node.type)
+    return _builders[node.type](node)
+
+
+def as_tensor(proto: TensorProto) -> Tensor:
+    """A tensor whose data are in the message.
+
+    Raises:
+        UnsupportedError: torch has no such type.
+    """
+    from onnx import numpy_helper  # noqa: PLC0415 - keeps what is imported at the top to messages
+
+    return from_array(numpy_helper.to_array(proto))
+
+
+def from_array(array: np.ndarray[Any, Any]) -> Tensor:
+    """A copy of an array.
+
+    Raises:
+        UnsupportedError: torch has no such type.
+    """
+    try:
+        return torch.from_numpy(np.array(array))
+    except TypeError as error:
+        raise UnsupportedError(f"a tensor of type {array.dtype}") from error
+
+
+def _value(attribute: AttributeProto) -> Any:
+    if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+        raise UnsupportedError("a branch or a loop")
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, TensorProto):
+        return as_tensor(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if attribute.type == AttributeProto.STRINGS:
+        return [one.decode(errors="replace") for one in value]
+    return value

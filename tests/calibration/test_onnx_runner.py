@@ -1,0 +1,252 @@
+"""The runner for ONNX models: what it shows, swaps and protects, against whole models run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from tests.formats.onnx import small  # noqa: E402
+
+import twofold  # noqa: E402
+from twofold.calibration.runners import runner_for  # noqa: E402
+from twofold.conv import ConvLayer, FactorConv, Factors  # noqa: E402
+from twofold.errors import InputError, OptionError  # noqa: E402
+from twofold.lowrank import LayerFit  # noqa: E402
+
+make = helper.make_node
+
+
+def net(count="n", **more):
+    """`one`, Relu, BatchNormalization, `two` and its weight once more, `out`, Sigmoid."""
+    nodes = [
+        small.conv("one", "x", "a", "one.w", "one.b", pads=[1, 1, 1, 1]),
+        make("Relu", ["a"], ["b"]),
+        make("BatchNormalization", ["b", "scale", "shift", "mean", "var"], ["c"]),
+        small.conv("two", "c", "d", "two.w", "two.b", pads=[1, 1, 1, 1]),
+        make("Add", ["d", "c"], ["e"]),
+        small.conv("three", "e", "f", "two.w", "three.b", pads=[1, 1, 1, 1]),
+        make("Constant", [], ["out.w"], value=small.tensor("", small.weight(5, 64, 1, 1, seed=4))),
+        make("Identity", ["out.w"], ["out.v"]),
+        small.conv("out", "f", "logits", "out.v"),
+        make("Sigmoid", ["logits"], ["g"]),
+        make("Transpose", ["g"], ["y"], perm=[0, 2, 3, 1]),
+        small.conv("aside", "x", "unread", "aside.w"),
+    ]
+    rng = np.random.default_rng(0)
+    tensors = {
+        "one.w": small.weight(64, 16, 3, 3),
+        "one.b": small.weight(64, 1, seed=1).ravel(),
+        "two.w": small.weight(64, 64, 3, 3, seed=2),
+        "two.b": small.weight(64, 1, seed=3).ravel(),
+        "three.b": small.weight(64, 1, seed=7).ravel(),
+        "aside.w": small.weight(8, 16, 3, 3),
+        "scale": rng.uniform(0.5, 2, 64).astype(np.float32),
+        "shift": rng.normal(size=64).astype(np.float32),
+        "mean": rng.normal(size=64).astype(np.float32),
+        "var": rng.uniform(0.5, 2, 64).astype(np.float32),
+    }
+    return small.model(nodes, tensors, {"x": (count, 16, 12, 12)}, {"y": (count, 12, 12, 5)}, **more)
+
+
+def load(tmp_path, made=None, **options):
+    return twofold.load(small.write(tmp_path / "net.onnx", made or net()), **options)
+
+
+def layers_of(model):
+    return [layer for layer in model.convolutions() if isinstance(layer, ConvLayer)]
+
+
+def batch(count=2, seed=0):
+    return {"x": np.random.default_rng(seed).normal(size=(count, 16, 12, 12)).astype(np.float32)}
+
+
+def values_of(tmp_path, x, *names, made=None):
+    """Values inside a model, from the whole model run by ONNX Runtime."""
+    exposed = made or net()
+    for name in names:
+        exposed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    found = small.run(small.write(tmp_path / "exposed.onnx", exposed), **x)
+    return found[-len(names) :]
+
+
+def test_what_is_fed_protected_and_reached(tmp_path):
+    model = load(tmp_path)
+    runner = runner_for(model)
+    assert runner.inputs == {"x": (16, 12, 12)}
+    assert runner.outputs == ("logits",)
+    assert runner.ends == ("y",)
+    assert [layer.name for layer in runner.reached(layers_of(model)[::-1])] == ["one", "two", "out"]
+    assert runner_for(model, ("c",)).outputs == ("c",)
+    assert [layer.name for layer in runner_for(model, ("c",)).reached(layers_of(model))] == ["one"]
+    for wrong in ("nothing", "one.w", "x", "out.v"):
+        with pytest.raises(OptionError, match=f"computes no '{wrong}' from its inputs; its outputs are y"):
+            runner_for(model, (wrong,))
+
+
+def test_watch_shows_what_every_use_gets(tmp_path):
+    model = load(tmp_path)
+    seen = list(runner_for(model).watch(layers_of(model)[:3], batch()))
+    assert [one.layer for one in seen] == ["one", "two", "two", "out"]
+    for one, wanted in zip(seen, [batch()["x"], *values_of(tmp_path, batch(), "c", "e", "f")], strict=True):
+        np.testing.assert_allclose(one.inputs, wanted, atol=1e-5)
+
+
+def test_gradients_are_those_of_a_random_projection(tmp_path):
+    pytest.importorskip("torch")
+    model = load(tmp_path)
+    runner, layers, x = runner_for(model), layers_of(model), batch(1)
+    assert runner.differentiable
+    seen = {}
+    for one in runner.watch(layers[:3], x, np.random.default_rng(3)):
+        seen[one.layer] = seen.get(one.layer, 0) + one.gradients[0].sum(axis=(1, 2))
+    out = runner.run(x)["logits"].astype(np.float64)
+    v = np.random.default_rng(3).standard_normal(out.shape, np.float32) / np.linalg.norm(out - out.mean())
+    step = 1e-3
+    for layer in layers[:2]:  # of `two`, whose bias moves for both of its uses
+        for channel in (0, 7, 63):
+            values = []
+            for sign in (-1, 1):
+                bias = layer.bias.copy()
+                bias[channel] += sign * step
+                stack = Factors("spatial", (), (FactorConv(layer.geometry, layer.weight, bias),))
+                values.append(float((runner.run(x, [(layer, stack)])["logits"] * v).sum()))
+            numeric = (values[1] - values[0]) / (2 * step)
+            assert seen[layer.name][channel] == pytest.approx(numeric, rel=3e-2, abs=5e-4)
+
+
+@pytest.mark.parametrize("count", ["n", 1])
+@pytest.mark.parametrize("schemes", [("spatial", "hw"), ("channel", ""), ("tucker2", "")])
+def test_trials_are_runs_with_one_layer_changed(tmp_path, count, schemes):
+    model = load(tmp_path, net(count))
+    runner, layers, x = runner_for(model), layers_of(model)[:2], batch(3)
+    fits = [LayerFit(layer).factorize(*schemes) for layer in layers]
+    stacks = [
+        (layer, [fit.factors(tuple(rank for _ in fit.max_ranks)) for rank in (3, 12)])
+        for layer, fit in zip(layers, fits, strict=True)
+    ]
+    original = runner.run(x)["logits"]
+    assert original.shape == (3, 5, 12, 12)
+    found = list(runner.trials(stacks, x))
+    assert [(name, index) for name, index, _ in found] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    for name, index, outputs in found:
+        layer, tried = next(entry for entry in stacks if entry[0].name == name)
+        expected = runner.run(x, [(layer, tried[index])])["logits"]
+        np.testing.assert_allclose(outputs["logits"], expected, rtol=1e-4, atol=1e-4)
+        assert np.abs(expected - original).max() > 1e-2
+
+
+def test_watch_sees_what_changed_layers_give(tmp_path):
+    model = load(tmp_path)
+    layers, x = layers_of(model), batch()
+    stacks = [(layer, LayerFit(layer).factorize("spatial", "hw").factors((9,))) for layer in layers[:2]]
+    *_, seen = runner_for(model).watch(layers[:3], x, stacks=stacks)
+    wanted = runner_for(model, ("f",)).run(x, stacks)["f"]
+    np.testing.assert_allclose(seen.inputs, wanted, rtol=1e-4, atol=1e-4)
+    assert np.abs(wanted - runner_for(model, ("f",)).run(x)["f"]).max() > 1e-2
+
+
+def test_batch_statistics_are_those_of_the_batch(tmp_path):
+    model = load(tmp_path)
+    runner, x = runner_for(model), {"x": 3 * batch(8)["x"] + 1}
+    with runner.batch_statistics():
+        (seen,) = [one.inputs for one in runner.watch(layers_of(model)[1:2], x)][:1]
+        changed = runner.run(x)["logits"]
+    scale, shift = (numpy_helper.to_array(net().graph.initializer[i]) for i in (6, 7))
+    np.testing.assert_allclose(seen.mean(axis=(0, 2, 3)), shift, atol=1e-4)
+    np.testing.assert_allclose(seen.std(axis=(0, 2, 3)), scale, rtol=1e-3)
+    assert np.abs(changed - runner.run(x)["logits"]).max() > 1e-2
+
+
+@pytest.mark.parametrize("opset", [11, 14, 18])
+def test_data_beat_weights(tmp_path, opset):
+    """On inputs that were not used, in the file that was written."""
+    rng = np.random.default_rng(9)
+    mixing = rng.normal(size=(16, 16)) * 0.6 ** np.arange(16)
+    data, held_out = (
+        np.einsum("cd,ndhw->nchw", mixing, batch(32, s)["x"]).astype(np.float32) for s in (1, 2)
+    )
+    model = load(tmp_path, net(opset=opset))
+    (ref,) = values_of(tmp_path, {"x": held_out}, "logits", made=net(opset=opset))
+    errors = {}
+    for name, options in {"weights": {"no_data": True}, "data": {"data": data}}.items():
+        result = twofold.decompose(model, macs=0.4, multiple=4, **options)
+        path = result.save(tmp_path / name)[0]
+        (out,) = values_of(tmp_path, {"x": held_out}, "logits", made=onnx.load(path))
+        errors[name] = np.linalg.norm(out - ref) / np.linalg.norm(ref - ref.mean())
+    assert errors["data"] < 0.7 * errors["weights"]
+    assert result.plan.measured_error == pytest.approx(errors["data"], rel=0.2)
+
+
+def test_sizes_that_are_free_are_taken_from_the_data(tmp_path):
+    free = net()
+    for value in (*free.graph.input, *free.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value == 12:
+                dim.Clear()
+    assert runner_for(load(tmp_path, free)).inputs == {"x": (16, None, None)}
+    plan = twofold.decompose(load(tmp_path, free), data=batch(4)["x"], macs=0.5, multiple=4).plan
+    assert plan.measured_error < 1
+    given = load(tmp_path, free, inputs={"x": (1, 16, 9, 9)})
+    assert runner_for(given).inputs == {"x": (16, 9, 9)}
+
+
+def test_a_batch_of_several_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"shape \[4, 16, 12, 12\], which is no batch of one"):
+        runner_for(load(tmp_path, net(4)))
+
+
+def test_operators_without_gradients_are_named(tmp_path):
+    made = net()
+    made.graph.node[1].CopyFrom(make("Hardmax", ["a"], ["b"]))
+    model = load(tmp_path, made)
+    runner = runner_for(model)
+    assert not runner.differentiable
+    plan = twofold.decompose(model, data=batch(4)["x"], macs=0.5, multiple=4).plan
+    assert not plan.calibration["gradients"]
+    assert any("no gradients are known of Hardmax" in note for note in plan.notes)
+
+
+def test_half_precision(tmp_path):
+    made = net()
+    constants = [node.attribute[0].t for node in made.graph.node if node.op_type == "Constant"]
+    for tensor in (*made.graph.initializer, *constants):
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    for value in (*made.graph.input, *made.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    model = load(tmp_path, made)
+    result = twofold.decompose(model, data=batch(4)["x"], macs=0.5, multiple=4)
+    assert result.plan.measured_error < 1
+    layers, x = layers_of(model), batch()
+    stack = LayerFit(layers[0]).factorize("channel", "").factors((8,))
+    runner = runner_for(model)
+    ((_, _, tried),) = runner.trials([(layers[0], [stack])], x)
+    np.testing.assert_allclose(tried["logits"], runner.run(x, [(layers[0], stack)])["logits"], atol=3e-2)
+
+
+def test_the_command_line_from_end_to_end(tmp_path, monkeypatch, capsys):
+    from twofold.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    load(tmp_path)
+    np.save("x.npy", batch(20)["x"])
+    options = ["--macs", "0.5", "--data", "x.npy", "--multiple", "4"]
+    assert main(["decompose", "net.onnx", "-o", "out", *options]) == 0
+    assert "measured on inputs" in capsys.readouterr().out
+    assert main(["compare", "net.onnx", "out", "--data", "x.npy"]) == 0
+    printed = capsys.readouterr().out
+    assert "logits" in printed
+    assert "time in ONNX Runtime" in printed
+    before = (tmp_path / "out" / "net.onnx").read_bytes()
+    assert main(["apply", "out/plan.json", "net.onnx", "-o", "again"]) == 0
+    assert (tmp_path / "again" / "net.onnx").read_bytes() == before
+    capsys.readouterr()
+    assert main(["decompose", "net.onnx", "-o", "new", "--images", "."]) == 1
+    assert "no picture of 1 or 3 channels" in capsys.readouterr().err
+    assert main(["decompose", "net.onnx", "-o", "new", "--data", "x.npy", "--protect", "z"]) == 1
+    assert "computes no 'z' from its inputs" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
