@@ -1,0 +1,26 @@
+"""One network in three formats gives one plan, and one error of the outputs."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+from benchmarks.formats import outcomes
+
+pytestmark = pytest.mark.models
+
+
+def test_hed_in_three_formats_is_one_network(tmp_path):
+    """On its first three blocks, which are quick to factor."""
+    found = outcomes(tmp_path, macs=0.8, only="*conv[123]_*", multiple=8)
+    assert set(found) == {"Caffe", "ONNX", "PyTorch"}
+    caffe = found["Caffe"]
+    assert len(caffe.ranks) > 3
+    assert caffe.measured == pytest.approx(caffe.predicted, rel=0.5)
+    for one in found.values():
+        assert one.ranks == caffe.ranks
+        assert one.predicted == pytest.approx(caffe.predicted, rel=0.01)
+        assert one.measured == pytest.approx(caffe.measured, rel=0.01)
+        assert one.error == pytest.approx(caffe.error, rel=0.01)
