@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("benchmarks.layers", "benchmarks.whole", "benchmarks.calibrated")
+MODULES = (
+    "benchmarks.layers",
+    "benchmarks.whole",
+    "benchmarks.calibrated",
+    "benchmarks.formats",
+    "benchmarks.onnx_calibrated",
+)
 
 
 def main() -> int:

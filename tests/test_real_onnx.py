@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from benchmarks.onnx_calibrated import MACS, outcome
 from benchmarks.onnx_models import ONNX_FILES, OnnxFile, read_text, run, written
 from benchmarks.photographs import photographs
 from onnx import numpy_helper
@@ -54,7 +55,7 @@ def test_every_convolution_is_found_with_its_size(name):
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_full_rank_gives_the_same_output(name, scheme, tmp_path):
     file, x = ONNX_FILES[name], sample(ONNX_FILES[name])
-    result = decompose(load(name), ranks={"*": "full"}, schemes=scheme)
+    result = decompose(load(name), ranks={"*": "full"}, schemes=scheme, no_data=True)
     assert result.plan.choices
     (path, _) = result.save(tmp_path)
     # float32 through up to 64 layers; the text detector's last layer makes differences 50 times larger.
@@ -78,7 +79,7 @@ def with_composed_weights(file: OnnxFile, result: twofold.Result, path: Path) ->
 @every
 def test_a_smaller_net_computes_what_its_factors_say(name, tmp_path):
     file, x = ONNX_FILES[name], sample(ONNX_FILES[name])
-    result = decompose(load(name), macs=0.5, schemes=("spatial", "channel"), multiple=4)
+    result = decompose(load(name), macs=0.5, schemes=("spatial", "channel"), multiple=4, no_data=True)
     assert result.plan.totals.macs_ratio <= 0.5
     (path, _) = result.save(tmp_path / "out")
     onnx.checker.check_model(str(path), full_check=True)
@@ -94,9 +95,35 @@ def test_text_is_read_as_before(tmp_path):
     file = ONNX_FILES["ocr-rec"]
     entries = {entry.key: entry.value for entry in onnx.load(file.path).metadata_props}
     characters = entries["character"].splitlines()
-    (path, _) = decompose(load("ocr-rec"), energy=0.9999, schemes=("channel",), multiple=4).save(tmp_path)
+    (path, _) = decompose(
+        load("ocr-rec"), energy=0.9999, schemes=("channel",), multiple=4, no_data=True
+    ).save(tmp_path)
     assert any(isinstance(layer, ConvLayer) for layer in load("ocr-rec").convolutions())
     for text in ("Twofold 2026", "low rank 3x3"):
         x = file.sample(written(text))
         assert read_text(run(file.path, file.input, x)[0], characters) == text
         assert read_text(run(path, file.input, x)[0], characters) == text
+
+
+@every
+def test_the_graph_in_torch_computes_the_same(name):
+    torch = pytest.importorskip("torch")
+    from twofold.onnx_torch import OnnxNet
+
+    file, x = ONNX_FILES[name], sample(ONNX_FILES[name])
+    proto = onnx.load(file.path)
+    outputs = [value.name for value in proto.graph.output]
+    found = OnnxNet(proto, outputs)({file.input: torch.from_numpy(x)})
+    # The text detector's last layer makes differences 50 times larger.
+    assert difference([found[one].numpy() for one in outputs], run(file.path, file.input, x)) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "least"), [("nudenet", 0.8), ("ocr-rec", 0.75)])
+def test_calibrated_nets_still_find_and_read(name, least, tmp_path):
+    pytest.importorskip("torch")
+    blind, seeing = (outcome(name, tmp_path / str(data), MACS[name], data=data) for data in (False, True))
+    assert seeing.ratio <= MACS[name]
+    assert seeing.measured == pytest.approx(seeing.predicted, rel=0.3)
+    assert seeing.error < 0.3 * blind.error
+    assert seeing.kept[0] >= least * seeing.kept[1] > 0
+    assert blind.kept[0] < least * blind.kept[1]
