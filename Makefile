@@ -26,5 +26,8 @@ check: $(STAMP)  ## style and types
 bench: $(STAMP)  ## all measurements that the README and docs quote
 	$(BIN)/python -m benchmarks.run
 
+docs: $(STAMP)  ## pages that are generated
+	$(BIN)/python -m docs.make_layers
+
 clean:
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -127,7 +127,7 @@ def _checked(scheme: Scheme, layer: ConvLayer, variant: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
     """Schemes of two convolutions that share out the kernel's axes."""
 
     name: str
@@ -166,7 +166,7 @@ class _Pair:
         return channel_fit(self.name, variant, layer, split, rank, statistics, options, second_pass)
 
 
-class Spatial(_Pair):
+class Spatial(Pair):
     """One convolution along one axis, then one along the others; the axes that may come first are variants.
 
     A variant is named by its axes (depth, height, width), the first one in front: "hw", "wh"; "hdw".
@@ -196,14 +196,14 @@ def _axis_names(geometry: ConvGeometry) -> str:
     return "dhw"[-len(geometry.kernel) :]
 
 
-class Channel(_Pair):
+class Channel(Pair):
     """The layer with fewer outputs, then a 1x1 convolution; keeps Winograd kernels."""
 
     def split(self, geometry: ConvGeometry, variant: str) -> Split:
         return Split(tuple(range(len(geometry.kernel))), ())
 
 
-class Input(_Pair):
+class Input(Pair):
     """A 1x1 convolution, then the layer with fewer inputs."""
 
     def refusal(self, geometry: ConvGeometry) -> str | None:
