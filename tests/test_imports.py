@@ -18,13 +18,16 @@ FLOW = (
     ("conv",),
     ("formats",),
     ("caffe_torch", "onnx_torch", "lowrank"),
+    ("caffe_onnx",),
     ("calibration",),
     ("planning",),
     ("load", "calibrate", "inspect"),
-    ("result", "search"),
+    ("result", "search", "export"),
+    ("latency",),
     ("decompose", "apply", "compare"),
-    ("finetune", "recover", "report", "quantize", "latency"),
+    ("finetune", "recover", "report", "quantize"),
     ("amct", "amct_torch", "cli_inputs"),
+    ("cli_latency",),
     ("cli",),
     ("__init__", "__main__"),
 )
@@ -84,7 +87,7 @@ def loaded_by(statement: str) -> set[str]:
 
 THIRD_PARTY = {
     "numpy", "scipy", "google", "typer", "click", "rich", "threadpoolctl", "torch", "PIL", "h5py", "cv2",
-    "onnx", "skimage", "joblib", "lmdb",
+    "onnx", "skimage", "joblib", "lmdb", "platformdirs", "onnxruntime",
 }  # fmt: skip
 
 
@@ -95,7 +98,7 @@ def test_numerics_import_with_numpy_and_scipy_alone(module):
 
 def test_the_core_installation_needs_no_extra():
     loaded = loaded_by("import twofold.cli, twofold.inspect") & THIRD_PARTY
-    assert loaded <= {"numpy", "scipy", "threadpoolctl", "typer", "click", "rich"}
+    assert loaded <= {"numpy", "scipy", "threadpoolctl", "typer", "click", "rich", "platformdirs"}
 
 
 def test_the_core_works_where_extras_are_absent(tmp_path):

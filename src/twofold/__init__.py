@@ -12,6 +12,7 @@ from .compare import compare
 from .conv import ConvGeometry, ConvLayer, Factors, Skipped
 from .decompose import decompose
 from .errors import TwofoldError
+from .export import export
 from .load import load
 from .lowrank.schemes import SCHEMES
 from .planning.plan import Plan
@@ -31,6 +32,7 @@ __all__ = [
     "auto_decomposition",
     "compare",
     "decompose",
+    "export",
     "load",
     "recover",
 ]

@@ -1,0 +1,33 @@
+"""Real Caffe networks as ONNX: ONNX Runtime's outputs beside OpenCV's and PyTorch's."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from benchmarks.models import model, models
+from benchmarks.photographs import as_inputs, crops, photographs
+
+import twofold
+from twofold.formats.caffe.model import CaffeModel
+
+pytestmark = pytest.mark.models
+
+
+@pytest.mark.parametrize("name", list(models()))
+def test_the_exported_net_agrees_with_pytorch_on_photographs(name, tmp_path):
+    real = model(name)
+    caffe = CaffeModel.load(real.prototxt, real.caffemodel)
+    found = twofold.export(caffe, tmp_path / "net.onnx")
+    assert found.inputs[real.input] == (None, 3, *real.size)
+    options = real.options
+    cut = crops(photographs().held_out, 2, real.size, seed=3)
+    x = as_inputs(cut, options.color or "bgr", options.channel_mean(3), options.scale or 1.0)
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    got = session.run(None, {real.input: x})
+    with torch.inference_mode():
+        want = caffe.to_torch().eval()(torch.from_numpy(x), blobs=found.outputs)
+    for value, blob in zip(got, found.outputs, strict=True):
+        assert value.shape == tuple(want[blob].shape)
+        np.testing.assert_allclose(value, want[blob].numpy(), rtol=0, atol=1e-4 * np.ptp(want[blob].numpy()))
