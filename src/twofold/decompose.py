@@ -18,11 +18,15 @@ from .conv import ConvLayer, Factors, LayerStatistics, Skipped
 from .errors import InputError, ModelError, OptionError, PlanError
 from .formats.base import Model
 from .formats.modules import with_data
-from .lowrank import Factorization, FitOptions, LayerFit
+from .latency.choose import stopwatch, time_budget
+from .latency.stopwatch import Stopwatch
+from .latency.target import plan_by_time
+from .lowrank import SCHEMES, Factorization, FitOptions, LayerFit
 from .lowrank.assemble import checked_weight
 from .planning import (
     Budget,
     Choice,
+    Cost,
     EqualWeights,
     FixedRanks,
     Objective,
@@ -31,6 +35,7 @@ from .planning import (
     make_plan,
     requests,
 )
+from .planning.devices import parse_multiple
 from .planning.options import left_alone
 from .planning.text import error_text
 from .planning.workload import Workload
@@ -52,8 +57,13 @@ def decompose(
     error: float | None = None,
     accuracy_drop: float | None = None,
     energy: float | None = None,
+    speedup: float | None = None,
+    latency: float | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+    latency_table: str | Path | None = None,
     rule: str | None = None,
-    multiple: int = 16,
+    multiple: int | str = 16,
     schemes: str | Sequence[str] | None = None,
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
@@ -86,9 +96,15 @@ def decompose(
         error: the cheapest network is sought whose outputs have at most this relative error.
         accuracy_drop: the cheapest network is sought whose accuracy, a share, drops by at most this.
         energy: share of every layer's energy to keep.
+        speedup: how many times faster the network is to run in `runtime`, as measured there.
+        latency: the same the other way round: time after / before.
+        runtime: what will run the network, such as "onnxruntime". Layers that it does not run faster stay.
+        threads: that it may use; None for all cores.
+        latency_table: times measured on a device that is not here, instead of a runtime.
         rule: a rule that chooses every rank by itself, as "amct", the reference's own; from the weights alone
             unless inputs are given.
-        multiple: ranks are multiples of this, and at least this.
+        multiple: ranks are multiples of this, and at least this. The name of a device, as "ascend-fp16", also
+            counts MACs as the device does: in whole blocks of channels.
         schemes: names of the schemes that compete; by default "spatial" and "channel", or "spatial"
             alone where the weights decide.
         only: names or patterns of the layers that may be decomposed; empty means all.
@@ -130,17 +146,24 @@ def decompose(
         statistics=None if statistics is None else Path(statistics),
         options=calibration or CalibrationOptions(),
     )
+    budget = _budget(
+        macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy,
+        latency=time_budget(speedup, latency),
+    )  # fmt: skip
+    watch = stopwatch(budget, runtime_name=runtime, threads=threads, table=latency_table)
     used = calibrate(model, source, no_data=no_data, rule=rule)
+    number, device = parse_multiple(multiple)
     options = PlanOptions(
-        budget=_budget(macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy),
+        budget=budget,
         rule=rule,
-        multiple=multiple,
-        schemes=default_schemes(used) if schemes is None else _words(schemes),
+        multiple=number,
+        device=device,
+        schemes=default_schemes(used, watch) if schemes is None else _words(schemes),
         only=_words(only),
         skip=_words(skip),
         ranks=_fixed(ranks or {}),
     )
-    return run(model, options, used, FitOptions(refine=refine))
+    return run(model, options, used, FitOptions(refine=refine), watch)
 
 
 def calibrate(
@@ -161,8 +184,12 @@ def calibrate(
     return prepare(model, source)
 
 
-def default_schemes(calibration: Calibration | WeightsOnly) -> tuple[str, ...]:
-    """The schemes that compete where the user names none."""
+def default_schemes(
+    calibration: Calibration | WeightsOnly, watch: Stopwatch | None = None
+) -> tuple[str, ...]:
+    """The schemes that compete where the user names none: all of them where time tells which is best."""
+    if watch is not None:
+        return tuple(SCHEMES)
     return DATA_SCHEMES if isinstance(calibration, Calibration) else ("spatial",)
 
 
@@ -197,6 +224,7 @@ def run(
     options: PlanOptions,
     calibration: Calibration | WeightsOnly = WeightsOnly(),  # noqa: B008 - a frozen value
     fit: FitOptions | None = None,
+    watch: Stopwatch | None = None,
 ) -> Result[M]:
     """Decompose a model as `options` say; see `decompose`.
 
@@ -205,18 +233,23 @@ def run(
         options: of the plan.
         calibration: what layers see and outputs feel.
         fit: of the factors.
+        watch: tells times, for plans that are made by them.
     """
     try:
-        return _run(model, options, calibration, fit or FitOptions())
+        return _run(model, options, calibration, fit or FitOptions(), watch)
     except (InputError, ModelError) as error:
         # Made-up pictures that nobody asked for must not stand in the way.
         if not isinstance(calibration, Calibration) or calibration.asked:
             raise
-        return _run(model, options, WeightsOnly.because(error), fit or FitOptions())
+        return _run(model, options, WeightsOnly.because(error), fit or FitOptions(), watch)
 
 
 def _run(
-    model: M, options: PlanOptions, calibration: Calibration | WeightsOnly, fit: FitOptions
+    model: M,
+    options: PlanOptions,
+    calibration: Calibration | WeightsOnly,
+    fit: FitOptions,
+    watch: Stopwatch | None,
 ) -> Result[M]:
     layers = model.convolutions()
     if not layers:
@@ -235,7 +268,15 @@ def _run(
     if known is not None and chosen:
         objective = known.sensitivity(chosen, factored, Workload.of(layers), options.multiple)
     trial = _Trial(model, layers, factored, options, objective, known)
-    found = trial.search()
+    if watch is None:
+        found = trial.search()
+    else:
+        limit = options.budget.value if options.budget and options.budget.kind == "latency" else None
+
+        def by(prices: Cost) -> Attempt:
+            return replace(trial, cost=prices).search()
+
+        found = plan_by_time(model, layers, wanted, watch, limit, by)
     plan = found.plan
     if known is not None and chosen:
         found, error, correction = _corrected(known, trial.stacks(found), found)
@@ -272,6 +313,7 @@ class _Trial:
     options: PlanOptions
     objective: Objective
     calibration: Calibration | None
+    cost: Cost | None = None
 
     def search(self) -> Attempt:
         """The plan; where only the whole network can tell whether it holds, the cheapest that does."""
@@ -282,7 +324,8 @@ class _Trial:
             return self._kept(within_error(budget.value, partial(self._measured, self._error)))
         if budget.kind == "accuracy_drop":
             before = self.calibration.accuracy_of(())
-            found = within_drop(budget.value, partial(self._measured, partial(self._drop, before)))
+            measured = partial(self._measured, partial(self._drop, before))
+            found = within_drop(budget.value, measured, self.cost.name if self.cost else "macs")
             note = f"accuracy {before:.4f} before, {before - found.loss:.4f} after"
             return self._kept(replace(found, plan=replace(found.plan, notes=(*found.plan.notes, note))))
         return self._plan(self.options)
@@ -298,8 +341,9 @@ class _Trial:
 
     def _plan(self, options: PlanOptions) -> Attempt:
         plan = make_plan(
-            self.layers, self.factored, options, objective=self.objective, sources=self.model.sources()
-        )
+            self.layers, self.factored, options, objective=self.objective, cost=self.cost,
+            sources=self.model.sources(),
+        )  # fmt: skip
         factors = {
             choice.layer: _chosen(self.factored, choice).factors(choice.ranks)
             for choice in track(plan.choices, "computing factors")

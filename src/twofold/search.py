@@ -41,11 +41,12 @@ def within_error(limit: float, attempt: Callable[[Budget], Attempt]) -> Attempt:
         attempt: makes a plan for a budget of predicted error and measures it.
     """
     best: Attempt | None = None
-    target = limit
+    # The more may be lost, the cheaper is what the planner finds.
+    target, reached = limit, -1.0
     for _ in range(_ATTEMPTS):
         found = attempt(Budget("error", target))
-        if found.loss <= limit and (best is None or _macs(found) < _macs(best)):
-            best = found
+        if found.loss <= limit and target > reached:
+            best, reached = found, target
         if not found.plan.choices or _USED_UP * limit <= found.loss <= limit:
             break
         factor = (1 + _USED_UP) / 2 * limit / max(found.loss, limit / 4)
@@ -53,29 +54,25 @@ def within_error(limit: float, attempt: Callable[[Budget], Attempt]) -> Attempt:
     return best or attempt(Budget("error", 0.0))
 
 
-def within_drop(limit: float, attempt: Callable[[Budget], Attempt]) -> Attempt:
-    """The cheapest network whose accuracy drops by at most `limit`, found by bisection over MACs.
+def within_drop(limit: float, attempt: Callable[[Budget], Attempt], unit: str = "macs") -> Attempt:
+    """The cheapest network whose accuracy drops by at most `limit`, found by bisection over its cost.
 
     Args:
         limit: drop of accuracy.
-        attempt: makes a plan for a ratio of MACs and measures it.
+        attempt: makes a plan for a ratio of the cost and measures it.
+        unit: of the cost.
     """
-    best = attempt(Budget("macs", 1.0))
+    best = attempt(Budget(unit, 1.0))
     low, high = 0.0, 1.0
     for _ in range(_ATTEMPTS):
         middle = (low + high) / 2
         try:
-            found = attempt(Budget("macs", middle))
-        except PlanError:  # so few MACs cannot be reached
+            found = attempt(Budget(unit, middle))
+        except PlanError:  # so low a cost cannot be reached
             low = middle
             continue
         if found.loss <= limit:
-            best = found if _macs(found) < _macs(best) else best
-            high = middle
+            best, high = found, middle
         else:
             low = middle
     return best
-
-
-def _macs(attempt: Attempt) -> int:
-    return attempt.plan.totals.macs[1]

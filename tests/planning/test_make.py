@@ -265,6 +265,7 @@ class Milliseconds:
 
     name: str = "time"
     label: str = "ms"
+    base: float = 0.0
 
     def of_layer(self, layer: ConvLayer | Skipped) -> float:
         return layer.macs * 1e-6

@@ -88,6 +88,10 @@ class Cost(Protocol):
     def label(self) -> str:
         """The word for tables and messages, such as "MACs"."""
 
+    @property
+    def base(self) -> float:
+        """What the network costs beside what `of_layer` gives for its convolutions."""
+
     def of_layer(self, layer: ConvLayer | Skipped) -> float:
         """Cost of a layer as it is."""
 
@@ -102,6 +106,7 @@ class MacsCost:
     workload: Workload
     name: str = "macs"
     label: str = "MACs"
+    base: float = 0.0
 
     def of_layer(self, layer: ConvLayer | Skipped) -> float:
         """MACs of a layer as it is."""
@@ -119,6 +124,7 @@ class ParamsCost:
     workload: Workload
     name: str = "params"
     label: str = "params"
+    base: float = 0.0
 
     def of_layer(self, layer: ConvLayer | Skipped) -> float:
         """Params of a layer as it is."""

@@ -18,6 +18,7 @@ from twofold.errors import PlanError, TwofoldError
 from twofold.planning.budget import Budget
 from twofold.planning.options import FixedRanks, PlanOptions
 from twofold.planning.plan import Choice, Plan
+from twofold.planning.timing import NetworkTiming, Timing
 
 SCHEMA = 1
 """Version of the layout; files of a later one are refused."""
@@ -43,6 +44,7 @@ def plan_to_json(plan: Plan) -> str:
         },
         "calibration": None if plan.calibration is None else dict(plan.calibration),
         "measured_output_error": plan.measured_error,
+        "timing": None if plan.timing is None else _network_out(plan.timing),
         "choices": [_choice_out(choice) for choice in plan.choices],
         "skipped": [_skipped_out(skipped) for skipped in plan.skipped],
     }  # fmt: skip
@@ -77,10 +79,11 @@ def plan_from_json(text: str) -> Plan:
     notes = top.take("notes", _list_of(_string), ())
     calibration = top.take("calibration", _optional(_mapping_of(_anything)), None)
     measured = top.take("measured_output_error", _optional(_number), None)
+    timing = top.take("timing", _optional(_network_in), None)
     choices = top.take("choices", _list_of(_choice_in))
     skipped = top.take("skipped", _list_of(_skipped_in), ())
     top.finish()
-    return Plan(choices, skipped, options, macs_per, sources, notes, calibration, measured, version)
+    return Plan(choices, skipped, options, macs_per, sources, notes, calibration, measured, version, timing)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -169,6 +172,13 @@ def _pair(value: object, where: str) -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
+def _seconds(value: object, where: str) -> tuple[float, float]:
+    numbers = _list_of(_number)(value, where)
+    if len(numbers) != 2:
+        _wrong(value, where, "a list of two numbers")
+    return numbers[0], numbers[1]
+
+
 def _mapping_of(read: Callable[[object, str], T]) -> Callable[[object, str], dict[str, T]]:
     def read_mapping(value: object, where: str) -> dict[str, T]:
         if not isinstance(value, dict):
@@ -209,6 +219,7 @@ def _choice_out(choice: Choice) -> Json:
             "for": choice.label, "relative_error": choice.relative_error, "output_error": choice.output_error
         },
         "notes": list(choice.notes), "becomes": list(choice.becomes),
+        "timing": None if choice.timing is None else _timing_out(choice.timing),
     }  # fmt: skip
 
 
@@ -222,10 +233,46 @@ def _choice_in(value: object, where: str) -> Choice:
     )  # fmt: skip
     predicted = read.take("predicted", _prediction, ("", None, None))
     becomes = read.take("becomes", _list_of(_string), ())
+    timing = read.take("timing", _optional(_timing_in), None)
     read.finish()
     if predicted[0] != choice.label:
         return choice
-    return replace(choice, relative_error=predicted[1], output_error=predicted[2], becomes=becomes)
+    return replace(
+        choice, relative_error=predicted[1], output_error=predicted[2], becomes=becomes, timing=timing
+    )
+
+
+def _timing_out(timing: Timing) -> Json:
+    measured = None if timing.measured is None else list(timing.measured)
+    return {"predicted": list(timing.predicted), "measured": measured, "spread": timing.spread}
+
+
+def _timing_in(value: object, where: str) -> Timing:
+    read = _Object(value, where)
+    timing = Timing(
+        read.take("predicted", _seconds),
+        read.take("measured", _optional(_seconds), None),
+        read.take("spread", _optional(_number), None),
+    )
+    read.finish()
+    return timing
+
+
+def _network_out(timing: NetworkTiming) -> Json:
+    return {
+        "setting": timing.setting, "batch": timing.batch, "factor": timing.factor,
+        "seconds": _timing_out(timing.network),
+    }  # fmt: skip
+
+
+def _network_in(value: object, where: str) -> NetworkTiming:
+    read = _Object(value, where)
+    timing = NetworkTiming(
+        setting=read.take("setting", _string), batch=read.take("batch", _integer),
+        factor=read.take("factor", _number, 1.0), network=read.take("seconds", _timing_in),
+    )  # fmt: skip
+    read.finish()
+    return timing
 
 
 def _prediction(value: object, where: str) -> tuple[str, float | None, float | None]:
@@ -266,7 +313,7 @@ def _options_out(options: PlanOptions) -> Json:
         },
         "rule": options.rule, "multiple": options.multiple, "schemes": list(options.schemes),
         "only": list(options.only), "skip": list(options.skip),
-        "ranks": [str(entry) for entry in options.ranks],
+        "ranks": [str(entry) for entry in options.ranks], "device": options.device,
     }  # fmt: skip
 
 
@@ -278,10 +325,11 @@ def _options_in(value: object, where: str) -> PlanOptions:
     schemes = read.take("schemes", strings)
     only, skip = read.take("only", strings, ()), read.take("skip", strings, ())
     ranks = read.take("ranks", strings, ())
+    device = read.take("device", _optional(_string), None)
     read.finish()
     try:
         fixed = tuple(FixedRanks.parse(text) for text in ranks)
-        return PlanOptions(budget, rule, multiple, schemes, only, skip, fixed)
+        return PlanOptions(budget, rule, multiple, schemes, only, skip, fixed, device)
     except TwofoldError as error:
         raise PlanError(f"{where}: {error}") from error
 

@@ -15,6 +15,7 @@ from twofold.lowrank.schemes import Factorization, scheme
 from twofold.planning.amct import AmctRange, amct_mode, amct_refusal
 from twofold.planning.budget import COSTS, Cost
 from twofold.planning.candidates import Candidate, candidate_at, useful_ranks
+from twofold.planning.devices import PRESETS, BlockCost
 from twofold.planning.objective import EqualWeights, Objective
 from twofold.planning.optimum import Problem, out_of_reach
 from twofold.planning.options import PlanOptions, Selection, left_alone, select
@@ -177,6 +178,8 @@ def _cost_of(options: PlanOptions, objective: Objective, cost: Cost | None, work
         if of_cost and kind != cost.name:
             raise OptionError(f"a budget of {kind} does not fit costs in {cost.name}")
         return cost
+    if options.device is not None and kind != "params":
+        return BlockCost(workload, PRESETS[options.device])
     unit = COSTS.get(kind if of_cost and kind else "macs")
     if unit is None:
         raise OptionError(f"a budget of {kind} needs its costs; without any there are {', '.join(COSTS)}")
@@ -280,7 +283,9 @@ class _Maker:
         """Return the budget as an amount, over all convolutions of the network."""
         budget = self.options.budget
         if budget is None:
-            return min(self._reference_spend(), total)
+            # As a share, so that it holds in whatever unit the costs are.
+            macs = sum(map(self.workload.layer_macs, self.layers))
+            return total * min(self._reference_spend() / macs, 1.0) if macs else total
         if not budget.absolute:
             return budget.value * total
         if budget.kind == "macs" and self.workload.per_position:

@@ -35,7 +35,7 @@ class Problem:
         offers: per layer, its candidates, each cheaper than the layer in the budget's unit.
         costs: per layer, (1 + candidates,): cost of the layer as it is, then of its candidates.
         errors: per layer, (1 + candidates,): squared output error, 0 for the layer as it is.
-        spent: cost of all that is decided: layers left alone and fixed.
+        spent: cost of all that is decided: layers left alone and fixed, and what lies beside convolutions.
         error: squared output error of all that is decided.
         total: cost of the original network.
     """
@@ -71,7 +71,7 @@ class Problem:
             multiple: ranks are multiples of this.
         """
         free, offers, costs, errors = [], [], [], []
-        spent, error = 0.0, 0.0
+        spent, error = cost.base, 0.0
         for layer in track(layers, "listing candidates"):
             own = cost.of_layer(layer)
             if isinstance(layer, Skipped) or layer.name in decided:
@@ -89,7 +89,7 @@ class Problem:
             offers.append(offer)
             costs.append(np.array([own, *(price for _, price in priced if price < own)], np.float64))
             errors.append(np.concatenate(([0.0], objective.squared_errors(offer))))
-        total = sum(cost.of_layer(layer) for layer in layers)
+        total = cost.base + sum(cost.of_layer(layer) for layer in layers)
         return cls(tuple(free), tuple(offers), tuple(costs), tuple(errors), spent, error, total)
 
     @property
@@ -141,7 +141,7 @@ def out_of_reach(problem: Problem, limit: float, cost: Cost, options: PlanOption
     if len(options.schemes) == 1:
         remedies.append("more schemes")
     held = problem.spent / problem.total if problem.total else 0.0
-    left = f" ({held:.4f} lie in layers that are left alone or fixed)" if held else ""
+    left = f" ({held:.4f} lie in layers that are left alone or fixed)" if held > 0 else ""
     return f"{words}: the lowest reachable ratio is {lowest:.4f}{left}. What would do: {', '.join(remedies)}"
 
 

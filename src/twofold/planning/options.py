@@ -12,6 +12,7 @@ from twofold.conv import ConvLayer, Size, Skipped
 from twofold.errors import OptionError, PlanError
 from twofold.lowrank.schemes import scheme
 from twofold.planning.budget import Budget
+from twofold.planning.devices import PRESETS
 from twofold.planning.text import ranks_text
 
 DEFAULT_MULTIPLE = 16
@@ -64,6 +65,7 @@ class PlanOptions:
         only: names or patterns of the layers that may be decomposed; empty means all.
         skip: names or patterns of layers to leave alone.
         ranks: ranks that are fixed; these may be no multiples, and dearer than the layer.
+        device: name in `PRESETS` of the device by whose blocks MACs are counted in a budget; None for none.
     """
 
     budget: Budget | None = None
@@ -73,10 +75,13 @@ class PlanOptions:
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     ranks: tuple[FixedRanks, ...] = ()
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if self.multiple < 1:
             raise OptionError(f"multiple: ranks are multiples of 1 or more, not {self.multiple}")
+        if self.device is not None and self.device not in PRESETS:
+            raise OptionError(f"device: {self.device!r} is none of {', '.join(PRESETS)}")
         if not self.schemes:
             raise OptionError("scheme: at least one is needed")
         names = tuple(dict.fromkeys(scheme(name).name for name in self.schemes))

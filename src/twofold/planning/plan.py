@@ -15,6 +15,7 @@ from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
 from twofold.errors import PlanError
 from twofold.planning.candidates import Candidate, label
 from twofold.planning.options import PlanOptions
+from twofold.planning.timing import NetworkTiming, Timing
 from twofold.planning.workload import Workload, layer_params
 
 
@@ -44,6 +45,7 @@ class Choice:
             nothing was measured.
         notes: what a reader should know, such as "rank given by the user".
         becomes: names of the convolutions that stand in its place; empty where the plan was not carried out.
+        timing: of the layer by itself; None where the plan was not made by time.
     """
 
     layer: str
@@ -57,6 +59,7 @@ class Choice:
     output_error: float | None = None
     notes: tuple[str, ...] = ()
     becomes: tuple[str, ...] = ()
+    timing: Timing | None = None
 
     @classmethod
     def of(
@@ -125,6 +128,7 @@ class Plan:
         measured_error: error of the network's output with all choices carried out, on inputs that no factor
             was fitted to (unless there were few); None where nothing was measured.
         version: version of twofold that made it.
+        timing: of the network; None where the plan was not made by time.
     """
 
     choices: tuple[Choice, ...]
@@ -136,6 +140,7 @@ class Plan:
     calibration: Mapping[str, Any] | None = None
     measured_error: float | None = None
     version: str = field(default_factory=tool_version)
+    timing: NetworkTiming | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))

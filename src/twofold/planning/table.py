@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from twofold.planning.plan import Choice, Plan, ratio
 from twofold.planning.text import aligned, count_text, error_text, shape_text
+from twofold.planning.timing import milliseconds
 
-_HEADER = ("layer", "shape", "becomes", "MACs", "ratio", "params", "ratio", "error", "output error")
-_RIGHT = frozenset({3, 4, 5, 6, 7, 8})
+_HEADER = ("layer", "shape", "becomes", "MACs", "ratio", "params", "ratio", "error", "output error", "time")
+_RIGHT = frozenset(range(3, len(_HEADER)))
 
 
 def plan_table(plan: Plan) -> str:
@@ -14,18 +15,22 @@ def plan_table(plan: Plan) -> str:
 
     Ratios are after / before. Errors are relative errors, predicted where they are not called measured.
     """
-    measured = any(choice.output_error is not None for choice in plan.choices)
-    width = len(_HEADER) if measured else len(_HEADER) - 1
+    columns = set(range(len(_HEADER)))
+    if all(choice.output_error is None for choice in plan.choices):
+        columns.discard(_HEADER.index("output error"))
+    if all(choice.timing is None for choice in plan.choices):
+        columns.discard(_HEADER.index("time"))
     totals = plan.totals
     rows = [_row(choice) for choice in plan.choices]
     rows.append(
         (
             "all convolutions", "", f"{len(plan.choices)} of {len(plan.choices) + len(plan.skipped)}",
             *_change(totals.macs), *_change(totals.params),
-            "", error_text(plan.predicted_error) if plan.choices else "",
+            "", error_text(plan.predicted_error) if plan.choices else "", "",
         )
     )  # fmt: skip
-    lines = aligned([row[:width] for row in (_HEADER, *rows)], _RIGHT)
+    shown = [tuple(row[column] for column in sorted(columns)) for row in (_HEADER, *rows)]
+    lines = aligned(shown, _RIGHT)
     lines.insert(len(lines) - 1, "-" * max(map(len, lines)))
     lines += _remarks(plan)
     if plan.skipped:
@@ -39,8 +44,13 @@ def _row(choice: Choice) -> tuple[str, ...]:
     return (
         choice.layer, shape_text(choice.geometry), choice.label + (" *" if _remark(choice) else ""),
         *_change(choice.macs), *_change(choice.params),
-        error_text(choice.relative_error), error_text(choice.output_error),
+        error_text(choice.relative_error), error_text(choice.output_error), _time(choice),
     )  # fmt: skip
+
+
+def _time(choice: Choice) -> str:
+    timing = choice.timing
+    return "" if timing is None else milliseconds(timing.measured or timing.predicted)
 
 
 def _remark(choice: Choice) -> str:
@@ -59,10 +69,26 @@ def _remarks(plan: Plan) -> list[str]:
     if plan.measured_error is not None:
         text = error_text(plan.measured_error)
         lines.append(f"relative error of the network's output, measured on inputs: {text}")
+    if plan.timing is not None:
+        lines += [str(plan.timing), *_layer_times(plan)]
     if plan.macs_per != "image":
         lines.append(f"MACs: per {plan.macs_per} of each layer, because not all input sizes are known")
     lines += [f"* {choice.layer}: {remark}" for choice in plan.choices if (remark := _remark(choice))]
     return lines + list(plan.notes)
+
+
+def _layer_times(plan: Plan) -> list[str]:
+    """What the column of times holds."""
+    timings = [choice.timing for choice in plan.choices if choice.timing is not None]
+    if not timings:
+        return []
+    if any(timing.measured is None for timing in timings):
+        return ["time: predicted for each layer by itself"]
+    before, after = (sum(timing.predicted[i] for timing in timings) for i in (0, 1))
+    return [
+        "time: measured for each layer by itself; predicted over these layers: "
+        f"{milliseconds((before, after))}"
+    ]
 
 
 def _change(pair: tuple[int, int]) -> tuple[str, str]:

@@ -1,0 +1,95 @@
+"""Timing several things in turn, so that the drift of a machine hits all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+#: One round at least lasts so long; shorter things run several times in it.
+_SHORTEST = 2e-3
+#: Runs that tell how often.
+_TRIALS = 3
+_MOST_REPEATS = 200
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long a thing takes.
+
+    Attributes:
+        median: seconds of a run.
+        low: first quartile.
+        high: third quartile.
+        rounds: number of samples.
+    """
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Time:
+        """Summarise samples in seconds."""
+        low, median, high = np.quantile(samples, (0.25, 0.5, 0.75))
+        return cls(float(median), float(low), float(high), len(samples))
+
+    @property
+    def spread(self) -> float:
+        """Half the distance of the quartiles over the median."""
+        return (self.high - self.low) / (2 * self.median) if self.median else 0.0
+
+    def scaled(self, factor: float) -> Time:
+        """The same in other units, or on another day."""
+        return Time(self.median * factor, self.low * factor, self.high * factor, self.rounds)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to time.
+
+    Attributes:
+        seconds: after so many no further round is begun.
+        least: rounds at least.
+        most: rounds at most.
+    """
+
+    seconds: float = 3.0
+    least: int = 7
+    most: int = 25
+
+
+def interleaved(runs: Sequence[Callable[[], object]], effort: Effort = Effort()) -> list[list[float]]:
+    """Run all once in every round.
+
+    Args:
+        runs: what to time; the first run of each warms it up and does not count.
+        effort: how long.
+
+    Returns:
+        Seconds of each run, per thing and round; rounds stand side by side.
+    """
+    repeats = []
+    for run in runs:
+        run()
+        taken = max(min(_seconds(run, 1) for _ in range(_TRIALS)), 1e-9)
+        repeats.append(int(min(max(np.ceil(_SHORTEST / taken), 1), _MOST_REPEATS)))
+    samples: list[list[float]] = [[] for _ in runs]
+    begun = time.perf_counter()
+    for count in range(effort.most):
+        if count >= effort.least and time.perf_counter() - begun > effort.seconds:
+            break
+        for run, times, taken_by in zip(runs, repeats, samples, strict=True):
+            taken_by.append(_seconds(run, times))
+    return samples
+
+
+def _seconds(run: Callable[[], object], times: int) -> float:
+    """Seconds of a run, as the mean of some."""
+    start = time.perf_counter()
+    for _ in range(times):
+        run()
+    return (time.perf_counter() - start) / times

@@ -1,0 +1,140 @@
+"""Times of a network's layers and of what may replace them, gathered into prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ..conv import ConvGeometry, ConvLayer, Size
+from ..errors import PlanError
+from ..lowrank.schemes import scheme
+from ..planning import Choice, Request
+from ..planning.timing import Timing
+from ..planning.workload import Workload
+from .clock import Time
+from .prices import Curve, Kind, Prices, block_of, probes
+from .stacks import Stack, uses
+from .stopwatch import Stopwatch
+
+Probes = Mapping[Kind, Sequence[Size]]
+
+#: A time that differs from what was foretold by more than this share puts all times of its layer in doubt.
+_SURPRISE = 0.15
+
+
+def probe_groups(
+    layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], block: int, batch: int,
+    workload: Workload,
+) -> list[list[Stack]]:  # fmt: skip
+    """The stacks that tell all times of a network: per layer and use, itself and what may replace it.
+
+    Args:
+        layers: those that may be replaced.
+        wanted: by name of the layer, the schemes and variants that compete, with the largest ranks.
+        block: channels that the runtime computes together.
+        batch: images per run.
+        workload: counts MACs.
+
+    Raises:
+        PlanError: the input size of a layer is not known.
+    """
+    groups = []
+    for layer in layers:
+        if not layer.input_sizes:
+            raise PlanError(
+                f"{layer.name}: its input size is not known, so it cannot be timed; give the shapes of the "
+                "model's inputs"
+            )
+        groups += _groups(layer, _chains(layer, _probes(layer, wanted[layer.name], block, workload)), batch)
+    return groups
+
+
+def layer_prices(
+    layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], watch: Stopwatch, batch: int,
+    workload: Workload, whole: float | None,
+) -> Prices:  # fmt: skip
+    """Times of all layers that may be replaced, and of their candidates; see `probe_groups`.
+
+    Args:
+        layers: those that may be replaced.
+        wanted: by name of the layer, the schemes and variants that compete.
+        watch: tells times.
+        batch: images per run.
+        workload: counts MACs.
+        whole: seconds of the network; None where that is not known, and these layers stand for it.
+    """
+    times = watch.seconds(probe_groups(layers, wanted, watch.block, batch, workload))
+    own, curves = {}, {}
+    for layer in layers:
+        own[layer.name] = _seconds(times, layer, (layer.geometry,), batch)
+        curves[layer.name] = {
+            kind: Curve(
+                {r: _seconds(times, layer, _chain(layer, kind, r), batch) for r in ranks},
+                block_of(layer, watch.block),
+            )
+            for kind, ranks in _probes(layer, wanted[layer.name], watch.block, workload).items()
+        }
+    total = sum(own.values())
+    known = total if whole is None else whole
+    # More than the whole network the layers cannot take; a difference is a matter of layouts and caches.
+    return Prices(own, curves, known, min(1.0, known / total) if total else 1.0)
+
+
+def verified(
+    prices: Prices, layers: Mapping[str, ConvLayer], choices: Sequence[Choice], watch: Stopwatch, batch: int
+) -> tuple[Prices, dict[str, Timing]]:
+    """Time what was chosen at its very ranks, and all candidates of a layer again where that is a surprise.
+
+    Returns:
+        The prices as they are known now, and by name of the layer what was foretold and measured.
+    """
+    chosen = {c.layer: (layers[c.layer], (c.scheme, c.variant), c.ranks) for c in choices}
+    chains = {name: _chain(layer, kind, ranks) for name, (layer, kind, ranks) in chosen.items()}
+    groups = [group for name, chain in chains.items() for group in _groups(layers[name], [chain], batch)]
+    times = watch.seconds(groups, anew=True)
+    curves = {name: dict(of_layer) for name, of_layer in prices.curves.items()}
+    timings = {}
+    for name, (layer, kind, ranks) in chosen.items():
+        own, found = prices.own[name], _seconds(times, layer, chains[name], batch)
+        spread = max(times[stack.key].spread for stack in uses(layer, chains[name], batch))
+        predicted = prices.layer_seconds(name, *kind, ranks)
+        timings[name] = Timing((own, predicted), (own, found), spread)
+        if abs(found / predicted - 1) > _SURPRISE:
+            curves[name] = _again(layer, curves[name], watch, batch)
+        curve = curves[name][kind]
+        curves[name][kind] = replace(curve, points={**curve.points, ranks: found})
+    return replace(prices, curves=curves), timings
+
+
+def _again(layer: ConvLayer, curves: Mapping[Kind, Curve], watch: Stopwatch, batch: int) -> dict[Kind, Curve]:
+    """The curves of a layer, measured anew."""
+    points = {kind: tuple(curve.points) for kind, curve in curves.items()}
+    times = watch.seconds(_groups(layer, _chains(layer, points), batch), anew=True)
+    return {
+        kind: replace(
+            curve, points={r: _seconds(times, layer, _chain(layer, kind, r), batch) for r in curve.points}
+        )
+        for kind, curve in curves.items()
+    }
+
+
+def _groups(layer: ConvLayer, chains: Sequence[tuple[ConvGeometry, ...]], batch: int) -> list[list[Stack]]:
+    """Per use of a layer: itself, and the chains that may replace it."""
+    of_chains = [uses(layer, chain, batch) for chain in ((layer.geometry,), *chains)]
+    return [list(of_use) for of_use in zip(*of_chains, strict=True)]
+
+
+def _probes(layer: ConvLayer, wanted: Sequence[Request], block: int, workload: Workload) -> Probes:
+    return {(one.scheme, one.variant): probes(layer, one, block, workload) for one in wanted}
+
+
+def _chains(layer: ConvLayer, of_layer: Probes) -> list[tuple[ConvGeometry, ...]]:
+    return [_chain(layer, kind, ranks) for kind, points in of_layer.items() for ranks in points]
+
+
+def _chain(layer: ConvLayer, kind: Kind, ranks: Size) -> tuple[ConvGeometry, ...]:
+    return scheme(kind[0]).chain(layer.geometry, kind[1], ranks)
+
+
+def _seconds(times: Mapping[str, Time], layer: ConvLayer, chain: Sequence[ConvGeometry], batch: int) -> float:
+    return sum(times[stack.key].median for stack in uses(layer, chain, batch))

@@ -1,0 +1,201 @@
+"""Devices that are not here: models to time there, and the table that comes back.
+
+The folder holds one small model per stack, the whole network, and `times.csv` with one row for each, where
+the column `milliseconds` is to be filled in. Lines that begin with `#` say what the table is for.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..conv import ConvLayer
+from ..errors import FormatError, MissingExtraError, OptionError, PlanError
+from ..export import to_onnx
+from ..formats.base import Model, commit
+from ..planning import PlanOptions, requests
+from ..planning.workload import Workload
+from .clock import Time
+from .layers import probe_groups
+from .nets import batch_of
+from .stacks import Stack, caffe_bytes, caffe_refusal, onnx_bytes
+from .stopwatch import Elsewhere
+from .table import Setting
+
+TABLE = "times.csv"
+#: The row of the whole network.
+NETWORK = "network"
+_COLUMNS = ("model", "what", "milliseconds")
+FORMATS = ("onnx", "caffe")
+
+Files = dict[Path, bytes]
+
+
+@dataclass(frozen=True)
+class Handout:
+    """What was written for another device.
+
+    Attributes:
+        folder: where.
+        models: number of small models.
+        bytes: size of all files.
+        network: whether the whole network is among them.
+    """
+
+    folder: Path
+    models: int
+    bytes: int
+    network: bool
+
+    def __str__(self) -> str:
+        whole = " and the whole network" if self.network else ""
+        return (
+            f"{self.models} small models{whole} in {self.folder}, {self.bytes / 1e6:.0f} MB\n"
+            f"time each of them on the device, write milliseconds into {self.folder / TABLE}, and give it to "
+            "decompose: --latency-table"
+        )
+
+
+def export_models(
+    model: Model, options: PlanOptions, folder: Path, *, block: int = 16, kind: str = "onnx",
+    device: str = "device", force: bool = False,
+) -> Handout:  # fmt: skip
+    """Write the models to time for a network, and the table to fill in.
+
+    Args:
+        model: the network.
+        options: its schemes, and which layers may be replaced.
+        folder: where they go.
+        block: channels that the device computes together.
+        kind: "onnx" or "caffe".
+        device: what the device is called.
+        force: exchange files that exist.
+
+    Raises:
+        OptionError: an unknown format, or a network that has no such files.
+        PlanError: no layer may be replaced, or the input size of one is not known.
+        OutputError: files exist, or the system refuses.
+    """
+    if kind not in FORMATS:
+        raise OptionError(f"format: {kind!r} is none of {', '.join(FORMATS)}")
+    layers = model.convolutions()
+    wanted = requests(layers, options)
+    chosen = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted]
+    if not chosen:
+        raise PlanError("no layer may be replaced, so there is nothing to time; are the weights missing?")
+    groups = probe_groups(chosen, wanted, block, batch_of(model), Workload.of(layers))
+    stacks = {stack.key: stack for group in groups for stack in group}
+    files, rows = _small_models(stacks, folder, kind)
+    whole = _network(model, folder, kind)
+    files |= whole
+    if whole:
+        rows.insert(0, (next(iter(whole)).name, NETWORK, ""))
+    about = {"device": device, "block": str(block)}
+    files[folder / TABLE] = _table_text(about, rows).encode()
+    commit({path: partial(_write, content) for path, content in files.items()}, force=force)
+    return Handout(folder, len(stacks), sum(map(len, files.values())), bool(whole))
+
+
+def _small_models(
+    stacks: Mapping[str, Stack], folder: Path, kind: str
+) -> tuple[Files, list[tuple[str, str, str]]]:
+    files: Files = {}
+    rows = []
+    width = len(str(len(stacks)))
+    for number, (key, stack) in enumerate(stacks.items(), 1):
+        stem = f"stack{number:0{width}}"
+        if kind == "onnx":
+            name = f"{stem}.onnx"
+            files[folder / name] = _with_onnx(stack)
+        else:
+            refusal = caffe_refusal(stack)
+            if refusal is not None:
+                raise OptionError(f"{key}: {refusal}; write ONNX models instead")
+            name = f"{stem}.prototxt"
+            files[folder / name], files[folder / f"{stem}.caffemodel"] = caffe_bytes(stack)
+        rows.append((name, key, ""))
+    return files, rows
+
+
+def _with_onnx(stack: Stack) -> bytes:
+    try:
+        return onnx_bytes(stack)
+    except ImportError as error:
+        raise MissingExtraError("writing ONNX models", "onnx", "onnx") from error
+
+
+def _network(model: Any, folder: Path, kind: str) -> Files:
+    """The whole network in the wanted format; nothing where it has none."""
+    name = type(model).__name__
+    if name == "CaffeModel" and kind == "caffe":
+        weights = io.BytesIO()
+        model.weights.write(weights)
+        return {
+            folder / f"{NETWORK}.prototxt": model.definition.source,
+            folder / f"{NETWORK}.caffemodel": weights.getvalue(),
+        }
+    if name == "CaffeModel":
+        return {folder / f"{NETWORK}.onnx": to_onnx(model).proto.SerializeToString(deterministic=True)}
+    if name == "OnnxModel" and kind == "onnx" and not model.files:
+        return {folder / f"{NETWORK}.onnx": model.proto.SerializeToString(deterministic=True)}
+    return {}
+
+
+def _table_text(about: Mapping[str, str], rows: Sequence[tuple[str, str, str]]) -> str:
+    stream = io.StringIO()
+    for key, value in about.items():
+        stream.write(f"# {key}: {value}\n")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def read_table(path: Path) -> Elsewhere:
+    """Read a table that was filled in.
+
+    Raises:
+        FormatError: it cannot be read, or a row lacks its time.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: cannot read the table of times: {error}") from error
+    about = dict(line[1:].partition(":")[::2] for line in lines if line.startswith("#"))
+    about = {key.strip(): value.strip() for key, value in about.items()}
+    rows = list(csv.reader(line for line in lines if line.strip() and not line.startswith("#")))
+    if not rows or tuple(cell.strip() for cell in rows[0]) != _COLUMNS:
+        raise FormatError(f"{path}: is no table of times: its columns are {','.join(_COLUMNS)}")
+    times = {key: seconds for key, seconds in (_row(path, row) for row in rows[1:]) if seconds is not None}
+    block = about.get("block", "1")
+    if not block.isdigit() or int(block) < 1:
+        raise FormatError(f"{path}: the line '# block:' holds {block!r}, not a number of channels")
+    network = times.pop(NETWORK, None)
+    setting = Setting(about.get("device", "device"), "table", path.name, 1)
+    known = {key: Time(seconds, seconds, seconds, 1) for key, seconds in times.items()}
+    return Elsewhere(setting, int(block), known, network, str(path))
+
+
+def _row(path: Path, row: Sequence[str]) -> tuple[str, float | None]:
+    """Key and seconds of a row; the network may be left out."""
+    try:
+        _, what, text = (cell.strip() for cell in row)
+        if what == NETWORK and not text:
+            return what, None
+        seconds = float(text) / 1e3
+        if not 0 < seconds < float("inf"):
+            raise ValueError(text)
+    except ValueError:
+        raise FormatError(
+            f"{path}: the row {','.join(row)!r} has no time; write milliseconds into its last column"
+        ) from None
+    return what, seconds
+
+
+def _write(content: bytes, stream: BinaryIO) -> None:
+    stream.write(content)

@@ -1,0 +1,186 @@
+"""Plans by time: solved with the times of single layers, and held against the network as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..conv import ConvLayer, Skipped
+from ..errors import PlanError
+from ..formats.base import Model
+from ..planning import Plan, Request
+from ..planning.options import left_alone
+from ..planning.timing import NetworkTiming, Timing
+from ..planning.workload import Workload
+from ..search import Attempt
+from .layers import layer_prices, verified
+from .nets import batch_of
+from .prices import Prices
+from .stopwatch import Pair, Stopwatch
+
+#: Plans that are tried and timed.
+_ATTEMPTS = 4
+#: Differences of ratios below this are noise, however small the spread of one run is.
+_LEAST_NOISE = 0.01
+#: Layers whose times differ from what was foretold by more than this share of the network's are chosen anew.
+_MOST_OFF = 0.05
+#: A factor follows what was measured at most so far in one step.
+_STEP = (0.25, 4.0)
+
+Layers = Sequence[ConvLayer | Skipped]
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A plan, and how long its network takes.
+
+    Attributes:
+        attempt: the plan, with its times.
+        prices: what it was made by, with the times of what it chose.
+        predicted: time after / before, as foretold.
+        pair: both networks as measured; None where they cannot be run.
+        off: sum of the differences between what the stacks take by themselves and what was foretold of them,
+            as a share of the network's time.
+    """
+
+    attempt: Attempt
+    prices: Prices
+    predicted: float
+    pair: Pair | None
+    off: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Time after / before, as measured where it was."""
+        return self.predicted if self.pair is None else self.pair.ratio.median
+
+    @property
+    def noise(self) -> float:
+        """By how much ratios may differ for nothing."""
+        if self.pair is None:
+            return 0.0
+        return max((self.pair.ratio.high - self.pair.ratio.low) / 2, _LEAST_NOISE)
+
+    @property
+    def as_predicted(self) -> bool:
+        """Whether the network shows what was foretold."""
+        return abs(self.ratio - self.predicted) <= self.noise
+
+    def settled(self, limit: float | None) -> bool:
+        """Whether another plan would be made by the same numbers."""
+        if self.pair is None:
+            return True
+        # Without a limit the share of the gains that the network shows changes no choice.
+        return self.off <= _MOST_OFF and (limit is None or self.as_predicted)
+
+    def corrected(self) -> Prices:
+        """Prices with the share of the layers' gains that the network shows, as the layers are known now."""
+        gained = 1 - self.prices.ratio(self.attempt.plan.choices)
+        low, high = _STEP
+        step = min(max((1 - self.ratio) / gained, low), high) if gained > 0 else 1.0
+        return self.prices.corrected(self.prices.factor * step)
+
+
+def plan_by_time(
+    model: Model, layers: Layers, wanted: Mapping[str, Sequence[Request]], watch: Stopwatch,
+    limit: float | None, plan: Callable[[Prices], Attempt],
+) -> Attempt:  # fmt: skip
+    """The plan whose network keeps a limit of time at the smallest error.
+
+    Single layers tell the times that a plan is made by. The network that comes out is run beside the
+    original; where it gains another share than foretold, the prices are corrected and the plan is made anew.
+    A network that is no faster than the original is not handed back.
+
+    Args:
+        model: the original.
+        layers: all its convolutions.
+        wanted: by name of the layer, the schemes and variants that compete.
+        watch: tells times.
+        limit: time after / before to reach; None where another budget decides.
+        plan: makes a plan by prices.
+
+    Raises:
+        PlanError: the limit is out of reach, or times are not known.
+        InputError: the sizes of the model's inputs are not known.
+        ModelError: the runtime cannot run the model.
+    """
+    batch, workload = batch_of(model), Workload.of(layers)
+    chosen = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted}
+    whole = watch.whole(model)
+    prices = layer_prices(list(chosen.values()), wanted, watch, batch, workload, whole)
+    tried: list[Tried] = []
+    while len(tried) < _ATTEMPTS:
+        try:
+            attempt = plan(prices)
+        except PlanError:
+            if not tried:
+                raise
+            break
+        if not attempt.plan.choices:
+            return attempt
+        tried.append(_timed(model, chosen, watch, batch, prices, attempt))
+        if tried[-1].settled(limit):
+            break
+        prices = tried[-1].corrected()
+    return _handed_back(_best(tried, limit), layers, limit, watch)
+
+
+def _timed(
+    model: Model,
+    layers: Mapping[str, ConvLayer],
+    watch: Stopwatch,
+    batch: int,
+    prices: Prices,
+    attempt: Attempt,
+) -> Tried:
+    """Run the network of a plan beside the original, and what it chose beside the layers."""
+    plan = attempt.plan
+    foretold = {c.layer: prices.layer_seconds(c.layer, c.scheme, c.variant, c.ranks) for c in plan.choices}
+    pair = watch.pair(model, model.replace(attempt.factors))
+    timings = {name: Timing((prices.own[name], seconds)) for name, seconds in foretold.items()}
+    factor, predicted, off = prices.factor, prices.ratio(plan.choices), 0.0
+    network = Timing((prices.whole, predicted * prices.whole))
+    if pair is not None:
+        prices, timings = verified(prices, layers, plan.choices, watch, batch)
+        off = sum(abs(one.measured[1] - one.predicted[1]) for one in timings.values() if one.measured)
+        off *= factor / prices.whole
+        spread = (pair.ratio.high - pair.ratio.low) / 2
+        network = replace(network, measured=(pair.first.median, pair.second.median), spread=spread)
+    told = replace(
+        plan,
+        choices=tuple(replace(choice, timing=timings[choice.layer]) for choice in plan.choices),
+        timing=NetworkTiming(str(watch.setting), batch, network, factor),
+    )
+    return Tried(replace(attempt, plan=told), prices, predicted, pair, off)
+
+
+def _best(tried: Sequence[Tried], limit: float | None) -> Tried:
+    """Of the plans that keep the limit the one that goes least beyond it; without such, the fastest."""
+    keeping = [one for one in tried if limit is not None and one.ratio <= limit + one.noise]
+    return max(keeping, key=lambda one: one.ratio) if keeping else min(tried, key=lambda one: one.ratio)
+
+
+def _handed_back(best: Tried, layers: Layers, limit: float | None, watch: Stopwatch) -> Attempt:
+    attempt, where = best.attempt, watch.setting.runtime
+    if best.pair is not None and best.ratio >= 1:
+        why = f"decomposed, the network is not faster in {where}: {best.attempt.plan.timing}"
+        return replace(attempt, plan=_unchanged(attempt.plan, layers, why), factors={})
+    if limit is not None and best.ratio > limit + best.noise:
+        note = (
+            f"the time asked for, a ratio of {limit:.3f}, was not reached: the fastest network that was "
+            f"found has {best.ratio:.3f} in {where}"
+        )
+        return replace(attempt, plan=replace(attempt.plan, notes=(*attempt.plan.notes, note)))
+    return attempt
+
+
+def _unchanged(plan: Plan, layers: Layers, why: str) -> Plan:
+    """A plan that leaves all layers as they are."""
+    reasons = {skipped.name: skipped.reason for skipped in plan.skipped}
+    skipped = tuple(
+        layer
+        if isinstance(layer, Skipped)
+        else left_alone(layer, reasons.get(layer.name, "the net is faster as it is"))
+        for layer in layers
+    )
+    return replace(plan, choices=(), skipped=skipped, timing=None, notes=(*plan.notes, why))
