@@ -13,6 +13,7 @@ MODULES = (
     "benchmarks.calibrated",
     "benchmarks.formats",
     "benchmarks.onnx_calibrated",
+    "benchmarks.speed",
 )
 
 

@@ -7,7 +7,6 @@ Results go to stdout, or as JSON with --json; progress and notes go to stderr. E
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,18 +16,21 @@ from typing import Annotated
 
 import typer
 
-from . import cli_inputs
+from . import cli_inputs, cli_latency
 from .apply import apply_plan
 from .compare import compare as compare_models
-from .conv import ConvLayer, Size
+from .conv import ConvLayer
 from .decompose import DATA_SCHEMES, calibrate, default_schemes, run
 from .errors import OptionError, TwofoldError
+from .export import export as export_model
 from .formats.base import Model, refuse_existing
 from .inspect import inspect as inspect_model
+from .latency.choose import stopwatch, time_budget
 from .load import grouped, load, load_beside
 from .lowrank import FitOptions
 from .lowrank.schemes import SCHEMES
 from .planning import RULES, Budget, FixedRanks, Plan, PlanOptions
+from .planning.devices import PRESETS, parse_multiple
 from .recover import RecoverOptions
 from .recover import recover as recover_model
 from .result import PLAN_FILE, Result
@@ -41,6 +43,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+app.add_typer(cli_latency.app, name="latency")
+
 Definition = Annotated[
     Path, typer.Argument(help="The net: a Caffe prototxt, or an ONNX model.", show_default=False)
 ]
@@ -50,10 +54,7 @@ Weights = Annotated[
 Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the new files.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Exchange files that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option("--input", metavar="NAME=1x3x224x224", help="Shape of an input, instead of the file's."),
-]
+Inputs = cli_inputs.InputShapes
 
 
 @app.command()
@@ -97,13 +98,21 @@ def decompose(
         str | None,
         typer.Option(metavar="E", help="Keep this share of every layer's energy."),
     ] = None,
+    speedup: cli_latency.Speedup = None,
+    latency: cli_latency.Latency = None,
+    runtime: cli_latency.Runtime = None,
+    threads: cli_latency.Threads = None,
+    latency_table: cli_latency.LatencyTable = None,
     rule: Annotated[str | None, typer.Option(help="Choose ranks by a rule: " + ", ".join(RULES))] = None,
-    multiple: Annotated[int, typer.Option(metavar="N", help="Ranks are multiples of N.")] = 16,
+    multiple: Annotated[
+        str,
+        typer.Option(metavar="N", help="Ranks are multiples of N, or suit a device: " + ", ".join(PRESETS)),
+    ] = "16",
     scheme: Annotated[
         list[str] | None,
         typer.Option(
             help=f"Schemes that compete: {', '.join(SCHEMES)}. "
-            f"Default: {', '.join(DATA_SCHEMES)}; spatial with --no-data."
+            f"Default: {', '.join(DATA_SCHEMES)}; spatial with --no-data; all by time."
         ),
     ] = None,
     only: Annotated[
@@ -148,8 +157,15 @@ def decompose(
     Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4 --images photos/
 
     Example: twofold decompose net.onnx -o out/ --macs 0.4 --input images=1x3x640x640
+
+    Example: twofold decompose net.prototxt net.caffemodel -o out/ --speedup 2 --runtime onnxruntime
     """
     budget = _budget(macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy)
+    time = time_budget(speedup, latency)
+    if time is not None and budget is not None:
+        raise OptionError(f"one budget can be kept, found one of time and of {budget.kind}; choose one")
+    budget = budget if time is None else Budget("latency", time)
+    watch = stopwatch(budget, runtime_name=runtime, threads=threads, table=latency_table)
     fixed = tuple(map(FixedRanks.parse, rank or ()))
     source = cli_inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
@@ -162,16 +178,18 @@ def decompose(
     used = calibrate(model, source, no_data=no_data, rule=rule)
     for note in used.notes:
         _say(f"note: {note}")
+    number, device = parse_multiple(multiple)
     options = PlanOptions(
         budget=budget,
         rule=rule,
-        multiple=multiple,
-        schemes=tuple(scheme) if scheme else default_schemes(used),
+        multiple=number,
+        device=device,
+        schemes=tuple(scheme) if scheme else default_schemes(used, watch),
         only=tuple(only or ()),
         skip=tuple(skip or ()),
         ranks=fixed,
     )
-    result = run(model, options, used, FitOptions(refine=refine))
+    result = run(model, options, used, FitOptions(refine=refine), watch)
     _finish(result, output, as_json=as_json, force=force)
 
 
@@ -217,6 +235,7 @@ def compare(
     range: cli_inputs.Range = None,
     protect: cli_inputs.Protect = None,
     seed: cli_inputs.Seed = 0,
+    threads: cli_latency.Threads = None,
     input: Inputs = None,
     as_json: AsJson = False,
 ) -> None:
@@ -230,8 +249,8 @@ def compare(
         accuracy=None, metric=None, seed=seed,
     )  # fmt: skip
     first, second = grouped(models)
-    shapes = dict(map(_shape, input or ()))
-    found = compare_models(load(*first, inputs=shapes), load(*second, inputs=shapes), source)
+    shapes = dict(map(cli_inputs.shape, input or ()))
+    found = compare_models(load(*first, inputs=shapes), load(*second, inputs=shapes), source, threads=threads)
     sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
     found = replace(found, bytes=(sizes[0], sizes[1]))
     print(json.dumps(asdict(found), indent=2) if as_json else found)
@@ -278,7 +297,7 @@ def recover(
         accuracy=None, metric=None, seed=seed,
     )  # fmt: skip
     first, second = grouped(models)
-    shapes = dict(map(_shape, input or ()))
+    shapes = dict(map(cli_inputs.shape, input or ()))
     original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
     if not force:
         refuse_existing(decomposed.targets(output))
@@ -292,6 +311,28 @@ def recover(
     else:
         print(found)
         print("\nwritten: " + ", ".join(map(str, files)))
+
+
+@app.command()
+def export(
+    definition: Definition,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file.", show_default=False)],
+    weights: Weights = None,
+    input: Inputs = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Write a Caffe net as ONNX, checked in ONNX Runtime against the net in PyTorch.
+
+    Example: twofold export net.prototxt net.caffemodel -o net.onnx
+    """
+    if not force:
+        refuse_existing([output])
+    model = _load(definition, weights, input, whole=True)
+    found = export_model(model, output, force=force)
+    print(json.dumps({**asdict(found), "path": str(found.path)}, indent=2) if as_json else found)
+    if not as_json:
+        print(f"\nwritten: {found.path}")
 
 
 @app.command()
@@ -337,20 +378,12 @@ def _load(
     definition: Path, weights: Path | None, inputs: Sequence[str] | None, *, whole: bool = False
 ) -> Model:
     """Load a model and print its notes; where it must be `whole`, its weights may not be missing."""
-    model = load(definition, weights, inputs=dict(map(_shape, inputs or ())))
+    model = load(definition, weights, inputs=dict(map(cli_inputs.shape, inputs or ())))
     if whole and any(isinstance(layer, ConvLayer) and layer.weight is None for layer in model.convolutions()):
         raise OptionError(f"{definition}: this is the definition alone; give its weights after it")
     for note in model.notes:
         _say(f"note: {note}")
     return model
-
-
-def _shape(text: str) -> tuple[str, Size]:
-    name, _, dims = text.rpartition("=")
-    parts = dims.lower().split("x")
-    if not name or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
-        raise OptionError(f"--input: {text!r} is not NAME=SIZES, such as data=1x3x224x224")
-    return name, tuple(map(int, parts))
 
 
 def _budget(**given: str | None) -> Budget | None:

@@ -70,6 +70,24 @@ UserMetric = Annotated[
 ]
 Seed = Annotated[int, _option("Of all that is drawn.", "N")]
 
+InputShapes = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME=1x3x224x224", help="Shape of an input, instead of the file's."),
+]
+
+
+def shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Name and shape of an input.
+
+    Raises:
+        OptionError: the text is not NAME=SIZES.
+    """
+    name, _, dims = text.rpartition("=")
+    parts = dims.lower().split("x")
+    if not name or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
+        raise OptionError(f"--input: {text!r} is not NAME=SIZES, such as data=1x3x224x224")
+    return name, tuple(map(int, parts))
+
 
 def source(
     *, images: str | None, data: Path | None, size: str | None, crop: str | None, crops: int,

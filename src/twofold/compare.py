@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calibrate import CalibrationSource, calibration_inputs
-from .calibration.inputs import Inputs
 from .calibration.measure import OutputError
-from .calibration.runner import Outputs, Runner
+from .calibration.runner import Outputs
 from .calibration.runners import runner_for
-from .errors import ModelError
+from .errors import ModelError, TwofoldError
 from .formats.base import Model
+from .latency.runtimes import default_threads, installed
+from .latency.stopwatch import Here
 from .planning.text import aligned, count_text, error_text
 from .planning.workload import Workload, layer_params
 from .progress import track
@@ -25,7 +24,6 @@ from .progress import track
 SCORE = 0.3
 #: Overlap (intersection over union) from which two boxes are one.
 OVERLAP = 0.7
-_TIMED_RUNS = 7
 _BOX_COLUMNS = 7  # image, class, score, xmin, ymin, xmax, ymax
 
 
@@ -48,6 +46,23 @@ class OutputComparison:
 
 
 @dataclass(frozen=True)
+class TimeComparison:
+    """How long both models take in one runtime, run in turn.
+
+    Attributes:
+        runtime: what ran them.
+        seconds: medians of a run.
+        ratio: median of second / first within a round.
+        spread: half the distance of its quartiles.
+    """
+
+    runtime: str
+    seconds: tuple[float, float]
+    ratio: float
+    spread: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What a comparison found; pairs are (first, second).
 
@@ -56,9 +71,8 @@ class Comparison:
         samples: number of inputs.
         macs: over all convolutions, per image; 0 where input sizes are not known.
         params: weights of all convolutions.
-        seconds: median time of a run with one sample.
-        runtime: what ran them.
-        notes: about the inputs.
+        times: in every runtime that is installed and can run them, at the batch that the models declare.
+        notes: about the inputs, and runtimes that cannot run them.
         bytes: size of the files; None where they are not known.
     """
 
@@ -66,8 +80,7 @@ class Comparison:
     samples: int
     macs: tuple[int, int]
     params: tuple[int, int]
-    seconds: tuple[float, float]
-    runtime: str
+    times: tuple[TimeComparison, ...] = ()
     notes: tuple[str, ...] = ()
     bytes: tuple[int, int] | None = None
 
@@ -84,18 +97,22 @@ class Comparison:
         costs.append(("params of convolutions", *map(count_text, self.params), _ratio(self.params)))
         if self.bytes is not None:
             costs.append(("bytes of the files", *map(count_text, self.bytes), _ratio(self.bytes)))
-        times = [f"{1000 * seconds:.1f} ms" for seconds in self.seconds]
-        costs.append((f"time in {self.runtime}", *times, _ratio(self.seconds)))
+        for time in self.times:
+            shown = [f"{1000 * seconds:.1f} ms" for seconds in time.seconds]
+            costs.append((f"time in {time.runtime}", *shown, f"{time.ratio:.3f} ± {time.spread:.3f}"))
         return "\n".join([*lines, "", *aligned(costs, {1, 2, 3}), *self.notes])
 
 
-def compare(first: Model, second: Model, source: CalibrationSource | None = None) -> Comparison:
-    """Run two models on the same inputs.
+def compare(
+    first: Model, second: Model, source: CalibrationSource | None = None, *, threads: int | None = None
+) -> Comparison:
+    """Run two models on the same inputs, and time them in every runtime that is installed.
 
     Args:
         first: the original.
         second: what became of it; has the same inputs and outputs.
         source: the inputs; made-up pictures where it names none.
+        threads: of the runtimes; None for all cores.
 
     Raises:
         ModelError: the models differ in their inputs or outputs, or cannot be run.
@@ -119,9 +136,10 @@ def compare(first: Model, second: Model, source: CalibrationSource | None = None
     for of_model in layers:
         macs.append(0 if workload.per_position else sum(map(workload.layer_macs, of_model)))
         params.append(sum(map(layer_params, of_model)))
+    times, notes = _times(first, second, threads or default_threads())
     return Comparison(
-        found.outputs(), inputs.count, (macs[0], macs[1]), (params[0], params[1]), _time(runners, inputs),
-        runners[0].runtime, inputs.provenance.notes,
+        found.outputs(), inputs.count, (macs[0], macs[1]), (params[0], params[1]), times,
+        (*inputs.provenance.notes, *notes),
     )  # fmt: skip
 
 
@@ -197,18 +215,20 @@ def overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def _time(runners: tuple[Runner, Runner], inputs: Inputs) -> tuple[float, float]:
-    """Median seconds of a run with one sample, both in turn, so that drift of the machine hits both."""
-    batch = next(iter(inputs.batched(1)))
-    for runner in runners:
-        runner.run(batch)
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in track(range(_TIMED_RUNS), "timing both models"):
-        for runner, taken in zip(runners, times, strict=True):
-            start = time.perf_counter()
-            runner.run(batch)
-            taken.append(time.perf_counter() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
+def _times(first: Model, second: Model, threads: int) -> tuple[tuple[TimeComparison, ...], tuple[str, ...]]:
+    """Both models in turn in every runtime that runs models of their kind; notes on those that cannot."""
+    kinds = {type(first).__name__, type(second).__name__}
+    times, notes = [], []
+    for runtime in track([one for one in installed() if kinds <= set(one.kinds)], "timing both models"):
+        try:
+            pair = Here(runtime, threads).pair(first, second)
+        except TwofoldError as error:
+            notes.append(f"no time in {runtime.label}: {error}")
+            continue
+        seconds, spread = (pair.first.median, pair.second.median), (pair.ratio.high - pair.ratio.low) / 2
+        label = f"{runtime.label}, {threads} thread(s)"
+        times.append(TimeComparison(label, seconds, pair.ratio.median, spread))
+    return tuple(times), tuple(notes)
 
 
 def _ratio(pair: tuple[float, float]) -> str:

@@ -1,0 +1,197 @@
+"""Speed that is measured: networks planned for a runtime, timed beside the original, and what they lose.
+
+Every row is a run of the installed command in a process of its own. What it wrote is opened anew, timed
+beside the original in turn, and its error is taken on photographs that no run has seen:
+||out - ref|| / ||ref - mean(ref)||, the root of the mean of squares where there are several outputs. Times
+are medians, `ratio` is after / before, and a row fails if it keeps less than it should, if the plan's
+prediction is further from the measured time than 15 %, or if the network is slower than the original.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+import twofold
+from benchmarks.calibrated import HELD_OUT, inputs_of
+from benchmarks.models import model, models
+from benchmarks.onnx_models import ONNX_FILES
+from benchmarks.onnx_models import run as run_onnx
+from benchmarks.photographs import photographs
+from twofold.calibration.measure import OutputError
+from twofold.calibration.runners import runner_for
+from twofold.formats.base import Model
+from twofold.latency.choose import here
+from twofold.latency.runtimes import installed
+from twofold.latency.stopwatch import Pair
+from twofold.planning import Plan
+
+THREADS = 2
+#: Largest difference between the predicted and the measured time of a network.
+PREDICTION = 0.15
+#: Largest error on photographs that no run has seen.
+ERROR = 0.10
+#: What is asked on the calibration inputs: on other pictures an error comes out half as large again.
+ASKED = 0.068
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row.
+
+    Attributes:
+        model: name of the real model.
+        runtime: that it is planned for.
+        options: of the command.
+        crops: number of crops of photographs to calibrate on; 0 for none.
+        gain: how many times faster it must be at least; None where any gain will do.
+        error: largest error; None where it is only reported.
+    """
+
+    model: str
+    runtime: str
+    options: tuple[str, ...] = ("--error", str(ASKED))
+    crops: int = 88
+    gain: float | None = None
+    error: float | None = ERROR
+
+
+def cases() -> list[Case]:
+    """All rows: what must be shown, then that no model gets slower in any runtime."""
+    shown = [
+        Case("hed", "onnxruntime", crops=66, gain=3.3),
+        Case("hed", "opencv", crops=66, gain=1.5),
+        Case("nsfw", "onnxruntime"),
+        Case("res10-ssd", "onnxruntime"),
+        # Without calibration of ONNX models the weights alone decide.
+        Case("nudenet", "onnxruntime", ("--speedup", "1.1", "--no-data"), crops=0, error=None),
+    ]
+    done = {(case.model, case.runtime) for case in shown}
+    others = [
+        Case(name, runtime.name)
+        for name in models()
+        for runtime in installed()
+        if "CaffeModel" in runtime.kinds and (name, runtime.name) not in done
+    ]
+    return shown + others
+
+
+def files_of(name: str) -> tuple[Path, ...]:
+    """The files of a real model."""
+    if name in ONNX_FILES:
+        return (ONNX_FILES[name].path,)
+    return model(name).files()
+
+
+def decompose(case: Case, folder: Path) -> tuple[Path, ...]:
+    """Run the command; gives the files that it wrote."""
+    files = files_of(case.model)
+    argv = [sys.executable, "-m", "twofold", "decompose", *map(str, files), "-o", str(folder / "out")]
+    argv += ["--runtime", case.runtime, "--threads", str(THREADS), *case.options]
+    if case.model in ONNX_FILES:
+        file = ONNX_FILES[case.model]
+        argv += ["--input", f"{file.input}={'x'.join(map(str, file.shape))}"]
+    if case.crops:
+        np.save(folder / "crops.npy", inputs_of(model(case.model), photographs().calibration, case.crops, 0))
+        argv += ["--data", str(folder / "crops.npy")]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    return tuple(folder / "out" / path.name for path in files)
+
+
+def load(name: str, files: Sequence[Path]) -> Model:
+    """A real model, or what became of it."""
+    shapes = {ONNX_FILES[name].input: ONNX_FILES[name].shape} if name in ONNX_FILES else None
+    return twofold.load(*files, inputs=shapes)
+
+
+def error(name: str, before: Sequence[Path], after: Sequence[Path]) -> float:
+    """Error of the second on photographs that were not used to calibrate."""
+    measure = OutputError()
+    if name in ONNX_FILES:
+        file = ONNX_FILES[name]
+        for picture in list(photographs().held_out.values())[:HELD_OUT]:
+            sample: NDArray[np.float32] = file.sample(picture)
+            outputs = [dict(enumerate(run_onnx(files[0], file.input, sample))) for files in (before, after)]
+            measure.add("", *({str(key): value for key, value in one.items()} for one in outputs))
+        return measure.error("")
+    real = model(name)
+    reference = runner_for(load(name, before))
+    other = runner_for(load(name, after), reference.outputs)
+    for sample in inputs_of(real, photographs().held_out, HELD_OUT, seed=1):
+        batch = {real.input: sample[None]}
+        measure.add("", reference.run(batch), other.run(batch))
+    return measure.error("")
+
+
+def failures(case: Case, plan: Plan, pair: Pair, lost: float) -> list[str]:
+    """What a row does not keep."""
+    ratio, noise = pair.ratio.median, (pair.ratio.high - pair.ratio.low) / 2
+    found = []
+    if case.gain is not None and ratio > 1 / case.gain:
+        found.append(f"{case.gain:g} times faster is wanted")
+    if case.error is not None and lost > case.error:
+        found.append(f"error at most {case.error:g}")
+    if ratio > 1 + (noise if plan.choices else max(noise, 0.05)):  # the same network twice differs by noise
+        found.append("slower than the original")
+    if plan.timing is not None and abs(predicted(plan) / ratio - 1) > PREDICTION:
+        found.append(f"predicted within {PREDICTION:g}")
+    return found
+
+
+def predicted(plan: Plan) -> float:
+    """Time after / before as the plan foretold it."""
+    if plan.timing is None:
+        return 1.0
+    before, after = plan.timing.network.predicted
+    return after / before
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if a row fails."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", action="append", help="only these models")
+    parser.add_argument("--runtime", action="append", help="only these runtimes")
+    given = parser.parse_args(argv)
+    table = Table(
+        "model", "runtime", "before, ms", "after, ms", "ratio", "times faster", "predicted", "MACs",
+        "output error", "", title=f"{THREADS} threads, {platform.machine()}, batch 1",
+    )  # fmt: skip
+    failed = 0
+    for case in cases():
+        if (given.model and case.model not in given.model) or (
+            given.runtime and case.runtime not in given.runtime
+        ):
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            files = files_of(case.model)
+            after = decompose(case, Path(place))
+            plan = Plan.load(Path(place) / "out" / "plan.json")
+            lost = error(case.model, files, after)
+            watch = here(case.runtime, THREADS)
+            pair = watch.pair(load(case.model, files), load(case.model, after))
+        missed = failures(case, plan, pair, lost)
+        failed += bool(missed)
+        ratio, spread = pair.ratio.median, (pair.ratio.high - pair.ratio.low) / 2
+        table.add_row(
+            case.model, str(watch.setting),
+            f"{1e3 * pair.first.median:.1f}", f"{1e3 * pair.second.median:.1f}",
+            f"{ratio:.3f} ± {spread:.3f}", f"{1 / ratio:.2f}", f"{predicted(plan):.3f}",
+            f"{plan.totals.macs_ratio:.3f}", f"{lost:.4f}", "; ".join(missed),
+        )  # fmt: skip
+    Console(width=180).print(table)
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Command line options of plans by time, and the commands of `twofold latency`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import cli_inputs
+from .errors import OptionError
+from .latency.offline import FORMATS, export_models
+from .latency.runtimes import RUNTIMES
+from .latency.table import Table, cache_folder, saved
+from .load import load
+from .lowrank import SCHEMES
+from .planning import PlanOptions
+from .planning.devices import PRESETS, parse_multiple
+from .planning.text import aligned
+
+_GROUP = "Time"
+
+
+def _option(text: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=_GROUP)
+
+
+Speedup = Annotated[float | None, _option("Budget: how many times faster the net runs.", "S")]
+Latency = Annotated[float | None, _option("Budget: time after / before.", "R")]
+Runtime = Annotated[str | None, _option("What will run the net: " + ", ".join(RUNTIMES) + ".")]
+Threads = Annotated[int | None, _option("Threads of the runtime. Default: all cores.", "N")]
+LatencyTable = Annotated[
+    Path | None, _option("Times from a device that is not here (twofold latency export).", "FILE")
+]
+
+app = typer.Typer(
+    no_args_is_help=True, help="Times of layers: what was measured, and models to time elsewhere."
+)
+
+
+@app.command()
+def show(
+    runtime: Annotated[
+        str | None, typer.Option(help="Only tables of this runtime: " + ", ".join(RUNTIMES) + ".")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """List the times that were measured on this machine.
+
+    Example: twofold latency show --runtime onnxruntime
+    """
+    if runtime is not None and runtime not in RUNTIMES:
+        raise OptionError(f"no runtime '{runtime}'; known: {', '.join(RUNTIMES)}")
+    tables = [table for table in saved() if runtime in (None, table.setting.runtime)]
+    if as_json:
+        print(json.dumps([_as_json(table) for table in tables], indent=2))
+        return
+    print("\n\n".join(map(_text, tables)) or f"nothing was measured yet (kept in {cache_folder()})")
+
+
+@app.command()
+def export(
+    definition: Annotated[
+        Path, typer.Argument(help="The net: a Caffe prototxt, or an ONNX model.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the models.", show_default=False)
+    ],
+    weights: Annotated[
+        Path | None, typer.Argument(help="The weights of a prototxt: a caffemodel.", show_default=False)
+    ] = None,
+    format: Annotated[str, typer.Option(help="Of the models: " + ", ".join(FORMATS) + ".")] = "onnx",
+    block: Annotated[
+        str,
+        typer.Option(metavar="N", help="Channels the device computes together: N, or " + ", ".join(PRESETS)),
+    ] = "16",
+    device: Annotated[str, typer.Option(help="What the device is called.")] = "device",
+    scheme: Annotated[list[str] | None, typer.Option(help="Schemes: " + ", ".join(SCHEMES))] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Layers, or patterns of them.")
+    ] = None,
+    skip: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Layers to leave out.")] = None,
+    input: cli_inputs.InputShapes = None,
+    force: Annotated[bool, typer.Option("--force", help="Exchange files that exist.")] = False,
+) -> None:
+    """Write the small models to time on a device that is not here, and the table to fill in.
+
+    Example: twofold latency export net.prototxt net.caffemodel -o timing/ --block ascend-fp16
+
+    Example: twofold decompose net.onnx -o out/ --speedup 2 --latency-table timing/times.csv
+    """
+    model = load(definition, weights, inputs=dict(map(cli_inputs.shape, input or ())))
+    number, _ = parse_multiple(block)
+    options = PlanOptions(schemes=tuple(scheme or SCHEMES), only=tuple(only or ()), skip=tuple(skip or ()))
+    print(export_models(model, options, output, block=number, kind=format, device=device, force=force))
+
+
+def _as_json(table: Table) -> dict[str, Any]:
+    return {
+        "setting": asdict(table.setting),
+        "times": {key: asdict(time) for key, time in table.times.items()},
+    }
+
+
+def _text(table: Table) -> str:
+    rows = [("batch x size: stack", "ms", "spread", "rounds")]
+    for key, time in sorted(table.times.items()):
+        rows.append((key, f"{1e3 * time.median:.3f}", f"{time.spread:.3f}", str(time.rounds)))
+    return "\n".join([str(table.setting), *aligned(rows, {1, 2, 3})])

@@ -1,0 +1,296 @@
+"""Plans by time, with a stopwatch whose times follow a formula; and once with a real runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.small import HEAD, TAIL, conv, write
+
+import twofold
+from twofold.calibrate import WeightsOnly
+from twofold.cli import main
+from twofold.conv import ConvLayer
+from twofold.decompose import run
+from twofold.errors import PlanError
+from twofold.latency.clock import Time
+from twofold.latency.layers import layer_prices
+from twofold.latency.stacks import Stack
+from twofold.latency.stopwatch import Here, Pair
+from twofold.latency.table import Setting
+from twofold.planning import Budget, Plan, PlanOptions, requests
+from twofold.planning.workload import Workload
+
+NET = (
+    HEAD.replace("dim: 16 dim: 12 dim: 12", "dim: 64 dim: 24 dim: 24")
+    + conv("one", "data")
+    + conv("two", "one")
+    + TAIL
+)
+SCHEMES = ("spatial", "channel", "input", "tucker2")
+
+
+def exactly(seconds: float) -> Time:
+    return Time(seconds, seconds, seconds, 9)
+
+
+@dataclass
+class Formula:
+    """A device on which a convolution takes its MACs; spatial factors may be slower, and networks gain less.
+
+    Attributes:
+        share: part of the layers' gain that the network shows.
+        spatial: factor on the time of kernels that are 1 along one axis.
+        around: seconds of the network beside its convolutions.
+    """
+
+    share: float = 1.0
+    spatial: float = 1.0
+    around: float = 0.0
+    block: int = 4
+    setting: Setting = field(default_factory=lambda: Setting("formula", "1", "paper", 1))
+    asked: list[int] = field(default_factory=list)
+
+    def stack(self, stack: Stack) -> float:
+        size, total = stack.size, 0.0
+        for geometry in stack.chain:
+            uneven = sorted(geometry.kernel) == [1, 3]
+            total += geometry.macs(size) * 1e-9 * (self.spatial if uneven else 1.0)
+            size = geometry.output_size(size)
+        return total
+
+    def seconds(self, groups: Sequence[Sequence[Stack]], *, anew: bool = False) -> Mapping[str, Time]:
+        self.asked.append(len(groups))
+        return {stack.key: exactly(self.stack(stack)) for group in groups for stack in group}
+
+    def convolutions(self, model: Any) -> float:
+        return sum(
+            self.stack(Stack((layer.geometry,), size))
+            for layer in model.convolutions()
+            if isinstance(layer, ConvLayer)
+            for size in layer.input_sizes
+        )
+
+    def whole(self, model: Any) -> float:
+        return self.convolutions(model) + self.around
+
+    def pair(self, model: Any, other: Any) -> Pair:
+        before = self.whole(model)
+        after = before - self.share * (self.convolutions(model) - self.convolutions(other))
+        return Pair(exactly(before), exactly(after), exactly(after / before))
+
+
+def plan(tmp_path: Path, watch: Formula, limit: float, **options: Any) -> Plan:
+    model = twofold.load(*write(tmp_path, NET))
+    given = PlanOptions(Budget("latency", limit), multiple=4, schemes=SCHEMES, **options)
+    return run(model, given, WeightsOnly(), None, watch).plan
+
+
+def ratio(found: Plan) -> float:
+    assert found.timing is not None
+    assert found.timing.network.measured is not None
+    before, after = found.timing.network.measured
+    return after / before
+
+
+def test_the_limit_is_kept_and_used_up(tmp_path):
+    found = plan(tmp_path, Formula(), 0.5)
+    assert 0.45 < ratio(found) <= 0.5
+    assert found.timing.network.predicted == pytest.approx(found.timing.network.measured, rel=0.02)
+
+
+def test_what_lies_around_the_layers_counts(tmp_path):
+    lone = plan(tmp_path, Formula(), 0.6)
+    around = plan(tmp_path, Formula(around=0.01), 0.6)
+    assert around.totals.macs_ratio < lone.totals.macs_ratio
+    assert ratio(around) <= 0.61
+
+
+def test_schemes_that_are_slow_there_lose(tmp_path):
+    quick, slow = plan(tmp_path, Formula(), 0.6), plan(tmp_path, Formula(spatial=4.0), 0.6)
+    assert "spatial" in {choice.scheme for choice in quick.choices}
+    assert "spatial" not in {choice.scheme for choice in slow.choices}
+    assert slow.choices
+
+
+def test_where_the_network_gains_less_the_plan_is_made_anew(tmp_path):
+    watch = Formula(share=0.7)
+    found = plan(tmp_path, watch, 0.6)
+    assert ratio(found) <= 0.61
+    assert found.timing.factor == pytest.approx(0.7, abs=0.02)
+    assert len(watch.asked) >= 3  # the layers, and what two plans chose
+
+
+def test_where_the_network_gains_more_the_error_is_smaller(tmp_path):
+    found = plan(tmp_path, Formula(share=1.3), 0.6)
+    assert ratio(found) == pytest.approx(0.6, abs=0.03)
+
+
+def test_a_network_that_is_slower_is_not_handed_back(tmp_path):
+    model = twofold.load(*write(tmp_path, NET))
+    options = PlanOptions(Budget("latency", 0.6), multiple=4, schemes=SCHEMES)
+    result = run(model, options, WeightsOnly(), None, Formula(share=-0.2))
+    assert not result.plan.choices
+    assert not result.factors
+    assert result.plan.timing is None
+    assert any("is not faster in formula" in note for note in result.plan.notes)
+    assert {skipped.name for skipped in result.plan.skipped} == {"one", "two", "out"}
+    result.save(tmp_path / "out")
+    assert (tmp_path / "out/net.caffemodel").read_bytes() == (tmp_path / "net.caffemodel").read_bytes()
+
+
+class Flatterer(Formula):
+    """Takes stacks of three for twice as fast as they are, until it looks again."""
+
+    def seconds(self, groups: Sequence[Sequence[Stack]], *, anew: bool = False) -> Mapping[str, Time]:
+        found = dict(super().seconds(groups))
+        for stack in [] if anew else [stack for group in groups for stack in group if stack.chain[2:]]:
+            found[stack.key] = found[stack.key].scaled(0.5)
+        return found
+
+
+@pytest.mark.parametrize("limit", [0.4, 0.6])
+def test_times_that_were_too_short_are_found_out(limit, tmp_path):
+    found = plan(tmp_path, Flatterer(), limit)
+    assert ratio(found) <= limit + 0.01
+    network = found.timing.network
+    assert network.predicted[1] == pytest.approx(network.measured[1], rel=0.15)
+    for choice in found.choices:
+        assert choice.timing.measured[1] < choice.timing.measured[0]
+
+
+def test_a_limit_that_the_network_does_not_reach_is_said(tmp_path):
+    found = plan(tmp_path, Formula(share=0.3), 0.3)
+    assert found.choices
+    assert ratio(found) > 0.3
+    assert any("was not reached" in note for note in found.notes)
+
+
+def test_a_limit_out_of_reach_is_refused_with_what_would_do(tmp_path):
+    with pytest.raises(
+        PlanError, match=r"a time ratio of 0.0100 is out of reach: the lowest reachable ratio"
+    ):
+        plan(tmp_path, Formula(around=0.01), 0.01)
+
+
+def test_layers_without_a_gain_stay(tmp_path):
+    watch = Formula()
+    found = plan(tmp_path, watch, 0.9)
+    for choice in found.choices:
+        before, after = choice.timing.measured
+        assert after < before
+
+
+def test_a_budget_of_error_takes_the_fastest_network(tmp_path):
+    """With one error for all, time decides: what is slow is not chosen, whatever its MACs."""
+    model = twofold.load(*write(tmp_path, NET))
+    data = np.random.default_rng(0).normal(size=(20, 64, 24, 24)).astype(np.float32)
+    from twofold.calibrate import CalibrationSource
+    from twofold.decompose import calibrate
+
+    used = calibrate(model, CalibrationSource(data=data))
+    options = PlanOptions(Budget("error", 0.3), multiple=4, schemes=SCHEMES)
+    by_time = run(model, options, used, None, Formula(spatial=4.0)).plan
+    assert by_time.choices
+    assert "spatial" not in {choice.scheme for choice in by_time.choices}
+    assert by_time.measured_error <= 0.3
+    assert by_time.options.budget.kind == "error"
+
+
+def test_times_of_layers_are_summed_over_uses_and_measured_in_one_group(tmp_path):
+    shared = conv("one", "data").replace('top: "one"', 'top: "one" param { name: "w" } param { name: "b" }')
+    twin = shared.replace('name: "one"', 'name: "twin"').replace('top: "one"', 'top: "twin"')
+    model = twofold.load(*write(tmp_path, HEAD + shared + twin))
+    layers = model.convolutions()
+    wanted = requests(layers, PlanOptions(multiple=4, schemes=("channel",)))
+    chosen = [layer for layer in layers if isinstance(layer, ConvLayer)]
+    watch = Formula()
+    prices = layer_prices(chosen, wanted, watch, 1, Workload.of(layers), None)
+    assert watch.asked == [2]
+    assert prices.own["one"] == pytest.approx(chosen[0].macs * 1e-9)
+    assert prices.base == pytest.approx(0.0)
+
+
+def test_measured_times_are_kept_and_new_ones_put_in_proportion(cache):
+    layer, other = (Stack((g,), (8, 8)) for g in (twofold.ConvGeometry.of(8, 8, (k, k)) for k in (3, 1)))
+    here = Here(Sleeper(), 1)
+    first = here.seconds([[layer]])[layer.key].median
+    Sleeper.scale = 3.0  # the machine is slower today
+    try:
+        later = Here(Sleeper(), 1)
+        times = later.seconds([[layer, other]])
+    finally:
+        Sleeper.scale = 1.0
+    assert times[layer.key].median == first
+    assert times[other.key].median == pytest.approx(first / 3, rel=0.3)
+    assert len(list(cache.glob("*.json"))) == 1
+
+
+class Sleeper:
+    """A runtime on which a kernel of 3 takes 3 ms and one of 1 takes 1 ms."""
+
+    name, label, block, kinds, version, device = "sleeper", "Sleeper", 16, (), "1", "paper"
+    scale = 1.0
+
+    def running(self, threads: int):
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+    def stack(self, stack: Stack, threads: int):
+        import time
+
+        seconds = stack.chain[0].kernel[0] * 3e-3 * self.scale
+        return lambda: time.sleep(seconds)
+
+
+def test_from_the_command_line_with_onnx_runtime(tmp_path, capsys):
+    files, out = write(tmp_path, NET), tmp_path / "out"
+    options = ["--error", "0.5", "--runtime", "onnxruntime", "--threads", "1", "--multiple", "16"]
+    data = tmp_path / "x.npy"
+    np.save(data, np.random.default_rng(0).normal(size=(20, 64, 24, 24)).astype(np.float32))
+    argv = ["decompose", *files, "-o", str(out), *options, "--data", str(data), "--json"]
+    assert main(argv) == 0
+    told = json.loads(capsys.readouterr().out)["plan"]
+    # How fast this machine is decides which; whatever it is, the plan says so and is read again.
+    again = Plan.load(out / "plan.json")
+    assert json.loads(again.to_json()) == told
+    if again.choices:
+        assert again.timing.network.measured[1] < again.timing.network.measured[0]
+        assert "measured" in str(again)
+        assert all(choice.timing is not None for choice in again.choices)
+    else:
+        assert any("not faster" in note for note in again.notes) or again.skipped
+    assert main(["latency", "show", "--runtime", "onnxruntime"]) == 0
+    assert "1 x 24x24: 64->64 3x3, pad 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "pattern"),
+    [
+        (["--speedup", "2"], "needs a runtime"),
+        (["--speedup", "0.5", "--runtime", "torch"], "a number above 1"),
+        (["--latency", "1.5", "--runtime", "torch"], "between 0 and 1"),
+        (["--speedup", "2", "--latency", "0.5", "--runtime", "torch"], "give one of them"),
+        (["--speedup", "2", "--macs", "0.5", "--runtime", "torch"], "one budget"),
+        (["--macs", "0.5", "--runtime", "torch"], "found a budget of macs"),
+        (["--runtime", "torch"], "found no budget"),
+        (["--speedup", "2", "--runtime", "abacus"], "known: onnxruntime"),
+        (["--speedup", "2", "--runtime", "torch", "--threads", "0"], "1 or more"),
+        (["--threads", "2"], "name one"),
+        (["--speedup", "2", "--runtime", "torch", "--latency-table", "x.csv"], "give no runtime"),
+        (["--speedup", "2", "--latency-table", "nothing.csv"], "cannot read the table"),
+    ],
+)
+def test_refusals(argv, pattern, tmp_path, capsys):
+    files = write(tmp_path, NET)
+    assert main(["decompose", *files, "-o", str(tmp_path / "out"), "--no-data", *argv]) == 1
+    err = capsys.readouterr().err
+    assert pattern in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,58 @@
+"""Times in a comparison: one for every runtime that is installed and runs both models."""
+
+from __future__ import annotations
+
+import pytest
+from tests.small import NET, write
+
+import twofold
+from twofold.calibrate import CalibrationSource
+from twofold.errors import ModelError
+from twofold.latency.runtimes import installed
+from twofold.latency.runtimes.opencv import OpenCv
+
+
+@pytest.fixture
+def both(tmp_path):
+    model = twofold.load(*write(tmp_path))
+    return model, twofold.decompose(model, macs=0.5, no_data=True, multiple=4).model
+
+
+SOURCE = CalibrationSource(count=2)
+
+
+def test_every_runtime_of_the_kind(both):
+    found = twofold.compare(*both, SOURCE, threads=1)
+    wanted = [one.label for one in installed() if "CaffeModel" in one.kinds]
+    assert [time.runtime.partition(",")[0] for time in found.times] == wanted
+    assert len(wanted) >= 3
+    for time in found.times:
+        assert min(time.seconds) > 0
+        assert f"time in {time.runtime}" in str(found)
+
+
+def test_a_runtime_that_fails_is_a_note_and_no_end(both, monkeypatch):
+    def fail(self, whole, threads):
+        raise ModelError("cannot be opened here")
+
+    monkeypatch.setattr(OpenCv, "whole", fail)
+    found = twofold.compare(*both, SOURCE, threads=1)
+    assert "no time in OpenCV DNN: cannot be opened here" in found.notes
+    assert [time for time in found.times if "PyTorch" in time.runtime]
+
+
+def test_a_slower_model_is_seen_as_slower(tmp_path):
+    small = twofold.load(*write(tmp_path), inputs={"data": (1, 16, 64, 64)})
+    (tmp_path / "twice").mkdir()
+    text = NET.replace('bottom: "one"', 'bottom: "more"').replace(
+        'layer {\n  name: "two"',
+        "".join(
+            f'layer {{ name: "{top}" type: "Convolution" bottom: "{bottom}" top: "{top}"\n'
+            "  convolution_param { num_output: 64 kernel_size: 3 pad: 1 } }\n"
+            for bottom, top in (("one", "m1"), ("m1", "m2"), ("m2", "m3"), ("m3", "m4"), ("m4", "more"))
+        )
+        + 'layer {\n  name: "two"',
+    )
+    large = twofold.load(*write(tmp_path / "twice", text), inputs={"data": (1, 16, 64, 64)})
+    for time in twofold.compare(small, large, SOURCE, threads=1).times:
+        assert time.ratio > 1.5, time
