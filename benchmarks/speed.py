@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,7 @@ import twofold
 from benchmarks.calibrated import HELD_OUT, inputs_of
 from benchmarks.models import model, models
 from benchmarks.onnx_models import ONNX_FILES
-from benchmarks.onnx_models import run as run_onnx
-from benchmarks.photographs import photographs
+from benchmarks.photographs import Picture, crops, photographs
 from twofold.calibration.measure import OutputError
 from twofold.calibration.runners import runner_for
 from twofold.formats.base import Model
@@ -56,7 +55,6 @@ class Case:
         options: of the command.
         crops: number of crops of photographs to calibrate on; 0 for none.
         gain: how many times faster it must be at least; None where any gain will do.
-        error: largest error; None where it is only reported.
     """
 
     model: str
@@ -64,7 +62,6 @@ class Case:
     options: tuple[str, ...] = ("--error", str(ASKED))
     crops: int = 88
     gain: float | None = None
-    error: float | None = ERROR
 
 
 def cases() -> list[Case]:
@@ -74,8 +71,7 @@ def cases() -> list[Case]:
         Case("hed", "opencv", crops=66, gain=1.5),
         Case("nsfw", "onnxruntime"),
         Case("res10-ssd", "onnxruntime"),
-        # Without calibration of ONNX models the weights alone decide.
-        Case("nudenet", "onnxruntime", ("--speedup", "1.1", "--no-data"), crops=0, error=None),
+        Case("nudenet", "onnxruntime"),
     ]
     done = {(case.model, case.runtime) for case in shown}
     others = [
@@ -103,7 +99,7 @@ def decompose(case: Case, folder: Path) -> tuple[Path, ...]:
         file = ONNX_FILES[case.model]
         argv += ["--input", f"{file.input}={'x'.join(map(str, file.shape))}"]
     if case.crops:
-        np.save(folder / "crops.npy", inputs_of(model(case.model), photographs().calibration, case.crops, 0))
+        np.save(folder / "crops.npy", inputs(case.model, photographs().calibration, case.crops, seed=0))
         argv += ["--data", str(folder / "crops.npy")]
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
     return tuple(folder / "out" / path.name for path in files)
@@ -115,21 +111,22 @@ def load(name: str, files: Sequence[Path]) -> Model:
     return twofold.load(*files, inputs=shapes)
 
 
+def inputs(name: str, pictures: Mapping[str, Picture], count: int, seed: int) -> NDArray[np.float32]:
+    """Crops of photographs as a model takes them."""
+    if name not in ONNX_FILES:
+        return inputs_of(model(name), pictures, count, seed)
+    file = ONNX_FILES[name]
+    return np.concatenate([file.sample(cut) for cut in crops(pictures, count, file.size, seed)])
+
+
 def error(name: str, before: Sequence[Path], after: Sequence[Path]) -> float:
     """Error of the second on photographs that were not used to calibrate."""
     measure = OutputError()
-    if name in ONNX_FILES:
-        file = ONNX_FILES[name]
-        for picture in list(photographs().held_out.values())[:HELD_OUT]:
-            sample: NDArray[np.float32] = file.sample(picture)
-            outputs = [dict(enumerate(run_onnx(files[0], file.input, sample))) for files in (before, after)]
-            measure.add("", *({str(key): value for key, value in one.items()} for one in outputs))
-        return measure.error("")
-    real = model(name)
     reference = runner_for(load(name, before))
     other = runner_for(load(name, after), reference.outputs)
-    for sample in inputs_of(real, photographs().held_out, HELD_OUT, seed=1):
-        batch = {real.input: sample[None]}
+    (entry,) = reference.inputs
+    for sample in inputs(name, photographs().held_out, HELD_OUT, seed=1):
+        batch = {entry: sample[None]}
         measure.add("", reference.run(batch), other.run(batch))
     return measure.error("")
 
@@ -140,8 +137,8 @@ def failures(case: Case, plan: Plan, pair: Pair, lost: float) -> list[str]:
     found = []
     if case.gain is not None and ratio > 1 / case.gain:
         found.append(f"{case.gain:g} times faster is wanted")
-    if case.error is not None and lost > case.error:
-        found.append(f"error at most {case.error:g}")
+    if lost > ERROR:
+        found.append(f"error at most {ERROR:g}")
     if ratio > 1 + (noise if plan.choices else max(noise, 0.05)):  # the same network twice differs by noise
         found.append("slower than the original")
     if plan.timing is not None and abs(predicted(plan) / ratio - 1) > PREDICTION:
