@@ -270,7 +270,9 @@ def recover(
     rate: Annotated[
         float, typer.Option(metavar="R", help="Learning rate, as a share of each weight's size.")
     ] = RecoverOptions.rate,
-    batch: Annotated[int, typer.Option(metavar="N", help="Samples per step.")] = RecoverOptions.batch,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Samples per step. Default: as many as one well holds.")
+    ] = None,
     images: cli_inputs.Images = None,
     data: cli_inputs.Data = None,
     size: cli_inputs.Size = None,

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..calibrate import CalibrationSource, calibration_inputs, split
 from ..calibration.inputs import Batch, Inputs
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Model)
 
+#: Values of one step's inputs: two pictures of 3 x 320 x 320, with their activations and gradients.
+_BATCH_VALUES = 2 * 3 * 320 * 320
+_LARGEST_BATCH = 64
 #: Class of a model -> the module here that trains it.
 _STUDENTS = {"CaffeModel": "caffe"}
 
@@ -42,19 +46,19 @@ class RecoverOptions:
         steps: steps of the optimizer (Adam), each on one batch.
         rate: learning rate, as a share of the root mean square of each weight; it rises over the first steps
             and falls to zero along a cosine.
-        batch: samples per step.
+        batch: samples per step; None for as many as one step can well hold, which depends on their size.
         checks: how often the held-out error is measured.
         seed: of the order of the samples.
     """
 
     steps: int = 240
     rate: float = 3e-3
-    batch: int = 2
+    batch: int | None = None
     checks: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.checks) < 1:
+        if min(self.steps, self.checks, 1 if self.batch is None else self.batch) < 1:
             raise OptionError(f"steps, batch and checks are 1 or more, got {self}")
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise OptionError(f"the rate is a positive number, got {self.rate}")
@@ -127,9 +131,8 @@ def recover(
     inputs = calibration_inputs(teacher, source)
     if inputs.count < 2:
         raise InputError(f"recovery needs at least 2 inputs, got {inputs.count}")
-    train, held_out = split(inputs)
-    lesson = _Lesson(teacher, train.batched(1))
-    exam = _Lesson(teacher, held_out.batched(1))
+    train, held_out = split(inputs.batched(options.batch or _batch(inputs)))
+    lesson, exam = _Lesson(teacher, train), _Lesson(teacher, held_out)
     trained = _train(student, lesson, exam, options)
     return Recovery(
         student.model(), trained[0][1], min(error for _, error in trained), tuple(trained), train.count,
@@ -141,29 +144,50 @@ class _Lesson:
     """Samples with what the original gives for them."""
 
     def __init__(self, teacher: Runner, inputs: Inputs) -> None:
-        self.samples: list[tuple[Batch, Outputs]] = []
-        for batch in track(inputs, "asking the original"):
-            self.samples.append((batch, dict(teacher.run(batch))))
+        self.inputs = inputs
+        answers = [dict(teacher.run(batch)) for batch in track(inputs, "asking the original")]
+        for name, value in answers[0].items():
+            if len(value) != min(inputs.batch, inputs.count):
+                raise ModelError(
+                    f"output {name!r} has {len(value)} rows for a batch of {inputs.batch} samples, so it cannot "
+                    "be told which are whose; take them one by one (--batch 1)"
+                )
+        self._answers = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
         total = OutputError()
-        for _, answer in self.samples:
-            total.add("", answer, {name: np.zeros_like(value) for name, value in answer.items()})
+        total.add("", self._answers, {name: np.zeros_like(value) for name, value in self._answers.items()})
         self.energies = total.variances("")
 
-    def batches(self, options: RecoverOptions) -> Iterator[tuple[Batch, Outputs]]:
+    def batches(self, seed: int) -> Iterator[tuple[Batch, Outputs]]:
         """Shuffled batches without end."""
-        rng = np.random.default_rng(options.seed)
+        rng = np.random.default_rng(seed)
         while True:
-            order = rng.permutation(len(self.samples))
-            for start in range(0, len(order), options.batch):
-                yield _joined([self.samples[i] for i in order[start : start + options.batch]])
+            yield from self._in(rng.permutation(self.inputs.count))
+
+    def _in(self, order: NDArray[np.int64]) -> Iterator[tuple[Batch, Outputs]]:
+        for start in range(0, len(order), self.inputs.batch):
+            rows = order[start : start + self.inputs.batch]
+            yield (
+                {name: array[rows] for name, array in self.inputs.arrays.items()},
+                {name: array[rows] for name, array in self._answers.items()},
+            )
 
     def error(self, student: Student) -> float:
         """Relative error of the student's outputs over all samples."""
+        import torch  # noqa: PLC0415 - an extra
+
         measure = OutputError()
-        for batch, answer in self.samples:
-            found = {name: value.detach().numpy() for name, value in student.outputs(batch).items()}
-            measure.add("", answer, found)
+        with torch.no_grad():
+            for batch, answer in self._in(np.arange(self.inputs.count)):
+                measure.add(
+                    "", answer, {name: value.numpy() for name, value in student.outputs(batch).items()}
+                )
         return measure.error("")
+
+
+def _batch(inputs: Inputs) -> int:
+    """Samples per step: few large ones, or many small ones."""
+    values = sum(array[0].size for array in inputs.arrays.values())
+    return min(max(_BATCH_VALUES // values, 1), _LARGEST_BATCH)
 
 
 def _train(
@@ -179,7 +203,7 @@ def _train(
     curve = [(0, exam.error(student))]
     best = [p.detach().clone() for p in parameters]
     every = math.ceil(options.steps / options.checks)
-    batches = lesson.batches(options)
+    batches = lesson.batches(options.seed)
     for step in track(range(1, options.steps + 1), "training the factors"):
         batch, answer = next(batches)
         optimizer.zero_grad()
@@ -218,14 +242,6 @@ def _loss(found: dict[str, Tensor], answer: Outputs, energies: dict[str, float])
         if energies[name] > 0
     ]
     return torch.stack(terms).mean()
-
-
-def _joined(samples: list[tuple[Batch, Outputs]]) -> tuple[Batch, Outputs]:
-    batches, answers = zip(*samples, strict=True)
-    return (
-        {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]},
-        {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]},
-    )
 
 
 def _student(original: Model, decomposed: Model, outputs: tuple[str, ...]) -> Student:
