@@ -266,7 +266,9 @@ def recover(
         ),
     ],
     output: Folder,
-    steps: Annotated[int, typer.Option(metavar="N", help="Steps of the optimizer.")] = RecoverOptions.steps,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps of the optimizer. Default: some minutes' worth.")
+    ] = None,
     rate: Annotated[
         float, typer.Option(metavar="R", help="Learning rate, as a share of each weight's size.")
     ] = RecoverOptions.rate,

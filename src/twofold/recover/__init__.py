@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -34,6 +34,8 @@ M = TypeVar("M", bound=Model)
 #: Values of one step's inputs: two pictures of 3 x 320 x 320, with their activations and gradients.
 _BATCH_VALUES = 2 * 3 * 320 * 320
 _LARGEST_BATCH = 64
+#: Steps with such batches; more with smaller ones.
+_STEPS, _MOST_STEPS = 240, 2000
 #: Class of a model -> the module here that trains it.
 _STUDENTS = {"CaffeModel": "caffe"}
 
@@ -43,7 +45,8 @@ class RecoverOptions:
     """How the factors are trained.
 
     Attributes:
-        steps: steps of the optimizer (Adam), each on one batch.
+        steps: steps of the optimizer (Adam), each on one batch; None for what takes some minutes, which
+            depends on the size of a batch.
         rate: learning rate, as a share of the root mean square of each weight; it rises over the first steps
             and falls to zero along a cosine.
         batch: samples per step; None for as many as one step can well hold, which depends on their size.
@@ -51,14 +54,14 @@ class RecoverOptions:
         seed: of the order of the samples.
     """
 
-    steps: int = 240
+    steps: int | None = None
     rate: float = 3e-3
     batch: int | None = None
     checks: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.checks, 1 if self.batch is None else self.batch) < 1:
+        if min(one for one in (self.steps, self.batch, self.checks) if one is not None) < 1:
             raise OptionError(f"steps, batch and checks are 1 or more, got {self}")
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise OptionError(f"the rate is a positive number, got {self.rate}")
@@ -131,7 +134,8 @@ def recover(
     inputs = calibration_inputs(teacher, source)
     if inputs.count < 2:
         raise InputError(f"recovery needs at least 2 inputs, got {inputs.count}")
-    train, held_out = split(inputs.batched(options.batch or _batch(inputs)))
+    options = _sized(options, inputs)
+    train, held_out = split(inputs.batched(options.batch or 1))
     lesson, exam = _Lesson(teacher, train), _Lesson(teacher, held_out)
     trained = _train(student, lesson, exam, options)
     return Recovery(
@@ -149,8 +153,8 @@ class _Lesson:
         for name, value in answers[0].items():
             if len(value) != min(inputs.batch, inputs.count):
                 raise ModelError(
-                    f"output {name!r} has {len(value)} rows for a batch of {inputs.batch} samples, so it cannot "
-                    "be told which are whose; take them one by one (--batch 1)"
+                    f"output {name!r} has {len(value)} rows for a batch of {inputs.batch} samples, so it "
+                    "cannot be told which are whose; take them one by one (--batch 1)"
                 )
         self._answers = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
         total = OutputError()
@@ -184,10 +188,12 @@ class _Lesson:
         return measure.error("")
 
 
-def _batch(inputs: Inputs) -> int:
-    """Samples per step: few large ones, or many small ones."""
+def _sized(options: RecoverOptions, inputs: Inputs) -> RecoverOptions:
+    """Options with steps and batch: few of large samples, or many of small ones."""
     values = sum(array[0].size for array in inputs.arrays.values())
-    return min(max(_BATCH_VALUES // values, 1), _LARGEST_BATCH)
+    batch = options.batch or min(max(_BATCH_VALUES // values, 1), _LARGEST_BATCH)
+    steps = options.steps or min(max(_STEPS * _BATCH_VALUES // (batch * values), _STEPS), _MOST_STEPS)
+    return replace(options, steps=steps, batch=batch)
 
 
 def _train(
@@ -196,6 +202,7 @@ def _train(
     """Train; gives the held-out error by step and leaves the best weights in the student."""
     import torch  # noqa: PLC0415 - an extra
 
+    assert options.steps is not None, "Bug: options come from _sized"
     parameters = student.parameters()
     groups = [{"params": [p], "lr": options.rate * _scale(p)} for p in parameters]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))

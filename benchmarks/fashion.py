@@ -1,0 +1,166 @@
+"""What is left of the accuracy of the example's nets, on the 10,000 test images of Fashion-MNIST.
+
+Decomposed, recovered without labels, fine-tuned with labels; beside each the reference's way at the same
+MACs: its rule's ranks, all scaled by one factor, and the SVD of the weights. Points are percent of images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import twofold
+from benchmarks.fashion_mnist import EXAMPLE, NETS, Images, databases, example, fashion_mnist, top1
+from twofold.calibrate import CalibrationSource
+from twofold.calibration.images import ImageOptions
+from twofold.calibration.runners import runner_for
+from twofold.conv import ConvLayer
+from twofold.finetune import TrainOptions, train
+from twofold.formats.caffe.model import CaffeModel
+from twofold.recover import RecoverOptions
+from twofold.result import Result
+
+LIGHT, LIGHTER = 0.35, 0.20
+CALIBRATION, UNLABELLED = 2048, 16384
+ITERATIONS, LR_SCALE = 1500, 0.1
+#: Ranks are multiples of this.
+MULTIPLE = 8
+#: Step -> points that may be lost, by net.
+LIMITS = {
+    "decomposed": {"vgg": 0.5, "resnet": 0.8},
+    "recovered": {"vgg": 0.2, "resnet": 0.3},
+    "fine-tuned": {"vgg": 0.3, "resnet": 0.5},
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One net with its data.
+
+    Attributes:
+        name: of the net.
+        training: labelled images to train with.
+        test: those that count.
+        seeds: of everything that draws.
+    """
+
+    name: str
+    training: Images
+    test: Images
+    seeds: tuple[int, ...]
+
+    def top1(self, model: CaffeModel) -> float:
+        """Percent of the test images that are named rightly."""
+        return top1(runner_for(model), self.test)
+
+    def source(self, count: int, seed: int) -> CalibrationSource:
+        """Some training images, without their labels."""
+        rows = np.random.default_rng(seed).choice(len(self.training.pixels), count, replace=False)
+        part = Images(self.training.pixels[rows], self.training.labels[rows])
+        return CalibrationSource(data=part.inputs(), image_options=ImageOptions(limit=0))
+
+    def decomposed(self, macs: float) -> Result[CaffeModel]:
+        """Ours, fitted to training images."""
+        source = self.source(CALIBRATION, seed=0)
+        return twofold.decompose(
+            example(self.name), macs=macs, multiple=MULTIPLE, data=source.data,
+            image_options=source.image_options,
+        )  # fmt: skip
+
+    def reference(self, macs: float) -> Result[CaffeModel]:
+        """The reference's way."""
+        model = example(self.name)
+        plan = twofold.decompose(model, rule="amct").plan
+        spent = sum(choice.macs[1] for choice in plan.choices)
+        factor = (macs * plan.totals.macs[0] - plan.totals.macs[1] + spent) / spent
+        ranks = {one.layer: max(1, math.floor(factor * one.ranks[0])) for one in plan.choices}
+        return twofold.decompose(
+            model, macs=1.0, no_data=True, schemes="spatial", multiple=1, only=tuple(ranks), ranks=ranks
+        )
+
+    def recovered(self, result: Result[CaffeModel], seed: int) -> CaffeModel:
+        """Taught by the original."""
+        source = self.source(UNLABELLED, seed)
+        return twofold.recover(example(self.name), result.model, source, RecoverOptions(seed=seed)).model
+
+    def finetuned(self, result: Result[CaffeModel], seed: int) -> CaffeModel:
+        """Trained with the net's own solver, on its training twin."""
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            twin = twofold.apply_plan(result.plan, example(self.name, "train_val"), result.model)
+            _, weights, *_ = twin.save(folder)
+            solver = folder / f"{self.name}_solver.prototxt"
+            text = (EXAMPLE / solver.name).read_text().replace("test_interval: 600", "test_interval: 1000000")
+            assert "random_seed: 1\n" in text, "Bug: the solver's seed is elsewhere"
+            solver.write_text(text.replace("random_seed: 1\n", f"random_seed: {seed}\n"))
+            for database in databases().iterdir():
+                (folder / database.name).symlink_to(database)
+            options = TrainOptions(folder / "tuned", LR_SCALE, ITERATIONS)
+            outcome = train(solver, weights, options, report=lambda line: None)
+            tuned = next(path for path in outcome.files if path.suffix == ".caffemodel")
+            deploy, _, *_ = result.save(folder / "deploy")
+            return _held(twofold.load(deploy, tuned))
+
+
+def _held(model: CaffeModel) -> CaffeModel:
+    """The same model, with its weights in memory: its files go away."""
+    for layer in model.convolutions():
+        if isinstance(layer, ConvLayer):
+            assert layer.weight is not None, "Bug: a snapshot holds all weights"
+    return model
+
+
+def rows(bench: Bench) -> list[tuple[str, float, list[float]]]:
+    """(step, ratio of MACs, percents by seed)."""
+    found = []
+    light, lighter = bench.decomposed(LIGHT), bench.decomposed(LIGHTER)
+    steps: list[tuple[str, Result[CaffeModel], Callable[[Result[CaffeModel], int], CaffeModel] | None]] = [
+        ("decomposed", light, None),
+        ("recovered", light, bench.recovered),
+        ("fine-tuned", lighter, bench.finetuned),
+    ]
+    reference = {LIGHT: bench.reference(LIGHT), LIGHTER: bench.reference(LIGHTER)}
+    for step, ours, change in steps:
+        for label, result in ((step, ours), ("  reference", reference[LIGHT if ours is light else LIGHTER])):
+            percents = [
+                bench.top1(result.model if change is None else change(result, seed))
+                for seed in (bench.seeds if change else (0,))
+            ]
+            found.append((label, result.plan.totals.macs_ratio, percents))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if a limit is not kept."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--net", action="append", choices=NETS, help="only these nets")
+    parser.add_argument("--seeds", type=int, default=3, help="how often training is repeated")
+    options = parser.parse_args(argv)
+    training, test = fashion_mnist("train"), fashion_mnist("t10k")
+    failed = False
+    for name in options.net or NETS:
+        bench = Bench(name, training, test, tuple(range(options.seeds)))
+        before = bench.top1(example(name))
+        table = Table("", "MACs", "top-1, %", "lost", "at most", title=f"{name}: {before:.2f} %")
+        for label, ratio, percents in rows(bench):
+            limit = LIMITS.get(label, {}).get(name)
+            lost = [before - percent for percent in percents]
+            # Accuracies are multiples of 0.01.
+            failed |= limit is not None and max(lost) > limit + 1e-6
+            shown = (" ".join(f"{value:.2f}" for value in values) for values in (percents, lost))
+            table.add_row(label, f"{ratio:.3f}", *shown, "" if limit is None else f"{limit:.1f}")
+        Console(width=100).print(table)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
