@@ -16,6 +16,7 @@ from .export import export
 from .load import load
 from .lowrank.schemes import SCHEMES
 from .planning.plan import Plan
+from .quantize import quantize
 from .recover import recover
 from .result import Result
 
@@ -34,5 +35,6 @@ __all__ = [
     "decompose",
     "export",
     "load",
+    "quantize",
     "recover",
 ]

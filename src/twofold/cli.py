@@ -31,6 +31,8 @@ from .lowrank import FitOptions
 from .lowrank.schemes import SCHEMES
 from .planning import RULES, Budget, FixedRanks, Plan, PlanOptions
 from .planning.devices import PRESETS, parse_multiple
+from .quantize import default_path as quantized_path
+from .quantize import quantize as quantize_model
 from .recover import RecoverOptions
 from .recover import recover as recover_model
 from .result import PLAN_FILE, Result
@@ -337,6 +339,44 @@ def export(
     print(json.dumps({**asdict(found), "path": str(found.path)}, indent=2) if as_json else found)
     if not as_json:
         print(f"\nwritten: {found.path}")
+
+
+@app.command()
+def quantize(
+    definition: Definition,
+    output: Folder,
+    weights: Weights = None,
+    images: cli_inputs.Images = None,
+    data: cli_inputs.Data = None,
+    size: cli_inputs.Size = None,
+    crop: cli_inputs.Crop = None,
+    crops: cli_inputs.Crops = 1,
+    color: cli_inputs.ColorOrder = None,
+    mean: cli_inputs.Mean = None,
+    scale: cli_inputs.Scale = None,
+    limit: cli_inputs.Limit = None,
+    range: cli_inputs.Range = None,
+    seed: cli_inputs.Seed = 0,
+    input: Inputs = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Write a net in int8, as ONNX, and say what that costs layer by layer.
+
+    Example: twofold quantize net.prototxt net.caffemodel -o out/ --images photos/
+    """
+    source = cli_inputs.source(
+        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
+        limit=limit, values=range, memory=None, statistics=None, protect=None,
+        accuracy=None, metric=None, seed=seed,
+    )  # fmt: skip
+    path = quantized_path(definition, output)
+    if not force:
+        refuse_existing([path])
+    found = quantize_model(_load(definition, weights, input, whole=True), path, source, force=force)
+    print(json.dumps({**asdict(found), "path": str(path)}, indent=2) if as_json else found)
+    if not as_json:
+        print(f"\nwritten: {path}")
 
 
 @app.command()

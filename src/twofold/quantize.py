@@ -1,0 +1,261 @@
+"""Post-training quantization to int8 by ONNX Runtime, and what it costs, layer by layer.
+
+Weights are quantized per output channel, activations per tensor, with ranges seen on the inputs. The file
+holds QuantizeLinear and DequantizeLinear around each layer, which every runtime with int8 layers takes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from .calibrate import CalibrationSource, calibration_inputs, split
+from .calibration.inputs import Batch, Inputs
+from .calibration.measure import OutputError
+from .calibration.runner import Outputs
+from .calibration.runners import runner_for
+from .errors import InputError, MissingExtraError, ModelError, OptionError
+from .export import to_onnx
+from .formats.base import Model, commit
+from .formats.caffe.model import CaffeModel
+from .planning.text import aligned, count_text, error_text
+from .progress import track
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+#: Operators whose outputs the report compares.
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+#: The oldest operator set that knows scales per channel.
+_OPSET = 13
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was written, and what it costs.
+
+    Attributes:
+        path: the file.
+        outputs: relative error of every output of the int8 net.
+        layers: relative error of what each layer gives, all layers before it in int8 too; in their order.
+        samples: how many inputs gave ranges, and how many errors were measured on.
+        bytes: size of the model in float32, and in int8.
+        notes: about the inputs.
+    """
+
+    path: Path
+    outputs: Mapping[str, float]
+    layers: Mapping[str, float]
+    samples: tuple[int, int]
+    bytes: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        rows = [("layer", "relative error"), *((name, error_text(one)) for name, one in self.layers.items())]
+        ends = [
+            ("output", "relative error"),
+            *((name, error_text(one)) for name, one in self.outputs.items()),
+        ]
+        before, after = self.bytes
+        lines = [
+            *aligned(rows, {1}), "", *aligned(ends, {1}), "",
+            f"of int8 to float32, over {self.samples[1]} inputs; ranges come from {self.samples[0]}",
+            f"bytes: {count_text(before)} -> {count_text(after)} ({after / before:.3f})", *self.notes,
+        ]  # fmt: skip
+        return "\n".join(lines)
+
+
+def quantize(
+    model: Model, path: str | Path, source: CalibrationSource | None = None, *, force: bool = False
+) -> Quantized:
+    """Write a model in int8, as ONNX.
+
+    Args:
+        model: an ONNX model, or a Caffe model, which is exported first.
+        path: where it goes.
+        source: inputs that show the ranges of activations; made-up pictures where it names none.
+        force: exchange a file that exists.
+
+    Raises:
+        OptionError: the model is of another kind.
+        ModelError: it cannot be run, exported or quantized.
+        InputError: no inputs can be read or made, or the model takes batches that they do not fill.
+        OutputError: the file exists, or the system refuses.
+        MissingExtraError: onnx or ONNX Runtime is not installed.
+    """
+    path, source = Path(path), source or CalibrationSource()
+    inputs = calibration_inputs(runner_for(model), source)
+    with tempfile.TemporaryDirectory(prefix="twofold-quantize-") as place:
+        plain = _plain(model, Path(place))
+        inputs = _fitting(inputs, plain)
+        fitted, held_out = split(inputs)
+        int8 = Path(place) / "int8.onnx"
+        _quantize(plain, int8, fitted)
+        outputs, layers = _errors(plain, int8, held_out)
+        content = int8.read_bytes()
+        sizes = plain.stat().st_size, len(content)
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(content)
+
+    def check(places: Mapping[Path, Path]) -> None:
+        _Net(places[path].read_bytes()).run(next(iter(held_out)))
+
+    commit({path: write}, force=force, check=check)
+    return Quantized(path, outputs, layers, (fitted.count, held_out.count), sizes, inputs.provenance.notes)
+
+
+def _plain(model: Model, folder: Path) -> Path:
+    """The model in float32, with constants folded and batch normalisation merged, as ONNX."""
+    try:
+        import onnx  # noqa: PLC0415 - an extra
+        from onnxruntime.quantization import quant_pre_process  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise MissingExtraError("quantization", "onnx and ONNX Runtime", "onnx") from error
+    from .formats.onnx.model import OnnxModel  # noqa: PLC0415 - an extra
+
+    first = folder / "model.onnx"
+    if isinstance(model, CaffeModel):
+        onnx.save(to_onnx(model).proto, first)
+    elif isinstance(model, OnnxModel):
+        model.save(first)
+    else:
+        raise OptionError(
+            f"{type(model).__name__}: ONNX and Caffe models are quantized; export it to ONNX first"
+        )
+    proto = onnx.load(first)
+    found = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), _OPSET)
+    plain = folder / "plain.onnx"
+    try:
+        if found < _OPSET:
+            proto = onnx.version_converter.convert_version(proto, _OPSET)
+        # Symbolic inference needs sympy, and only models with open shapes inside gain by it.
+        quant_pre_process(proto, plain, skip_symbolic_shape=True)
+    except Exception as error:  # whatever these libraries meet
+        raise ModelError(f"ONNX Runtime cannot prepare the model for quantization: {error}") from error
+    return plain
+
+
+def _quantize(plain: Path, int8: Path, inputs: Inputs) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static  # noqa: PLC0415 - an extra
+
+    try:
+        quantize_static(
+            plain, int8, _Reader(track(inputs, "looking at ranges")), quant_format=QuantFormat.QDQ,
+            per_channel=True, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+    except Exception as error:  # whatever the quantizer meets
+        raise ModelError(f"ONNX Runtime cannot quantize the model: {error}") from error
+
+
+class _Reader:
+    """Batches as the quantizer asks for them."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> Batch | None:
+        """The next batch; None behind the last."""
+        return next(self._batches, None)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches
+
+
+def _fitting(inputs: Inputs, plain: Path) -> Inputs:
+    """Inputs in batches that the model takes.
+
+    Raises:
+        InputError: its batch is fixed, and they do not fill it.
+    """
+    import onnx  # noqa: PLC0415 - an extra
+
+    graph = onnx.load(plain).graph
+    fixed = {
+        value.type.tensor_type.shape.dim[0].dim_value
+        for value in graph.input
+        if value.name in inputs.arrays and value.type.tensor_type.shape.dim
+    } - {0}
+    if not fixed:
+        return inputs
+    size = max(fixed)
+    if size > 1:
+        raise InputError(
+            f"the model takes {size} samples at a time; quantize it with a batch of 1 or an open one"
+        )
+    return inputs.batched(size)
+
+
+class _Net:
+    """A model in ONNX Runtime, with more outputs."""
+
+    def __init__(self, content: bytes, more: Mapping[str, str] | None = None) -> None:
+        import onnx  # noqa: PLC0415 - an extra
+        import onnxruntime  # noqa: PLC0415 - an extra
+
+        proto = onnx.load_from_string(content)
+        self.outputs = [value.name for value in proto.graph.output]
+        self._more = dict(more or {})
+        known = set(self.outputs)
+        proto.graph.output.extend(
+            onnx.ValueInfoProto(name=name) for name in self._more.values() if name not in known
+        )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # whatever the runtime meets
+            raise ModelError(f"ONNX Runtime refuses the quantized model: {error}") from error
+
+    def run(self, batch: Batch) -> tuple[Outputs, Outputs]:
+        """The model's own outputs, and what the layers give."""
+        names = [*self.outputs, *self._more.values()]
+        found = dict(zip(names, self._session.run(names, batch), strict=True))
+        ends = {name: found[name] for name in self.outputs if found[name].dtype == np.float32}
+        return ends, {layer: found[name] for layer, name in self._more.items()}
+
+
+def _errors(plain: Path, int8: Path, inputs: Inputs) -> tuple[dict[str, float], dict[str, float]]:
+    """Relative errors of the outputs and of what layers give."""
+    contents = plain.read_bytes(), int8.read_bytes()
+    layers = _layers(*contents)
+    nets = [_Net(content, layers) for content in contents]
+    # A value that is looked at keeps a layer from running in int8 as a whole: outputs come from nets apart.
+    ends = [_Net(content) for content in contents]
+    inside, outside = OutputError(), OutputError()
+    for batch in track(inputs, "measuring what int8 costs"):
+        inside.add("", *(net.run(batch)[1] for net in nets))
+        outside.add("", *(net.run(batch)[0] for net in ends))
+    return outside.by_output(""), inside.by_output("")
+
+
+def _layers(plain: bytes, int8: bytes) -> dict[str, str]:
+    """Name of each layer -> a value that both models have: its output, or that of the ReLU behind it."""
+    import onnx  # noqa: PLC0415 - an extra
+
+    models: tuple[ModelProto, ...] = tuple(map(onnx.load_from_string, (plain, int8)))
+    there = {name for node in models[1].graph.node for name in node.output}
+    readers: dict[str, list[NodeProto]] = {}
+    for node in models[0].graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found = {}
+    for node in models[0].graph.node:
+        if node.op_type in LAYERS:
+            behind = [other.output[0] for other in readers.get(node.output[0], ())]
+            value = next((name for name in (node.output[0], *behind) if name in there), None)
+            if value is not None:
+                found[node.name or node.output[0]] = value
+    return found
+
+
+def default_path(model: Path, folder: Path) -> Path:
+    """Where the command writes the int8 form of a model."""
+    return folder / f"{model.stem}_int8.onnx"
