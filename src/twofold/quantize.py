@@ -226,7 +226,10 @@ def _errors(plain: Path, int8: Path, inputs: Inputs) -> tuple[dict[str, float], 
     """Relative errors of the outputs and of what layers give."""
     contents = plain.read_bytes(), int8.read_bytes()
     layers = _layers(*contents)
-    nets = [_Net(content, layers) for content in contents]
+    nets = [
+        _Net(content, {layer: names[index] for layer, names in layers.items()})
+        for index, content in enumerate(contents)
+    ]
     # A value that is looked at keeps a layer from running in int8 as a whole: outputs come from nets apart.
     ends = [_Net(content) for content in contents]
     inside, outside = OutputError(), OutputError()
@@ -236,9 +239,10 @@ def _errors(plain: Path, int8: Path, inputs: Inputs) -> tuple[dict[str, float], 
     return outside.by_output(""), inside.by_output("")
 
 
-def _layers(plain: bytes, int8: bytes) -> dict[str, str]:
-    """Name of each layer -> a value that both models have: its output, or that of the ReLU behind it."""
+def _layers(plain: bytes, int8: bytes) -> dict[str, tuple[str, str]]:
+    """Name of each layer -> what it gives in either model: its output, or that of the ReLU joined to it."""
     import onnx  # noqa: PLC0415 - an extra
+    from onnxruntime.quantization.quant_utils import DEQUANT_OUTPUT_SUFFIX  # noqa: PLC0415
 
     models: tuple[ModelProto, ...] = tuple(map(onnx.load_from_string, (plain, int8)))
     there = {name for node in models[1].graph.node for name in node.output}
@@ -248,11 +252,14 @@ def _layers(plain: bytes, int8: bytes) -> dict[str, str]:
             readers.setdefault(name, []).append(node)
     found = {}
     for node in models[0].graph.node:
-        if node.op_type in LAYERS:
-            behind = [other.output[0] for other in readers.get(node.output[0], ())]
-            value = next((name for name in (node.output[0], *behind) if name in there), None)
-            if value is not None:
-                found[node.name or node.output[0]] = value
+        if node.op_type not in LAYERS:
+            continue
+        behind = [other.output[0] for other in readers.get(node.output[0], ())]
+        for value in (node.output[0], *behind):
+            # The name itself may stand for what comes before a ReLU that int8's range does away with.
+            if value + DEQUANT_OUTPUT_SUFFIX in there:
+                found[node.name or node.output[0]] = (value, value + DEQUANT_OUTPUT_SUFFIX)
+                break
     return found
 
 

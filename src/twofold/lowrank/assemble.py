@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.fft import dct
 
 from twofold.conv import Array, ConvLayer, FactorConv, Factors, Size
 from twofold.errors import ModelError, OptionError
@@ -61,6 +62,18 @@ def balance(V: Array, H: Array) -> Array:
     scale: Array = np.ones(len(v), dtype=V.dtype)
     scale[live] = (h[live] / v[live]) ** 0.25
     return scale
+
+
+def evened(V: Array, H: Array) -> tuple[Array, Array]:
+    """Mix the channels between V (m, r) and H (r, n) so that all have about the same range; V H stays.
+
+    With one scale for all r channels, as int8 has it, and one per row of H, the squared rounding error grows
+    with r max(g)^2 or, at best scaling, with max(g) sum(g), where g_k = |V_k| |H_k| falls like the singular
+    values. An orthogonal matrix that spreads each channel over all of them, here the cosine transform,
+    makes all g the same: (sum g)^2 / r. In float nothing changes but the last digit.
+    """
+    V, H = balanced(V, H)
+    return dct(V, axis=1, norm="ortho"), dct(H, axis=0, norm="ortho")
 
 
 def corrected_bias(layer: ConvLayer, shift: Array | None) -> Array | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from twofold.conv import Array, ConvLayer, Factors, LayerStatistics, SecondPass, Size
 from twofold.errors import OptionError
-from twofold.lowrank.assemble import balance, checked_ranks, checked_weight, pair_factors
+from twofold.lowrank.assemble import balance, checked_ranks, checked_weight, evened, pair_factors
 from twofold.lowrank.covariance import PatchCovariance, check_statistics, mean_variance
 from twofold.lowrank.measure import as_stored
 from twofold.lowrank.options import FitOptions
@@ -63,7 +63,7 @@ class _Single:
 
     def factors(self, ranks: Size) -> Factors:
         (rank,) = checked_ranks(self.layer.name, ranks, self.max_ranks)
-        V, H = self._matrices(rank)
+        V, H = evened(*self._matrices(rank))
         return as_stored(self.layer, pair_factors(self.scheme, self.layer, self.split, V, H, self.mean))
 
 
