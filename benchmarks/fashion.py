@@ -2,6 +2,7 @@
 
 Decomposed, recovered without labels, fine-tuned with labels; beside each the reference's way at the same
 MACs: its rule's ranks, all scaled by one factor, and the SVD of the weights. Points are percent of images.
+What int8 costs is counted from the same net in float32.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from twofold.recover import RecoverOptions
 from twofold.result import Result
 
 LIGHT, LIGHTER = 0.35, 0.20
-CALIBRATION, UNLABELLED = 2048, 16384
+CALIBRATION, UNLABELLED, INT8 = 2048, 16384, 256
 ITERATIONS, LR_SCALE = 1500, 0.1
 #: Ranks are multiples of this.
 MULTIPLE = 8
@@ -39,6 +40,7 @@ LIMITS = {
     "decomposed": {"vgg": 0.5, "resnet": 0.8},
     "recovered": {"vgg": 0.2, "resnet": 0.3},
     "fine-tuned": {"vgg": 0.3, "resnet": 0.5},
+    "decomposed, int8": {"vgg": 0.3, "resnet": 0.3},
 }
 
 
@@ -110,6 +112,13 @@ class Bench:
             deploy, _, *_ = result.save(folder / "deploy")
             return _held(twofold.load(deploy, tuned))
 
+    def int8(self, model: CaffeModel) -> float:
+        """Percent of the test images that its int8 form names rightly."""
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / "int8.onnx"
+            twofold.quantize(model, path, self.source(INT8, seed=0))
+            return top1(runner_for(twofold.load(path)), self.test)
+
 
 def _held(model: CaffeModel) -> CaffeModel:
     """The same model, with its weights in memory: its files go away."""
@@ -119,23 +128,36 @@ def _held(model: CaffeModel) -> CaffeModel:
     return model
 
 
-def rows(bench: Bench) -> list[tuple[str, float, list[float]]]:
-    """(step, ratio of MACs, percents by seed)."""
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was done, the ratio of MACs, percents by seed, and those before."""
+
+    step: str
+    ratio: float
+    percents: tuple[float, ...]
+    before: float
+
+
+def rows(bench: Bench) -> list[Row]:
+    """All measurements of one net."""
+    original = example(bench.name)
+    before = bench.top1(original)
+    ours = {macs: bench.decomposed(macs) for macs in (LIGHT, LIGHTER)}
+    reference = {macs: bench.reference(macs) for macs in (LIGHT, LIGHTER)}
     found = []
-    light, lighter = bench.decomposed(LIGHT), bench.decomposed(LIGHTER)
-    steps: list[tuple[str, Result[CaffeModel], Callable[[Result[CaffeModel], int], CaffeModel] | None]] = [
-        ("decomposed", light, None),
-        ("recovered", light, bench.recovered),
-        ("fine-tuned", lighter, bench.finetuned),
-    ]
-    reference = {LIGHT: bench.reference(LIGHT), LIGHTER: bench.reference(LIGHTER)}
-    for step, ours, change in steps:
-        for label, result in ((step, ours), ("  reference", reference[LIGHT if ours is light else LIGHTER])):
-            percents = [
-                bench.top1(result.model if change is None else change(result, seed))
-                for seed in (bench.seeds if change else (0,))
-            ]
-            found.append((label, result.plan.totals.macs_ratio, percents))
+    for step, results in (("decomposed", ours), ("the reference's way", reference)):
+        percent = bench.top1(results[LIGHT].model)
+        found.append(Row(step, results[LIGHT].plan.totals.macs_ratio, (percent,), before))
+    base = found[0]
+    found.append(Row("decomposed, int8", base.ratio, (bench.int8(ours[LIGHT].model),), base.percents[0]))
+    found.append(Row("original, int8", 1.0, (bench.int8(original),), before))
+    for step, macs, change in (
+        ("recovered", LIGHT, bench.recovered),
+        ("fine-tuned", LIGHTER, bench.finetuned),
+    ):
+        for label, result in ((step, ours[macs]), (f"the reference's, {step}", reference[macs])):
+            percents = tuple(bench.top1(change(result, seed)) for seed in bench.seeds)
+            found.append(Row(label, result.plan.totals.macs_ratio, percents, before))
     return found
 
 
@@ -148,16 +170,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     training, test = fashion_mnist("train"), fashion_mnist("t10k")
     failed = False
     for name in options.net or NETS:
-        bench = Bench(name, training, test, tuple(range(options.seeds)))
-        before = bench.top1(example(name))
-        table = Table("", "MACs", "top-1, %", "lost", "at most", title=f"{name}: {before:.2f} %")
-        for label, ratio, percents in rows(bench):
-            limit = LIMITS.get(label, {}).get(name)
-            lost = [before - percent for percent in percents]
+        found = rows(Bench(name, training, test, tuple(range(options.seeds))))
+        table = Table(
+            "", "MACs", "top-1, %", "points lost", "at most", title=f"{name}: {found[0].before:.2f} %"
+        )
+        for row in found:
+            limit = LIMITS.get(row.step, {}).get(name)
+            lost = [row.before - percent for percent in row.percents]
             # Accuracies are multiples of 0.01.
             failed |= limit is not None and max(lost) > limit + 1e-6
-            shown = (" ".join(f"{value:.2f}" for value in values) for values in (percents, lost))
-            table.add_row(label, f"{ratio:.3f}", *shown, "" if limit is None else f"{limit:.1f}")
+            shown = (" ".join(f"{value:.2f}" for value in values) for values in (row.percents, lost))
+            table.add_row(row.step, f"{row.ratio:.3f}", *shown, "" if limit is None else f"{limit:.1f}")
         Console(width=100).print(table)
     return int(failed)
 

@@ -42,7 +42,8 @@ class Quantized:
     Attributes:
         path: the file.
         outputs: relative error of every output of the int8 net.
-        layers: relative error of what each layer gives, all layers before it in int8 too; in their order.
+        layers: relative error of what each layer gives, all layers before it in int8 too, in their order;
+            None for a layer that stays in float32.
         samples: how many inputs gave ranges, and how many errors were measured on.
         bytes: size of the model in float32, and in int8.
         notes: about the inputs.
@@ -50,13 +51,16 @@ class Quantized:
 
     path: Path
     outputs: Mapping[str, float]
-    layers: Mapping[str, float]
+    layers: Mapping[str, float | None]
     samples: tuple[int, int]
     bytes: tuple[int, int]
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        rows = [("layer", "relative error"), *((name, error_text(one)) for name, one in self.layers.items())]
+        rows = [
+            ("layer", "relative error"),
+            *((name, "not in int8" if one is None else error_text(one)) for name, one in self.layers.items()),
+        ]
         ends = [
             ("output", "relative error"),
             *((name, error_text(one)) for name, one in self.outputs.items()),
@@ -222,12 +226,12 @@ class _Net:
         return ends, {layer: found[name] for layer, name in self._more.items()}
 
 
-def _errors(plain: Path, int8: Path, inputs: Inputs) -> tuple[dict[str, float], dict[str, float]]:
+def _errors(plain: Path, int8: Path, inputs: Inputs) -> tuple[dict[str, float], dict[str, float | None]]:
     """Relative errors of the outputs and of what layers give."""
     contents = plain.read_bytes(), int8.read_bytes()
     layers = _layers(*contents)
     nets = [
-        _Net(content, {layer: names[index] for layer, names in layers.items()})
+        _Net(content, {layer: names[index] for layer, names in layers.items() if names})
         for index, content in enumerate(contents)
     ]
     # A value that is looked at keeps a layer from running in int8 as a whole: outputs come from nets apart.
@@ -236,30 +240,31 @@ def _errors(plain: Path, int8: Path, inputs: Inputs) -> tuple[dict[str, float], 
     for batch in track(inputs, "measuring what int8 costs"):
         inside.add("", *(net.run(batch)[1] for net in nets))
         outside.add("", *(net.run(batch)[0] for net in ends))
-    return outside.by_output(""), inside.by_output("")
+    errors = inside.by_output("") if any(layers.values()) else {}
+    return outside.by_output(""), {layer: errors.get(layer) for layer in layers}
 
 
-def _layers(plain: bytes, int8: bytes) -> dict[str, tuple[str, str]]:
+def _layers(plain: bytes, int8: bytes) -> dict[str, tuple[str, str] | None]:
     """Name of each layer -> what it gives in either model: its output, or that of the ReLU joined to it."""
     import onnx  # noqa: PLC0415 - an extra
     from onnxruntime.quantization.quant_utils import DEQUANT_OUTPUT_SUFFIX  # noqa: PLC0415
 
     models: tuple[ModelProto, ...] = tuple(map(onnx.load_from_string, (plain, int8)))
-    there = {name for node in models[1].graph.node for name in node.output}
+    # The value that a name stands for comes out of a DequantizeLinear; the name itself may be what goes in.
+    rounded = {
+        name for node in models[1].graph.node if node.op_type == "DequantizeLinear" for name in node.output
+    }
     readers: dict[str, list[NodeProto]] = {}
     for node in models[0].graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    found = {}
+    found: dict[str, tuple[str, str] | None] = {}
     for node in models[0].graph.node:
         if node.op_type not in LAYERS:
             continue
         behind = [other.output[0] for other in readers.get(node.output[0], ())]
-        for value in (node.output[0], *behind):
-            # The name itself may stand for what comes before a ReLU that int8's range does away with.
-            if value + DEQUANT_OUTPUT_SUFFIX in there:
-                found[node.name or node.output[0]] = (value, value + DEQUANT_OUTPUT_SUFFIX)
-                break
+        pairs = [(v, name) for v in (node.output[0], *behind) for name in (v + DEQUANT_OUTPUT_SUFFIX, v)]
+        found[node.name or node.output[0]] = next((pair for pair in pairs if pair[1] in rounded), None)
     return found
 
 
