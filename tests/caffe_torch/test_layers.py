@@ -140,12 +140,12 @@ def test_state_carries_over_or_is_exposed(kind, states):
 def test_dummy_data_follows_the_dtype():
     own = net(
         'layer { name: "d" type: "DummyData" top: "d" '
-        "dummy_data_param { num: 2 channels: 1 height: 1 width: 3 "
+        "dummy_data_param { num: 2 channels: 32 height: 1 width: 3 "
         'data_filler { type: "gaussian" } } } layer { name: "y" type: "ReLU" bottom: "d" top: "y" }'
     ).double()
     assert own()["y"].dtype == torch.float64
     assert not torch.equal(own()["y"], own()["y"])
-    given = normal(2, 1, 1, 3)
+    given = normal(2, 32, 1, 3)
     assert torch.equal(own({"d": given})["y"], given.relu())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -87,6 +88,8 @@ class _Loss(nn.Module):
 def joined(device: str | None) -> Iterator[World]:
     """Within the context this process is one of those that `torchrun` started, or alone.
 
+    No DistributedDataParallel may be in use any more where the context ends.
+
     Args:
         device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
 
@@ -104,6 +107,8 @@ def joined(device: str | None) -> Iterator[World]:
     try:
         yield World(Share(distributed.get_rank(), size), place)
     finally:
+        # What still holds the group when it is destroyed can abort the process at its very end.
+        gc.collect()
         distributed.destroy_process_group()
 
 

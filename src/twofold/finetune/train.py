@@ -69,20 +69,29 @@ def train(
         TwofoldError: files are missing or do not fit, or options are refused; says what to do.
     """
     options = options or TrainOptions()
+    rows = {"TRAIN": train_data or {}, "TEST": test_data or {}}
+    given = [Path(path) for path in ([weights] if isinstance(weights, (str, Path)) else weights)]
+    with joined(options.device) as world:
+        # All that uses the group of processes goes with the call.
+        return _train(
+            solver, given, options, rows, world, (report or _to_stderr) if world.first else _to_nobody
+        )
+
+
+def _train(
+    solver: str | Path, weights: Sequence[Path], options: TrainOptions, rows: Mapping[str, Rows],
+    world: World, say: Report,
+) -> Outcome:  # fmt: skip
     started = time.monotonic()
     with ExitStack() as stack:
-        world = stack.enter_context(joined(options.device))
         devices = [world.device] if world.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices))
-        say = (report or _to_stderr) if world.first else _to_nobody
         file = open_solver(solver, Locator(Path(solver).parent), options.apply)
         prefix = _prefix(file.path, file.definition, options.output)
         state = _state(prefix, options, world, say)
         progress = _progress(state, file.definition, world)
-        rows = {"TRAIN": train_data or {}, "TEST": test_data or {}}
         maker = _Maker(file, rows, progress.seed, world, stack)
-        given = [weights] if isinstance(weights, (str, Path)) else list(weights)
-        loop, notes = _begin(maker, [Path(path) for path in given], prefix, progress, state, say)
+        loop, notes = _begin(maker, weights, prefix, progress, state, say)
         for note in notes:
             say(f"note: {note}")
         with stoppable(say) as stop:
