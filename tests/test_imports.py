@@ -26,8 +26,7 @@ FLOW = (
     ("latency",),
     ("decompose", "apply", "compare"),
     ("finetune", "recover", "report", "quantize"),
-    ("amct", "amct_torch", "cli_inputs"),
-    ("cli_latency",),
+    ("amct", "amct_torch"),
     ("cli",),
     ("__init__", "__main__"),
 )

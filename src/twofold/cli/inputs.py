@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
-from .calibrate import CalibrationSource
-from .calibration.accuracy import Accuracy
-from .calibration.gather import CalibrationOptions
-from .calibration.images import ImageOptions
-from .calibration.measure import Metric
-from .calibration.memory import parse_bytes
-from .calibration.pixels import COLORS, Color
-from .calibration.synthetic import ValueRange
-from .errors import OptionError
+from ..calibrate import CalibrationSource
+from ..calibration.accuracy import Accuracy
+from ..calibration.gather import CalibrationOptions
+from ..calibration.images import ImageOptions
+from ..calibration.measure import Metric
+from ..calibration.memory import parse_bytes
+from ..calibration.pixels import COLORS, Color
+from ..calibration.synthetic import ValueRange
+from ..errors import OptionError
 
 _GROUP = "Calibration"
 
@@ -87,6 +87,11 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
         raise OptionError(f"--input: {text!r} is not NAME=SIZES, such as data=1x3x224x224")
     return name, tuple(map(int, parts))
+
+
+def shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs by name, from the options that say them."""
+    return dict(map(shape, texts or ()))
 
 
 def source(

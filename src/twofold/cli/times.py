@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from . import cli_inputs
-from .errors import OptionError
-from .latency.offline import FORMATS, export_models
-from .latency.runtimes import RUNTIMES
-from .latency.table import Table, cache_folder, saved
-from .load import load
-from .lowrank import SCHEMES
-from .planning import PlanOptions
-from .planning.devices import PRESETS, parse_multiple
-from .planning.text import aligned
+from ..errors import OptionError
+from ..latency.offline import FORMATS, export_models
+from ..latency.runtimes import RUNTIMES
+from ..latency.table import Table, cache_folder, saved
+from ..load import load
+from ..lowrank import SCHEMES
+from ..planning import PlanOptions
+from ..planning.devices import PRESETS, parse_multiple
+from ..planning.text import aligned
+from . import inputs
 
 _GROUP = "Time"
 
@@ -82,7 +82,7 @@ def export(
         list[str] | None, typer.Option(metavar="NAME", help="Layers, or patterns of them.")
     ] = None,
     skip: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Layers to leave out.")] = None,
-    input: cli_inputs.InputShapes = None,
+    input: inputs.InputShapes = None,
     force: Annotated[bool, typer.Option("--force", help="Exchange files that exist.")] = False,
 ) -> None:
     """Write the small models to time on a device that is not here, and the table to fill in.
@@ -91,7 +91,7 @@ def export(
 
     Example: twofold decompose net.onnx -o out/ --speedup 2 --latency-table timing/times.csv
     """
-    model = load(definition, weights, inputs=dict(map(cli_inputs.shape, input or ())))
+    model = load(definition, weights, inputs=inputs.shapes(input))
     number, _ = parse_multiple(block)
     options = PlanOptions(schemes=tuple(scheme or SCHEMES), only=tuple(only or ()), skip=tuple(skip or ()))
     print(export_models(model, options, output, block=number, kind=format, device=device, force=force))

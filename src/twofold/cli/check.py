@@ -1,0 +1,56 @@
+"""Commands that check what was made: compare."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..compare import compare as compare_models
+from ..load import grouped, load
+from . import inputs, times
+from .common import AsJson, Inputs
+
+
+def compare(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two models: each a prototxt and a caffemodel, an ONNX file, or the folder of a plan.",
+            show_default=False,
+        ),
+    ],
+    images: inputs.Images = None,
+    data: inputs.Data = None,
+    size: inputs.Size = None,
+    crop: inputs.Crop = None,
+    crops: inputs.Crops = 1,
+    color: inputs.ColorOrder = None,
+    mean: inputs.Mean = None,
+    scale: inputs.Scale = None,
+    limit: inputs.Limit = None,
+    range: inputs.Range = None,
+    protect: inputs.Protect = None,
+    seed: inputs.Seed = 0,
+    threads: times.Threads = None,
+    input: Inputs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run two models on the same inputs: errors of the outputs, cost, and time.
+
+    Example: twofold compare net.prototxt net.caffemodel out/ --images photos/
+    """
+    source = inputs.source(
+        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
+        limit=limit, values=range, memory=None, statistics=None, protect=protect,
+        accuracy=None, metric=None, seed=seed,
+    )  # fmt: skip
+    first, second = grouped(models)
+    shapes = inputs.shapes(input)
+    found = compare_models(load(*first, inputs=shapes), load(*second, inputs=shapes), source, threads=threads)
+    sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
+    found = replace(found, bytes=(sizes[0], sizes[1]))
+    print(json.dumps(asdict(found), indent=2) if as_json else found)

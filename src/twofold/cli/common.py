@@ -1,0 +1,64 @@
+"""Arguments and options that commands share, and how they load a model and hand over a result."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..conv import ConvLayer
+from ..errors import OptionError
+from ..formats.base import Model
+from ..load import load
+from ..result import Result
+from . import inputs
+
+Definition = Annotated[
+    Path, typer.Argument(help="The net: a Caffe prototxt, or an ONNX model.", show_default=False)
+]
+Weights = Annotated[
+    Path | None, typer.Argument(help="The weights of a prototxt: a caffemodel.", show_default=False)
+]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the new files.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Exchange files that exist.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Inputs = inputs.InputShapes
+
+
+def load_model(
+    definition: Path, weights: Path | None, given: Sequence[str] | None, *, whole: bool = False
+) -> Model:
+    """Load a model and print its notes; where it must be `whole`, its weights may not be missing."""
+    model = load(definition, weights, inputs=inputs.shapes(given))
+    if whole and any(isinstance(layer, ConvLayer) and layer.weight is None for layer in model.convolutions()):
+        raise OptionError(f"{definition}: this is the definition alone; give its weights after it")
+    for note in model.notes:
+        say(f"note: {note}")
+    return model
+
+
+def finish(
+    result: Result[Model], output: Path, *, as_json: bool, force: bool, keep: Path | None = None
+) -> None:
+    """Save a result and print it; `keep` is the plan file that is not to be written again."""
+    files = result.save(output, force=force, keep=keep)
+    if as_json:
+        print(
+            json.dumps(
+                {"plan": json.loads(result.plan.to_json()), "files": [str(path) for path in files]}, indent=2
+            )
+        )
+        return
+    print(result.plan)
+    if not result.plan.choices:
+        print("\nno convolution was decomposed; the files were copied unchanged")
+    print("\nwritten: " + ", ".join(map(str, files)))
+
+
+def say(text: str) -> None:
+    """Print to stderr, where all goes that is no result."""
+    print(text, file=sys.stderr)

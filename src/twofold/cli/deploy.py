@@ -1,0 +1,75 @@
+"""Commands that write other forms of a net: export, quantize."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..export import export as export_model
+from ..formats.base import refuse_existing
+from ..quantize import default_path as quantized_path
+from ..quantize import quantize as quantize_model
+from . import inputs
+from .common import AsJson, Definition, Folder, Force, Inputs, Weights, load_model
+
+
+def export(
+    definition: Definition,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file.", show_default=False)],
+    weights: Weights = None,
+    input: Inputs = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Write a Caffe net as ONNX, checked in ONNX Runtime against the net in PyTorch.
+
+    Example: twofold export net.prototxt net.caffemodel -o net.onnx
+    """
+    if not force:
+        refuse_existing([output])
+    model = load_model(definition, weights, input, whole=True)
+    found = export_model(model, output, force=force)
+    print(json.dumps({**asdict(found), "path": str(found.path)}, indent=2) if as_json else found)
+    if not as_json:
+        print(f"\nwritten: {found.path}")
+
+
+def quantize(
+    definition: Definition,
+    output: Folder,
+    weights: Weights = None,
+    images: inputs.Images = None,
+    data: inputs.Data = None,
+    size: inputs.Size = None,
+    crop: inputs.Crop = None,
+    crops: inputs.Crops = 1,
+    color: inputs.ColorOrder = None,
+    mean: inputs.Mean = None,
+    scale: inputs.Scale = None,
+    limit: inputs.Limit = None,
+    range: inputs.Range = None,
+    seed: inputs.Seed = 0,
+    input: Inputs = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Write a net in int8, as ONNX, and say what that costs layer by layer.
+
+    Example: twofold quantize net.prototxt net.caffemodel -o out/ --images photos/
+    """
+    source = inputs.source(
+        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
+        limit=limit, values=range, memory=None, statistics=None, protect=None,
+        accuracy=None, metric=None, seed=seed,
+    )  # fmt: skip
+    path = quantized_path(definition, output)
+    if not force:
+        refuse_existing([path])
+    found = quantize_model(load_model(definition, weights, input, whole=True), path, source, force=force)
+    print(json.dumps({**asdict(found), "path": str(path)}, indent=2) if as_json else found)
+    if not as_json:
+        print(f"\nwritten: {path}")

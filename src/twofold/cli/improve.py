@@ -1,0 +1,114 @@
+"""Commands that train: recover, finetune."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..formats.base import refuse_existing
+from ..load import grouped, load
+from ..recover import RecoverOptions
+from ..recover import recover as recover_model
+from . import inputs
+from .common import AsJson, Folder, Force, Inputs
+
+
+def recover(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The original, then what was made of it: each a prototxt and a caffemodel, or a folder.",
+            show_default=False,
+        ),
+    ],
+    output: Folder,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps of the optimizer. Default: some minutes' worth.")
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(metavar="R", help="Learning rate, as a share of each weight's size.")
+    ] = RecoverOptions.rate,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Samples per step. Default: as many as one well holds.")
+    ] = None,
+    images: inputs.Images = None,
+    data: inputs.Data = None,
+    size: inputs.Size = None,
+    crop: inputs.Crop = None,
+    crops: inputs.Crops = 1,
+    color: inputs.ColorOrder = None,
+    mean: inputs.Mean = None,
+    scale: inputs.Scale = None,
+    limit: inputs.Limit = None,
+    range: inputs.Range = None,
+    protect: inputs.Protect = None,
+    seed: inputs.Seed = 0,
+    input: Inputs = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Let the original teach the decomposed net, without labels.
+
+    Example: twofold recover net.prototxt net.caffemodel out/ -o recovered/ --images photos/
+    """
+    source = inputs.source(
+        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
+        limit=limit, values=range, memory=None, statistics=None, protect=protect,
+        accuracy=None, metric=None, seed=seed,
+    )  # fmt: skip
+    first, second = grouped(models)
+    shapes = inputs.shapes(input)
+    original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
+    if not force:
+        refuse_existing(decomposed.targets(output))
+    found = recover_model(
+        original, decomposed, source, RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed)
+    )
+    files = found.model.save_to(output, force=force, extra={}, check=lambda written: None)
+    if as_json:
+        numbers = {key: value for key, value in vars(found).items() if key != "model"}
+        print(json.dumps({**numbers, "files": [str(path) for path in files]}, indent=2))
+    else:
+        print(found)
+        print("\nwritten: " + ", ".join(map(str, files)))
+
+
+def finetune(
+    solver: Annotated[Path, typer.Argument(help="The solver: a Caffe prototxt.", show_default=False)],
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", "-w", help="A caffemodel to begin with; without, fillers' values."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the snapshots, instead of snapshot_prefix's."),
+    ] = None,
+    lr_scale: Annotated[float, typer.Option(metavar="X", help="Multiplies the learning rate.")] = 1.0,
+    max_iter: Annotated[
+        int | None, typer.Option(metavar="N", help="Iterations in all, instead of the solver's.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest snapshot.")] = False,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Train a Caffe net from its own solver, and write snapshots as Caffe does.
+
+    Ctrl-C writes a snapshot; --resume goes on as if nothing had happened. Runs under torchrun, too.
+
+    Example: twofold finetune solver.prototxt --weights out/net.caffemodel -o tuned/ --lr-scale 0.1
+    """
+    # Needs PyTorch, which the rest does not.
+    from ..finetune import TrainOptions, train  # noqa: PLC0415
+
+    options = TrainOptions(output, lr_scale, max_iter, device, resume, force)
+    outcome = train(solver, tuple(weights or ()), options)
+    if outcome.rank == 0:
+        print(json.dumps(outcome.to_json(), indent=2) if as_json else outcome)
+    if outcome.stopped_by is not None:
+        raise typer.Exit(128 + outcome.stopped_by)

@@ -1,0 +1,187 @@
+"""Commands that make a smaller net: inspect, decompose, apply."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..apply import apply_plan
+from ..decompose import DATA_SCHEMES, calibrate, default_schemes, run
+from ..errors import OptionError
+from ..formats.base import refuse_existing
+from ..inspect import inspect as inspect_model
+from ..latency.choose import stopwatch, time_budget
+from ..load import load_beside
+from ..lowrank import FitOptions
+from ..lowrank.schemes import SCHEMES
+from ..planning import RULES, Budget, FixedRanks, Plan, PlanOptions
+from ..planning.devices import PRESETS, parse_multiple
+from ..result import PLAN_FILE
+from . import inputs, times
+from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model, say
+
+
+def inspect(
+    definition: Definition,
+    weights: Annotated[
+        Path | None, typer.Argument(help="The weights of a prototxt; without them only shapes.")
+    ] = None,
+    scheme: Annotated[list[str] | None, typer.Option(help="Schemes: " + ", ".join(SCHEMES))] = None,
+    input: Inputs = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every convolution: shape, cost, eligible or why not, what ranks would cost and keep.
+
+    Example: twofold inspect net.prototxt net.caffemodel
+    """
+    model = load_model(definition, weights, input)
+    found = inspect_model(model, tuple(scheme or ("spatial",)))
+    if as_json:
+        print(json.dumps([asdict(layer) for layer in found.layers], indent=2))
+    else:
+        print(found)
+
+
+def decompose(
+    definition: Definition,
+    output: Folder,
+    weights: Weights = None,
+    macs: Annotated[str | None, typer.Option(metavar="R", help="Budget: MACs after / before.")] = None,
+    params: Annotated[str | None, typer.Option(metavar="R", help="Budget: weights after / before.")] = None,
+    error: Annotated[
+        str | None,
+        typer.Option(metavar="E", help="The cheapest net whose outputs have at most this relative error."),
+    ] = None,
+    accuracy_drop: Annotated[
+        str | None,
+        typer.Option(metavar="D", help="The cheapest net whose accuracy, a share, drops by at most this."),
+    ] = None,
+    energy: Annotated[
+        str | None,
+        typer.Option(metavar="E", help="Keep this share of every layer's energy."),
+    ] = None,
+    speedup: times.Speedup = None,
+    latency: times.Latency = None,
+    runtime: times.Runtime = None,
+    threads: times.Threads = None,
+    latency_table: times.LatencyTable = None,
+    rule: Annotated[str | None, typer.Option(help="Choose ranks by a rule: " + ", ".join(RULES))] = None,
+    multiple: Annotated[
+        str,
+        typer.Option(metavar="N", help="Ranks are multiples of N, or suit a device: " + ", ".join(PRESETS)),
+    ] = "16",
+    scheme: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Schemes that compete: {', '.join(SCHEMES)}. "
+            f"Default: {', '.join(DATA_SCHEMES)}; spatial with --no-data; all by time."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Layers, or patterns of them, that may be decomposed."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Layers, or patterns of them, to leave alone."),
+    ] = None,
+    rank: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=R", help="Fix a layer's rank (R1xR2 for two, 'full' for full rank)."),
+    ] = None,
+    refine: Annotated[int, typer.Option(metavar="N", help="Alternations that improve factors further.")] = 0,
+    images: inputs.Images = None,
+    data: inputs.Data = None,
+    no_data: inputs.NoData = False,
+    size: inputs.Size = None,
+    crop: inputs.Crop = None,
+    crops: inputs.Crops = 1,
+    color: inputs.ColorOrder = None,
+    mean: inputs.Mean = None,
+    scale: inputs.Scale = None,
+    limit: inputs.Limit = None,
+    range: inputs.Range = None,
+    memory: inputs.Memory = None,
+    statistics: inputs.Saved = None,
+    protect: inputs.Protect = None,
+    accuracy: inputs.Labels = None,
+    metric: inputs.UserMetric = None,
+    seed: inputs.Seed = 0,
+    input: Inputs = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Write a smaller net, its weights, and the plan that tells what was done.
+
+    Factors are fitted to what the layers see on your pictures or data; without any, on made-up pictures.
+    Without a budget it spends the MACs that the reference's rule would spend, and never more.
+
+    Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4 --images photos/
+
+    Example: twofold decompose net.onnx -o out/ --macs 0.4 --input images=1x3x640x640
+
+    Example: twofold decompose net.prototxt net.caffemodel -o out/ --speedup 2 --runtime onnxruntime
+    """
+    budget = _budget(macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy)
+    time = time_budget(speedup, latency)
+    if time is not None and budget is not None:
+        raise OptionError(f"one budget can be kept, found one of time and of {budget.kind}; choose one")
+    budget = budget if time is None else Budget("latency", time)
+    watch = stopwatch(budget, runtime_name=runtime, threads=threads, table=latency_table)
+    fixed = tuple(map(FixedRanks.parse, rank or ()))
+    source = inputs.source(
+        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
+        limit=limit, values=range, memory=memory, statistics=statistics, protect=protect,
+        accuracy=accuracy, metric=metric, seed=seed,
+    )  # fmt: skip
+    model = load_model(definition, weights, input, whole=True)
+    if not force:
+        refuse_existing([*model.targets(output), output / PLAN_FILE])
+    used = calibrate(model, source, no_data=no_data, rule=rule)
+    for note in used.notes:
+        say(f"note: {note}")
+    number, device = parse_multiple(multiple)
+    options = PlanOptions(
+        budget=budget,
+        rule=rule,
+        multiple=number,
+        device=device,
+        schemes=tuple(scheme) if scheme else default_schemes(used, watch),
+        only=tuple(only or ()),
+        skip=tuple(skip or ()),
+        ranks=fixed,
+    )
+    result = run(model, options, used, FitOptions(refine=refine), watch)
+    finish(result, output, as_json=as_json, force=force)
+
+
+def apply(
+    plan: Annotated[Path, typer.Argument(help="A plan.json, perhaps edited.", show_default=False)],
+    definition: Definition,
+    output: Folder,
+    weights: Weights = None,
+    input: Inputs = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Carry out a plan, on its own net or on that net's training twin.
+
+    Example: twofold apply out/plan.json train_val.prototxt net.caffemodel -o out/
+    """
+    chosen = Plan.load(plan)
+    model = load_model(definition, weights, input, whole=True)
+    fitted = None if chosen.calibration is None else load_beside(plan, chosen.sources)
+    result = apply_plan(chosen, model, fitted)
+    finish(result, output, as_json=as_json, force=force, keep=plan)
+
+
+def _budget(**given: str | None) -> Budget | None:
+    named = [(kind, text) for kind, text in given.items() if text is not None]
+    if len(named) > 1:
+        options = " and ".join(f"--{kind.replace('_', '-')}" for kind, _ in named)
+        raise OptionError(f"one budget can be kept, found {options}; choose one")
+    return Budget.parse(*named[0]) if named else None
