@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
 
-from twofold.cli import main
+from twofold.cli import PANELS, main
 from twofold.planning import Plan
 
 
@@ -220,10 +222,72 @@ def test_a_wrong_command_line_ends_with_2(capsys, argv):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_help_shows_an_example(capsys):
-    for command in ("inspect", "decompose", "apply"):
-        assert main([command, "--help"]) == 0
-        assert f"Example: twofold {command}" in re.sub(r"\s+", " ", capsys.readouterr().out)
+def commands() -> list[tuple[str, ...]]:
+    """All commands, those of groups with the group's name before them."""
+    names: list[tuple[str, ...]] = []
+    for entry in PANELS.values():
+        for one in entry:
+            if isinstance(one, typer.Typer):
+                names += [(one.info.name, inner.callback.__name__) for inner in one.registered_commands]
+            else:
+                names.append((one.__name__,))
+    return names
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_shows_an_example_and_has_json(capsys, command):
+    assert main([*command, "--help"]) == 0
+    words = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert f"Example: twofold {' '.join(command)}" in words
+    assert "--json" in words
+
+
+def test_the_first_page_fits_a_screen_and_shows_every_command(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["--help"]) == 0
+    page, err = capsys.readouterr()
+    assert err == ""
+    lines = page.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    assert "..." not in page  # no description was cut
+    assert all(f" {command[0]} " in page for command in commands())
+    for example in re.findall(r"^  twofold (\w+)", page, re.MULTILINE):
+        assert (example,) in commands()
+    assert main([]) == 2
+    assert capsys.readouterr().err.strip() == page.strip()
+
+
+def test_a_wrong_command_line_is_one_line_that_says_where_help_is(capsys):
+    refused(capsys, ["decompose", "a"], r"--output.*; see twofold decompose --help$", code=2)
+    refused(capsys, ["nonsense"], r"nonsense.*; see twofold --help$", code=2)
+    refused(capsys, ["latency", "show", "--nope"], r"--nope.*; see twofold latency show --help$", code=2)
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"twofold {version('twofold')}\n"
+
+
+def test_no_color_is_respected(tmp_path):
+    """Where colours are asked for, NO_COLOR still has the last word; it says nothing of bold type."""
+    asked = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    asked.pop("NO_COLOR", None)
+    found = {}
+    for name, environment in (("colour", asked), ("none", {**asked, "NO_COLOR": "1"})):
+        process = run_cli("inspect", "--help", env=environment)
+        found[name], _ = process.communicate(timeout=60)
+    colour = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+    assert colour.search(found["colour"])
+    assert not colour.search(found["none"])
+
+
+def test_completion_offers_the_commands():
+    words = {"_TWOFOLD_COMPLETE": "complete_bash", "COMP_WORDS": "twofold ", "COMP_CWORD": "1"}
+    process = run_cli(env={**os.environ, **words})
+    out, err = process.communicate(timeout=60)
+    assert err == ""
+    assert {command[0] for command in commands()} <= set(out.split())
 
 
 def test_files_that_are_missing_or_swapped(small, tmp_path, capsys):
@@ -338,5 +402,7 @@ def test_an_interrupt_is_one_line_and_130(small, tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "Traceback" not in err
-    assert len(err.splitlines()) <= 2
+    assert err == (
+        "twofold: interrupted; no file was left half-written; times that were measured are kept, "
+        "and with --statistics FILE what the layers see; the same command goes on from there\n"
+    )

@@ -24,7 +24,7 @@ FLOW = (
     ("load", "calibrate", "inspect"),
     ("result", "search", "export"),
     ("latency",),
-    ("decompose", "apply", "compare"),
+    ("decompose", "apply", "compare", "doctor"),
     ("finetune", "recover", "report", "quantize"),
     ("amct", "amct_torch"),
     ("cli",),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from io import TextIOWrapper
+from typing import Annotated, cast
 
 import typer
 
@@ -16,21 +18,52 @@ from ..errors import TwofoldError
 from .check import compare
 from .common import say
 from .deploy import export, quantize
+from .doctor import doctor
+from .help import Group, usage_text
 from .improve import finetune, recover
 from .make import apply, decompose, inspect
 from .times import app as latency
 
 app = typer.Typer(
     name="twofold",
-    help="Make trained convolutional networks faster: replace large convolutions by stacks of smaller ones.",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
 
-for command in (inspect, decompose, apply, compare, recover, export, quantize, finetune):
-    app.command()(command)
-app.add_typer(latency, name="latency")
+#: Commands as the first page of help groups them.
+PANELS = {
+    "Decompose": (inspect, decompose, apply),
+    "Check": (compare,),
+    "Improve": (recover, finetune),
+    "Deploy": (export, quantize, latency),
+    "Help": (doctor,),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, rich_help_panel=panel)
+        else:
+            app.command(rich_help_panel=panel)(command)
+
+#: What typer raises where the command line is wrong; its name and place differ between versions.
+_UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"twofold {version('twofold')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make trained convolutional networks faster: replace large convolutions by stacks of smaller ones."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,10 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Names of layers may hold characters that a terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(args=None if argv is None else list(argv), prog_name="twofold")
-    except SystemExit as end:  # typer ends a run so, with 2 for a wrong command line
+        code = app(args=None if argv is None else list(argv), prog_name="twofold", standalone_mode=False)
+    except SystemExit as end:  # a pipe that closed, or what completion ends with
         return end.code if isinstance(end.code, int) else 0
+    except _UsageError as error:
+        say(usage_text(error))
+        return 2
     except TwofoldError as error:
         say(f"twofold: {error}")
         return 1
-    return 0
+    return code if isinstance(code, int) else 0

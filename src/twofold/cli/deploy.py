@@ -25,7 +25,7 @@ def export(
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Write a Caffe net as ONNX, checked in ONNX Runtime against the net in PyTorch.
+    """Write a Caffe net as ONNX, checked in ONNX Runtime against PyTorch.
 
     Example: twofold export net.prototxt net.caffemodel -o net.onnx
     """

@@ -34,7 +34,7 @@ def inspect(
     input: Inputs = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every convolution: shape, cost, eligible or why not, what ranks would cost and keep.
+    """List every convolution: shape, cost, and what ranks would cost and keep.
 
     Example: twofold inspect net.prototxt net.caffemodel
     """

@@ -19,6 +19,7 @@ from ..planning import PlanOptions
 from ..planning.devices import PRESETS, parse_multiple
 from ..planning.text import aligned
 from . import inputs
+from .common import AsJson, Force
 
 _GROUP = "Time"
 
@@ -36,7 +37,9 @@ LatencyTable = Annotated[
 ]
 
 app = typer.Typer(
-    no_args_is_help=True, help="Times of layers: what was measured, and models to time elsewhere."
+    name="latency",
+    no_args_is_help=True,
+    help="Times of layers: what was measured, and models to time elsewhere.",
 )
 
 
@@ -45,7 +48,7 @@ def show(
     runtime: Annotated[
         str | None, typer.Option(help="Only tables of this runtime: " + ", ".join(RUNTIMES) + ".")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the times that were measured on this machine.
 
@@ -83,9 +86,10 @@ def export(
     ] = None,
     skip: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Layers to leave out.")] = None,
     input: inputs.InputShapes = None,
-    force: Annotated[bool, typer.Option("--force", help="Exchange files that exist.")] = False,
+    as_json: AsJson = False,
+    force: Force = False,
 ) -> None:
-    """Write the small models to time on a device that is not here, and the table to fill in.
+    """Write small models to time on another device, and the table to fill in.
 
     Example: twofold latency export net.prototxt net.caffemodel -o timing/ --block ascend-fp16
 
@@ -94,7 +98,8 @@ def export(
     model = load(definition, weights, inputs=inputs.shapes(input))
     number, _ = parse_multiple(block)
     options = PlanOptions(schemes=tuple(scheme or SCHEMES), only=tuple(only or ()), skip=tuple(skip or ()))
-    print(export_models(model, options, output, block=number, kind=format, device=device, force=force))
+    found = export_models(model, options, output, block=number, kind=format, device=device, force=force)
+    print(json.dumps({**asdict(found), "folder": str(found.folder)}, indent=2) if as_json else found)
 
 
 def _as_json(table: Table) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""The first page of help, which fits a screen and shows the way; what to say of a wrong command line."""
+
+from __future__ import annotations
+
+from shutil import get_terminal_size
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from .common import say
+
+HEAD = """\
+Usage: twofold COMMAND ARGUMENTS [OPTIONS]
+
+Make trained convolutional networks faster: replace large convolutions by stacks of smaller ones.
+
+  twofold inspect net.prototxt net.caffemodel                  what could be done
+  twofold decompose net.prototxt net.caffemodel -o out/        a smaller net, and its plan
+  twofold compare net.prototxt net.caffemodel out/             what it costs and saves
+"""
+TAIL = """
+net.onnx stands for both files of a Caffe net. Every command has --help with examples, and --json.
+Others: --version, --install-completion, --show-completion.
+Exit codes: 0 done, 1 refused (one line says why), 2 wrong command line, 130 interrupted."""
+
+#: What a command that was interrupted keeps, and how to go on; the others begin again.
+RESUME = {
+    "decompose": "times that were measured are kept, and with --statistics FILE what the layers see; "
+    "the same command goes on from there",
+    "finetune": "--resume goes on from the newest snapshot",
+}
+_WIDTH = 100
+AGAIN = "the same command begins again"
+
+
+class Group(TyperGroup):
+    """The commands of `twofold`."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the first page: commands in groups, a line each."""
+        formatter.write(HEAD)
+        width = min(get_terminal_size().columns, _WIDTH) - 24  # of what is said of each command
+        panels: dict[str, list[str]] = {}
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        for name, command in commands.items():
+            if command is not None:
+                panel = getattr(command, "rich_help_panel", None)
+                panels.setdefault(panel if isinstance(panel, str) else "", []).append(name)
+        for panel, names in panels.items():
+            formatter.write("\n" if panel == next(iter(panels)) else "")
+            for name in names:
+                command = commands[name]
+                about = "" if command is None else command.get_short_help_str(width)
+                formatter.write(f"  {panel if name == names[0] else '':<10} {name:<10} {about}\n")
+        formatter.write(TAIL)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C ends it with a line that says how to go on."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            hint = RESUME.get(ctx.invoked_subcommand or "", AGAIN)
+            say(f"twofold: interrupted; no file was left half-written; {hint}")
+            raise typer.Exit(130) from None
+
+
+def usage_text(error: Any) -> str:
+    """What is wrong with a command line, and where help is, in a line; help itself for no command."""
+    message: str = error.format_message()
+    if not message or message.startswith("Usage:"):
+        return message
+    path = error.ctx.command_path if error.ctx is not None else "twofold"
+    return f"twofold: {' '.join(message.split()).rstrip('.')}; see {path} --help"
