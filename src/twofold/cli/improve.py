@@ -15,12 +15,15 @@ from ..recover import recover as recover_model
 from . import inputs
 from .common import AsJson, Folder, Force, Inputs
 
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")]
+
 
 def recover(
     models: Annotated[
         list[Path],
         typer.Argument(
-            help="The original, then what was made of it: each a prototxt and a caffemodel, or a folder.",
+            help="The original, then what was made of it: each a prototxt and a caffemodel, an ONNX file, or "
+            "the folder of a plan.",
             show_default=False,
         ),
     ],
@@ -47,10 +50,11 @@ def recover(
     protect: inputs.Protect = None,
     seed: inputs.Seed = 0,
     input: Inputs = None,
+    device: Device = None,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Let the original teach the decomposed net, without labels.
+    """Let the original teach the decomposed net, without labels. Runs under torchrun, too.
 
     Example: twofold recover net.prototxt net.caffemodel out/ -o recovered/ --images photos/
     """
@@ -64,12 +68,13 @@ def recover(
     original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
     if not force:
         refuse_existing(decomposed.targets(output))
-    found = recover_model(
-        original, decomposed, source, RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed)
-    )
+    options = RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed, device=device)
+    found = recover_model(original, decomposed, source, options)
+    if found.rank:
+        return
     files = found.model.save_to(output, force=force, extra={}, check=lambda written: None)
     if as_json:
-        numbers = {key: value for key, value in vars(found).items() if key != "model"}
+        numbers = {key: value for key, value in vars(found).items() if key not in ("model", "rank")}
         print(json.dumps({**numbers, "files": [str(path) for path in files]}, indent=2))
     else:
         print(found)
@@ -90,9 +95,7 @@ def finetune(
     max_iter: Annotated[
         int | None, typer.Option(metavar="N", help="Iterations in all, instead of the solver's.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")
-    ] = None,
+    device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest snapshot.")] = False,
     as_json: AsJson = False,
     force: Force = False,

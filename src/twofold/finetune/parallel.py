@@ -66,10 +66,16 @@ class World:
         """The net's loss; its gradients are the mean over all processes."""
         if not self.several:
             return net.loss
+        wrapped = self.wrapped(_Loss(net))
+        return lambda batch: wrapped(dict(batch))
+
+    def wrapped(self, module: nn.Module) -> nn.Module:
+        """A module whose parameters get the mean of all processes' gradients; itself where it is alone."""
+        if not self.several:
+            return module
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Every pass runs the same layers, and there may be some behind which there is no loss.
-        wrapped = nn.parallel.DistributedDataParallel(_Loss(net), device_ids=ids, static_graph=True)
-        return lambda batch: wrapped(dict(batch))
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids, static_graph=True)
 
 
 class _Loss(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ class OnnxNet:
 
     Attributes:
         outputs: what is computed; other nodes are left out.
-        constants: initializers by name.
+        constants: what initializers and Constant nodes give, by name; other values may be put here.
     """
 
     def __init__(self, model: ModelProto, outputs: Sequence[str], files: Files | None = None) -> None:
@@ -54,23 +53,28 @@ class OnnxNet:
         versions = {one.domain: one.version for one in model.opset_import}
         opset = next((versions[domain] for domain in DOMAIN if domain in versions), 1)
         needed, names = _needed(model.graph.node, self.outputs)
+        self.constants: dict[str, Tensor] = {}
         self._nodes: list[tuple[int, NodeProto, Operation]] = []
-        refused: Counter[str] = Counter()
+        refused: dict[str, list[str]] = {}
         for position in needed:
             node = model.graph.node[position]
             try:
                 if node.domain not in DOMAIN:
                     raise UnsupportedError(f"{node.domain}.{node.op_type}")
-                self._nodes.append((position, node, build(Node.of(node, opset))))
+                operation = build(Node.of(node, opset))
+                if node.op_type == "Constant":
+                    self.constants[node.output[0]] = operation()  # type: ignore[assignment]
+                else:
+                    self._nodes.append((position, node, operation))
             except UnsupportedError as error:
-                refused[str(error)] += 1
+                refused.setdefault(str(error), []).append(node.name or next(filter(None, node.output), ""))
         if refused:
-            raise UnsupportedError(", ".join(f"{what} ({count} x)" for what, count in refused.items()))
-        self.constants = {
-            tensor.name: from_array(read_array(tensor, files or {}))
-            for tensor in model.graph.initializer
-            if tensor.name in names
-        }
+            raise UnsupportedError(
+                ", ".join(f"{what} ({len(names)} x, first {names[0]!r})" for what, names in refused.items())
+            )
+        for tensor in model.graph.initializer:
+            if tensor.name in names:
+                self.constants[tensor.name] = from_array(read_array(tensor, files or {}))
         self._last = {name: position for position, node, _ in self._nodes for name in node.input}
         self._last |= dict.fromkeys(self.outputs, len(model.graph.node))
 

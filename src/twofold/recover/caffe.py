@@ -11,18 +11,22 @@ from ..errors import ModelError
 from ..formats.caffe.model import CaffeModel
 
 
-def make_student(original: CaffeModel, decomposed: CaffeModel, outputs: tuple[str, ...]) -> CaffeStudent:
+def make_student(
+    original: CaffeModel, decomposed: CaffeModel, outputs: tuple[str, ...], device: torch.device
+) -> CaffeStudent:
     """The student of a decomposed Caffe model."""
-    return CaffeStudent(original, decomposed, outputs)
+    return CaffeStudent(original, decomposed, outputs, device)
 
 
 class CaffeStudent:
     """A `Student` that is a Caffe net in its test phase; layers that the original has stay as they are."""
 
-    def __init__(self, original: CaffeModel, decomposed: CaffeModel, outputs: tuple[str, ...]) -> None:
-        self._original = decomposed
-        self._outputs = outputs
-        self.net = decomposed.to_torch("TEST").eval().requires_grad_(False)
+    def __init__(
+        self, original: CaffeModel, decomposed: CaffeModel, outputs: tuple[str, ...], device: torch.device
+    ) -> None:
+        self._decomposed = decomposed
+        self._outputs, self._device = outputs, device
+        self.net = decomposed.to_torch("TEST").eval().requires_grad_(False).to(device)
         known = {spec.name for spec in original.net("TEST").layers}
         computed = {top for spec in self.net.definition.layers for top in spec.tops}
         missing = [name for name in outputs if name not in computed]
@@ -45,14 +49,17 @@ class CaffeStudent:
 
     def outputs(self, batch: Batch) -> dict[str, Tensor]:
         """See `Student.outputs`."""
-        feed = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in batch.items()}
+        feed = {
+            name: torch.from_numpy(np.array(value, np.float32)).to(self._device)
+            for name, value in batch.items()
+        }
         return self.net.execute(feed, keep=self._outputs)
 
     def model(self) -> CaffeModel:
         """See `Student.model`."""
         names = {layer.spec.name for layer in self._trained}  # type: ignore[union-attr]
         arrays = {name: blobs for name, blobs in self.net.arrays().items() if name in names}
-        return self._original.with_blobs(arrays)
+        return self._decomposed.with_blobs(arrays)
 
 
 _TRAINED = frozenset(("Convolution", "InnerProduct", "Deconvolution"))

@@ -42,6 +42,7 @@ class TorchRunner:
     """A `Runner` for a module.
 
     Attributes:
+        module: the copy that is run.
         inputs: shapes of the samples of its tensor arguments, without the batch axis.
         ends: names of the tensors in what forward returns.
         outputs: names of those that are protected, or of what they are read out of.
@@ -51,14 +52,14 @@ class TorchRunner:
     runtime = "PyTorch"
 
     def __init__(self, module: nn.Module, example_inputs: Any, protect: tuple[str, ...] = ()) -> None:
-        self._module = copied(module).eval().requires_grad_(False)
+        self.module = copied(module).eval().requires_grad_(False)
         self._call = Arguments.of(module, example_inputs)
         tensors = self._call.tensors
         if any(not tensor.dim() for tensor in tensors.values()) or not tensors:
             raise InputError("forward takes no tensor with a batch axis, so it cannot be calibrated")
         self.inputs: dict[str, SampleShape] = {name: tuple(one.shape[1:]) for name, one in tensors.items()}
         self.examples = {name: _array(tensor) for name, tensor in tensors.items()}
-        self._groups = {group.name: group for group in find_groups(self._module)}
+        self._groups = {group.name: group for group in find_groups(self.module)}
         self.differentiable = False
         self._names = self._probe(protect)
 
@@ -119,6 +120,10 @@ class TorchRunner:
         with torch.no_grad(), self._swapped(stacks):
             return self._outputs(self._run(batch))
 
+    def tensors(self, batch: Batch) -> dict[str, Tensor]:
+        """The protected outputs with their gradients, where those are on."""
+        return self._protected(self._run(batch))
+
     def trials(
         self, candidates: Sequence[tuple[ConvLayer, Sequence[Factors]]], batch: Batch
     ) -> Iterator[tuple[str, int, Outputs]]:
@@ -160,17 +165,20 @@ class TorchRunner:
 
     def _values(self, call: Arguments) -> _Values:
         with _Sources() as sources:
-            result = call.call(self._module)
+            result = call.call(self.module)
         return _Values.of(result, sources)
 
     def _outputs(self, found: _Values) -> Outputs:
+        return {name: _array(tensor) for name, tensor in self._protected(found).items()}
+
+    def _protected(self, found: _Values) -> dict[str, Tensor]:
         missing = [name for name in self.outputs if name not in found.values]
         if missing:
             raise InputError(f"forward returned no {missing[0]!r} this time, only {', '.join(found.values)}")
-        return {name: _array(found.values[name]) for name in self.outputs}
+        return {name: found.values[name] for name in self.outputs}
 
     def _norms(self) -> list[_BatchNorm]:
-        found = (one for one in self._module.modules() if isinstance(one, _BatchNorm))
+        found = (one for one in self.module.modules() if isinstance(one, _BatchNorm))
         return [one for one in found if one.track_running_stats]
 
     @property

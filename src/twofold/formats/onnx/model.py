@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from ...conv import ConvLayer, Factors, Size, Skipped
@@ -20,9 +21,9 @@ from ..base import commit, digest, recover
 from ..sniff import what_else
 from .edit import Editor
 from .external import copy_range, lay_out, write_pieces
-from .graphs import Graphs
+from .graphs import Constant, Graphs
 from .groups import Group, as_layer, find_groups, in_functions
-from .tensors import Files, all_tensors, external_entry, external_files, is_external
+from .tensors import Files, all_tensors, external_entry, external_files, is_external, new_tensor
 
 #: Bytes that a protobuf message can have.
 _LARGEST_MESSAGE = 2**31 - 1
@@ -39,6 +40,7 @@ class OnnxModel:
         files: the data files beside it, by the name that the model gives them.
         inputs: shapes of inputs that replace what the model says.
         replaced: name of each convolution that was replaced -> the names of its stack.
+        edited: whether the message differs from the file's.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class OnnxModel:
     files: Files = field(default_factory=dict)
     inputs: Mapping[str, Size] = field(default_factory=dict)
     replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    edited: bool = False
 
     @classmethod
     def load(cls, path: str | Path, inputs: Mapping[str, Size] | None = None) -> OnnxModel:
@@ -131,7 +134,29 @@ class OnnxModel:
             if group is None or group.reason:
                 raise ModelError(f"{self.path}: the net has no convolution {name!r} that can be replaced")
             replaced[name] = editor.replace(group, stack)
-        return replace(self, proto=editor.finish(), replaced=replaced)
+        return replace(self, proto=editor.finish(), replaced=replaced, edited=True)
+
+    def with_constants(self, arrays: Mapping[tuple[int, str], NDArray[Any]]) -> OnnxModel:
+        """The same model with other values in some tensors.
+
+        Args:
+            arrays: `Constant.key` of an initializer or of what a Constant node gives -> its values, of the
+                shape that it has; they are stored in its type, and where it is.
+
+        Raises:
+            ModelError: the type of a tensor cannot hold a value.
+        """
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        graphs = Graphs(proto)
+        for (number, name), array in arrays.items():
+            found = graphs.constant(graphs.scopes[number], name)
+            assert isinstance(found, Constant), f"Bug: {name} is no constant"
+            assert tuple(found.tensor.dims) == array.shape, f"Bug: {name} has another shape"
+            tensor = new_tensor(found.tensor.name, array, found.tensor)
+            tensor.doc_string = found.tensor.doc_string
+            found.tensor.CopyFrom(tensor)
+        return replace(self, proto=proto, edited=True)
 
     def targets(self, folder: Path) -> tuple[Path, ...]:
         """See `formats.base.Model.targets`."""
@@ -183,7 +208,7 @@ class OnnxModel:
             proto = _read(places[path], path)
             moved = {location: places[path.parent / location] for location in self.files}
             written = replace(self, path=path, proto=proto, files=moved)
-            if self.replaced:
+            if self.edited:
                 self._refuse_invalid(written, places[path].parent)
             if check is not None:
                 check(written)
@@ -191,7 +216,7 @@ class OnnxModel:
         commit(writers, force=force, check=reread)
 
     def _writers(self, path: Path) -> dict[Path, Callable[[BinaryIO], None]]:
-        if not self.replaced:
+        if not self.edited:
             originals = {path: self.path, **{path.parent / name: file for name, file in self.files.items()}}
             return {target: partial(_copy, source=source) for target, source in originals.items()}
         layout = lay_out(self.proto, self.files)

@@ -146,6 +146,7 @@ def new_tensor(name: str, array: Array, like: TensorProto) -> TensorProto:
             "convert the model to float32 first"
         )
     tensor: TensorProto = numpy_helper.from_array(stored, name)
-    if is_external(like):
-        tensor.external_data.add(key="location", value=external_entry(like, "location"))
+    location = external_entry(like, "location")
+    if location:
+        tensor.external_data.add(key="location", value=location)
     return tensor

@@ -101,9 +101,9 @@ class OnnxRunner:
         """See `Runner.watch`."""
         names = {use: layer.name for layer in layers for use in self._network.uses(layer)}
         if gradients is not None:
-            yield from self._network.watch_gradients(names, self._parts(batch), gradients)
+            yield from self._network.watch_gradients(names, self.parts(batch), gradients)
             return
-        envs, pieces = self._parts(batch), self._network.pieces
+        envs, pieces = self.parts(batch), self._network.pieces
         changed: dict[int, Weights] = {}
         for layer, stack in stacks:
             changed |= self._weights(layer, stack)
@@ -118,7 +118,7 @@ class OnnxRunner:
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`; with stacks the changed model itself is run."""
         session = self._changed(stacks) if stacks else self._network.session(self._types)
-        return _joined([session(values) for values in self._parts(batch)])
+        return _joined([session(values) for values in self.parts(batch)])
 
     def _changed(self, stacks: Stacks) -> Session:
         # The same stacks come batch by batch.
@@ -133,7 +133,7 @@ class OnnxRunner:
         self, candidates: Sequence[tuple[ConvLayer, Sequence[Factors]]], batch: Batch
     ) -> Iterator[tuple[str, int, Outputs]]:
         """See `Runner.trials`."""
-        network, pieces, envs, piece = self._network, self._network.pieces, self._parts(batch), 0
+        network, pieces, envs, piece = self._network, self._network.pieces, self.parts(batch), 0
         for layer, stacks in candidates:
             while piece < pieces.number(min(network.uses(layer))):
                 envs = [pieces.advance(values, piece) for values in envs]
@@ -159,7 +159,7 @@ class OnnxRunner:
             for position, own in zip(self._network.uses(layer), biases, strict=True)
         }
 
-    def _parts(self, batch: Batch) -> list[Values]:
+    def parts(self, batch: Batch) -> list[Values]:
         """A batch as what the model takes at a time."""
         typed = {
             name: array.astype(helper.tensor_dtype_to_np_dtype(self._types[name]), copy=False)

@@ -1,0 +1,61 @@
+"""How a recovery trains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from ..calibration.inputs import Inputs
+from ..errors import OptionError
+
+#: Values of one step's inputs: two pictures of 3 x 320 x 320, with their activations and gradients.
+_BATCH_VALUES = 2 * 3 * 320 * 320
+_LARGEST_BATCH = 64
+#: Steps with such batches; more with smaller ones.
+_STEPS, _MOST_STEPS = 240, 2000
+
+
+@dataclass(frozen=True)
+class RecoverOptions:
+    """How the factors are trained.
+
+    Attributes:
+        steps: steps of the optimizer (Adam), each on one batch; None for what takes some minutes, which
+            depends on the size of a batch.
+        rate: learning rate, as a share of the root mean square of each weight; it rises over the first steps
+            and falls to zero along a cosine.
+        batch: samples per step, of all processes together; None for as many as one step can well hold, which
+            depends on their size.
+        checks: how often the held-out error is measured.
+        seed: of the order of the samples.
+        device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
+    """
+
+    steps: int | None = None
+    rate: float = 3e-3
+    batch: int | None = None
+    checks: int = 8
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if min(one for one in (self.steps, self.batch, self.checks) if one is not None) < 1:
+            raise OptionError(f"steps, batch and checks are 1 or more, got {self}")
+        if not (math.isfinite(self.rate) and self.rate > 0):
+            raise OptionError(f"the rate is a positive number, got {self.rate}")
+
+    def sized(self, inputs: Inputs, processes: int) -> RecoverOptions:
+        """With steps and batch: few of large samples, or many of small ones.
+
+        Raises:
+            OptionError: the processes cannot share the batch evenly.
+        """
+        values = sum(array[0].size for array in inputs.arrays.values())
+        batch = self.batch or processes * min(max(_BATCH_VALUES // (values * processes), 1), _LARGEST_BATCH)
+        if batch % processes:
+            raise OptionError(
+                f"a batch of {batch} cannot be shared evenly by {processes} processes; make it a multiple "
+                f"of {processes}, or start another number of processes"
+            )
+        steps = self.steps or min(max(_STEPS * _BATCH_VALUES // (batch * values), _STEPS), _MOST_STEPS)
+        return replace(self, steps=steps, batch=batch)

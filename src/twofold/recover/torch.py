@@ -1,0 +1,82 @@
+"""Trains PyTorch modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calibration.inputs import Batch
+from ..calibration.runners.torch import TorchRunner
+from ..errors import ModelError, OptionError
+from ..formats.torch.convolution import is_convolution
+from ..formats.torch.model import TorchModel, copied
+
+
+def make_student(
+    original: TorchModel, decomposed: TorchModel, outputs: tuple[str, ...], device: torch.device
+) -> TorchStudent:
+    """The student of a decomposed module."""
+    return TorchStudent(original, decomposed, outputs, device)
+
+
+class TorchStudent:
+    """A `Student` that is a copy of a module in evaluation: normalisations keep their statistics."""
+
+    def __init__(
+        self, original: TorchModel, decomposed: TorchModel, outputs: tuple[str, ...], device: torch.device
+    ) -> None:
+        self._decomposed = decomposed
+        known = {name for name, one in original.module.named_modules() if is_convolution(one)}
+        here = {name for name, one in decomposed.module.named_modules() if is_convolution(one)}
+        # Each of those that modules share once.
+        parameters = dict(decomposed.module.named_parameters())
+        self._names = [name for name in parameters if name.rpartition(".")[0] in here - known]
+        module, examples = copied(decomposed.module).to(device), _moved(original.example_inputs, device)
+        try:
+            self._runner = TorchRunner(module, examples, outputs)
+        except OptionError as error:
+            raise ModelError(f"the second module is not made of the first: {error}") from error
+        if not self._runner.differentiable:
+            kind = type(decomposed.module).__name__
+            raise ModelError(
+                f"{kind} gives no gradients, so it cannot be trained; its forward runs without them "
+                "(torch.no_grad or inference_mode, perhaps)"
+            )
+        for name, parameter in zip(self._names, self.parameters(), strict=True):
+            if parameter.dtype not in (torch.float32, torch.float64):
+                raise ModelError(
+                    f"{name} is {parameter.dtype}, too coarse to be trained; recover the module in "
+                    "float32 (module.float()) and convert what comes out"
+                )
+            parameter.requires_grad_(True)
+
+    def parameters(self) -> list[Tensor]:
+        """See `Student.parameters`."""
+        return [self._runner.module.get_parameter(name) for name in self._names]
+
+    def outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Student.outputs`."""
+        return self._runner.tensors(batch)
+
+    def model(self) -> TorchModel:
+        """See `Student.model`; a new copy of the module, in the mode in which it was given."""
+        module = copied(self._decomposed.module)
+        with torch.no_grad():
+            for name in self._names:
+                module.get_parameter(name).copy_(self._runner.module.get_parameter(name))
+        return replace(self._decomposed, module=module)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Example inputs on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: _moved(one, device) for name, one in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_moved(one, device) for one in value)
+    return value

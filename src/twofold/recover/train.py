@@ -1,0 +1,148 @@
+"""The training: what the original gives is the lesson, and what is held out is the exam."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..calibration.inputs import Batch, Inputs
+from ..calibration.measure import OutputError
+from ..calibration.runner import Outputs, Runner
+from ..errors import ModelError
+from ..finetune.parallel import World
+from ..progress import track
+from .options import RecoverOptions
+
+#: (step, error on the held-out samples) of every measurement.
+Curve = list[tuple[int, float]]
+
+
+class Student(Protocol):
+    """A model that is trained in torch."""
+
+    def parameters(self) -> list[Tensor]:
+        """What is trained: the convolutions that the original does not have."""
+
+    def outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The protected outputs, with gradients."""
+
+
+class Lesson:
+    """Samples with what the original gives for them.
+
+    Attributes:
+        inputs: the samples.
+        energies: what each output varies per value.
+    """
+
+    def __init__(self, teacher: Runner, inputs: Inputs, world: World) -> None:
+        """Ask the original; each process asks for a part, and gets to know all."""
+        self.inputs = inputs
+        own = list(inputs)[world.share.rank :: world.share.size]
+        shares = world.gather([dict(teacher.run(batch)) for batch in track(own, "asking the original")])
+        answers = [shares[number % len(shares)][number // len(shares)] for number in range(len(inputs))]
+        for name, value in answers[0].items():
+            if len(value) != min(inputs.batch, inputs.count):
+                raise ModelError(
+                    f"output {name!r} has {len(value)} rows for a batch of {inputs.batch} samples, so it "
+                    "cannot be told which are whose; take them one by one (--batch 1)"
+                )
+        self._answers = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
+        total = OutputError()
+        total.add("", self._answers, {name: np.zeros_like(value) for name, value in self._answers.items()})
+        self.energies = total.variances("")
+
+    def batches(self, size: int, seed: int, part: range) -> Iterator[tuple[Batch, Outputs]]:
+        """Parts of shuffled batches without end: those positions of each."""
+        order = self._order(seed)
+        while True:
+            rows = [next(order) for _ in range(size)]
+            yield self._at(rows[part.start : part.stop])
+
+    def _order(self, seed: int) -> Iterator[int]:
+        rng = np.random.default_rng(seed)
+        while True:
+            yield from rng.permutation(self.inputs.count).tolist()
+
+    def _at(self, rows: NDArray[np.int64] | list[int]) -> tuple[Batch, Outputs]:
+        return (
+            {name: array[rows] for name, array in self.inputs.arrays.items()},
+            {name: array[rows] for name, array in self._answers.items()},
+        )
+
+    def error(self, student: Student) -> float:
+        """Relative error of the student's outputs over all samples."""
+        measure = OutputError()
+        with torch.no_grad():
+            for start in range(0, self.inputs.count, self.inputs.batch):
+                batch, answer = self._at(np.arange(start, min(start + self.inputs.batch, self.inputs.count)))
+                found = student.outputs(batch)
+                measure.add("", answer, {name: value.cpu().numpy() for name, value in found.items()})
+        return measure.error("")
+
+
+class _Loss(nn.Module):
+    """A student's loss as a module, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, student: Student, energies: dict[str, float]) -> None:
+        super().__init__()
+        self.trained = nn.ParameterList(student.parameters())
+        self._student, self._energies = student, energies
+
+    def forward(self, batch: Batch, answer: Outputs) -> Tensor:
+        """Mean over the outputs of the squared error, as a share of what each output varies per value."""
+        found = self._student.outputs(batch)
+        terms = [
+            (found[name] - torch.from_numpy(np.array(value)).to(found[name])).square().mean()
+            / self._energies[name]
+            for name, value in answer.items()
+            if self._energies[name] > 0
+        ]
+        return torch.stack(terms).mean()
+
+
+def train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World) -> Curve:
+    """Train; gives the held-out error by step and leaves the best weights in the student."""
+    assert options.steps is not None, "Bug: options are not sized"
+    assert options.batch is not None, "Bug: options are not sized"
+    parameters = student.parameters()
+    groups = [{"params": [p], "lr": options.rate * _scale(p)} for p in parameters]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate_of(options.steps))
+    loss_of = world.wrapped(_Loss(student, lesson.energies))
+    curve = [(0, exam.error(student))]
+    best = [p.detach().clone() for p in parameters]
+    every = math.ceil(options.steps / options.checks)
+    part = world.share.of(options.batch, "recovery")
+    batches = lesson.batches(options.batch, options.seed, part)
+    for step in track(range(1, options.steps + 1), "training the factors"):
+        optimizer.zero_grad()
+        loss_of(*next(batches)).backward()
+        optimizer.step()
+        schedule.step()
+        if step % every == 0 or step == options.steps:
+            # One process speaks for all, so that they keep the same weights.
+            error = float(world.gather(exam.error(student))[0])
+            if error < min(known for _, known in curve):
+                best = [p.detach().clone() for p in parameters]
+            curve.append((step, error))
+    with torch.no_grad():
+        for parameter, value in zip(parameters, best, strict=True):
+            parameter.copy_(value)
+    return curve
+
+
+def _scale(parameter: Tensor) -> float:
+    """Root mean square, for the learning rate; small where a weight is nearly zero."""
+    return max(float(parameter.detach().square().mean().sqrt()), 1e-8)
+
+
+def _rate_of(steps: int) -> Callable[[int], float]:
+    warm = max(1, steps // 20)
+    return lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0))))
