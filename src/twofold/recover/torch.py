@@ -35,6 +35,12 @@ class TorchStudent:
         # Each of those that modules share once.
         parameters = dict(decomposed.module.named_parameters())
         self._names = [name for name in parameters if name.rpartition(".")[0] in here - known]
+        for name in self._names:
+            if parameters[name].dtype not in (torch.float32, torch.float64):
+                raise ModelError(
+                    f"{name} is {parameters[name].dtype}, too coarse to be trained; recover the module in "
+                    "float32 (module.float()) and convert what comes out"
+                )
         module, examples = copied(decomposed.module).to(device), _moved(original.example_inputs, device)
         try:
             self._runner = TorchRunner(module, examples, outputs)
@@ -46,12 +52,7 @@ class TorchStudent:
                 f"{kind} gives no gradients, so it cannot be trained; its forward runs without them "
                 "(torch.no_grad or inference_mode, perhaps)"
             )
-        for name, parameter in zip(self._names, self.parameters(), strict=True):
-            if parameter.dtype not in (torch.float32, torch.float64):
-                raise ModelError(
-                    f"{name} is {parameter.dtype}, too coarse to be trained; recover the module in "
-                    "float32 (module.float()) and convert what comes out"
-                )
+        for parameter in self.parameters():
             parameter.requires_grad_(True)
 
     def parameters(self) -> list[Tensor]:
