@@ -25,7 +25,7 @@ OPTIONS = RecoverOptions(steps=60, rate=1e-2, batch=8)
 
 
 def net(count="n", dtype=np.float32, strange=False, **more):
-    """`one`, Relu, BatchNormalization, `two`, whose weight a node gives, and its weight once more, Sigmoid."""
+    """`one`, Relu, BatchNormalization, `two`, whose weight a node gives, the same once more, Sigmoid."""
     nodes = [
         small.conv("one", "x", "a", "one.w", "one.b", pads=[1, 1, 1, 1]),
         make("Relu", ["a"], ["b"]),
@@ -180,7 +180,7 @@ def test_what_is_refused(tmp_path):
         recover(original, original, source)
     with pytest.raises(ModelError, match=r"no gradients are known of Hardmax \(1 x, first 'strange'\)"):
         recover(*decomposed(tmp_path / "b", net(strange=True)), source)
-    with pytest.raises(ModelError, match="'one.w_0' is FLOAT16, too coarse to be trained"):
+    with pytest.raises(ModelError, match=r"'one\.w_0' is FLOAT16, too coarse to be trained"):
         recover(*decomposed(tmp_path / "c", net(dtype=np.float16)), source)
     made = net()
     made.graph.node[-2].output[0] = made.graph.node[-1].input[0] = "scores"

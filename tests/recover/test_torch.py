@@ -22,7 +22,7 @@ OPTIONS = RecoverOptions(steps=60, rate=1e-2, batch=8)
 
 
 class Net(nn.Module):
-    """Convolutions of which two share a weight, a normalisation, dropout, and a softmax that is seen through."""
+    """Convolutions of which two share a weight, a normalisation, dropout, and a softmax."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def logits_error(net, other):
     """Relative error of what stands before the softmax, on inputs that nobody was trained on."""
     x = torch.from_numpy(samples(6, seed=11))
     with torch.no_grad():
-        # Up to a number per position, which the mean over the classes takes off, as a softmax does not see it.
+        # Up to a number per position, which a softmax does not see: the mean over the classes.
         a, b = (copy.deepcopy(one).eval()(x).log() for one in (net, other))
         a, b = (one - one.mean(1, keepdim=True) for one in (a, b))
         return float((b - a).norm() / (a - a.mean()).norm())
@@ -138,9 +138,9 @@ def test_what_is_refused(pair):
     source = CalibrationSource(data=samples(16))
     with pytest.raises(ModelError, match="nothing to train"):
         recover(net, net, source)
+    forbidding = made(Forbidding)
+    smaller = twofold.decompose(forbidding, macs=0.3, multiple=4, data=samples(4))
     with pytest.raises(ModelError, match="Forbidding gives no gradients"):
-        forbidding = made(Forbidding)
-        smaller = twofold.decompose(forbidding, macs=0.3, multiple=4, data=samples(4))
         recover(forbidding, smaller.model.module, source)
     with pytest.raises(ModelError, match=r"one\.0\.weight is torch\.float16, too coarse"):
         recover(net, copy.deepcopy(result.model.module).half(), source)
