@@ -29,6 +29,15 @@ def apply_plan(plan: Plan, model: M, fitted: Any = None, *, example_inputs: Any 
 
     Raises:
         PlanError: the plan does not fit the model; all layers that do not, each with its remedy.
+
+    Example:
+        >>> model = twofold.load("net.prototxt", "net.caffemodel")
+        >>> files = twofold.decompose(model, macs=0.5, no_data=True).save("out/")
+        >>> plan = twofold.Plan.load("out/plan.json")
+        >>> twin = twofold.load("train_val.prototxt", "net.caffemodel")
+        >>> again = twofold.apply_plan(plan, twin)
+        >>> [path.name for path in again.save("out-train/")]
+        ['train_val.prototxt', 'net.caffemodel', 'plan.json']
     """
     model = as_model(model, example_inputs)
     layers = model.convolutions()

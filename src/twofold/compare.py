@@ -117,6 +117,15 @@ def compare(
     Raises:
         ModelError: the models differ in their inputs or outputs, or cannot be run.
         InputError: no inputs can be read or made.
+
+    Example:
+        >>> model = twofold.load("net.prototxt", "net.caffemodel")
+        >>> smaller = twofold.decompose(model, macs=0.5).model
+        >>> found = twofold.compare(model, smaller)
+        >>> [output.name for output in found.outputs]
+        ['prob']
+        >>> found.macs[1] <= 0.5 * found.macs[0]
+        True
     """
     source = source or CalibrationSource()
     probe = runner_for(first, source.protect)

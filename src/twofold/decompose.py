@@ -134,6 +134,14 @@ def decompose(
         ModelError: weights are missing or not finite, or do not fit the definition; the network cannot run.
         InputError: inputs that cannot be used.
         MissingExtraError: inputs are given, and what runs the network is not installed.
+
+    Example:
+        >>> model = twofold.load("net.prototxt", "net.caffemodel")
+        >>> result = twofold.decompose(model, macs=0.5, images="photos/")
+        >>> result.plan.totals.macs_ratio <= 0.5
+        True
+        >>> [path.name for path in result.save("out/")]
+        ['net.prototxt', 'net.caffemodel', 'plan.json']
     """
     model, data = with_data(model, example_inputs, data)
     source = CalibrationSource(

@@ -108,6 +108,12 @@ def export(model: Any, path: str | Path, *, force: bool = False) -> Exported:
         InputError: the shape of an input is not known.
         OutputError: the file exists, the system refuses, or the outputs differ.
         MissingExtraError: PyTorch, onnx or ONNX Runtime is not installed.
+
+    Example:
+        >>> model = twofold.load("net.prototxt", "net.caffemodel")
+        >>> exported = twofold.export(model, "caffe-net.onnx")
+        >>> exported.path.name
+        'caffe-net.onnx'
     """
     path = Path(path)
     graph = to_onnx(model)

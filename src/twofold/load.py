@@ -70,6 +70,11 @@ def load(
         ModelError: the files do not fit each other.
         OptionError: the files are given in the wrong order.
         MissingExtraError: the format needs a package that is not installed.
+
+    Example:
+        >>> model = twofold.load("net.prototxt", "net.caffemodel")
+        >>> [layer.name for layer in model.convolutions()]
+        ['conv1', 'conv2', 'conv3']
     """
     path = Path(model)
     suffix = path.suffix.lower()

@@ -91,6 +91,12 @@ def quantize(
         InputError: no inputs can be read or made, or the model takes batches that they do not fill.
         OutputError: the file exists, or the system refuses.
         MissingExtraError: onnx or ONNX Runtime is not installed.
+
+    Example:
+        >>> model = twofold.load("net.prototxt", "net.caffemodel")
+        >>> quantized = twofold.quantize(model, "net_int8.onnx")
+        >>> sorted(quantized.outputs)
+        ['prob']
     """
     path, source = Path(path), source or CalibrationSource()
     inputs = calibration_inputs(runner_for(model), source)

@@ -80,6 +80,14 @@ def recover(
         InputError: there are too few inputs.
         OptionError: there is no such device, or the processes cannot share a batch evenly.
         MissingExtraError: PyTorch is not installed.
+
+    Example:
+        >>> from twofold.recover import RecoverOptions
+        >>> model = twofold.load("net.prototxt", "net.caffemodel")
+        >>> smaller = twofold.decompose(model, macs=0.5, no_data=True).model
+        >>> recovery = twofold.recover(model, smaller, options=RecoverOptions(steps=20))
+        >>> recovery.after <= recovery.before
+        True
     """
     source = source or CalibrationSource()
     original, data = with_data(original, None, source.data)
