@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench docs figures clean
 
 $(STAMP): pyproject.toml constraints.txt compat/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,8 +26,12 @@ check: $(STAMP)  ## style and types
 bench: $(STAMP)  ## all measurements that the README and docs quote
 	$(BIN)/python -m benchmarks.run
 
-docs: $(STAMP)  ## pages that are generated
+docs: $(STAMP)  ## the site, into site/; fails on a broken link
 	$(BIN)/python -m docs.make_layers
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+figures: $(STAMP)  ## the pages' figures, drawn anew (minutes)
+	$(BIN)/python -m docs.make_figures
 
 clean:
-	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) out site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -123,7 +123,7 @@ def compare(
         >>> smaller = twofold.decompose(model, macs=0.5).model
         >>> found = twofold.compare(model, smaller)
         >>> [output.name for output in found.outputs]
-        ['prob']
+        ['score', 'prob']
         >>> found.macs[1] <= 0.5 * found.macs[0]
         True
     """

@@ -95,7 +95,8 @@ class Result(Generic[M]):
             if abs(found - expected) > _rounding(layers[names[0]]) * max(1.0, expected):
                 raise OutputError(
                     f"{choice.layer}: what was written loses {found:.3e} of the weight's energy, "
-                    f"planned {expected:.3e}"
+                    f"planned {expected:.3e}, more than rounding explains; save a result before its "
+                    "weights are trained, and these as the framework does"
                 )
 
 

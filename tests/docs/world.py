@@ -1,4 +1,4 @@
-"""The folder in which the examples of the pages and docstrings run: models, pictures and labels, all small."""
+"""The folder in which the examples of the pages and docstrings run: models, pictures, labels; all small."""
 
 from __future__ import annotations
 
