@@ -30,7 +30,7 @@ def apply_plan(plan: Plan, model: M, fitted: Any = None, *, example_inputs: Any 
     Raises:
         PlanError: the plan does not fit the model; all layers that do not, each with its remedy.
 
-    Example:
+    Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
         >>> files = twofold.decompose(model, macs=0.5, no_data=True).save("out/")
         >>> plan = twofold.Plan.load("out/plan.json")

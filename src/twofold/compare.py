@@ -118,7 +118,7 @@ def compare(
         ModelError: the models differ in their inputs or outputs, or cannot be run.
         InputError: no inputs can be read or made.
 
-    Example:
+    Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
         >>> smaller = twofold.decompose(model, macs=0.5).model
         >>> found = twofold.compare(model, smaller)

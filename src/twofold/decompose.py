@@ -135,7 +135,7 @@ def decompose(
         InputError: inputs that cannot be used.
         MissingExtraError: inputs are given, and what runs the network is not installed.
 
-    Example:
+    Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
         >>> result = twofold.decompose(model, macs=0.5, images="photos/")
         >>> result.plan.totals.macs_ratio <= 0.5

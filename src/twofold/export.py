@@ -109,7 +109,7 @@ def export(model: Any, path: str | Path, *, force: bool = False) -> Exported:
         OutputError: the file exists, the system refuses, or the outputs differ.
         MissingExtraError: PyTorch, onnx or ONNX Runtime is not installed.
 
-    Example:
+    Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
         >>> exported = twofold.export(model, "caffe-net.onnx")
         >>> exported.path.name

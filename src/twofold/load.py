@@ -71,7 +71,7 @@ def load(
         OptionError: the files are given in the wrong order.
         MissingExtraError: the format needs a package that is not installed.
 
-    Example:
+    Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
         >>> [layer.name for layer in model.convolutions()]
         ['conv1', 'conv2', 'conv3']

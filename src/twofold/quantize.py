@@ -92,7 +92,7 @@ def quantize(
         OutputError: the file exists, or the system refuses.
         MissingExtraError: onnx or ONNX Runtime is not installed.
 
-    Example:
+    Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
         >>> quantized = twofold.quantize(model, "net_int8.onnx")
         >>> sorted(quantized.outputs)

@@ -81,7 +81,7 @@ def recover(
         OptionError: there is no such device, or the processes cannot share a batch evenly.
         MissingExtraError: PyTorch is not installed.
 
-    Example:
+    Examples:
         >>> from twofold.recover import RecoverOptions
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
         >>> smaller = twofold.decompose(model, macs=0.5, no_data=True).model
