@@ -406,3 +406,18 @@ def test_an_interrupt_is_one_line_and_130(small, tmp_path):
         "twofold: interrupted; no file was left half-written; times that were measured are kept, "
         "and with --statistics FILE what the layers see; the same command goes on from there\n"
     )
+
+
+def test_an_interrupt_in_the_middle_of_the_work_leaves_nothing(small, tmp_path):
+    pytest.importorskip("torch")
+    np.save("inputs.npy", np.random.default_rng(0).random((8, 16, 12, 12), np.float32))
+    Path("stop.py").write_text(
+        "import os, signal\ndef now(outputs):\n    os.kill(os.getpid(), signal.SIGINT)\n    return 0.0\n"
+    )
+    before = set(tmp_path.iterdir())
+    process = run_cli("decompose", *small, "-o", "out", "--data", "inputs.npy", "--metric", "stop:now")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("twofold: interrupted; no file was left half-written; ")
+    assert "Traceback" not in err
+    assert {path for path in tmp_path.iterdir() if path.name != "__pycache__"} == before
