@@ -67,7 +67,16 @@ def _fitted(plan: Plan, fitted: Any) -> dict[str, Factors]:
             "the plan's factors were fitted to inputs: give the decomposed model that was written with it, "
             "or decompose this model anew"
         )
-    there = parameters_of(fitted)
+    chains = {
+        choice.layer: scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
+        for choice in plan.choices
+    }
+    named = {
+        name: geometry
+        for choice in plan.choices
+        for name, geometry in zip(choice.becomes, chains[choice.layer], strict=False)
+    }
+    there = parameters_of(fitted, named)
     factors = {}
     for choice in plan.choices:
         if not choice.becomes:
@@ -76,8 +85,8 @@ def _fitted(plan: Plan, fitted: Any) -> dict[str, Factors]:
                 "been fitted to inputs; decompose the original again and fix the rank there (--rank)"
             )
         found = [there[name] for name in choice.becomes if name in there]
-        wanted = scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
-        if [weight.shape for weight, _ in found] != [one.weight_shape for one in wanted]:
+        wanted = chains[choice.layer]
+        if len(found) != len(wanted):
             raise PlanError(
                 f"{choice.layer}: the decomposed model does not hold its factors "
                 f"{', '.join(choice.becomes)}; give the model that was written with the plan"

@@ -2,19 +2,28 @@
 
 Shapes are in the field's order: weights (C_out, C_in / groups, *kernel), images (C, *size). Everything here
 is a frozen value; arrays are read-only. Imports numpy alone.
+
+Two more kinds of layers are said in the same words. A fully connected layer is a convolution with one tap
+along one axis, whose size is the number of positions at which the layer is used: weight (C_out, C_in, 1),
+inputs (C_in, positions). A transposed convolution adds its kernel, once for each input position, to an output
+that is finer by the stride: what the output at position u gets through tap k comes from the input position
+(u + pad - dilation * k) / stride, if there is one.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
 Size = tuple[int, ...]
+
+Kind = Literal["convolution", "linear", "transposed"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class ConvGeometry:
         pad: zeros (before, after) per axis.
         dilation: distance of kernel taps per axis; 1 is dense.
         groups: number of channel groups.
+        kind: "convolution"; "linear", a fully connected layer; "transposed", a transposed convolution.
+        output_padding: of a transposed convolution, by how much its output is larger behind, per axis.
     """
 
     c_out: int
@@ -38,9 +49,14 @@ class ConvGeometry:
     pad: tuple[tuple[int, int], ...]
     dilation: Size
     groups: int = 1
+    kind: Kind = "convolution"
+    output_padding: Size = ()
 
     def __post_init__(self) -> None:
         axes = len(self.kernel)
+        if not self.output_padding:
+            object.__setattr__(self, "output_padding", (0,) * axes)
+        self._check_kind()
         if not axes or any(len(value) != axes for value in (self.stride, self.pad, self.dilation)):
             raise ValueError(f"kernel, stride, pad and dilation need one entry per axis, got {self}")
         if min(self.c_out, self.c_in, self.groups, *self.kernel, *self.stride, *self.dilation) < 1:
@@ -49,6 +65,22 @@ class ConvGeometry:
             raise ValueError(f"pads of a convolution are not negative, got {self}")
         if self.c_in % self.groups or self.c_out % self.groups:
             raise ValueError(f"groups must divide both channel counts, got {self}")
+
+    def _check_kind(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"the kind of a layer is one of {', '.join(KINDS)}, got {self.kind!r}")
+        if len(self.output_padding) != len(self.kernel) or min(self.output_padding) < 0:
+            raise ValueError(f"output_padding is a number per axis, not negative, got {self}")
+        if self.kind != "transposed" and any(self.output_padding):
+            raise ValueError(f"only a transposed convolution has an output_padding, got {self}")
+        window = (self.kernel, self.stride, self.pad, self.dilation, self.groups)
+        if self.kind == "linear" and window != ((1,), (1,), ((0, 0),), (1,), 1):
+            raise ValueError(f"a fully connected layer has one tap along one axis, got {self}")
+
+    @classmethod
+    def linear(cls, c_out: int, c_in: int) -> ConvGeometry:
+        """Shape of a fully connected layer."""
+        return cls(c_out, c_in, (1,), (1,), ((0, 0),), (1,), kind="linear")
 
     @classmethod
     def of(
@@ -75,6 +107,14 @@ class ConvGeometry:
 
     def output_size(self, input_size: Size) -> Size:
         """Spatial size of the output for an input of `input_size`; rounds down. An empty output has a 0."""
+        if self.kind == "transposed":
+            return tuple(
+                max(0, (size - 1) * s - before - after + d * (k - 1) + 1 + more)
+                for size, (before, after), k, s, d, more in zip(
+                    input_size, self.pad, self.kernel, self.stride, self.dilation, self.output_padding,
+                    strict=True,
+                )
+            )  # fmt: skip
         return tuple(
             max(0, (size + before + after - (d * (k - 1) + 1)) // s + 1)
             for size, (before, after), k, s, d in zip(
@@ -83,8 +123,12 @@ class ConvGeometry:
         )
 
     def macs(self, input_size: Size) -> int:
-        """Multiply-accumulates per image for an input of spatial size `input_size`."""
-        return self.params * math.prod(self.output_size(input_size))
+        """Multiply-accumulates per image for an input of spatial size `input_size`.
+
+        A transposed convolution multiplies every input position with the whole kernel.
+        """
+        positions = input_size if self.kind == "transposed" else self.output_size(input_size)
+        return self.params * math.prod(positions)
 
 
 def frozen(array: Array) -> Array:
@@ -96,7 +140,7 @@ def frozen(array: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class ConvLayer:
-    """A convolution of a model, as planners and factorizers see it.
+    """A convolution, fully connected layer or transposed convolution of a model, as planners see it.
 
     Attributes:
         name: the layer's name in the model; the owner's name where several layers share one weight.
@@ -197,8 +241,9 @@ class LayerStatistics:
     """What a layer's inputs look like: first and second moments of its input patches.
 
     A patch is the part of the input under the kernel, flattened in the weight's order (C_in, *kernel), so
-    that a convolution is `weight.reshape(C_out, -1) @ patch`. For a layer with groups every array has one
-    more axis in front, the groups, and d is that of one group.
+    that a convolution is `weight.reshape(C_out, -1) @ patch`. That of a transposed convolution is what an
+    output position gets through each tap: inputs, and zeros at taps that fall between two inputs. For a layer
+    with groups every array has one more axis in front, the groups, and d is that of one group.
 
     Attributes:
         count: number of patches that were seen.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,12 @@ GEOMETRIES = (
     ConvGeometry.of(5, 4, (1, 3), pad=(0, 1)),
     ConvGeometry.of(6, 8, (3,), stride=2, pad=1),
     ConvGeometry.of(5, 4, (2, 3, 2), pad=1, dilation=(1, 2, 1)),
+    ConvGeometry.linear(9, 7),
+    ConvGeometry(6, 5, (4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), kind="transposed"),
+    ConvGeometry(4, 7, (3, 2), (2, 3), ((1, 0), (0, 1)), (2, 1), kind="transposed", output_padding=(1, 2)),
+    # The second axis is padded by more than its kernel reaches.
+    ConvGeometry(5, 4, (3, 2), (1, 2), ((0, 1), (2, 2)), (1, 1), kind="transposed"),
+    ConvGeometry(5, 6, (3,), (2,), ((1, 1),), (1,), kind="transposed", output_padding=(1,)),
 )
 
 CASES = [
@@ -66,6 +73,9 @@ def convolve(x: Array, convs: tuple[FactorConv, ...]) -> Array:
     """A stack by brute force, taps in a loop: x (N, C_in, *size)."""
     for conv in convs:
         g = conv.geometry
+        if g.kind == "transposed":
+            x = scatter(x, conv)
+            continue
         padded = np.pad(x, ((0, 0), (0, 0), *g.pad))
         out = np.zeros((len(x), g.c_out, *g.output_size(x.shape[2:])))
         for tap in itertools.product(*(range(k) for k in g.kernel)):
@@ -82,6 +92,24 @@ def convolve(x: Array, convs: tuple[FactorConv, ...]) -> Array:
     return x
 
 
+def scatter(x: Array, conv: FactorConv) -> Array:
+    """A transposed convolution by brute force: every input position adds its kernel to the output."""
+    g = conv.geometry
+    whole = tuple(
+        (n - 1) * s + d * (k - 1) + 1 + more
+        for n, s, d, k, more in zip(
+            x.shape[2:], g.stride, g.dilation, g.kernel, g.output_padding, strict=True
+        )
+    )
+    out = np.zeros((len(x), g.c_out, *whole))
+    for at in itertools.product(*map(range, x.shape[2:])):
+        for tap in itertools.product(*map(range, g.kernel)):
+            place = tuple(a * s + t * d for a, s, t, d in zip(at, g.stride, tap, g.dilation, strict=True))
+            out[(..., *place)] += x[(..., *at)] @ conv.weight[(slice(None), slice(None), *tap)].T
+    cropped = out[(..., *(slice(b, n - a) for n, (b, a) in zip(whole, g.pad, strict=True)))]
+    return cropped if conv.bias is None else cropped + conv.bias.reshape(-1, *(1,) * len(g.kernel))
+
+
 def as_conv(layer: ConvLayer) -> FactorConv:
     assert layer.weight is not None
     return FactorConv(layer.geometry, layer.weight, layer.bias)
@@ -91,5 +119,5 @@ def patches_of(x: Array, geometry: ConvGeometry) -> Array:
     """All patches (N * positions, C_in * taps) by brute force."""
     d = patch_length(geometry)
     identity = np.eye(d).reshape(d, geometry.c_in, *geometry.kernel)
-    wide = ConvGeometry(d, geometry.c_in, geometry.kernel, geometry.stride, geometry.pad, geometry.dilation)
+    wide = replace(geometry, c_out=d)
     return np.moveaxis(convolve(x, (FactorConv(wide, identity),)), 1, -1).reshape(-1, d)

@@ -53,18 +53,17 @@ def test_full_rank_reproduces_the_layer(name, variant, geometry, data, refine):
 @cases
 def test_torch_agrees_with_the_stack(name, variant, geometry, data):
     torch = pytest.importorskip("torch")
+    from twofold.formats.torch import compute
+
     layer = make_layer(geometry)
     statistics = make_statistics(geometry) if data else None
     ranks = tuple(max(1, r // 2) for r in SCHEMES[name].full_rank(geometry, variant))
     factors = SCHEMES[name].factorize(layer, variant, statistics).factors(ranks)
     x = some_input(geometry)
     y = torch.from_numpy(x)
-    convolution = [torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d]
     for conv in factors.convs:
-        g = conv.geometry
-        y = torch.nn.functional.pad(y, [p for pair in reversed(g.pad) for p in pair])
         bias = None if conv.bias is None else torch.from_numpy(conv.bias)
-        y = convolution[len(g.kernel) - 1](y, torch.from_numpy(conv.weight), bias, g.stride, 0, g.dilation)
+        y = compute.convolve(conv.geometry, y, torch.from_numpy(conv.weight), bias)
     merged = ConvLayer("merged", geometry, composed(factors), factors.convs[-1].bias)
     np.testing.assert_allclose(y.numpy(), convolve(x, factors.convs), atol=1e-10)
     # One convolution with the composed weight computes the same, zeros of the padding included.

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..conv import Array, ConvLayer
+from ..conv import Array, ConvGeometry, ConvLayer
 from ..errors import OptionError
+from .layout import canonical, stored_shape
 
 
 def as_model(model: Any, example_inputs: Any = None) -> Any:
@@ -53,23 +54,32 @@ def with_data(model: Any, example_inputs: Any, data: Any) -> tuple[Any, Any]:
     return as_model(model, example_inputs), data
 
 
-def parameters_of(model: Any) -> dict[str, tuple[Array, Array | None]]:
-    """Weight and bias of every convolution of a model, a module, or a module's state_dict, by name."""
+def parameters_of(
+    model: Any, wanted: Mapping[str, ConvGeometry]
+) -> dict[str, tuple[Array, Array | None]]:  # fmt: skip
+    """Weight and bias of layers of a model, a module, or a module's state_dict, by name.
+
+    Args:
+        model: where they are.
+        wanted: the layers; those that are not there with this shape are left out.
+    """
     if not isinstance(model, Mapping):
-        layers = as_model(model).convolutions()
+        layers = {layer.name: layer for layer in as_model(model).convolutions()}
+        there = {name: layers[name] for name in wanted if name in layers}
         return {
-            layer.name: (layer.weight, layer.bias)
-            for layer in layers
-            if isinstance(layer, ConvLayer) and layer.weight is not None
+            name: (layer.weight, layer.bias)
+            for name, layer in there.items()
+            if isinstance(layer, ConvLayer)
+            and layer.weight is not None
+            and layer.weight.shape == wanted[name].weight_shape
         }
     from .torch.convolution import values  # noqa: PLC0415 - an extra
 
-    ends = ".weight"
-    names = [name.removesuffix(ends) for name in model if name.endswith(ends)]
     found = {}
-    for name in names:
-        bias = model.get(f"{name}.bias")
-        found[name] = values(model[name + ends]), None if bias is None else values(bias)
+    for name, geometry in wanted.items():
+        weight, bias = model.get(f"{name}.weight"), model.get(f"{name}.bias")
+        if weight is not None and tuple(weight.shape) == stored_shape(geometry):
+            found[name] = canonical(values(weight), geometry), None if bias is None else values(bias)
     return found
 
 

@@ -9,6 +9,9 @@ second:
     y[o] = sum over i, a, b of W[o, i, a, b] x[i, a, b]
          = sum over k, b of H[k, (o, b)] * (sum over i, a of V[(i, a), k] x[i, a, b]).
 
+The same holds of a transposed convolution, where each tap adds to an output position of its own: the first
+makes the finer positions along its axes, the second those along the others.
+
 Stride, pad and dilation of an axis go with the axis. The zeros that the layer would see in its padding along
 an axis of the second convolution are there too, because the first has no bias: it turns zeros into zeros.
 """
@@ -21,7 +24,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from twofold.conv import Array, ConvGeometry, Size
+from twofold.conv import Array, ConvGeometry, Kind, Size
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,12 @@ class Split:
 
 
 def part(geometry: ConvGeometry, c_out: int, c_in: int, axes: tuple[int, ...]) -> ConvGeometry:
-    """Geometry of one convolution of a stack: the layer's along `axes`, 1 with stride 1 along the others."""
+    """Geometry of one convolution of a stack: the layer's along `axes`, 1 with stride 1 along the others.
+
+    A part of a transposed convolution without an axis is a convolution: at one tap there is no difference.
+    """
     own = [axis in axes for axis in range(len(geometry.kernel))]
+    kind: Kind = "convolution" if geometry.kind == "transposed" and not any(own) else geometry.kind
     return ConvGeometry(
         c_out,
         c_in,
@@ -54,6 +61,8 @@ def part(geometry: ConvGeometry, c_out: int, c_in: int, axes: tuple[int, ...]) -
         tuple(s if mine else 1 for s, mine in zip(geometry.stride, own, strict=True)),
         tuple(p if mine else (0, 0) for p, mine in zip(geometry.pad, own, strict=True)),
         tuple(d if mine else 1 for d, mine in zip(geometry.dilation, own, strict=True)),
+        kind=kind,
+        output_padding=tuple(p if mine else 0 for p, mine in zip(geometry.output_padding, own, strict=True)),
     )
 
 

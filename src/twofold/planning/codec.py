@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
-from twofold.conv import ConvGeometry, Skipped
+from twofold.conv import KINDS, ConvGeometry, Kind, Skipped
 from twofold.errors import PlanError, TwofoldError
 from twofold.planning.budget import Budget
 from twofold.planning.options import FixedRanks, PlanOptions
@@ -136,6 +136,10 @@ def _string(value: object, where: str) -> str:
     return value if isinstance(value, str) else _wrong(value, where, "a string")
 
 
+def _kind(value: object, where: str) -> Kind:
+    return next((kind for kind in KINDS if kind == value), None) or _wrong(value, where, " or ".join(KINDS))
+
+
 def _boolean(value: object, where: str) -> bool:
     return value if isinstance(value, bool) else _wrong(value, where, "true or false")
 
@@ -189,10 +193,13 @@ def _mapping_of(read: Callable[[object, str], T]) -> Callable[[object, str], dic
 
 
 def _geometry_out(geometry: ConvGeometry) -> Json:
+    kind: Json = {} if geometry.kind == "convolution" else {"kind": geometry.kind}
+    if any(geometry.output_padding):
+        kind["output_padding"] = list(geometry.output_padding)
     return {
         "c_out": geometry.c_out, "c_in": geometry.c_in, "kernel": list(geometry.kernel),
         "stride": list(geometry.stride), "pad": [list(pair) for pair in geometry.pad],
-        "dilation": list(geometry.dilation), "groups": geometry.groups,
+        "dilation": list(geometry.dilation), "groups": geometry.groups, **kind,
     }  # fmt: skip
 
 
@@ -201,7 +208,8 @@ def _geometry_in(value: object, where: str) -> ConvGeometry:
     fields = (
         read.take("c_out", _integer), read.take("c_in", _integer), read.take("kernel", sizes),
         read.take("stride", sizes), read.take("pad", _list_of(_pair)), read.take("dilation", sizes),
-        read.take("groups", _integer, 1),
+        read.take("groups", _integer, 1), read.take("kind", _kind, "convolution"),
+        read.take("output_padding", sizes, ()),
     )  # fmt: skip
     read.finish()
     try:

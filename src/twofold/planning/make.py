@@ -113,7 +113,13 @@ def _requests_of(
     if options.rule in ("amct", "evbmf") and not fixed:
         spatial = scheme("spatial")
         by_reference = options.rule == "amct" and amct_refusal(layer.geometry) is not None
-        if by_reference or len(layer.geometry.kernel) != 2 or spatial.refusal(layer.geometry) is not None:
+        other = layer.geometry.kind != "convolution"
+        if (
+            by_reference
+            or other
+            or len(layer.geometry.kernel) != 2
+            or spatial.refusal(layer.geometry) is not None
+        ):
             return ()
         variant = amct_mode(layer.geometry).variant
         full = spatial.full_rank(layer.geometry, variant)

@@ -130,6 +130,8 @@ def _amct(given: RuleInput) -> Candidate | str:
 def _evbmf(given: RuleInput) -> Candidate | str:
     """Return EVBMF's own rank along the reference's axes: no clamp, rounded up, only where cheaper."""
     layer, multiple = given.layer, given.options.multiple
+    if layer.geometry.kind != "convolution":
+        return f"EVBMF takes convolutions only, not a layer that is {layer.geometry.kind}"
     if len(layer.geometry.kernel) != 2 or min(layer.geometry.kernel) < 2:
         return "EVBMF works along the two axes of a kernel; both must be larger than 1"
     sides = AmctRange.of(layer.geometry)

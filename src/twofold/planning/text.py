@@ -19,7 +19,10 @@ def shape_text(geometry: ConvGeometry, *, pads: bool = False) -> str:
         geometry: the convolution.
         pads: also name the pads, which change neither its weights nor how it splits.
     """
-    parts = [f"{geometry.c_in}->{geometry.c_out} {ranks_text(geometry.kernel)}"]
+    window = geometry.kind if geometry.kind == "linear" else ranks_text(geometry.kernel)
+    parts = [f"{geometry.c_in}->{geometry.c_out} {window}"]
+    if geometry.kind == "transposed":
+        parts[0] += " transposed"
     if max(geometry.stride) > 1:
         parts.append(f"stride {_axes(geometry.stride)}")
     if max(geometry.dilation) > 1:
@@ -29,6 +32,8 @@ def shape_text(geometry: ConvGeometry, *, pads: bool = False) -> str:
     if pads and any(map(any, geometry.pad)):
         of_axes = [str(before) if before == after else f"{before}+{after}" for before, after in geometry.pad]
         parts.append("pad " + (of_axes[0] if len(set(of_axes)) == 1 else "x".join(of_axes)))
+    if pads and any(geometry.output_padding):
+        parts.append(f"output padding {_axes(geometry.output_padding)}")
     return ", ".join(parts)
 
 

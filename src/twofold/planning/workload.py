@@ -48,6 +48,10 @@ class Workload:
         if not self.per_position:
             sums = [layer.macs_of(chain[:length]) for length in range(len(chain) + 1)]
             return tuple(after - before for before, after in pairwise(sums))
+        if any(geometry.kind == "transposed" for geometry in chain):
+            # These are counted per position of the chain's input, which each makes finer for the next.
+            finer = [math.prod(geometry.stride) for geometry in chain]
+            return tuple(geometry.params * math.prod(finer[:i]) for i, geometry in enumerate(chain))
         # A convolution runs once per position of its own output, which is as many times finer than the
         # chain's output as the later convolutions stride over.
         strides = [math.prod(geometry.stride) for geometry in chain]

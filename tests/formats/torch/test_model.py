@@ -184,6 +184,11 @@ class Own(nn.Conv2d):
         return super().forward(x) * 2
 
 
+class Doubled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 2
+
+
 class Renamed(nn.Conv2d):
     """Nothing of its own."""
 
@@ -214,7 +219,8 @@ REFUSED = {
     "has backward hooks": lambda: hooked("register_full_backward_hook"),
     "other parts .* .weight_orig": lambda: prune.l1_unstructured(nn.Conv2d(4, 4, 3), "weight", 2),
     "has parametrizations": lambda: parametrizations.weight_norm(nn.Conv2d(4, 4, 3)),
-    "transposed": lambda: nn.ConvTranspose2d(4, 4, 3),
+    "forward of its own .Doubled": lambda: Doubled(4, 4),
+    "read by the MultiheadAttention": lambda: nn.MultiheadAttention(8, 2),
     "no values yet .device meta": lambda: nn.Conv2d(4, 4, 3, device="meta"),
     "UninitializedParameter": lambda: nn.LazyConv2d(4, 3),
     "complex64": lambda: nn.Conv2d(4, 4, 3, dtype=torch.complex64),

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...caffe_torch import CaffeNet, batch_statistics
 from ...caffe_torch.layer import Unavailable
 from ...caffe_torch.normalization import BatchNorm
 from ...caffe_torch.schedule import Scheduled, schedule
-from ...conv import ConvLayer, FactorConv, Factors, Size
+from ...conv import ConvLayer, Factors, Size
 from ...errors import InputError, ModelError, OptionError
 from ...formats.caffe.model import CaffeModel
 from ...formats.caffe.net import LayerSpec
 from ...formats.caffe.shapes import walk_shapes
+from ...formats.torch.compute import convolve
 from ..images import ImageOptions
 from ..inputs import Batch, SampleShape
 from ..preprocessing import model_options
@@ -30,7 +30,6 @@ from .readout import CAFFE as READOUT
 
 #: Types whose values do not depend on those of their bottoms.
 CONSTANT = frozenset(("PriorBox", "Shape"))
-_CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 def make_runner(model: CaffeModel, protect: tuple[str, ...] = ()) -> CaffeRunner:
@@ -195,17 +194,8 @@ class _Stack(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         for conv, weight, bias in self._convs:
             assert weight is not None
-            x = _convolve(conv, x, weight, bias)
+            x = convolve(conv.geometry, x, weight, bias)
         return x
-
-
-def _convolve(conv: FactorConv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    g = conv.geometry
-    pad = tuple(before for before, _ in g.pad)
-    if any(before != after for before, after in g.pad):
-        x = functional.pad(x, [side for pair in reversed(g.pad) for side in pair])
-        pad = (0,) * len(pad)
-    return _CONV[len(g.kernel)](x, weight, bias, g.stride, pad, g.dilation, g.groups)
 
 
 def _tensor(array: np.ndarray | None) -> Tensor | None:

@@ -18,7 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...conv import ConvLayer, Factors
 from ...errors import InputError, OptionError
-from ...formats.torch.convolution import stack_like
+from ...formats.torch.convolution import as_images, stack_like
 from ...formats.torch.groups import Group, find_groups
 from ...formats.torch.inputs import Arguments
 from ...formats.torch.model import TorchModel, copied, with_own_bias
@@ -113,7 +113,7 @@ class TorchRunner:
         for use, gradient in zip(
             seen.uses, felt(values, [use.output for use in seen.uses], gradients), strict=True
         ):
-            yield Seen(use.layer, use.input, _array(gradient))
+            yield Seen(use.layer, use.input, _array(as_images(use.module, gradient)))
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""
@@ -150,7 +150,7 @@ class TorchRunner:
         group: Group = self._groups[layer.name]
         owner = group.modules[0][0]
         return {
-            module: stack_like(module, with_own_bias(stack.convs, module, owner)).forward  # type: ignore[arg-type]
+            module: stack_like(module, with_own_bias(stack.convs, module, owner)).forward
             for module, _ in group.modules
         }
 
@@ -210,6 +210,7 @@ class _Use:
     layer: str
     input: NDArray[np.float32]
     output: Tensor
+    module: nn.Module
 
 
 class _Recorder:
@@ -241,14 +242,13 @@ class _Recorder:
         output: Tensor,
     ) -> Tensor | None:
         tensor = given[0] if given else named["input"]
-        axes = module.weight.dim()  # type: ignore[operator]
-        images = tensor if tensor.dim() == axes else tensor[None]
+        images = as_images(module, tensor)
         if not self._differentiate:
-            self.uses.append(_Use(name, _array(images), output))
+            self.uses.append(_Use(name, _array(images), output, module))
             return None
         if not output.requires_grad and torch.is_grad_enabled():
             output.requires_grad_()
-        self.uses.append(_Use(name, _array(images), output))
+        self.uses.append(_Use(name, _array(images), output, module))
         # What follows may work in place, which would turn `output` into something else.
         return output.clone()
 

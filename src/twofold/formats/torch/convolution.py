@@ -1,4 +1,7 @@
-"""What a convolution module says: its shape, what stands in the way of replacing it, and new ones like it."""
+"""What a layer's module says: its shape, what stands in the way of replacing it, and new ones like it.
+
+Layers are convolutions, transposed ones, and linear ones.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...conv import Array, ConvGeometry, FactorConv, Size
+from ...conv import Array, ConvGeometry, FactorConv, Kind, Size
 from ...errors import ModelError
+from ..layout import stored
 
-Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
-
-#: The modules that are replaced, by number of axes.
-PLAIN: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+#: The modules that are replaced, by kind and number of axes.
+PLAIN: dict[tuple[Kind, int], type[nn.Module]] = {
+    ("convolution", 1): nn.Conv1d, ("convolution", 2): nn.Conv2d, ("convolution", 3): nn.Conv3d,
+    ("transposed", 1): nn.ConvTranspose1d, ("transposed", 2): nn.ConvTranspose2d,
+    ("transposed", 3): nn.ConvTranspose3d, ("linear", 1): nn.Linear,
+}  # fmt: skip
+#: Modules that read the weights of layers in them by themselves, without calling them.
+READ_BY: tuple[type[nn.Module], ...] = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 #: Types of weights -> significant bits of their values.
 BITS = {torch.float32: 24, torch.float64: 53, torch.float16: 11, torch.bfloat16: 8}
 
 #: Methods that say what a module computes.
-_CALLS = ("forward", "_conv_forward", "__call__")
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CALLS = ("forward", "_conv_forward", "_output_padding", "__call__")
 #: Attributes of a module that hold its hooks.
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
@@ -33,24 +40,27 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_convolution(module: nn.Module) -> bool:
-    """Whether a module is a convolution of any kind."""
-    if isinstance(module, (*PLAIN.values(), *_TRANSPOSED)):
+    """Whether a module is a layer of any kind."""
+    if _plain(module) is not None:
         return True
     kind = type(module)
-    return ".quantized" in kind.__module__ and kind.__name__.startswith("Conv")
+    return ".quantized" in kind.__module__ and kind.__name__.startswith(("Conv", "Linear"))
+
+
+def _plain(module: nn.Module) -> type[nn.Module] | None:
+    """The one of `PLAIN` that a module is, or whose subclass it is."""
+    return next((plain for plain in PLAIN.values() if isinstance(module, plain)), None)
 
 
 def refusal(module: nn.Module) -> str | None:
-    """Why a convolution cannot be replaced, whatever its shape; None where it can."""
+    """Why a layer cannot be replaced, whatever its shape; None where it can."""
     kind = type(module).__name__
-    if isinstance(module, _TRANSPOSED):
-        return "a transposed convolution; these are not decomposed"
-    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    plain = _plain(module)
+    if plain is None:
         return f"quantized ({kind}); decompose first, then quantize"
     if parametrize.is_parametrized(module):
         return "has parametrizations; make them plain with torch.nn.utils.parametrize.remove_parametrizations"
-    plain = PLAIN[_axes(module)]
-    own = [name for name in _CALLS if getattr(type(module), name) is not getattr(plain, name)]
+    own = [name for name in _CALLS if getattr(type(module), name, None) is not getattr(plain, name, None)]
     if own or "forward" in vars(module):
         return f"a subclass with a forward of its own ({kind})"
     reason = _parameter_refusal(module)
@@ -60,7 +70,7 @@ def refusal(module: nn.Module) -> str | None:
     return f"has {' and '.join(hooks)}, which would be lost; remove them first" if hooks else None
 
 
-def _parameter_refusal(module: Conv) -> str | None:
+def _parameter_refusal(module: nn.Module) -> str | None:
     parameters = dict(module.named_parameters(recurse=False))
     unknown = [
         name
@@ -80,16 +90,16 @@ def _parameter_refusal(module: Conv) -> str | None:
     return None
 
 
-def _axes(module: Conv) -> int:
-    return next(axes for axes, plain in PLAIN.items() if isinstance(module, plain))
-
-
 def geometry(module: nn.Module) -> ConvGeometry | None:
-    """The shape of a convolution; None where the module does not tell."""
+    """The shape of a layer; None where the module does not tell."""
     try:
+        if hasattr(module, "in_features"):
+            return ConvGeometry.linear(int(module.out_features), int(module.in_features))  # type: ignore[arg-type]
+        kind: Kind = "transposed" if getattr(module, "transposed", False) else "convolution"
+        more = _sizes(module, "output_padding") if kind == "transposed" else ()
         kernel, stride, dilation = (_sizes(module, name) for name in ("kernel_size", "stride", "dilation"))
         c_out, c_in, groups = (int(getattr(module, n)) for n in ("out_channels", "in_channels", "groups"))
-        return ConvGeometry(c_out, c_in, kernel, stride, _pads(module), dilation, groups)
+        return ConvGeometry(c_out, c_in, kernel, stride, _pads(module), dilation, groups, kind, more)
     except (AttributeError, TypeError, ValueError):
         return None
 
@@ -116,8 +126,33 @@ def values(parameter: Tensor) -> Array:
     return np.array(found)
 
 
-def stack_like(module: Conv, convs: tuple[FactorConv, ...]) -> nn.Sequential:
-    """Plain convolutions that compute a stack, with everything else as in `module`.
+def as_images(module: nn.Module, tensor: Tensor) -> Tensor:
+    """What a layer is given, or gives, as (N, C, *size).
+
+    A linear layer's positions are its axis; where there is but one in each sample, the samples are.
+    """
+    if not isinstance(module, nn.Linear):
+        return tensor if tensor.dim() == module.weight.dim() else tensor[None]  # type: ignore[operator]
+    if tensor.dim() < 3:
+        return tensor.reshape(-1, tensor.shape[-1]).T[None]
+    return tensor.flatten(1, -2).transpose(1, 2)
+
+
+def input_size(module: nn.Module, tensor: Tensor, batch: int) -> Size:
+    """Spatial size of a layer's input; of a linear layer the positions per sample.
+
+    Args:
+        module: the layer.
+        tensor: what it is given.
+        batch: number of samples in it; which axis they are on does not matter.
+    """
+    if isinstance(module, nn.Linear) or not hasattr(module, "kernel_size"):
+        return (-(-(tensor.numel() // tensor.shape[-1]) // max(batch, 1)),)
+    return tuple(tensor.shape[-len(module.kernel_size) :])  # type: ignore[arg-type]
+
+
+def stack_like(module: nn.Module, convs: tuple[FactorConv, ...]) -> nn.Sequential:
+    """Plain modules that compute a stack, with everything else as in `module`.
 
     Padding modes other than zeros split by axis as zeros do: what is padded along an axis are whole lines of
     the first convolution's output, which it computes like any others from the lines of its input.
@@ -126,27 +161,28 @@ def stack_like(module: Conv, convs: tuple[FactorConv, ...]) -> nn.Sequential:
     return nn.Sequential(*made).train(module.training)
 
 
-def _like(module: Conv, conv: FactorConv) -> Conv:
+def _like(module: nn.Module, conv: FactorConv) -> nn.Module:
     shape = conv.geometry
-    padding: Any = "same" if module.padding == "same" else tuple(before for before, _ in shape.pad)
-    make: Callable[..., Conv] = PLAIN[len(shape.kernel)]
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor), "Bug: a module without a plain weight was not refused"
+    window: dict[str, Any] = {}
+    if shape.kind != "linear":
+        same = module.padding == "same"
+        window = {
+            "kernel_size": shape.kernel, "stride": shape.stride, "dilation": shape.dilation,
+            "groups": shape.groups, "padding_mode": module.padding_mode,
+            "padding": "same" if same else tuple(before for before, _ in shape.pad),
+        }  # fmt: skip
+    if shape.kind == "transposed":
+        window["output_padding"] = shape.output_padding
+    make: Callable[..., nn.Module] = PLAIN[shape.kind, len(shape.kernel)]
     # On the meta device nothing is drawn, so that the caller's random state stays.
     new = make(
-        shape.c_in,
-        shape.c_out,
-        shape.kernel,
-        shape.stride,
-        padding,
-        shape.dilation,
-        shape.groups,
-        bias=conv.bias is not None,
-        padding_mode=module.padding_mode,
-        device="meta",
-        dtype=module.weight.dtype,
+        shape.c_in, shape.c_out, bias=conv.bias is not None, device="meta", dtype=weight.dtype, **window
     )
-    new.weight = _as_parameter(conv.weight, module.weight)
+    new.weight = _as_parameter(stored(conv.weight, shape), weight)
     if conv.bias is not None:
-        new.bias = _as_parameter(conv.bias, module.weight if module.bias is None else module.bias)
+        new.bias = _as_parameter(conv.bias, bias if isinstance(bias, Tensor) else weight)
     return new
 
 

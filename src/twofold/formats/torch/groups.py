@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from ...conv import ConvLayer, Size, Skipped
-from .convolution import BITS, geometry, is_convolution, refusal, values
+from ..layout import canonical
+from .convolution import BITS, READ_BY, geometry, is_convolution, refusal, values
 
 #: What a layer is called that is the whole module.
 ROOT = "(module)"
@@ -37,6 +38,19 @@ class Group:
         return tuple(name for _, names in self.modules for name in names)
 
 
+@dataclass(frozen=True, eq=False)
+class Calls:
+    """How a run called the layers of a module.
+
+    Attributes:
+        sizes: by name, the sizes of the inputs of every call.
+        more: names of those that were given more than their input.
+    """
+
+    sizes: Mapping[str, tuple[Size, ...]]
+    more: frozenset[str]
+
+
 def find_groups(root: nn.Module) -> tuple[Group, ...]:
     """All convolutions of a module."""
     paths: dict[int, list[str]] = {}
@@ -55,8 +69,18 @@ def find_groups(root: nn.Module) -> tuple[Group, ...]:
     groups = []
     for keys in shared.values():
         members = tuple((modules[key], tuple(paths[key])) for key in keys)
-        groups.append(Group(members, _reason([modules[key] for key in keys], members, users)))
+        reason = _reason([modules[key] for key in keys], members, users) or _read_by(root, members)
+        groups.append(Group(members, reason))
     return tuple(groups)
+
+
+def _read_by(root: nn.Module, members: Sequence[tuple[nn.Module, Sequence[str]]]) -> str | None:
+    """Why layers stay that the module around them does not call."""
+    for name in (name for _, names in members for name in names if name):
+        parent = root.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, READ_BY):
+            return f"its weight is read by the {type(parent).__name__} that holds it"
+    return None
 
 
 def _reason(
@@ -70,26 +94,32 @@ def _reason(
         if reason is not None:
             return reason if module is first else f"shares its weight with {names[0]!r}: {reason}"
         same = ("padding_mode", "padding", "transposed")
-        if geometry(module) != geometry(first) or any(getattr(module, a) != getattr(first, a) for a in same):
+        if geometry(module) != geometry(first) or any(
+            getattr(module, a, None) != getattr(first, a, None) for a in same
+        ):
             return f"shares its weight with {names[0]!r}, which has another shape, stride or padding"
     own = {f"{name}.weight".lstrip(".") for _, names in members for name in names}
     others = [name for name in users.get(id(first.weight), ()) if name not in own]
     return f"its weight is also {others[0]!r}" if others else None
 
 
-def as_layer(group: Group, calls: Mapping[str, tuple[Size, ...]] | None) -> ConvLayer | Skipped:
-    """A convolution as planners see it, or why it cannot be one.
+def as_layer(group: Group, calls: Calls | None) -> ConvLayer | Skipped:
+    """A layer as planners see it, or why it cannot be one.
 
     Args:
-        group: the convolution.
-        calls: by name, the sizes of the inputs with which a module was called; None where nobody has tried.
+        group: the layer.
+        calls: how modules were called; None where nobody has tried.
     """
     first = group.modules[0][0]
     shaped = geometry(first)
-    sizes = tuple(size for _, names in group.modules for size in (calls or {}).get(names[0], ()))
+    called = [names[0] for _, names in group.modules]
+    sizes = tuple(size for name in called for size in (calls.sizes.get(name, ()) if calls else ()))
     reason = group.reason
-    if reason is None and calls is not None and any(not calls.get(names[0]) for _, names in group.modules):
-        reason = "is never called with the example inputs"
+    if reason is None and calls is not None:
+        if any(name not in calls.sizes for name in called):
+            reason = "is never called with the example inputs"
+        elif not calls.more.isdisjoint(called):
+            reason = "is called with more than its input, which a stack does not take"
     if reason is not None or shaped is None:
         macs = sum(shaped.macs(size) for size in sizes) if shaped is not None else 0
         params = 0 if shaped is None else shaped.params
@@ -97,6 +127,6 @@ def as_layer(group: Group, calls: Mapping[str, tuple[Size, ...]] | None) -> Conv
     weight, bias = first.weight, first.bias
     assert isinstance(weight, nn.Parameter), "Bug: a module without a plain weight was not refused"
     return ConvLayer(
-        group.name, shaped, values(weight), values(bias) if isinstance(bias, nn.Parameter) else None,
-        sizes, group.names[1:], BITS[weight.dtype],
+        group.name, shaped, canonical(values(weight), shaped),
+        values(bias) if isinstance(bias, nn.Parameter) else None, sizes, group.names[1:], BITS[weight.dtype],
     )  # fmt: skip

@@ -19,14 +19,12 @@ from ...conv import ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import InputError, ModelError, OptionError, OutputError
 from ...progress import track
 from ..base import commit
-from .convolution import is_convolution, stack_like, values
-from .groups import ROOT, Group, as_layer, find_groups
+from .convolution import input_size, is_convolution, stack_like, values
+from .groups import ROOT, Calls, Group, as_layer, find_groups
 from .inputs import Arguments
 
 #: Name of the file that `save_to` writes.
 STATE_FILE = "state_dict.pt"
-
-Calls = dict[str, tuple[Size, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +60,10 @@ class TorchModel:
     @cached_property
     def _calls(self) -> Calls | None:
         return None if self.example_inputs is None else calls(copied(self.module), self.example_inputs)
+
+    @property
+    def _sizes(self) -> Mapping[str, tuple[Size, ...]]:
+        return {} if self._calls is None else self._calls.sizes
 
     @cached_property
     def _convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
@@ -116,14 +118,14 @@ class TorchModel:
         """Raise ModelError where forward uses a convolution in another way than by calling it."""
         names = " or ".join(list(factors)[:5])
         try:
-            after = model._calls or {}
+            after = model._sizes
         except InputError as error:
             raise ModelError(
                 f"the module does not run once {names} is replaced, so its forward uses it in another way "
                 f"than by calling it; leave it alone (skip=...): {error.__cause__}"
             ) from error
         for name in factors:
-            before = (self._calls or {}).get("" if name == ROOT else name, ())
+            before = self._sizes.get("" if name == ROOT else name, ())
             first = model.replaced[name][0]
             if len(after.get(first, ())) != len(before):
                 raise ModelError(
@@ -183,7 +185,7 @@ def replace_in(root: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
             raise ModelError(f"{type(root).__name__} has no convolution {name!r} that can be replaced")
         first: nn.Sequential | None = None
         for module, paths in group.modules:
-            new = stack_like(module, with_own_bias(stack.convs, module, group.modules[0][0]))  # type: ignore[arg-type]
+            new = stack_like(module, with_own_bias(stack.convs, module, group.modules[0][0]))
             first = first or new
             for own, owner in zip(new, first, strict=True):
                 own.weight = owner.weight
@@ -211,23 +213,28 @@ def with_own_bias(
 
 
 def calls(module: nn.Module, example_inputs: Any) -> Calls:
-    """Run a module that may be changed; gives the input sizes of each call of each convolution, by name.
+    """Run a module that may be changed; gives what each layer was called with.
 
     Raises:
         InputError: it does not run.
     """
     found: dict[str, list[Size]] = {}
+    more_given: set[str] = set()
+    arguments = Arguments.of(module, example_inputs)
+    batch = next((tensor.shape[0] for tensor in arguments.tensors.values() if tensor.dim()), 1)
 
-    def note(name: str, one: Any, given: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
-        tensor = given[0] if given else named["input"]
-        found.setdefault(name, []).append(tuple(tensor.shape[-len(one.kernel_size) :]))
+    def note(name: str, one: nn.Module, given: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
+        tensor, *more = (*given, *named.values()) if given else named.values()
+        if any(value is not None for value in more):
+            more_given.add(name)
+        found.setdefault(name, []).append(input_size(one, tensor, batch))
 
     for name, one in module.named_modules():
         if is_convolution(one):
             one.register_forward_pre_hook(partial(note, name), with_kwargs=True)
     with torch.no_grad():
-        Arguments.of(module, example_inputs).call(module.eval())
-    return {name: tuple(sizes) for name, sizes in found.items()}
+        arguments.call(module.eval())
+    return Calls({name: tuple(sizes) for name, sizes in found.items()}, frozenset(more_given))
 
 
 def copied(module: nn.Module) -> nn.Module:

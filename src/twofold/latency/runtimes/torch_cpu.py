@@ -9,14 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ...conv import ConvGeometry
 from ...errors import ModelError
+from ...formats.torch.compute import convolve
 from ..stacks import Stack
 from .base import Run, Whole, as_float, cpu_name
-
-_CONV: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 class TorchRuntime:
@@ -51,14 +48,14 @@ class TorchRuntime:
         """See `Runtime.stack`."""
         x = torch.from_numpy(stack.input()).to(self.where)
         steps = [
-            (geometry, tuple(None if a is None else torch.from_numpy(a).to(self.where) for a in arrays))
+            (geometry, [torch.from_numpy(a).to(self.where) for a in arrays if a is not None])
             for geometry, arrays in zip(stack.chain, stack.weights(), strict=True)
         ]
 
         def forward() -> Tensor:
             value = x
             for geometry, parameters in steps:
-                value = _convolve(geometry, value, *parameters)
+                value = convolve(geometry, value, *parameters)
             return value
 
         return self._timed(forward)
@@ -87,15 +84,6 @@ class TorchRuntime:
         except Exception as error:  # whatever a forward raises
             raise ModelError(f"{self.label} cannot run the model: {error}") from error
         return run
-
-
-def _convolve(geometry: ConvGeometry, x: Tensor, *parameters: Tensor | None) -> Tensor:
-    pad = tuple(before for before, _ in geometry.pad)
-    if any(before != after for before, after in geometry.pad):
-        x = functional.pad(x, [side for pair in reversed(geometry.pad) for side in pair])
-        pad = (0,) * len(pad)
-    convolve = _CONV[len(geometry.kernel)]
-    return convolve(x, *parameters, geometry.stride, pad, geometry.dilation, geometry.groups)
 
 
 def _moved(value: Any, where: torch.device) -> Any:
