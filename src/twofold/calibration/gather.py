@@ -25,6 +25,7 @@ from .grouped import accumulator
 from .inputs import Inputs
 from .memory import SHARE, free_memory, share_out
 from .runner import Runner
+from .shrink import shrunk
 from .statistics import FactorAccumulator, StatisticsOptions, patch_size
 
 #: Patches per value of a patch that are looked at where the user does not say how many positions: enough for
@@ -98,8 +99,13 @@ def gather(
     """
     memory = int(SHARE * free_memory()) if options.memory is None else options.memory
     full = share_out(layers, memory)
-    # Another pass fits a pair to a layer as a whole; that of a layer with groups is one pair per group.
-    alone = [layer.name for layer in layers if layer.geometry.groups > 1 and layer.name not in full]
+    # Another pass fits a pair to a layer as a whole; that of a layer with groups is one pair per group. And it
+    # begins from the covariance along one axis, which for a fully connected layer is all there is.
+    alone = [
+        layer.name
+        for layer in layers
+        if layer.name not in full and (layer.geometry.groups > 1 or layer.geometry.kind == "linear")
+    ]
     layers = [layer for layer in layers if layer.name not in alone]
     accumulators = {
         layer.name: accumulator(layer.geometry, layer_options(layer, inputs, options, full))
@@ -121,13 +127,15 @@ def gather(
     for layer in track(layers, "summing up"):
         statistics = accumulators.pop(layer.name).result()
         _check(layer, statistics)
+        if layer.geometry.kind == "linear":
+            statistics = shrunk(statistics)
         # The metric mixes all outputs of a layer, which a stack with groups cannot follow.
         metric = metrics.get(layer.name) if layer.geometry.groups == 1 else None
         found[layer.name] = replace(statistics, gradient=_normalised(metric))
     over = [layer.name for layer in layers if layer.name not in full]
     for names, what in (
         (over, "take another pass over the inputs"),
-        (alone, "have groups, so they are fitted to their weights alone"),
+        (alone, "have groups or are fully connected, so they are fitted to their weights alone"),
     ):
         if names:
             notes.append(

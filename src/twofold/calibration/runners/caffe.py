@@ -17,10 +17,11 @@ from ...caffe_torch.normalization import BatchNorm
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, Factors, Size
 from ...errors import InputError, ModelError, OptionError
+from ...formats.caffe.convolution import LINEAR, linear_axis
 from ...formats.caffe.model import CaffeModel
 from ...formats.caffe.net import LayerSpec
 from ...formats.caffe.shapes import walk_shapes
-from ...formats.torch.compute import convolve
+from ...formats.torch.compute import convolve, linear_images
 from ..images import ImageOptions
 from ..inputs import Batch, SampleShape
 from ..preprocessing import model_options
@@ -118,23 +119,31 @@ class CaffeRunner:
             for step in self.net.walk(_tensors(batch), 0, stop, self._needed(stop)):
                 if step.index in names:
                     for bottom in step.bottoms:
-                        yield Seen(names[step.index], bottom.numpy())
+                        yield Seen(names[step.index], self._images(step.index, bottom).numpy())
 
     def _watch_gradients(
         self, names: Mapping[int, str], batch: Batch, generator: np.random.Generator
     ) -> Iterator[Seen]:
-        seen: list[tuple[str, Tensor, Tensor]] = []
+        seen: list[tuple[int, Tensor, Tensor]] = []
         blobs: Mapping[str, Tensor] = {}
         feed = {name: tensor.requires_grad_() for name, tensor in _tensors(batch).items()}
         for step in self.net.walk(feed, keep=self.outputs):
             blobs = step.blobs
             if step.index in names:
                 for bottom, top in zip(step.bottoms, step.tops, strict=True):
-                    seen.append((names[step.index], bottom, top))
+                    seen.append((step.index, bottom, top))
         values = [blobs[name] for name in self.outputs]
         found = felt(values, [top for *_, top in seen], generator)
-        for (name, bottom, _), gradient in zip(seen, found, strict=True):
-            yield Seen(name, bottom.detach().numpy(), gradient.numpy())
+        for (index, bottom, _), gradient in zip(seen, found, strict=True):
+            images = self._images(index, bottom.detach()).numpy()
+            yield Seen(names[index], images, self._images(index, gradient, made=True).numpy())
+
+    def _images(self, index: int, blob: Tensor, *, made: bool = False) -> Tensor:
+        """What a layer is given, or what it made, as (N, C, *size)."""
+        spec = self._specs[index]
+        if spec.type != LINEAR:
+            return blob
+        return linear_images(blob if made else blob.flatten(linear_axis(spec, blob.dim())))
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""
@@ -159,7 +168,8 @@ class CaffeRunner:
     def _swapped(self, stacks: Stacks) -> AbstractContextManager[CaffeNet]:
         modules: dict[str, nn.Module] = {}
         for layer, stack in stacks:
-            modules |= dict.fromkeys((self._specs[use].name for use in self._uses(layer)), _Stack(stack))
+            specs = [self._specs[use] for use in self._uses(layer)]
+            modules |= {spec.name: _Stack(stack, spec) for spec in specs}
         return self.net.swapped(modules)
 
     def _needed(self, position: int) -> frozenset[str]:
@@ -181,10 +191,11 @@ class CaffeRunner:
 
 
 class _Stack(nn.Module):
-    """A stack of convolutions, called with a layer's bottoms."""
+    """A stack in the place of a layer, called with the layer's bottoms."""
 
-    def __init__(self, factors: Factors) -> None:
+    def __init__(self, factors: Factors, spec: LayerSpec) -> None:
         super().__init__()
+        self._spec = spec
         self._convs = [(conv, _tensor(conv.weight), _tensor(conv.bias)) for conv in factors.convs]
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
@@ -192,6 +203,13 @@ class _Stack(nn.Module):
         return tuple(self._convolve(bottom) for bottom in bottoms)
 
     def _convolve(self, x: Tensor) -> Tensor:
+        if self._spec.type == LINEAR:
+            x = x.flatten(linear_axis(self._spec, x.dim()))
+            *lead, features = x.shape
+            return self._run(x.reshape(-1, features).T[None])[0].T.reshape(*lead, -1)
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         for conv, weight, bias in self._convs:
             assert weight is not None
             x = convolve(conv.geometry, x, weight, bias)

@@ -1,16 +1,20 @@
-"""The geometry of Caffe's convolution layers, from their parameters.
+"""The geometry of Caffe's convolutions, transposed ones, and fully connected layers, from their parameters.
 
 Caffe spells sizes in two ways that exclude each other: a repeated field with one value for all axes or one
 for each (`kernel_size`), or a pair for images (`kernel_h`, `kernel_w`).
-Source: BVLC Caffe 1.0, `base_conv_layer.cpp`.
+Source: BVLC Caffe 1.0, `base_conv_layer.cpp`, `inner_product_layer.cpp`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from ...conv import ConvGeometry, Size
+import numpy as np
+
+from ...conv import Array, ConvGeometry, Kind, Size
 from ...errors import ModelError
+from ..layout import canonical, stored, stored_shape
 from .fields import Fields
 from .net import LayerSpec
 
@@ -18,6 +22,14 @@ from .net import LayerSpec
 DEPTHWISE = ("DepthwiseConvolution", "ConvolutionDepthwise")
 #: Types whose parameters are a `convolution_param`; all but the first two belong to forks.
 CONVOLUTIONS = ("Convolution", "Deconvolution", "CuDNNConvolution", *DEPTHWISE)
+LINEAR = "InnerProduct"
+#: Types of layers that are listed -> where their parameters are.
+PARAMETERS = {**dict.fromkeys(CONVOLUTIONS, "convolution_param"), LINEAR: "inner_product_param"}
+
+
+def parameters(layer: LayerSpec) -> Fields:
+    """The parameters of one of the types in `PARAMETERS`."""
+    return layer.fields.message(PARAMETERS[layer.type])
 
 
 @dataclass(frozen=True)
@@ -72,26 +84,14 @@ def _spread(
 
 
 def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
-    """Geometry of a Convolution layer with `axes` spatial axes and `c_in` input channels.
-
-    For a Deconvolution it is that of the convolution whose gradient it computes, with `c_out` and `c_in` as
-    the Deconvolution has them.
+    """Geometry of a Convolution or Deconvolution with `axes` spatial axes and `c_in` input channels.
 
     Raises:
         ModelError: parameters that Caffe refuses, or channel counts that the groups do not divide.
     """
-    param = layer.fields.message("convolution_param")
-    blobs = 2 if param.flag("bias_term") else 1
-    given = len(layer.fields.all("param"))
-    if given > blobs:
-        what = "weight and bias" if blobs > 1 else "weight"
-        raise ModelError(
-            f"{layer.label}: has {given} param entries for {blobs} blobs ({what}); remove the rest"
-        )
+    param = parameters(layer)
     sizes = window(layer, param, axes)
-    c_out, groups = param.integer("num_output"), param.integer("group")
-    if c_out < 1:
-        raise ModelError(f"{layer.label}: num_output is {c_out}; it must be at least 1")
+    c_out, groups = _outputs(layer, param), param.integer("group")
     if layer.type in DEPTHWISE and not param.has("group"):
         groups = c_in
     if groups < 1 or c_in % groups or c_out % groups:
@@ -99,6 +99,70 @@ def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
             f"{layer.label}: group is {groups}, which must divide its {c_in} input and {c_out} output "
             "channels"
         )
-    return ConvGeometry.of(
-        c_out, c_in, sizes.kernel, stride=sizes.stride, pad=sizes.pad, dilation=sizes.dilation, groups=groups
-    )
+    pads = tuple((pad, pad) for pad in sizes.pad)
+    kind: Kind = "transposed" if layer.type == "Deconvolution" else "convolution"
+    return ConvGeometry(c_out, c_in, sizes.kernel, sizes.stride, pads, sizes.dilation, groups, kind)
+
+
+def linear_geometry(layer: LayerSpec, c_in: int) -> ConvGeometry:
+    """Geometry of an InnerProduct layer with `c_in` inputs.
+
+    Raises:
+        ModelError: parameters that Caffe refuses.
+    """
+    return ConvGeometry.linear(_outputs(layer, parameters(layer)), c_in)
+
+
+def _outputs(layer: LayerSpec, param: Fields) -> int:
+    """Output channels, once the layer has no more training entries than blobs.
+
+    Raises:
+        ModelError: it has, or there are no outputs.
+    """
+    blobs = 2 if param.flag("bias_term") else 1
+    given = len(layer.fields.all("param"))
+    if given > blobs:
+        what = "weight and bias" if blobs > 1 else "weight"
+        raise ModelError(
+            f"{layer.label}: has {given} param entries for {blobs} blobs ({what}); remove the rest"
+        )
+    c_out = param.integer("num_output")
+    if c_out < 1:
+        raise ModelError(f"{layer.label}: num_output is {c_out}; it must be at least 1")
+    return c_out
+
+
+def linear_axis(layer: LayerSpec, dims: int) -> int:
+    """From which axis on an InnerProduct takes its input of `dims` axes as one vector."""
+    axis = parameters(layer).integer("axis")
+    return axis + dims if axis < 0 else axis
+
+
+def split_shape(layer: LayerSpec, shape: Size) -> tuple[int, Size]:
+    """Channels and spatial size of a layer's input; of an InnerProduct its inputs and positions."""
+    if layer.type != LINEAR:
+        return shape[1], shape[2:]
+    axis = linear_axis(layer, len(shape))
+    return math.prod(shape[axis:]), (math.prod(shape[1:axis]),)
+
+
+def _is_transposed(layer: LayerSpec) -> bool:
+    """Whether an InnerProduct stores its weight as (in, out)."""
+    return layer.type == LINEAR and parameters(layer).flag("transpose")
+
+
+def blob_shape(layer: LayerSpec, shaped: ConvGeometry) -> Size:
+    """Shape of the weight in the file."""
+    return stored_shape(shaped)[:: -1 if _is_transposed(layer) else 1]
+
+
+def from_blob(layer: LayerSpec, array: Array, shaped: ConvGeometry) -> Array:
+    """The weight as `ConvLayer` has it."""
+    array = array.reshape(blob_shape(layer, shaped))
+    return canonical(array.T if _is_transposed(layer) else array, shaped)
+
+
+def to_blob(layer: LayerSpec, weight: Array, shaped: ConvGeometry) -> Array:
+    """The weight as a layer that stands in this one's place stores it."""
+    array = stored(weight, shaped)
+    return np.ascontiguousarray(array.T) if _is_transposed(layer) else array

@@ -1,10 +1,11 @@
-"""The text of the layers that replace a convolution, made from the convolution's own text.
+"""The text of the layers that replace a layer, made from the layer's own text.
 
 Each new layer is a copy of the original's text with only those places changed that must differ: names, blobs,
 sizes, and which of the parameters it has. So the file's own style, fields that we do not know, rules, fillers
 and engines carry over without being understood. What is changed:
 
 - the window (kernel, pad, stride, dilation) where the factor's differs, in the shortest form Caffe takes;
+- `type`, where a factor of a Deconvolution is a Convolution;
 - `num_output` on all but the last; `bias_term: false` on those, and `bias_term: true` where the last gains
   a bias; `group` where the factor's differs;
 - training entries (`param`, or V1's `blobs_lr`, `weight_decay`, `param`, `blob_share_mode`): the weight's go
@@ -135,12 +136,23 @@ def _edits(
         _renamed(layer.all("top")[0], new.top),
     ]
     edits += _train_edits(copy, layer, index, new.bias, shared)
-    edits += _param_edits(copy, layer.all("convolution_param")[0].messages[0], new, last)
+    param = "inner_product_param" if new.geometry.kind == "linear" else "convolution_param"
+    edits += _param_edits(copy, layer.all(param)[0].messages[0], new, last)
+    edits += _type_edits(layer, new.geometry)
     if not last:
         edits += [_removal(copy, field) for field in layer.all("loss_weight")]
     if index:
         edits += [_removal(copy, field) for field in layer.all("propagate_down")]
     return [_keeping_comments(copy, edit) for edit in edits]
+
+
+def _type_edits(layer: Message, geometry: ConvGeometry) -> list[Edit]:
+    """A factor of a Deconvolution that has one tap is a Convolution."""
+    (scalar,) = layer.all("type")[-1].scalars
+    if geometry.kind != "convolution" or str(scalar.value).lower() != "deconvolution":
+        return []
+    named = scalar.raw[:1] in (b"'", b'"')  # the old format's types are no strings
+    return [(*scalar.span, quote("Convolution", scalar.raw) if named else b"CONVOLUTION")]
 
 
 def _keeping_comments(document: Document, edit: Edit) -> Edit:
@@ -268,6 +280,8 @@ def _param_edits(document: Document, param: Message, new: NewLayerText, last: bo
 
 def _window(geometry: ConvGeometry) -> list[tuple[tuple[str, ...], int, tuple[int, ...]]]:
     """Field names (one for all axes, then those for height and width), Caffe's default, and the sizes."""
+    if geometry.kind == "linear":
+        return []
     return [
         (("kernel_size", "kernel_h", "kernel_w"), 0, geometry.kernel),
         (("pad", "pad_h", "pad_w"), 0, tuple(before for before, _ in geometry.pad)),

@@ -22,19 +22,22 @@ class _Numbers:
     top: int
     blobs: int
     convolution: int
+    linear: int
 
 
 #: NetParameter's repeated field per age: `layer` and the older `layers`.
 ENTRY = {"V2": 100, "V1": 2, "V0": 2}
 
 _NUMBERS = {
-    "V2": _Numbers(name=1, type=2, bottom=3, top=4, blobs=7, convolution=106),  # LayerParameter
-    "V1": _Numbers(name=4, type=5, bottom=2, top=3, blobs=6, convolution=10),  # V1LayerParameter
+    "V2": _Numbers(name=1, type=2, bottom=3, top=4, blobs=7, convolution=106, linear=117),  # LayerParameter
+    "V1": _Numbers(name=4, type=5, bottom=2, top=3, blobs=6, convolution=10, linear=17),  # V1LayerParameter
     # A V0 net wraps each V0LayerParameter in a V1LayerParameter that holds the bottoms and tops.
-    "V0": _Numbers(name=0, type=0, bottom=2, top=3, blobs=0, convolution=0),
+    "V0": _Numbers(name=0, type=0, bottom=2, top=3, blobs=0, convolution=0, linear=0),
 }
+_DECONVOLUTION = ("Deconvolution", 39)  # the name, and its number in V1LayerParameter.LayerType
+_CONVOLUTION = 4
 _V0_INNER = 1  # V1LayerParameter.layer
-_V0_NUMBERS = _Numbers(name=1, type=2, bottom=0, top=0, blobs=50, convolution=0)  # V0LayerParameter
+_V0_NUMBERS = _Numbers(name=1, type=2, bottom=0, top=0, blobs=50, convolution=0, linear=0)  # V0LayerParameter
 
 
 class EntryError(WireError):
@@ -167,6 +170,8 @@ class _Rewriter:
         self._tops = None if last else list(map(_text, new.tops))
         self._named = False
         self._blobs = self._new_blobs()
+        kind = new.geometry.kind if new.geometry else None
+        self._becomes_convolution = kind == "convolution" and layer.type in _DECONVOLUTION
 
     def pieces(self) -> list[bytes | memoryview]:
         layer = self._layer
@@ -180,6 +185,12 @@ class _Rewriter:
 
     def _edit(self, field: Field) -> bytes | None:
         numbers = _NUMBERS[self._layer.version]
+        if field.number == numbers.type and self._becomes_convolution:
+            return (
+                varint_field(field.number, _CONVOLUTION)
+                if field.wire == VARINT
+                else _type_field(field.number)
+            )
         if field.wire != LENGTH:
             return None
         if self._layer.version == "V0" and field.number == _V0_INNER:
@@ -191,7 +202,7 @@ class _Rewriter:
         if numbers.top == field.number and self._tops is not None:
             texts, self._tops = self._tops, []
             return b"".join(length_field(field.number, text) for text in texts)
-        if numbers.convolution == field.number and self._new.geometry is not None:
+        if field.number in (numbers.convolution, numbers.linear) and self._new.geometry is not None:
             bias = len(self._new.blobs) > 1
             message = _convolution(self._layer.buffer, field, self._new.geometry, bias=bias)
             return length_field(field.number, message)
@@ -225,6 +236,10 @@ class _Rewriter:
         return blobs
 
 
+def _type_field(number: int) -> bytes:
+    return length_field(number, _text("Convolution"))
+
+
 def _text(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
@@ -239,10 +254,12 @@ _GEOMETRY = {
 
 
 def _convolution(buffer: memoryview, field: Field, geometry: ConvGeometry, *, bias: bool) -> bytes:
-    """ConvolutionParameter with another geometry; fillers, engine and unknown fields stay."""
+    """ConvolutionParameter or InnerProductParameter with another geometry; all that is no size stays."""
     new = _geometry_fields(geometry, bias=bias)
+    # The two begin alike: number of outputs, whether there is a bias.
+    known = {_NUM_OUTPUT, _BIAS_TERM} if geometry.kind == "linear" else _GEOMETRY
     kept = [
-        buffer[f.start : f.end] for f in fields(buffer, field.body, field.end, 2) if f.number not in _GEOMETRY
+        buffer[f.start : f.end] for f in fields(buffer, field.body, field.end, 2) if f.number not in known
     ]
     return b"".join([new, *kept])
 
@@ -254,6 +271,8 @@ def _geometry_fields(geometry: ConvGeometry, *, bias: bool) -> bytes:
     parts = [varint_field(_NUM_OUTPUT, geometry.c_out)]
     if not bias:
         parts.append(varint_field(_BIAS_TERM, 0))
+    if geometry.kind == "linear":
+        return b"".join(parts)
     for values, default, repeated, per_axis in (
         (pads, 0, _PAD, (_PAD_H, _PAD_W)),
         (geometry.kernel, None, _KERNEL, (_KERNEL_H, _KERNEL_W)),

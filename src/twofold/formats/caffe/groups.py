@@ -12,7 +12,19 @@ from dataclasses import dataclass, replace
 
 from ...conv import Array, ConvGeometry, ConvLayer, Size, Skipped
 from ...errors import ModelError
-from .convolution import CONVOLUTIONS, DEPTHWISE, geometry
+from .convolution import (
+    CONVOLUTIONS,
+    DEPTHWISE,
+    LINEAR,
+    PARAMETERS,
+    blob_shape,
+    from_blob,
+    geometry,
+    linear_axis,
+    linear_geometry,
+    parameters,
+    split_shape,
+)
 from .emit import refusal
 from .net import LayerSpec, NetDefinition, layer_messages, read_layers, read_net
 from .parameters import check_fit, check_parameters
@@ -41,8 +53,8 @@ class Use:
 
     @property
     def input_size(self) -> Size | None:
-        """Spatial size of the input."""
-        return None if self.input_shape is None else self.input_shape[2:]
+        """Spatial size of the input; of a fully connected layer its positions."""
+        return None if self.input_shape is None else split_shape(self.spec, self.input_shape)[1]
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ def find_groups(
     messages, specs = layer_messages(document), read_layers(document)
     groups: dict[tuple[str, str], list[Use]] = {}
     for spec in specs:
-        if spec.type in CONVOLUTIONS:
+        if spec.type in PARAMETERS:
             shape = shapes.get(spec.index)
             shaped = _geometry(spec, shape, weights)
             use = Use(spec, messages[spec.index], shape, shaped, frozenset(phases.get(spec.index, ())))
@@ -175,13 +187,17 @@ def _key(spec: LayerSpec) -> tuple[str, str]:
 
 
 def _geometry(spec: LayerSpec, shape: Size | None, weights: WeightsFile | None) -> ConvGeometry | None:
-    param = spec.fields.message("convolution_param")
+    param = parameters(spec)
+    if shape is not None and spec.type == LINEAR:
+        return linear_geometry(spec, split_shape(spec, shape)[0])
     if shape is not None:
         return geometry(spec, len(shape) - 2, shape[1]) if param.integer("axis") == 1 else None
     entry = weights.layer(spec.name) if weights is not None else None
     if entry is None or not entry.blobs:
         return None
     stored = entry.blobs[0].shape
+    if spec.type == LINEAR:
+        return linear_geometry(spec, math.prod(stored) // max(1, param.integer("num_output")))
     groups = param.integer("group")
     return geometry(spec, len(stored) - 2, stored[0] if spec.type == "Deconvolution" else stored[1] * groups)
 
@@ -206,7 +222,7 @@ def as_layer(group: Group, document: Document, weights: WeightsFile | None) -> C
         reason = _unfilled(group, weights)
     if reason is not None or shaped is None:
         reason = reason or "its input channels are not known; give the shape of the net's input"
-        macs = 0 if shaped is None else sum(_macs(first.spec, shaped, size) for size in known)
+        macs = 0 if shaped is None else sum(map(shaped.macs, known))
         return Skipped(group.name, reason, shaped, macs, 0 if shaped is None else shaped.params)
     weight, bias = stored or (None, None)
     bits = 11 if weights is not None and _in_half(group, weights) else 24
@@ -223,7 +239,7 @@ def _unfilled(group: Group, weights: WeightsFile) -> str | None:
     """Why the weights do not tell all that the group holds; None where they do."""
     known = [use for use in group.uses if weights.layer(use.spec.name) is not None]
     for use in group.uses:
-        biased = use.spec.fields.message("convolution_param").flag("bias_term")
+        biased = parameters(use.spec).flag("bias_term")
         if use not in known and (biased or not known):
             which = (
                 "" if use.spec.name == group.name else f"layer {use.spec.name!r}, which shares its weight, "
@@ -232,24 +248,20 @@ def _unfilled(group: Group, weights: WeightsFile) -> str | None:
     return None
 
 
-def _macs(spec: LayerSpec, shaped: ConvGeometry, size: Size) -> int:
-    # A transposed convolution multiplies every input position with the whole kernel.
-    return shaped.params * math.prod(size) if spec.type == "Deconvolution" else shaped.macs(size)
-
-
 def _refusal(group: Group) -> str | None:
     first = group.uses[0]
     for use in group.uses:
-        if use.spec.type == "Deconvolution":
-            return "a transposed convolution; these are not decomposed"
         if use.spec.type in DEPTHWISE:
             return f"a depthwise convolution (type {use.spec.type}); these are not decomposed"
-        if use.spec.fields.message("convolution_param").integer("axis") != 1:
+        if use.spec.type == LINEAR and use.input_shape and linear_axis(use.spec, len(use.input_shape)) < 1:
+            return "it takes the whole batch as one vector (axis 0)"
+        if use.spec.type != LINEAR and parameters(use.spec).integer("axis") != 1:
             return "its channel axis is not 1"
         reason = refusal(use.message)
         if reason is not None:
             return reason
-        if use.geometry != first.geometry:
+        flags = [one.spec.type == LINEAR and parameters(one.spec).flag("transpose") for one in (use, first)]
+        if use.geometry != first.geometry or flags[0] != flags[1]:
             return f"shares its weight with layer {use.spec.name!r}, which has another shape or stride"
     if group.tied:
         return (
@@ -278,24 +290,16 @@ def _stored(group: Group, document: Document, weights: WeightsFile) -> tuple[Arr
     own = weights.layer(group.name)
     shape = group.uses[0].geometry
     assert shape is not None
-    weight = last.blobs[0].array().reshape(_stored_shape(group.uses[0].spec, shape))
-    if group.uses[0].spec.type == "Deconvolution":
-        return None
+    weight = from_blob(group.uses[0].spec, last.blobs[0].array(), shape)
     bias = own.blobs[1].array().reshape(-1) if own is not None and len(own.blobs) > 1 else None
     return weight, bias
-
-
-def _stored_shape(spec: LayerSpec, shaped: ConvGeometry) -> Size:
-    if spec.type == "Deconvolution":
-        return (shaped.c_in, shaped.c_out // shaped.groups, *shaped.kernel)
-    return shaped.weight_shape
 
 
 def _check_fit(use: Use, blobs: Sequence[Blob], document: Document, weights: WeightsFile) -> None:
     spec, shaped = use.spec, use.geometry
     assert shaped is not None
-    wanted = [_stored_shape(spec, shaped)]
-    if spec.fields.message("convolution_param").flag("bias_term"):
+    wanted = [blob_shape(spec, shaped)]
+    if parameters(spec).flag("bias_term"):
         wanted.append((shaped.c_out,))
     check_fit(spec.name, blobs, wanted, document.path, weights)
     for blob in blobs:

@@ -15,6 +15,7 @@ from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
 from ..base import commit, digest, recover
 from .caffemodel import read_weights
+from .convolution import parameters, to_blob
 from .emit import NewLayerText, free_name, replace_layer
 from .groups import Group, Use, as_layer, find_groups
 from .net import NetDefinition, read_layers, read_net
@@ -34,14 +35,14 @@ class CaffeModel:
         definition: the prototxt.
         weights: the caffemodel; None where only the definition was loaded.
         inputs: shapes of inputs, (N, C, H, W), that replace what the definition says.
-        new_layers: the layers that replaced a convolution, by name: what the files must hold once written.
+        new_layers: the arrays of those that replaced a layer, by name: what the files must hold once written.
         replaced: name of each convolution that was replaced -> the names of its stack.
     """
 
     definition: Document
     weights: WeightsFile | None = None
     inputs: Mapping[str, Size] = field(default_factory=dict)
-    new_layers: Mapping[str, FactorConv] = field(default_factory=dict)
+    new_layers: Mapping[str, Sequence[Array]] = field(default_factory=dict)
     replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -177,11 +178,12 @@ class CaffeModel:
                     for i, (new, conv) in enumerate(zip(layer_names, convs, strict=True))
                 ]
                 edits.append(replace_layer(self.definition, use.message, texts))
-                new_layers.update(zip(layer_names, convs, strict=True))
+                stack_weights = [
+                    _new_weights(use, text, conv) for text, conv in zip(texts, convs, strict=True)
+                ]
+                new_layers.update((one.name, one.blobs) for one in stack_weights)
                 if self.weights is not None and self.weights.layer(use.spec.name) is not None:
-                    entries[use.spec.name] = [
-                        _new_weights(text, conv) for text, conv in zip(texts, convs, strict=True)
-                    ]
+                    entries[use.spec.name] = stack_weights
         weights = None if self.weights is None else self.weights.replace(entries)
         return replace(
             self,
@@ -203,7 +205,7 @@ class CaffeModel:
         if self.weights is None:
             raise ModelError(f"{self.definition.path}: only the definition was loaded; there are no weights")
         entries = {name: [NewWeights(name, tuple(blobs))] for name, blobs in arrays.items()}
-        new_layers = {name: conv for name, conv in self.new_layers.items() if name not in arrays}
+        new_layers = {name: blobs for name, blobs in self.new_layers.items() if name not in arrays}
         return replace(self, weights=self.weights.replace(entries), new_layers=new_layers)
 
     def _with_own_bias(self, convs: tuple[FactorConv, ...], use: Use, group: Group) -> tuple[FactorConv, ...]:
@@ -213,7 +215,7 @@ class CaffeModel:
         last, owner, own = convs[-1], self._own_bias(group.name), self._own_bias(use.spec.name)
         bias = np.zeros(last.geometry.c_out) if last.bias is None else last.bias.astype(np.float64)
         bias = bias - (0.0 if owner is None else owner)
-        has_bias = use.spec.fields.message("convolution_param").flag("bias_term")
+        has_bias = parameters(use.spec).flag("bias_term")
         if not has_bias and not np.any(bias):
             return (*convs[:-1], replace(last, bias=None))
         total = bias + (0.0 if own is None else own)
@@ -298,13 +300,13 @@ class CaffeModel:
         if written.definition.source != self.definition.source:
             raise OutputError(f"{written.definition.path}: what was read again differs from what was written")
         read_net_names = {spec.name for spec in read_layers(written.definition)}
-        for name, conv in self.new_layers.items():
+        for name, blobs in self.new_layers.items():
             entry = None if written.weights is None else written.weights.layer(name)
             if name not in read_net_names or (written.weights is not None and entry is None):
                 raise OutputError(f"layer {name!r} is missing in what was written")
-            for blob, wanted in zip(entry.blobs if entry else (), (conv.weight, conv.bias), strict=False):
+            for blob, wanted in zip(entry.blobs if entry else (), blobs, strict=False):
                 # Every encoding holds float32 exactly; half precision is used only where it does.
-                if wanted is None or not np.array_equal(
+                if not np.array_equal(
                     blob.array().reshape(-1), wanted.astype(np.float32).reshape(-1), equal_nan=True
                 ):
                     raise OutputError(f"layer {name!r}: its weights differ in what was read again")
@@ -358,8 +360,9 @@ def _some(names: Iterable[str], count: int = 5) -> str:
     return ", ".join(map(repr, listed[:count])) + more
 
 
-def _new_weights(text: NewLayerText, conv: FactorConv) -> NewWeights:
-    blobs = (conv.weight,) if conv.bias is None else (conv.weight, conv.bias)
+def _new_weights(use: Use, text: NewLayerText, conv: FactorConv) -> NewWeights:
+    weight = to_blob(use.spec, conv.weight, conv.geometry)
+    blobs = (weight,) if conv.bias is None else (weight, conv.bias)
     return NewWeights(text.name, blobs, (text.bottom,), (text.top,), text.geometry)
 
 

@@ -188,13 +188,7 @@ def _deconvolution(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]
     for shape in bottoms:
         axis = _axis(param.integer("axis"), shape)
         conv = geometry(layer, len(shape) - axis - 1, shape[axis])
-        size = tuple(
-            s * (n - 1) + d * (k - 1) + 1 - sum(p)
-            for n, s, d, k, p in zip(
-                shape[axis + 1 :], conv.stride, conv.dilation, conv.kernel, conv.pad, strict=True
-            )
-        )
-        tops.append((*shape[:axis], conv.c_out, *size))
+        tops.append((*shape[:axis], conv.c_out, *conv.output_size(shape[axis + 1 :])))
     return tops
 
 

@@ -17,6 +17,9 @@ _TRANSPOSED = {
 
 def convolve(geometry: ConvGeometry, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """What a layer gives for x (N, C_in, *size)."""
+    if geometry.kind == "linear":
+        y = weight.flatten(1) @ x
+        return y if bias is None else y + bias[:, None]
     if geometry.kind == "transposed":
         return _transposed(geometry, x, weight, bias)
     pad = tuple(before for before, _ in geometry.pad)
@@ -25,6 +28,16 @@ def convolve(geometry: ConvGeometry, x: Tensor, weight: Tensor, bias: Tensor | N
         pad = (0,) * len(pad)
     run = _CONV[len(geometry.kernel)]
     return run(x, weight, bias, geometry.stride, pad, geometry.dilation, geometry.groups)
+
+
+def linear_images(tensor: Tensor) -> Tensor:
+    """Vectors (..., C) of a fully connected layer as (N, C, positions).
+
+    Where there is but one in each sample, the samples are the positions of one image.
+    """
+    if tensor.dim() < 3:
+        return tensor.reshape(-1, tensor.shape[-1]).T[None]
+    return tensor.flatten(1, -2).transpose(1, 2)
 
 
 def _transposed(geometry: ConvGeometry, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

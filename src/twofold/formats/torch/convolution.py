@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from ...conv import Array, ConvGeometry, FactorConv, Kind, Size
 from ...errors import ModelError
 from ..layout import stored
+from .compute import linear_images
 
 #: The modules that are replaced, by kind and number of axes.
 PLAIN: dict[tuple[Kind, int], type[nn.Module]] = {
@@ -127,15 +128,10 @@ def values(parameter: Tensor) -> Array:
 
 
 def as_images(module: nn.Module, tensor: Tensor) -> Tensor:
-    """What a layer is given, or gives, as (N, C, *size).
-
-    A linear layer's positions are its axis; where there is but one in each sample, the samples are.
-    """
-    if not isinstance(module, nn.Linear):
-        return tensor if tensor.dim() == module.weight.dim() else tensor[None]  # type: ignore[operator]
-    if tensor.dim() < 3:
-        return tensor.reshape(-1, tensor.shape[-1]).T[None]
-    return tensor.flatten(1, -2).transpose(1, 2)
+    """What a layer is given, or gives, as (N, C, *size)."""
+    if isinstance(module, nn.Linear):
+        return linear_images(tensor)
+    return tensor if tensor.dim() == module.weight.dim() else tensor[None]  # type: ignore[operator]
 
 
 def input_size(module: nn.Module, tensor: Tensor, batch: int) -> Size:
