@@ -110,7 +110,11 @@ def three_formats(folder: Path) -> dict[str, Any]:
     hed = model("hed")
     shape = (1, 3, SIDE, SIDE)
     caffe = twofold.load(hed.prototxt, hed.caffemodel, inputs={"data": shape})
-    layers = [layer for layer in caffe.convolutions() if isinstance(layer, ConvLayer)]
+    layers = [
+        layer
+        for layer in caffe.convolutions()
+        if isinstance(layer, ConvLayer) and layer.geometry.kind == "convolution"
+    ]
     module = Hed({layer.name: layer for layer in layers}).eval()
     path = folder / "hed.onnx"
     with warnings.catch_warnings():

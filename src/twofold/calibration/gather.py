@@ -99,8 +99,8 @@ def gather(
     """
     memory = int(SHARE * free_memory()) if options.memory is None else options.memory
     full = share_out(layers, memory)
-    # Another pass fits a pair to a layer as a whole; that of a layer with groups is one pair per group. And it
-    # begins from the covariance along one axis, which for a fully connected layer is all there is.
+    # Another pass fits a pair to a layer as a whole; that of a layer with groups is one pair per group. And
+    # it begins from the covariance along one axis, which for a fully connected layer is all there is.
     alone = [
         layer.name
         for layer in layers

@@ -124,7 +124,7 @@ def find_groups(
             if bottoms and shapes.get(layer.index) is None:
                 shapes[layer.index] = bottoms[0]
     messages, specs = layer_messages(document), read_layers(document)
-    groups: dict[tuple[str, str], list[Use]] = {}
+    groups: dict[tuple[str, ...], list[Use]] = {}
     for spec in specs:
         if spec.type in PARAMETERS:
             shape = shapes.get(spec.index)
@@ -180,10 +180,10 @@ def _read_channels(nets: Sequence[NetDefinition], weights: WeightsFile) -> dict[
     return found
 
 
-def _key(spec: LayerSpec) -> tuple[str, str]:
+def _key(spec: LayerSpec) -> tuple[str, ...]:
     params = spec.fields.messages("param")
     shared = params[0].text("name") if params else ""
-    return ("param", shared) if shared else ("layer", spec.name)
+    return ("param", PARAMETERS[spec.type], shared) if shared else ("layer", spec.name)
 
 
 def _geometry(spec: LayerSpec, shape: Size | None, weights: WeightsFile | None) -> ConvGeometry | None:
