@@ -30,7 +30,7 @@ class Seen:
 
     Attributes:
         layer: name of the layer, the owner's where several share a weight.
-        inputs: (N, C_in, *size), before padding.
+        inputs: (N, C_in, *size), before padding; of a fully connected layer (N, C_in, positions).
         gradients: (N, C_out, *size of the output), of a random projection of the protected outputs; None
             where none were asked for.
     """
@@ -38,6 +38,11 @@ class Seen:
     layer: str
     inputs: NDArray[np.float32]
     gradients: NDArray[np.float32] | None = None
+
+
+def as_images(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One vector per sample, (N, C), as the positions of one image, (1, C, N); images as they are."""
+    return values.T[None] if values.ndim == 2 else values
 
 
 class Runner(Protocol):

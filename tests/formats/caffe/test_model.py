@@ -84,7 +84,7 @@ def test_decomposing_keeps_every_encoding(tmp_path, encoding):
             for old_blob, new_blob in zip(first.blobs, after.layer(new).blobs, strict=False):
                 # Values that were stored in pieces are stored in one.
                 wanted = old_blob.encoding.replace("chunked", "packed")
-                if choice.relative_error < 1e-2 and new_blob.shape != old_blob.shape:
+                if choice.relative_error < 1e-3 and len(new_blob.shape) > 1:
                     wanted = wanted.replace("raw float16", "packed float32")  # half would lose more
                 assert new_blob.encoding == wanted
     kept = [[one for one in w.layers if not one.name.startswith(("conv", "ip"))] for w in (before, after)]

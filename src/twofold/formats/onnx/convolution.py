@@ -1,23 +1,25 @@
-"""What a Conv node says: its shape, and what stands in the way of replacing it."""
+"""What a Conv, ConvTranspose or Gemm node says: its shape, and what stands in the way of replacing it."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto
 
-from ...conv import ConvGeometry, Size
+from ...conv import Array, ConvGeometry, Kind, Size
+from ..layout import canonical, stored
 from .graphs import DOMAIN, Constant, Graphs, Scope
 from .tensors import BITS
 
 #: Type of a node that is a convolution but cannot be replaced -> why, and which input is its weight.
 OTHERS = {
-    "ConvTranspose": ("a transposed convolution; these are not decomposed", 1),
     "DeformConv": ("a deformable convolution; these are not decomposed", 1),
     "ConvInteger": ("quantized (ConvInteger); decompose first, then quantize", 1),
     "QLinearConv": ("quantized (QLinearConv); decompose first, then quantize", 3),
 }
+#: Types of nodes that are replaced.
+PLAIN = frozenset({"Conv", "ConvTranspose", "Gemm"})
 #: Types of other domains that runtimes make when they optimise a model.
 FUSED = frozenset({"FusedConv", "NhwcConv", "NhwcFusedConv", "QLinearConv"})
 
@@ -53,14 +55,12 @@ class Use:
         """Multiply-accumulates per image; 0 where they are not known."""
         if self.geometry is None or self.input_size is None:
             return 0
-        if self.node.op_type == "ConvTranspose":  # multiplies every input position with the whole kernel
-            return self.geometry.params * math.prod(self.input_size)
         return self.geometry.macs(self.input_size)
 
 
 def is_convolution(node: NodeProto) -> bool:
     """Whether a node is a convolution of any kind."""
-    return (node.domain in DOMAIN and (node.op_type == "Conv" or node.op_type in OTHERS)) or (
+    return (node.domain in DOMAIN and (node.op_type in PLAIN or node.op_type in OTHERS)) or (
         node.domain not in DOMAIN and node.op_type in FUSED
     )
 
@@ -79,6 +79,8 @@ def read_use(
     """
     node = scope.graph.node[position]
     size = None if shape is None or None in shape[2:] else tuple(d for d in shape[2:] if d is not None)
+    if node.op_type == "Gemm":
+        size = (1,)  # an input of Gemm is a vector per sample
     weight: Constant | None = None
     bias: Constant | None = None
     reason, at = _kind(node)
@@ -136,6 +138,8 @@ def _geometry(node: NodeProto, weight: Constant | None, size: Size | None) -> tu
     if weight is None:
         return None, ""
     dims = tuple(weight.tensor.dims)
+    if node.op_type == "Gemm":
+        return _gemm(node, dims)
     if len(dims) < 3:
         return None, f"its weight has the shape {list(dims)}; one of at least 3 axes is needed"
     kernel = dims[2:]
@@ -149,10 +153,46 @@ def _geometry(node: NodeProto, weight: Constant | None, size: Size | None) -> tu
     if not len(stride) == len(dilation) == len(kernel):
         return None, f"its strides or dilations do not fit a kernel of {len(kernel)} axes"
     pads, problem = _pads(node, kernel, stride, dilation, size)
+    kind: Kind = "transposed" if node.op_type == "ConvTranspose" else "convolution"
+    more = integers(node, "output_padding", ()) if kind == "transposed" else ()
+    if kind == "transposed" and (auto_pad(node).startswith("SAME") or attribute(node, "output_shape")):
+        problem = "its pads follow from the size of its output; write them out (pads, output_padding)"
     try:
-        return ConvGeometry(c_out, c_in, kernel, stride, pads, dilation, groups), problem
+        return ConvGeometry(c_out, c_in, kernel, stride, pads, dilation, groups, kind, more), problem
     except ValueError as error:
         return None, f"its shape is not supported: {error}"
+
+
+def _gemm(node: NodeProto, dims: Size) -> tuple[ConvGeometry | None, str]:
+    if len(dims) != 2:
+        return None, f"its weight has the shape {list(dims)}; one of 2 axes is needed"
+    c_out, c_in = dims if is_transposed(node) else dims[::-1]
+    shaped = ConvGeometry.linear(c_out, c_in)
+    for name, plain in (("alpha", 1.0), ("beta", 1.0)):
+        found = attribute(node, name)
+        if found is not None and found.f != plain:
+            return shaped, f"it scales by {name} = {found.f:g}"
+    turned = attribute(node, "transA")
+    return shaped, "it transposes its input" if turned is not None and turned.i else ""
+
+
+def is_transposed(node: NodeProto) -> bool:
+    """Whether a Gemm stores its weight as (out, in)."""
+    found = attribute(node, "transB")
+    return found is not None and bool(found.i)
+
+
+def from_tensor(node: NodeProto, array: Array, shaped: ConvGeometry) -> Array:
+    """The weight as `ConvLayer` has it."""
+    turned = shaped.kind == "linear" and not is_transposed(node)
+    return canonical(np.ascontiguousarray(array.T) if turned else array, shaped)
+
+
+def to_tensor(node: NodeProto, weight: Array, shaped: ConvGeometry) -> Array:
+    """The weight as a node that stands in this one's place stores it."""
+    array = stored(weight, shaped)
+    turned = shaped.kind == "linear" and not is_transposed(node)
+    return np.ascontiguousarray(array.T) if turned else array
 
 
 def _pads(

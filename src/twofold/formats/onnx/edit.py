@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from ...conv import Array, ConvGeometry, FactorConv, Factors
-from .convolution import Use, auto_pad
+from .convolution import Use, auto_pad, to_tensor
 from .graphs import Constant, Graphs, Scope, value_names
 from .groups import Group, bias_of
 from .tensors import Files, new_tensor
@@ -43,7 +43,9 @@ class Editor:
     def replace(self, group: Group, stack: Factors) -> tuple[str, ...]:
         """Replace all nodes of a group; gives the names of those that stand for the first."""
         weight = self._own(group.weight)
-        weights = [self._add(weight, f"{weight.name}_{i}", conv.weight) for i, conv in enumerate(stack.convs)]
+        first = group.uses[0].node
+        arrays = [to_tensor(first, conv.weight, conv.geometry) for conv in stack.convs]
+        weights = [self._add(weight, f"{weight.name}_{i}", array) for i, array in enumerate(arrays)]
         names = [self._replace_node(use, group, stack, weights) for use in group.uses]
         return names[0]
 
@@ -138,6 +140,10 @@ class Editor:
 
 def _set_shape(node: NodeProto, geometry: ConvGeometry) -> None:
     """Write a geometry into a node's attributes; "SAME" pads stay so: they split by axis like the others."""
+    if geometry.kind == "linear":
+        return
+    if geometry.kind == "convolution":  # a factor of a ConvTranspose that has one tap, too
+        node.op_type = "Conv"
     wanted: dict[str, Iterable[int] | int] = {
         "dilations": geometry.dilation,
         "group": geometry.groups,
@@ -145,12 +151,15 @@ def _set_shape(node: NodeProto, geometry: ConvGeometry) -> None:
         "pads": (*(before for before, _ in geometry.pad), *(after for _, after in geometry.pad)),
         "strides": geometry.stride,
     }
+    if geometry.kind == "transposed":
+        wanted["output_padding"] = geometry.output_padding
     if auto_pad(node).startswith("SAME"):
         del wanted["pads"]
     kept = [
         one
         for one in node.attribute
-        if one.name not in {*wanted, "pads"} and (one.name != "auto_pad" or "pads" not in wanted)
+        if one.name not in {*wanted, "pads", "output_padding"}
+        and (one.name != "auto_pad" or "pads" not in wanted)
     ]
     new = [helper.make_attribute(name, value) for name, value in wanted.items()]
     del node.attribute[:]
@@ -165,16 +174,16 @@ def _value_infos(use: Use, node: NodeProto, values: list[str], stack: Factors) -
     if output is None or not output.type.tensor_type.HasField("shape"):
         return []
     whole = output.type.tensor_type.shape.dim
-    size: list[int | None] = [None] * len(whole[2:])
+    size: list[int | None] = [None] * len(stack.convs[0].geometry.kernel)
     if source is not None and len(source.type.tensor_type.shape.dim) == len(whole):
-        size = [dim.dim_value or None for dim in source.type.tensor_type.shape.dim[2:]]
+        size = [dim.dim_value or None for dim in source.type.tensor_type.shape.dim[2:]] or size
     infos = []
     for name, conv in zip(values, stack.convs, strict=False):
         size = [_output(conv.geometry, axis, length) for axis, length in enumerate(size)]
         same = auto_pad(node).startswith(
             "SAME"
         )  # then pads may depend on the size, which the shape does not tell
-        dims = [conv.geometry.c_out, *([None] * len(size) if same else size)]
+        dims = [conv.geometry.c_out, *([None] * len(size) if same else size)][: len(whole) - 1]
         info = helper.make_tensor_value_info(name, output.type.tensor_type.elem_type, [None, *dims])
         info.type.tensor_type.shape.dim[0].CopyFrom(whole[0])
         infos.append(info)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from onnx import ModelProto, NodeProto
 
 from ...conv import Array, ConvLayer, Size, Skipped
-from .convolution import Use, is_convolution, read_use
+from .convolution import Use, from_tensor, is_convolution, is_transposed, read_use
 from .graphs import Constant, Graphs, Scope, holder_of
 from .shapes import Shape, measured_shapes, value_shapes
 from .tensors import BITS, Files, all_tensors, is_external, read_weight
@@ -95,7 +95,7 @@ def _reason(graphs: Graphs, uses: list[Use]) -> str:
     for use in uses:
         if use.reason:
             return use.reason if use is uses[0] else f"shares its weight with {use.name!r}: {use.reason}"
-        if use.geometry != uses[0].geometry:
+        if use.geometry != uses[0].geometry or is_transposed(use.node) != is_transposed(uses[0].node):
             return f"shares its weight with {use.name!r}, which has another shape or stride"
     weight = uses[0].weight
     assert weight is not None, "Bug: a node without weight has a reason"
@@ -126,7 +126,7 @@ def as_layer(group: Group, files: Files) -> ConvLayer | Skipped:
     return ConvLayer(
         group.name,
         shaped,
-        read_weight(group.weight.tensor, files),
+        from_tensor(first.node, read_weight(group.weight.tensor, files), shaped),
         bias_of(first, files),
         sizes if len(sizes) == len(group.uses) else (),
         tuple(use.name for use in group.uses[1:]),

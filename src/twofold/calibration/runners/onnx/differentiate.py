@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....errors import ModelError
 from ....onnx_torch import OnnxNet
-from ...runner import Seen
+from ...runner import Seen, as_images
 from ..gradients import felt
 
 
@@ -52,4 +52,5 @@ def watch(
             "CalibrationOptions(gradients=False), and tell us"
         ) from error
     for (name, source, _), gradient in zip(seen, gradients, strict=True):
-        yield Seen(name, source.detach().float().numpy(), gradient.float().numpy())
+        images = (as_images(tensor.detach().float().numpy()) for tensor in (source, gradient))
+        yield Seen(name, *images)

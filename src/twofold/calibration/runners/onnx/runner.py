@@ -13,6 +13,7 @@ from onnx import ModelProto, helper
 
 from ....conv import ConvLayer, Factors
 from ....errors import InputError, ModelError, OptionError
+from ....formats.onnx.convolution import to_tensor
 from ....formats.onnx.graphs import is_op
 from ....formats.onnx.groups import bias_of
 from ....formats.onnx.model import OnnxModel
@@ -20,7 +21,7 @@ from ....formats.onnx.shapes import input_shapes
 from ....lowrank.measure import composed
 from ...images import ImageOptions
 from ...inputs import Batch, SampleShape
-from ...runner import Outputs, Seen, Stacks
+from ...runner import Outputs, Seen, Stacks, as_images
 from ..readout import ONNX as READOUT
 from .graph import Graph, types_of
 from .norms import with_batch_statistics
@@ -113,7 +114,7 @@ class OnnxRunner:
             if position in names:
                 source = self._network.graph.model.graph.node[position].input[0]
                 for values in envs:
-                    yield Seen(names[position], values[source].astype(np.float32, copy=False))
+                    yield Seen(names[position], as_images(values[source].astype(np.float32, copy=False)))
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`; with stacks the changed model itself is run."""
@@ -149,8 +150,9 @@ class OnnxRunner:
         """Weight and bias of the convolution that a stack equals, by the number of each use's piece."""
         group, pieces = self._model.group(layer.name), self._network.pieces
         kind = helper.tensor_dtype_to_np_dtype(group.weight.tensor.data_type)
-        weight = composed(stack).astype(kind)
-        zeros = np.zeros(len(weight))
+        whole = composed(stack).reshape(layer.geometry.weight_shape)
+        weight = to_tensor(group.uses[0].node, whole, layer.geometry).astype(kind)
+        zeros = np.zeros(layer.geometry.c_out)
         biases = [bias_of(use, self._model.files) for use in group.uses]
         last = stack.convs[-1].bias
         shift = (zeros if last is None else last) - (zeros if biases[0] is None else biases[0])
