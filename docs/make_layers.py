@@ -38,20 +38,24 @@ CONVOLUTIONS: dict[str, tuple[int, dict[str, int]]] = {
     "1x1": (2, {"kernel": 1, "pad": 0}),
 }
 TRANSPOSED = "transposed convolution"
+UPSAMPLING = "transposed, depthwise (upsampling)"
 FULLY_CONNECTED = "fully connected"
-KINDS = (*CONVOLUTIONS, TRANSPOSED, FULLY_CONNECTED)
+KINDS = (*CONVOLUTIONS, TRANSPOSED, UPSAMPLING, FULLY_CONNECTED)
 
 Build = Callable[[str, Path], Model]
 
 
 def caffe(kind: str, folder: Path) -> Model:
     """A Caffe definition with one layer; weights are not needed to say what can be done."""
-    axes, options = CONVOLUTIONS.get(kind, (2, {}))
+    axes, options = CONVOLUTIONS.get(kind, (2, {"groups": C} if kind == UPSAMPLING else {}))
     dims = " ".join(f"dim: {size}" for size in (1, C, *[8] * axes))
     fields = {"kernel": "kernel_size", "groups": "group", **{n: n for n in ("stride", "pad", "dilation")}}
     given = {"kernel": 3, "pad": 1, **options}
     numbers = " ".join(f"{fields[name]}: {value}" for name, value in given.items())
-    type_, param = ("Deconvolution" if kind == TRANSPOSED else "Convolution"), "convolution_param"
+    type_, param = (
+        ("Deconvolution" if kind in (TRANSPOSED, UPSAMPLING) else "Convolution"),
+        "convolution_param",
+    )
     if kind == FULLY_CONNECTED:
         type_, param, numbers = "InnerProduct", "inner_product_param", ""
     path = folder / "net.prototxt"
@@ -65,7 +69,7 @@ def caffe(kind: str, folder: Path) -> Model:
 
 def onnx_file(kind: str, folder: Path) -> Model:
     """An ONNX file with one node."""
-    axes, options = CONVOLUTIONS.get(kind, (2, {}))
+    axes, options = CONVOLUTIONS.get(kind, (2, {"groups": C} if kind == UPSAMPLING else {}))
     side, pad, groups = options.get("kernel", 3), options.get("pad", 1), options.get("groups", 1)
     attributes: dict[str, Any] = {"pads": [pad] * 2 * axes, "group": groups}
     attributes |= {
@@ -74,7 +78,7 @@ def onnx_file(kind: str, folder: Path) -> Model:
     }
     weight, type_ = np.ones((C, C // groups, *[side] * axes), np.float32), "Conv"
     size: list[int] = [1, C, *[8] * axes]
-    if kind == TRANSPOSED:
+    if kind in (TRANSPOSED, UPSAMPLING):
         type_ = "ConvTranspose"
     if kind == FULLY_CONNECTED:
         type_, weight, attributes, size = "Gemm", np.ones((C, C), np.float32), {}, [1, C]
@@ -90,11 +94,11 @@ def onnx_file(kind: str, folder: Path) -> Model:
 
 def module(kind: str, _: Path) -> Model:
     """A module that is one layer."""
-    axes, options = CONVOLUTIONS.get(kind, (2, {}))
+    axes, options = CONVOLUTIONS.get(kind, (2, {"groups": C} if kind == UPSAMPLING else {}))
     if kind == FULLY_CONNECTED:
         layer: nn.Module = nn.Linear(C, C)
-    elif kind == TRANSPOSED:
-        layer = nn.ConvTranspose2d(C, C, 3, padding=1)
+    elif kind in (TRANSPOSED, UPSAMPLING):
+        layer = nn.ConvTranspose2d(C, C, 3, padding=1, groups=options.get("groups", 1))
     else:
         make = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[axes]
         given = {"kernel": 3, "pad": 1, **options}
@@ -132,6 +136,10 @@ asks the formats and the schemes themselves.
 
 """
 TAIL = """
+
+Fully connected is InnerProduct in Caffe, Gemm in ONNX (MatMul nodes are not listed yet), nn.Linear in
+PyTorch. Like a 1x1 convolution it is taken by the scheme `channel` only, which competes by default where there
+are calibration inputs.
 
 Whatever the kind, a layer stays where its weight is computed, quantized or an input of the graph, where it is
 shared with something else than layers of the same shape, and where no rank makes it cheaper. `twofold

@@ -1,4 +1,7 @@
-"""What is timed: a stack of convolutions on an input of one size, and small models of it."""
+"""What is timed: a stack of convolutions on an input of one size, and small models of it.
+
+A fully connected layer is timed as the convolution with one tap that it is.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..conv import ConvGeometry, ConvLayer, Size
 from ..formats.caffe.caffemodel import NewLayer, create_weights
+from ..formats.layout import stored
 from ..planning.text import ranks_text, shape_text
 
 Weights = list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]
@@ -70,7 +74,10 @@ def onnx_bytes(stack: Stack) -> bytes:
     nodes, constants, value = [], [], "x"
     size = stack.size
     for i, (geometry, (weight, bias)) in enumerate(zip(stack.chain, stack.weights(), strict=True)):
-        named = {f"w{i}": weight, **({} if bias is None else {f"b{i}": bias})}
+        named = {
+            f"w{i}": stored(weight, geometry) if geometry.kind == "transposed" else weight,
+            **({} if bias is None else {f"b{i}": bias}),
+        }
         constants += [numpy_helper.from_array(array, name) for name, array in named.items()]
         out = "y" if i == len(stack.chain) - 1 else f"x{i}"
         window: dict[str, Any] = {
@@ -78,7 +85,10 @@ def onnx_bytes(stack: Stack) -> bytes:
             "pads": [side for sides in zip(*geometry.pad, strict=True) for side in sides],
             "group": geometry.groups,
         }  # fmt: skip
-        nodes.append(helper.make_node("Conv", [value, *named], [out], f"conv{i}", **window))
+        kind = "Conv"
+        if geometry.kind == "transposed":
+            kind, window["output_padding"] = "ConvTranspose", geometry.output_padding
+        nodes.append(helper.make_node(kind, [value, *named], [out], f"conv{i}", **window))
         value, size = out, geometry.output_size(size)
     ends = {"x": stack.input_shape, "y": (stack.batch, stack.chain[-1].c_out, *size)}
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in ends.items())
@@ -93,6 +103,8 @@ def caffe_refusal(stack: Stack) -> str | None:
     """Why Caffe has no such stack, in words for users; None where it has."""
     if any(before != after for geometry in stack.chain for before, after in geometry.pad):
         return "Caffe pads both sides alike"
+    if any(map(any, (geometry.output_padding for geometry in stack.chain))):
+        return "Caffe has no output padding"
     return None
 
 
@@ -104,8 +116,10 @@ def caffe_bytes(stack: Stack) -> tuple[bytes, bytes]:
     for i, (geometry, (weight, bias)) in enumerate(zip(stack.chain, stack.weights(), strict=True)):
         top = "y" if i == len(stack.chain) - 1 else f"x{i}"
         text.append(_caffe_layer(f"conv{i}", value, top, geometry, bias is not None))
+        transposed = geometry.kind == "transposed"
+        weight = stored(weight, geometry) if transposed else weight  # noqa: PLW2901 - as the file has it
         blobs = (weight,) if bias is None else (weight, bias)
-        layers.append(NewLayer(f"conv{i}", "Convolution", blobs))
+        layers.append(NewLayer(f"conv{i}", "Deconvolution" if transposed else "Convolution", blobs))
         value = top
     stream = io.BytesIO()
     create_weights(layers, "stack").write(stream)
@@ -128,7 +142,8 @@ def _caffe_layer(name: str, bottom: str, top: str, geometry: ConvGeometry, bias:
         f"group: {geometry.groups}",
         f"bias_term: {str(bias).lower()}",
     ]
+    kind = "Deconvolution" if geometry.kind == "transposed" else "Convolution"
     return (
-        f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{top}"\n'
+        f'layer {{ name: "{name}" type: "{kind}" bottom: "{bottom}" top: "{top}"\n'
         f"  convolution_param {{ {' '.join(fields)} }} }}"
     )

@@ -337,7 +337,6 @@ def refused_models():
     )
     yield "is an output of the graph", model([c], {"w": w}, x, {**y, "w": w.shape})
     yield "shares its weight with 'b', which has another", shared(strides=[2, 2])
-    yield "transposed", model([helper.make_node("ConvTranspose", ["x", "w"], ["y"], "c")], {"w": w}, x, y)
     yield (
         "depend on the input's size",
         model(
