@@ -138,8 +138,8 @@ asks the formats and the schemes themselves.
 TAIL = """
 
 Fully connected is InnerProduct in Caffe, Gemm in ONNX (MatMul nodes are not listed yet), nn.Linear in
-PyTorch. Like a 1x1 convolution it is taken by the scheme `channel` only, which competes by default where there
-are calibration inputs.
+PyTorch. Like a 1x1 convolution it is taken by the scheme `channel` only, which competes by default where
+there are calibration inputs.
 
 Whatever the kind, a layer stays where its weight is computed, quantized or an input of the graph, where it is
 shared with something else than layers of the same shape, and where no rank makes it cheaper. `twofold
