@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from ..conv import ConvLayer, Factors, Skipped
 from ..progress import track
 from .atomic import commit, recover, refuse_existing
+from .graph import NetGraph
 
 __all__ = ["Model", "commit", "digest", "recover", "refuse_existing"]
 
@@ -31,6 +32,13 @@ class Model(Protocol):
 
     def convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
         """All convolutions in the model's order; those that cannot be replaced as `Skipped`."""
+
+    def graph(self) -> NetGraph:
+        """Its structure, for showing it.
+
+        Raises:
+            ModelError: it cannot be opened.
+        """
 
     def sources(self) -> dict[str, str]:
         """The sha256 of each of its files, by file name."""

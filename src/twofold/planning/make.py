@@ -106,6 +106,27 @@ def make_plan(
     return maker.plan(sources or {})
 
 
+def problem_of(
+    layers: Sequence[ConvLayer | Skipped],
+    factorizations: Mapping[str, Sequence[Factorization]],
+    options: PlanOptions,
+    objective: Objective,
+    cost: Cost,
+) -> Problem:
+    """What `make_plan` chooses from without a rule, so that it can be solved under other budgets.
+
+    Args:
+        layers: all convolutions of the model.
+        factorizations: by name of the layer.
+        options: of the plan.
+        objective: what candidates do to the network's output.
+        cost: the unit of the budgets.
+    """
+    selection, workload = select(layers, options), Workload.of(layers)
+    maker = _Maker(layers, factorizations, options, objective, cost, selection, workload)
+    return maker.problem(maker.decided())
+
+
 def _requests_of(
     layer: ConvLayer, selection: Selection, options: PlanOptions, workload: Workload
 ) -> tuple[Request, ...]:
@@ -205,7 +226,7 @@ class _Maker:
     workload: Workload
 
     def plan(self, sources: Mapping[str, str]) -> Plan:
-        picks, notes = self._decided(), list[str]()
+        picks, notes = self.decided(), list[str]()
         if self.options.rule is None:
             picks |= self._optimum(picks, notes)
         if (
@@ -225,7 +246,7 @@ class _Maker:
                 choices.append(self._choice(layer, pick))
         return Plan(tuple(choices), tuple(skipped), self.options, self.workload.unit, sources, tuple(notes))
 
-    def _decided(self) -> dict[str, Candidate | Skipped | str]:
+    def decided(self) -> dict[str, Candidate | Skipped | str]:
         """What options and rule say of each layer; without a rule only of those left alone and fixed."""
         picks: dict[str, Candidate | Skipped | str] = {s.name: s for s in self.selection.skipped}
         chosen_rule = None if self.options.rule is None else rule(self.options.rule)
@@ -253,12 +274,10 @@ class _Maker:
         # At full rank all errors are rounding; there the price decides.
         return min(fitting, key=lambda c: (c.energy_error if ranks else 0.0, c.macs))
 
-    def _optimum(
-        self, decided: Mapping[str, Candidate | Skipped | str], notes: list[str]
-    ) -> dict[str, Candidate | str]:
-        """Choose for the layers that are not decided; `notes` tells how good the choice is, if not proven."""
+    def problem(self, decided: Mapping[str, Candidate | Skipped | str]) -> Problem:
+        """What is left to choose."""
         kept = {name: pick if isinstance(pick, Candidate) else None for name, pick in decided.items()}
-        problem = Problem.pose(
+        return Problem.pose(
             self.layers,
             self.factorizations,
             kept,
@@ -267,6 +286,12 @@ class _Maker:
             self.workload,
             self.options.multiple,
         )
+
+    def _optimum(
+        self, decided: Mapping[str, Candidate | Skipped | str], notes: list[str]
+    ) -> dict[str, Candidate | str]:
+        """Choose for the layers that are not decided; `notes` tells how good the choice is, if not proven."""
+        problem = self.problem(decided)
         budget = self.options.budget
         if budget is not None and budget.kind == "error":
             solution = problem.within_error(budget.value)

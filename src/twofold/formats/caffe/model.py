@@ -14,9 +14,11 @@ import numpy as np
 from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
 from ..base import commit, digest, recover
+from ..graph import NetGraph
 from .caffemodel import read_weights
 from .convolution import parameters, to_blob
 from .emit import NewLayerText, free_name, replace_layer
+from .graph import net_graph
 from .groups import Group, Use, as_layer, find_groups
 from .net import NetDefinition, read_layers, read_net
 from .prototxt import Document, parse
@@ -127,6 +129,10 @@ class CaffeModel:
             FormatError: weights are damaged.
         """
         return self._convolutions
+
+    def graph(self) -> NetGraph:
+        """See `formats.base.Model.graph`."""
+        return net_graph(self.definition, self._groups, self.inputs)
 
     @property
     def notes(self) -> tuple[str, ...]:

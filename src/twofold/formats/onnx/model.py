@@ -18,9 +18,11 @@ from onnx import ModelProto
 from ...conv import ConvLayer, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
 from ..base import commit, digest, recover
+from ..graph import NetGraph
 from ..sniff import what_else
 from .edit import Editor
 from .external import copy_range, lay_out, write_pieces
+from .graph import net_graph
 from .graphs import Constant, Graphs
 from .groups import Group, as_layer, find_groups, in_functions
 from .tensors import Files, all_tensors, external_entry, external_files, is_external, new_tensor
@@ -92,6 +94,10 @@ class OnnxModel:
     def group(self, name: str) -> Group:
         """All nodes of a layer that `convolutions` gives as `ConvLayer`."""
         return self._groups[name]
+
+    def graph(self) -> NetGraph:
+        """See `formats.base.Model.graph`."""
+        return net_graph(self.proto, self._groups.values(), self.inputs, str(self.path))
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -19,7 +19,9 @@ from ...conv import ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import InputError, ModelError, OptionError, OutputError
 from ...progress import track
 from ..base import commit
+from ..graph import NetGraph
 from .convolution import input_size, is_convolution, stack_like, values
+from .graph import net_graph
 from .groups import ROOT, Calls, Group, as_layer, find_groups
 from .inputs import Arguments
 
@@ -76,6 +78,10 @@ class TorchModel:
             InputError: the module does not run on the example inputs.
         """
         return self._convolutions
+
+    def graph(self) -> NetGraph:
+        """See `formats.base.Model.graph`."""
+        return net_graph(copied(self.module), self._groups.values(), self.example_inputs)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -1,0 +1,40 @@
+"""The structure of a network, for showing it: who feeds whom. Nothing is computed from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Size along each axis; None where it is not known.
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One layer, operator or module.
+
+    Attributes:
+        name: its name.
+        kind: its type, as the format calls it: "Convolution", "Conv", "Conv2d".
+        sources: positions of the nodes that feed it, all before its own.
+        shape: of its first output; None where it is not known.
+        layer: name of the convolution that it is a use of, as `Model.convolutions` gives it; None for others.
+    """
+
+    name: str
+    kind: str
+    sources: tuple[int, ...] = ()
+    shape: Shape | None = None
+    layer: str | None = None
+
+
+@dataclass(frozen=True)
+class NetGraph:
+    """A network.
+
+    Attributes:
+        nodes: each after those that feed it.
+        complete: whether the edges are known; else the nodes stand in their order, each fed by the one before.
+    """
+
+    nodes: tuple[Node, ...]
+    complete: bool = True
