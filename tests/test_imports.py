@@ -25,8 +25,9 @@ FLOW = (
     ("result", "search", "export"),
     ("latency",),
     ("decompose", "apply", "compare", "doctor"),
-    ("finetune", "report", "quantize"),
+    ("finetune", "quantize"),
     ("recover",),
+    ("report",),
     ("amct", "amct_torch"),
     ("cli",),
     ("__init__", "__main__"),
@@ -36,6 +37,8 @@ RANK = {part: rank for rank, parts in enumerate(FLOW) for part in parts}
 ALLOWED = {
     # A method for convenience, which imports when it is called: a model gives its own torch module.
     ("formats", "caffe_torch"),
+    # The same: a result shows itself.
+    ("result", "report"),
 }
 
 

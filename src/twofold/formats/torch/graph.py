@@ -45,12 +45,12 @@ def net_graph(module: nn.Module, groups: Iterable[Group], example_inputs: Any) -
 
 def _add_shapes(traced: fx.GraphModule, module: nn.Module, example_inputs: Any) -> None:
     arguments = Arguments.of(module, example_inputs)
-    holders = [node for node in traced.graph.nodes if node.op == "placeholder"]
-    given = [*arguments.positional, *arguments.named.values()]
-    if len(given) != len(holders):  # defaults were left out; the graph does without shapes
+    given = {**dict(zip(arguments.names, arguments.positional, strict=True)), **arguments.named}
+    holders = [str(node.target) for node in traced.graph.nodes if node.op == "placeholder"]
+    if any(name not in given for name in holders):  # defaults were left out; the graph does without shapes
         return
     with torch.no_grad():
-        ShapeProp(traced).propagate(*given)  # type: ignore[no-untyped-call]
+        ShapeProp(traced).propagate(*(given[name] for name in holders))  # type: ignore[no-untyped-call]
 
 
 def _kind(node: fx.Node, traced: fx.GraphModule) -> str:

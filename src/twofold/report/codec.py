@@ -1,0 +1,86 @@
+"""Frozen dataclasses as JSON and back, by their annotations: the dataclasses are the schema."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ..errors import FormatError
+
+T = TypeVar("T")
+
+
+def to_plain(value: Any) -> Any:
+    """A value as what JSON knows: dataclasses and mappings become objects, tuples arrays, paths text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(one) for key, one in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_plain(kind: type[T], value: Any, where: str = "") -> T:
+    """Read a dataclass from what `to_plain` gave.
+
+    Raises:
+        FormatError: a key is unknown or missing, or a value is of another kind; says where.
+    """
+    found: T = _read(kind, value, where)
+    return found
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        (inner,) = (one for one in arguments if one is not type(None))
+        return None if value is None else _read(inner, value, where)
+    if origin is tuple:
+        return _tuple(arguments, value, where)
+    if origin is not None and issubclass(origin, Mapping):
+        _demand(isinstance(value, dict), value, where, "an object")
+        return {key: _read(arguments[1], one, f"{where}.{key}") for key, one in value.items()}
+    if is_dataclass(kind):
+        return _dataclass(kind, value, where)
+    if kind is Path:
+        return Path(_read(str, value, where))
+    if kind is float:
+        _demand(isinstance(value, (int, float)) and not isinstance(value, bool), value, where, "a number")
+        return float(value)
+    _demand(type(value) is kind, value, where, f"of type {kind.__name__}")
+    return value
+
+
+def _tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    _demand(isinstance(value, list), value, where, "an array")
+    kinds = [arguments[0]] * len(value) if arguments[-1:] == (Ellipsis,) else list(arguments)
+    _demand(len(kinds) == len(value), value, where, f"an array of {len(kinds)}")
+    return tuple(
+        _read(kind, one, f"{where}[{i}]") for i, (kind, one) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _dataclass(kind: Any, value: Any, where: str) -> Any:
+    _demand(isinstance(value, dict), value, where, "an object")
+    known = {field.name: field for field in fields(kind)}
+    unknown = sorted(value.keys() - known.keys())
+    needed = {
+        name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING
+    }
+    missing = sorted(needed - value.keys())
+    if unknown or missing:
+        what = f"key {unknown[0]!r} is unknown" if unknown else f"key {missing[0]!r} is missing"
+        raise FormatError(f"{where or 'the report'}: {what}; it has {', '.join(known)}")
+    hints = get_type_hints(kind)
+    return kind(**{name: _read(hints[name], one, f"{where}.{name}".lstrip(".")) for name, one in value.items()})
+
+
+def _demand(fine: bool, value: Any, where: str, wanted: str) -> None:
+    if not fine:
+        raise FormatError(f"{where or 'the report'}: {str(value)[:40]!r} is not {wanted}")

@@ -1,0 +1,204 @@
+"""What a report is made of: a value that saves as JSON, and from which the page is made at any time."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..compare import Comparison
+from ..errors import FormatError
+from ..formats.graph import NetGraph
+from ..planning.codec import plan_from_json
+from ..planning.plan import Plan, tool_version
+from ..planning.tradeoff import Outlook
+from ..quantize import Quantized
+from .codec import from_plain, to_plain
+
+#: Version of the layout; files of a later one are refused.
+SCHEMA = 1
+JSON_FILE = "report.json"
+PAGE_FILE = "report.html"
+#: Packages whose versions a report names where they are installed.
+_PACKAGES = ("numpy", "scipy", "torch", "onnx", "onnxruntime", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box that a detector found, in shares of the picture's width and height."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    score: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One output for one input, of both nets; what is not there is empty. Pairs are (before, after).
+
+    Attributes:
+        name: of the output.
+        maps: data URIs of pictures, at one scale.
+        boxes: found boxes.
+        classes: (label, value before, value after) of the largest values, largest first.
+    """
+
+    name: str
+    maps: tuple[str, ...] = ()
+    boxes: tuple[tuple[Box, ...], ...] = ()
+    classes: tuple[tuple[str, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One input, and what both nets make of it.
+
+    Attributes:
+        picture: data URI of the input; "" where it is no picture.
+        outputs: what can be shown.
+    """
+
+    picture: str
+    outputs: tuple[Shown, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a report's numbers were made.
+
+    Attributes:
+        version: of twofold.
+        command: the command line, word by word; empty where it was made from Python.
+        packages: versions.
+        machine: system and processor.
+    """
+
+    version: str = field(default_factory=tool_version)
+    command: tuple[str, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
+    machine: str = ""
+
+    @classmethod
+    def here(cls, command: Sequence[str] = ()) -> Made:
+        """By what is installed, on this machine."""
+        found = {"python": platform.python_version()}
+        for name in _PACKAGES:
+            try:
+                found[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+        return cls(tool_version(), tuple(command), found, f"{platform.system()} {platform.machine()}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """The course of a training.
+
+    Attributes:
+        losses: (iteration, loss), smoothed as the trainer prints it.
+        tests: name of a test score -> (iteration, value).
+    """
+
+    losses: tuple[tuple[int, float], ...] = ()
+    tests: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one page shows; what was not made is None or empty.
+
+    Attributes:
+        title: what the report is about, such as the model's file name.
+        made: versions, machine and command.
+        plan: the plan as its own JSON object.
+        outlook: what other ranks and budgets would give.
+        graph: the original network.
+        samples: a few inputs with both nets' outputs.
+        comparison: of two models.
+        quantized: what int8 costs.
+        training: of a fine-tuning.
+        notes: about the report itself, such as parts that could not be made.
+    """
+
+    title: str
+    made: Made
+    plan: Mapping[str, Any] | None = None
+    outlook: Outlook | None = None
+    graph: NetGraph | None = None
+    samples: tuple[Sample, ...] = ()
+    comparison: Comparison | None = None
+    quantized: Quantized | None = None
+    training: Training | None = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def decided(self) -> Plan | None:
+        """The plan as a value."""
+        return None if self.plan is None else plan_from_json(json.dumps(self.plan))
+
+    def to_json(self) -> str:
+        """Serialise; equal reports give equal text."""
+        document = {"twofold_report": SCHEMA, **to_plain(self)}
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+        # Bytes of a name that are not UTF-8 are lone surrogates, which a UTF-8 file can hold escaped only.
+        return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match.group()):04x}", text)
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read what `to_json` wrote.
+
+        Raises:
+            FormatError: it is no report, or one of another layout.
+        """
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"is no report: {error}") from error
+        if not isinstance(document, dict) or "twofold_report" not in document:
+            raise FormatError("is no report: it lacks the key 'twofold_report'")
+        schema = document.pop("twofold_report")
+        if schema != SCHEMA:
+            raise FormatError(f"the report has layout {schema}; this twofold reads layout {SCHEMA}")
+        report = from_plain(cls, document)
+        _ = report.decided  # refused here, not when the page is made
+        return report
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read a report from its JSON, or from the folder that holds it.
+
+        Raises:
+            FormatError: there is none.
+        """
+        path = Path(path)
+        path = path / JSON_FILE if path.is_dir() else path
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise FormatError(
+                f"{path}: cannot read the report: {error.strerror or error}; it is written with the model, "
+                "unless --no-report is given"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path}: is no report: not UTF-8 text") from error
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from error
+
+    def page(self) -> str:
+        """The page, complete in itself."""
+        from .page import page  # noqa: PLC0415 - the page is made from reports
+
+        return page(self)
+
+    def files(self) -> dict[str, bytes]:
+        """Page and JSON, by file name."""
+        return {JSON_FILE: self.to_json().encode(), PAGE_FILE: self.page().encode("utf-8", "replace")}

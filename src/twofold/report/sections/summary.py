@@ -1,0 +1,106 @@
+"""What was spent and what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...planning.plan import Plan
+from ...planning.text import count_text, error_text
+from ...planning.timing import Timing
+from ..data import Report
+
+#: Bytes of a weight in float32.
+_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number with what it was before.
+
+    Attributes:
+        name: of the quantity.
+        value: large.
+        detail: below, such as before and after.
+        share: length of the bar, after / before; None for no bar.
+    """
+
+    name: str
+    value: str
+    detail: str
+    share: float | None = None
+
+
+def sentence(report: Report) -> str:
+    """The whole report in one sentence."""
+    plan = report.decided
+    if plan is not None:
+        count, every = len(plan.choices), len(plan.choices) + len(plan.skipped)
+        text = f"{count} of {every} convolutions decomposed, {plan.totals.macs_ratio:.3f} of the MACs left"
+        if plan.timing is not None and plan.timing.network.measured is not None:
+            before, after = plan.timing.network.measured
+            text += f", {before / after:.2f} times as fast"
+        if plan.measured_error is not None:
+            text += f", output error {error_text(plan.measured_error)}"
+        return text + "."
+    if report.comparison is not None:
+        worst = [one.error for one in report.comparison.outputs if one.error is not None]
+        error = f"output error {error_text(max(worst))}, " if worst else ""
+        return f"Two models on the same {report.comparison.samples} inputs: {error}side by side."
+    if report.quantized is not None:
+        before, after = report.quantized.bytes
+        return f"In int8, {after / before:.3f} of the bytes."
+    return "The course of a training." if report.training is not None else ""
+
+
+def tiles(report: Report) -> tuple[Tile, ...]:
+    """The numbers at the top."""
+    found: list[Tile] = []
+    if report.decided is not None:
+        found += _of_plan(report.decided)
+    if report.comparison is not None:
+        one = report.comparison
+        found += [_counts("MACs", one.macs)] if one.macs[0] else []
+        found.append(_counts("Params", one.params))
+        found += [_counts("File bytes", one.bytes)] if one.bytes else []
+        found += [_seconds(f"Time, {time.runtime}", time.seconds, time.ratio, time.spread) for time in one.times]
+    if report.quantized is not None:
+        found.append(_counts("File bytes", report.quantized.bytes))
+        for name, error in report.quantized.outputs.items():
+            found.append(Tile(f"Output error, {name}", error_text(error), "int8 against float32"))
+    return tuple(found)
+
+
+def _of_plan(plan: Plan) -> Iterator[Tile]:
+    totals = plan.totals
+    per = "" if plan.macs_per == "image" else f", per {plan.macs_per}"
+    yield _counts(f"MACs{per}", totals.macs)
+    yield _counts("Params", totals.params)
+    before, after = (count * _BYTES for count in totals.params)
+    yield _counts("Weight bytes, float32", (before, after))
+    if plan.timing is not None:
+        yield _timing(f"Time, {plan.timing.setting}", plan.timing.network)
+    measured, predicted = plan.measured_error, plan.predicted_error if plan.choices else None
+    if measured is not None:
+        detail = "measured" if predicted is None else f"measured; predicted {error_text(predicted)}"
+        yield Tile("Output error", error_text(measured), detail)
+    elif predicted is not None:
+        yield Tile("Output error", error_text(predicted), "predicted")
+
+
+def _counts(name: str, pair: tuple[int, int]) -> Tile:
+    share = pair[1] / pair[0] if pair[0] else None
+    value = "" if share is None else f"{share:.3f}"
+    return Tile(name, value, f"{count_text(pair[0])} → {count_text(pair[1])}", share)
+
+
+def _timing(name: str, timing: Timing) -> Tile:
+    pair = timing.measured or timing.predicted
+    tile = _seconds(name, pair, pair[1] / pair[0] if pair[0] else 1.0, timing.spread)
+    how = "predicted" if timing.measured is None else "measured"
+    return Tile(name, tile.value, f"{tile.detail}, {how}", tile.share)
+
+
+def _seconds(name: str, pair: tuple[float, float], ratio: float, spread: float | None) -> Tile:
+    about = "" if not spread else f" ± {spread:.3f}"
+    return Tile(name, f"{ratio:.3f}{about}", f"{1e3 * pair[0]:.3g} → {1e3 * pair[1]:.3g} ms", ratio)

@@ -1,0 +1,213 @@
+"""Line charts as inline SVG: axes, lines, and points that tell what they are when they are pointed at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+#: A point (x, y).
+Point = tuple[float, float]
+#: Errors below this share of the largest lie off a chart: they would squeeze everything else.
+_FLOOR = 1e-4
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line, or points alone.
+
+    Attributes:
+        points: x rising.
+        css: class of the line and its dots.
+        tips: what each point says; none for a line without dots.
+        budgets: for each point, what is put into the command to copy.
+    """
+
+    points: tuple[Point, ...]
+    css: str
+    tips: tuple[str, ...] = ()
+    budgets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One point that stands out.
+
+    Attributes:
+        at: where.
+        css: its class.
+        tip: what it says.
+        label: written beside it.
+        budget: what is put into the command to copy.
+    """
+
+    at: Point
+    css: str
+    tip: str
+    label: str = ""
+    budget: str = ""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Size and labels of a chart; `log` is the vertical axis."""
+
+    width: int
+    height: int
+    x_label: str = ""
+    y_label: str = ""
+    x_range: tuple[float, float] | None = None
+    log: bool = True
+    left: int = 58
+    bottom: int = 40
+    top: int = 14
+    right: int = 16
+    ticks: int = 6
+
+
+def tip(text: str) -> Markup:
+    """The attributes that make something tell `text` when it is pointed at or focused."""
+    return Markup('data-tip="{0}" aria-label="{0}"').format(text)
+
+
+def number(value: float) -> str:
+    """A short number for an axis."""
+    return f"{value:.10g}" if 1e-3 <= abs(value) < 1e5 or not value else f"{value:.0e}".replace("e-0", "e-")
+
+
+def nice_ticks(low: float, high: float, count: int) -> list[float]:
+    """Round values between two, about so many."""
+    span = high - low
+    if span <= 0:
+        return [low]
+    raw = span / max(count, 1)
+    unit = 10 ** math.floor(math.log10(raw))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten between two; with 2 and 5 between where there are few."""
+    found: list[float] = []
+    for factors in ((1,), (1, 2, 5)):
+        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        found = [f * 10.0**d for d in decades for f in factors if low * 0.999 <= f * 10.0**d <= high * 1.001]
+        if len(found) >= 3:
+            break
+    return found
+
+
+@dataclass(frozen=True)
+class _Scale:
+    axes: Axes
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    @classmethod
+    def of(cls, axes: Axes, points: Sequence[Point]) -> _Scale:
+        xs = [x for x, _ in points] or [0.0, 1.0]
+        ys = [y for _, y in points if y > 0] or [1.0]
+        high = max(ys)
+        low = max(min(ys), high * _FLOOR) if axes.log else 0.0
+        if axes.log:
+            low, high = low / 1.25, high * 1.25
+        x = axes.x_range or (min(xs), max(xs))
+        return cls(axes, x if x[1] > x[0] else (x[0] - 1, x[0] + 1), (low, high if high > low else low + 1))
+
+    def px(self, x: float) -> float:
+        room = self.axes.width - self.axes.left - self.axes.right
+        return self.axes.left + (x - self.x[0]) / (self.x[1] - self.x[0]) * room
+
+    def py(self, y: float) -> float:
+        room = self.axes.height - self.axes.top - self.axes.bottom
+        if self.axes.log:
+            share = math.log(max(y, self.y[0]) / self.y[0]) / math.log(self.y[1] / self.y[0])
+        else:
+            share = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return self.axes.top + (1 - share) * room
+
+    def inside(self, y: float) -> bool:
+        return not self.axes.log or y >= self.y[0]
+
+
+def chart(axes: Axes, lines: Sequence[Line], marks: Sequence[Mark], title: str) -> Markup:
+    """Draw a chart.
+
+    Args:
+        axes: its size and labels.
+        lines: from back to front.
+        marks: on top of them.
+        title: what it shows, for readers who do not see it.
+    """
+    every = [point for line in lines for point in line.points] + [mark.at for mark in marks]
+    scale = _Scale.of(axes, every)
+    inner = [*_grid(scale), *(part for line in lines for part in _line(scale, line))]
+    inner += [_mark(scale, mark) for mark in marks]
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
+    ).format(axes.width, axes.height, title, Markup("").join(inner))
+
+
+def _grid(scale: _Scale) -> list[Markup]:
+    axes, parts = scale.axes, []
+    base, right = axes.height - axes.bottom, axes.width - axes.right
+    for x in nice_ticks(*scale.x, axes.ticks):
+        at = round(scale.px(x), 1)
+        parts.append(Markup('<path class="grid" d="M{0} {1}V{2}"/>').format(at, axes.top, base))
+        parts.append(
+            Markup('<text class="tick mid" x="{}" y="{}">{}</text>').format(at, base + 15, number(x))
+        )
+    for y in log_ticks(*scale.y) if axes.log else nice_ticks(*scale.y, 4):
+        at = round(scale.py(y), 1)
+        parts.append(Markup('<path class="grid" d="M{0} {1}H{2}"/>').format(axes.left, at, right))
+        parts.append(
+            Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(axes.left - 6, at + 4, number(y))
+        )
+    if axes.x_label:
+        middle = (axes.left + right) / 2
+        parts.append(
+            Markup('<text class="label mid" x="{}" y="{}">{}</text>').format(
+                middle, axes.height - 5, axes.x_label
+            )
+        )
+    if axes.y_label:
+        middle = (axes.top + base) / 2
+        parts.append(
+            Markup('<text class="label mid" transform="translate(13 {}) rotate(-90)">{}</text>').format(
+                middle, axes.y_label
+            )
+        )
+    return parts
+
+
+def _line(scale: _Scale, line: Line) -> list[Markup]:
+    shown = [(x, y) for x, y in line.points if scale.inside(y)]
+    path = " ".join(f"{scale.px(x):.1f},{scale.py(y):.1f}" for x, y in shown)
+    parts = [Markup('<polyline class="line {}" points="{}"/>').format(line.css, path)]
+    budgets = line.budgets or ("",) * len(line.tips)
+    for (x, y), text, budget in zip(line.points, line.tips, budgets, strict=len(line.tips) > 0):
+        if scale.inside(y):
+            extra = Markup(' data-budget="{}" tabindex="0"').format(budget) if budget else ""
+            parts.append(
+                Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3" {}{}/>').format(
+                    line.css, scale.px(x), scale.py(y), tip(text), extra
+                )
+            )
+    return parts
+
+
+def _mark(scale: _Scale, mark: Mark) -> Markup:
+    x, y = scale.px(mark.at[0]), scale.py(mark.at[1])
+    budget = Markup(' data-budget="{}"').format(mark.budget) if mark.budget else ""
+    dot = Markup('<circle class="mark {}" cx="{:.1f}" cy="{:.1f}" r="6" tabindex="0" {}{}/>').format(
+        mark.css, x, y, tip(mark.tip), budget
+    )
+    if not mark.label:
+        return dot
+    end = x > scale.axes.width * 0.65
+    return dot + Markup('<text class="name {}" x="{:.1f}" y="{:.1f}">{}</text>').format(
+        "end" if end else "", x + (-10 if end else 10), y - 9, mark.label
+    )
