@@ -137,6 +137,11 @@ class Calibration:
             source.statistics, inputs.provenance.notes, source.asked,
         )  # fmt: skip
 
+    def sample(self, count: int) -> Calibration:
+        """The same with a few held-out samples alone."""
+        few = self.held_out.take(slice(0, max(count, self.held_out.batch)))
+        return replace(self, inputs=few, held_out=few)
+
     def measure(self) -> Measure:
         """A fresh measure of what is protected."""
         return OutputError() if self.metric is None else MetricChange(self.metric)

@@ -165,7 +165,7 @@ class _Found:
         plain: dict[str, Any] = {}
         for name, value in first.items():
             self._names[name] = None
-            if _are_boxes(value):
+            if are_boxes(value):
                 counts = np.array(_matched(value.reshape(-1, _BOX_COLUMNS), second[name].reshape(-1, 7)))
                 self._boxes[name] = self._boxes.get(name, 0) + counts
                 continue
@@ -196,7 +196,7 @@ class _Found:
         return tuple(found)
 
 
-def _are_boxes(value: NDArray[np.float32]) -> bool:
+def are_boxes(value: NDArray[np.float32]) -> bool:
     """Whether an output is SSD's list: (1, 1, n, 7)."""
     return value.ndim == 4 and value.shape[:2] == (1, 1) and value.shape[3] == _BOX_COLUMNS
 

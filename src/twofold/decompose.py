@@ -30,6 +30,7 @@ from .planning import (
     EqualWeights,
     FixedRanks,
     Objective,
+    Plan,
     PlanOptions,
     Request,
     make_plan,
@@ -38,6 +39,7 @@ from .planning import (
 from .planning.devices import parse_multiple
 from .planning.options import left_alone
 from .planning.text import error_text
+from .planning.tradeoff import Outlook
 from .planning.workload import Workload
 from .progress import track
 from .result import Result
@@ -45,6 +47,8 @@ from .search import Attempt, within_drop, within_error
 
 M = TypeVar("M", bound=Model)
 
+#: Inputs that a result keeps, to show them.
+SHOWN = 4
 #: Schemes that compete where inputs tell which is best.
 DATA_SCHEMES = ("spatial", "channel")
 
@@ -282,7 +286,9 @@ def _run(
         limit = options.budget.value if options.budget and options.budget.kind == "latency" else None
 
         def by(prices: Cost) -> Attempt:
-            return replace(trial, cost=prices).search()
+            nonlocal trial
+            trial = replace(trial, cost=prices)
+            return trial.search()
 
         found = plan_by_time(model, layers, wanted, watch, limit, by)
     plan = found.plan
@@ -292,7 +298,8 @@ def _run(
         notes = (*notes, *seen.notes, *correction)
     smaller = model.replace(found.factors)
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))
-    return Result(smaller, plan, model, found.factors)
+    shown = None if known is None else known.sample(SHOWN)
+    return Result(smaller, plan, model, found.factors, trial.outlook(plan), shown)
 
 
 def _corrected(
@@ -357,6 +364,13 @@ class _Trial:
             for choice in track(plan.choices, "computing factors")
         }
         return Attempt(plan, factors, 0.0)
+
+    def outlook(self, plan: Plan) -> Outlook | None:
+        """What other ranks and budgets would give."""
+        try:
+            return Outlook.of(plan, self.layers, self.factored, self.options, self.objective, self.cost)
+        except PlanError:  # a report that shows less must not cost the plan
+            return None
 
     def _measured(self, loss: Callable[[Attempt], float], budget: Budget) -> Attempt:
         attempt = self._plan(replace(self.options, budget=budget))

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+from .calibrate import Calibration
 from .conv import ConvLayer, FactorConv, Factors
 from .errors import OutputError
 from .formats.base import Model
 from .lowrank import energy_error, scheme
 from .planning import Plan
+from .planning.tradeoff import Outlook
 from .progress import track
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .report import Report
 
 M = TypeVar("M", bound=Model)
 
@@ -35,15 +42,46 @@ class Result(Generic[M]):
         plan: what was decided.
         original: the model as it was.
         factors: the stack of every layer that was replaced.
+        outlook: what other ranks and budgets would give; None where a plan was only carried out.
+        calibration: runs the original on a few inputs, to show them; None for weights only.
     """
 
     model: M
     plan: Plan
     original: M
     factors: Mapping[str, Factors]
+    outlook: Outlook | None = None
+    calibration: Calibration | None = None
+
+    def report(self) -> Report:
+        """What `report.html` shows, as a value that saves as JSON and makes the page."""
+        from .report import of_result  # noqa: PLC0415 - needs what only a report needs
+
+        return of_result(self)
+
+    def plot(self) -> Figure:
+        """Draw what each layer costs before and after, and the trade-off of the network, with matplotlib.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from .report.plot import plot  # noqa: PLC0415 - needs an extra
+
+        return plot(self.plan, self.outlook)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from .report.notebook import fragment  # noqa: PLC0415 - needs what only a report needs
+
+        return fragment(self.plan)
 
     def save(
-        self, folder: str | Path, *, force: bool = False, keep: str | Path | None = None
+        self,
+        folder: str | Path,
+        *,
+        force: bool = False,
+        keep: str | Path | None = None,
+        extra: Mapping[str, bytes] | None = None,
     ) -> tuple[Path, ...]:
         """Write the model under its own file names, and `plan.json`, into a folder.
 
@@ -53,6 +91,7 @@ class Result(Generic[M]):
         Args:
             folder: made if it is missing.
             force: exchange files that exist with another content.
+            extra: more files by name, such as a report's (`result.report().files()`).
             keep: the plan file that was applied; where it is the folder's own `plan.json`, it stays as it is.
 
         Returns:
@@ -64,8 +103,9 @@ class Result(Generic[M]):
         folder = Path(folder)
         plan = folder / PLAN_FILE
         kept = keep is not None and plan.exists() and plan.samefile(keep)
-        extra = {} if kept else {plan: self.plan.to_json().encode()}
-        return self.model.save_to(folder, force=force, extra=extra, check=self.check)
+        more = {} if kept else {plan: self.plan.to_json().encode()}
+        more |= {folder / name: content for name, content in (extra or {}).items()}
+        return self.model.save_to(folder, force=force, extra=more, check=self.check)
 
     def check(self, written: Model) -> None:
         """Compare a model that was read again with the plan.

@@ -1,1 +1,17 @@
-"""What was decided and measured, as text, JSON and HTML."""
+"""One page that shows what was done: made from a value that is kept as JSON beside the model."""
+
+from .data import JSON_FILE, PAGE_FILE, Made, Report, Training
+from .make import of_comparison, of_quantization, of_result, of_training, write
+
+__all__ = [
+    "JSON_FILE",
+    "PAGE_FILE",
+    "Made",
+    "Report",
+    "Training",
+    "of_comparison",
+    "of_quantization",
+    "of_result",
+    "of_training",
+    "write",
+]

@@ -78,7 +78,9 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         what = f"key {unknown[0]!r} is unknown" if unknown else f"key {missing[0]!r} is missing"
         raise FormatError(f"{where or 'the report'}: {what}; it has {', '.join(known)}")
     hints = get_type_hints(kind)
-    return kind(**{name: _read(hints[name], one, f"{where}.{name}".lstrip(".")) for name, one in value.items()})
+    return kind(
+        **{name: _read(hints[name], one, f"{where}.{name}".lstrip(".")) for name, one in value.items()}
+    )
 
 
 def _demand(fine: bool, value: Any, where: str, wanted: str) -> None:

@@ -146,9 +146,9 @@ def chart(axes: Axes, lines: Sequence[Line], marks: Sequence[Mark], title: str) 
     scale = _Scale.of(axes, every)
     inner = [*_grid(scale), *(part for line in lines for part in _line(scale, line))]
     inner += [_mark(scale, mark) for mark in marks]
-    return Markup(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-    ).format(axes.width, axes.height, title, Markup("").join(inner))
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        axes.width, axes.height, title, Markup("").join(inner)
+    )
 
 
 def _grid(scale: _Scale) -> list[Markup]:

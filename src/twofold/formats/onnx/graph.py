@@ -12,13 +12,9 @@ from .groups import Group
 from .shapes import value_shapes
 
 
-def net_graph(
-    model: ModelProto, groups: Iterable[Group], inputs: Mapping[str, Size], path: str
-) -> NetGraph:
+def net_graph(model: ModelProto, groups: Iterable[Group], inputs: Mapping[str, Size], path: str) -> NetGraph:
     """The main graph; its nodes stand in the file's order, which ONNX wants sorted."""
-    owners = {
-        use.position: group.name for group in groups for use in group.uses if use.scope.number == 0
-    }
+    owners = {use.position: group.name for group in groups for use in group.uses if use.scope.number == 0}
     shapes = value_shapes(model, inputs, path)
     stored = {tensor.name for tensor in model.graph.initializer}
     nodes: list[Node] = []

@@ -58,7 +58,9 @@ def layer_charts(report: Report) -> tuple[LayerChart, ...]:
 
 def schemes(report: Report) -> tuple[str, ...]:
     """Schemes that appear in the charts of layers."""
-    found = [curve.scheme for one in (report.outlook.layers if report.outlook else ()) for curve in one.curves]
+    found = [
+        curve.scheme for one in (report.outlook.layers if report.outlook else ()) for curve in one.curves
+    ]
     return tuple(dict.fromkeys(found))
 
 

@@ -38,7 +38,9 @@ def drawing(report: Report) -> Drawing | None:
     if report.graph is None or plan is None or not report.graph.nodes:
         return None
     choices = {choice.layer: choice for choice in plan.choices}
-    chains = {name: scheme(one.scheme).chain(one.geometry, one.variant, one.ranks) for name, one in choices.items()}
+    chains = {
+        name: scheme(one.scheme).chain(one.geometry, one.variant, one.ranks) for name, one in choices.items()
+    }
     blocks = lay_out(report.graph, {name: len(chain) for name, chain in chains.items()})
     canvas = _Canvas(blocks, plan, choices, chains)
     return Drawing(Markup("").join(canvas.parts()), canvas.width, canvas.height, report.graph.complete)
@@ -89,7 +91,9 @@ class _Canvas:
     def _y(row: int) -> int:
         return _TOP + row * _ROW
 
-    def _box(self, at: tuple[int, int], height: int, css: str, words: tuple[str, str], text: str, link: str) -> Markup:
+    def _box(
+        self, at: tuple[int, int], height: int, css: str, words: tuple[str, str], text: str, link: str
+    ) -> Markup:
         x, y = at
         attributes = Markup(' data-link="{}"').format(link) if link else ""
         middle = y + height / 2
@@ -140,7 +144,9 @@ class _Canvas:
             yield self._box(at, _HEIGHT, "factor", (name, shape_text(geometry)), "\n".join(lines), link)
             if i:
                 x = at[0] + _WIDTH / 2
-                yield Markup('<path class="edge hot" d="M{} {}V{}"/>').format(x, at[1] - _ROW + _HEIGHT, at[1])
+                yield Markup('<path class="edge hot" d="M{} {}V{}"/>').format(
+                    x, at[1] - _ROW + _HEIGHT, at[1]
+                )
 
     def _band(self, block: Block) -> Markup:
         left, right = self._x(block.lane, 0) + _WIDTH, self._x(block.lane, 1)

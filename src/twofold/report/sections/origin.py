@@ -46,4 +46,7 @@ def _calibration(record: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
         return
     for name, value in record.items():
         if value not in (None, "", [], {}):
-            yield f"calibration: {name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield (
+                f"calibration: {name}",
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+            )

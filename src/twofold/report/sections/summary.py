@@ -63,7 +63,9 @@ def tiles(report: Report) -> tuple[Tile, ...]:
         found += [_counts("MACs", one.macs)] if one.macs[0] else []
         found.append(_counts("Params", one.params))
         found += [_counts("File bytes", one.bytes)] if one.bytes else []
-        found += [_seconds(f"Time, {time.runtime}", time.seconds, time.ratio, time.spread) for time in one.times]
+        found += [
+            _seconds(f"Time, {time.runtime}", time.seconds, time.ratio, time.spread) for time in one.times
+        ]
     if report.quantized is not None:
         found.append(_counts("File bytes", report.quantized.bytes))
         for name, error in report.quantized.outputs.items():

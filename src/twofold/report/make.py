@@ -1,0 +1,77 @@
+"""Reports of what the commands did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..compare import Comparison
+from ..conv import ConvLayer
+from ..errors import TwofoldError
+from ..formats.base import commit
+from ..quantize import Quantized
+from .capture import capture
+from .data import Made, Report, Training
+
+if TYPE_CHECKING:
+    from ..result import Result
+
+T = TypeVar("T")
+
+
+def of_result(result: Result[Any], command: Sequence[str] = ()) -> Report:
+    """The report of a decomposition; parts that cannot be made are left out with a note."""
+    notes: list[str] = []
+    graph = _tried(result.original.graph, "the network's structure cannot be shown", notes)
+    samples = ()
+    calibration = result.calibration
+    if calibration is not None:
+        layers = {one.name: one for one in result.original.convolutions() if isinstance(one, ConvLayer)}
+        stacks = [(layers[name], stack) for name, stack in result.factors.items()]
+        samples = _tried(lambda: capture(calibration, stacks), "no inputs are shown", notes) or ()
+    plan = json.loads(result.plan.to_json())
+    title = next(iter(result.plan.sources), "network")
+    return Report(
+        title, Made.here(command), plan, result.outlook, graph, samples, notes=tuple(notes)
+    )  # fmt: skip
+
+
+def of_comparison(found: Comparison, title: str, command: Sequence[str] = ()) -> Report:
+    """The report of a comparison."""
+    return Report(title, Made.here(command), comparison=found, samples=())
+
+
+def of_quantization(found: Quantized, command: Sequence[str] = ()) -> Report:
+    """The report of a quantization."""
+    return Report(found.path.name, Made.here(command), quantized=found)
+
+
+def of_training(found: Training, title: str, command: Sequence[str] = ()) -> Report:
+    """The report of a training."""
+    return Report(title, Made.here(command), training=found)
+
+
+def write(report: Report, folder: Path, *, force: bool) -> tuple[Path, ...]:
+    """Write page and JSON into a folder, both or none.
+
+    Raises:
+        OutputError: files exist with another content and `force` is false, or the system refuses.
+    """
+    files = {folder / name: content for name, content in report.files().items()}
+    commit({path: _writer(content) for path, content in files.items()}, force=force)
+    return tuple(files)
+
+
+def _writer(content: bytes) -> Callable[[Any], None]:
+    return lambda stream: stream.write(content)
+
+
+def _tried(make: Callable[[], T], what: str, notes: list[str]) -> T | None:
+    """A part of the report; None with a note where it cannot be made."""
+    try:
+        return make()
+    except TwofoldError as error:
+        notes.append(f"{what}: {error}")
+        return None
