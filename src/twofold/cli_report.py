@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
 import click
 import typer
@@ -17,16 +17,20 @@ from .formats.base import Model, commit
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from .report import Report
+    from .calibration.inputs import Batch
+    from .calibration.runner import Outputs
+    from .compare import Comparison
+    from .quantize import Quantized
+    from .report.data import Sample
     from .result import Result
 
-#: Names of `report.JSON_FILE` and `report.PAGE_FILE`, which this module imports only to make a report.
+#: What a report is called beside a model.
 FILES = ("report.json", "report.html")
 
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
 ReportFolder = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FOLDER", help="Write report.html into this folder, too."),
+    typer.Option("--report", metavar="FOLDER", help="Write a report.html into this folder."),
 ]
 
 
@@ -54,13 +58,42 @@ def attempt(make: Callable[[], T]) -> T | None:
         return None
 
 
-def write_into(folder: Path | None, make: Callable[[], Report], *, force: bool) -> list[Path]:
-    """Write a report into a folder, if one is given; gives its files."""
-    if folder is None:
-        return []
-    from .report import write  # noqa: PLC0415 - needs what only a report needs
+class Watch:
+    """Keeps the first inputs of a comparison, with both outputs."""
 
-    return list(attempt(lambda: write(make(), folder, force=force)) or ())
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._samples: list[Sample] = []
+
+    def __call__(self, batch: Batch, before: Outputs, after: Outputs) -> None:
+        """See `compare`."""
+        from .report.capture import COUNT, samples  # noqa: PLC0415 - needs what only a report needs
+
+        if self.folder is not None and len(self._samples) < COUNT:
+            self._samples += attempt(lambda: samples(batch, before, after)) or ()
+            del self._samples[COUNT:]
+
+    def write(self, found: Comparison, title: str, *, force: bool) -> None:
+        """Write the report, where a folder was given for it."""
+        from .report import of_comparison, write  # noqa: PLC0415 - needs what only a report needs
+
+        folder = self.folder
+        if folder is not None:
+            attempt(lambda: write(of_comparison(found, title, self._samples, command()), folder, force=force))
+
+
+def quantized_paths(path: Path) -> tuple[Path, Path]:
+    """Where the report of a quantization goes, beside the model."""
+    return path.with_name(f"{path.stem}_report.json"), path.with_name(f"{path.stem}_report.html")
+
+
+def quantized_files(found: Quantized) -> Mapping[Path, bytes]:
+    """The report of a quantization; nothing where it fails, which must not cost the model."""
+    from .report import of_quantization  # noqa: PLC0415 - needs what only a report needs
+
+    stem = quantized_paths(found.path)[0].stem
+    files = attempt(lambda: of_quantization(found, command()).files(stem)) or {}
+    return {found.path.with_name(name): content for name, content in files.items()}
 
 
 def report(
@@ -80,10 +113,14 @@ def report(
     from .report import Report  # noqa: PLC0415 - needs what only a report needs
 
     found = Report.load(source)
-    folder = source if source.is_dir() else source.parent
-    target = output or folder / FILES[1]
-    if target.resolve() == (source / FILES[0] if source.is_dir() else source).resolve():
+    origin = source / FILES[0] if source.is_dir() else source
+    target = output or origin.with_suffix(".html")
+    if target.resolve() == origin.resolve():
         raise OptionError(f"{target}: is the report's JSON; name another file for the page")
     page = found.page().encode("utf-8", "replace")
-    commit({target: lambda stream: stream.write(page)}, force=output is None)
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(page)
+
+    commit({target: write}, force=output is None)
     print(json.dumps({"files": [str(target)]}, indent=2) if as_json else f"written: {target}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calibrate import CalibrationSource, calibration_inputs
+from .calibration.inputs import Batch
 from .calibration.measure import OutputError
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
@@ -104,7 +106,12 @@ class Comparison:
 
 
 def compare(
-    first: Model, second: Model, source: CalibrationSource | None = None, *, threads: int | None = None
+    first: Model,
+    second: Model,
+    source: CalibrationSource | None = None,
+    *,
+    threads: int | None = None,
+    watch: Callable[[Batch, Outputs, Outputs], None] | None = None,
 ) -> Comparison:
     """Run two models on the same inputs, and time them in every runtime that is installed.
 
@@ -113,6 +120,7 @@ def compare(
         second: what became of it; has the same inputs and outputs.
         source: the inputs; made-up pictures where it names none.
         threads: of the runtimes; None for all cores.
+        watch: is shown every batch with the outputs of both, to keep what it wants.
 
     Raises:
         ModelError: the models differ in their inputs or outputs, or cannot be run.
@@ -138,7 +146,10 @@ def compare(
     inputs = calibration_inputs(runners[0], source)
     found = _Found()
     for batch in track(inputs, "running both models"):
-        found.add(*(runner.run(batch) for runner in runners))
+        pair = runners[0].run(batch), runners[1].run(batch)
+        found.add(*pair)
+        if watch is not None:
+            watch(batch, *pair)
     layers = first.convolutions(), second.convolutions()
     workload = Workload.of([layer for of_model in layers for layer in of_model])
     macs, params = [], []

@@ -7,8 +7,9 @@ holds QuantizeLinear and DequantizeLinear around each layer, which every runtime
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -75,7 +76,12 @@ class Quantized:
 
 
 def quantize(
-    model: Model, path: str | Path, source: CalibrationSource | None = None, *, force: bool = False
+    model: Model,
+    path: str | Path,
+    source: CalibrationSource | None = None,
+    *,
+    force: bool = False,
+    extra: Callable[[Quantized], Mapping[Path, bytes]] | None = None,
 ) -> Quantized:
     """Write a model in int8, as ONNX.
 
@@ -84,6 +90,7 @@ def quantize(
         path: where it goes.
         source: inputs that show the ranges of activations; made-up pictures where it names none.
         force: exchange a file that exists.
+        extra: more files to write with it, such as a report, from what was found.
 
     Raises:
         OptionError: the model is of another kind.
@@ -110,14 +117,18 @@ def quantize(
         content = int8.read_bytes()
         sizes = plain.stat().st_size, len(content)
 
-    def write(stream: BinaryIO) -> None:
-        stream.write(content)
+    found = Quantized(path, outputs, layers, (fitted.count, held_out.count), sizes, inputs.provenance.notes)
+    files = {path: content, **(extra(found) if extra is not None else {})}
 
     def check(places: Mapping[Path, Path]) -> None:
         _Net(places[path].read_bytes()).run(next(iter(held_out)))
 
-    commit({path: write}, force=force, check=check)
-    return Quantized(path, outputs, layers, (fitted.count, held_out.count), sizes, inputs.provenance.notes)
+    commit({name: partial(_write, content=one) for name, one in files.items()}, force=force, check=check)
+    return found
+
+
+def _write(stream: BinaryIO, content: bytes) -> None:
+    stream.write(content)
 
 
 def _plain(model: Model, folder: Path) -> Path:

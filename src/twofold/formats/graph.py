@@ -33,7 +33,7 @@ class NetGraph:
 
     Attributes:
         nodes: each after those that feed it.
-        complete: whether the edges are known; else the nodes stand in their order, each fed by the one before.
+        complete: whether the edges are known; else each node is fed by the one before.
     """
 
     nodes: tuple[Node, ...]

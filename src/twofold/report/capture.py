@@ -95,7 +95,8 @@ def _shown(name: str, index: int, count: int, before: Array, after: Array) -> Sh
 def _boxes(rows: Array, image: int) -> tuple[Box, ...]:
     kept = rows[(rows[:, 0].astype(int) == image) & (rows[:, 2] >= SCORE)]
     return tuple(
-        Box(*(float(value) for value in row[3:7]), float(row[2]), f"class {int(row[1])}") for row in kept
+        Box(float(row[3]), float(row[4]), float(row[5]), float(row[6]), float(row[2]), f"class {int(row[1])}")
+        for row in kept
     )
 
 

@@ -24,7 +24,6 @@ from .codec import from_plain, to_plain
 #: Version of the layout; files of a later one are refused.
 SCHEMA = 1
 JSON_FILE = "report.json"
-PAGE_FILE = "report.html"
 #: Packages whose versions a report names where they are installed.
 _PACKAGES = ("numpy", "scipy", "torch", "onnx", "onnxruntime", "opencv-python-headless")
 
@@ -199,6 +198,7 @@ class Report:
 
         return page(self)
 
-    def files(self) -> dict[str, bytes]:
-        """Page and JSON, by file name."""
-        return {JSON_FILE: self.to_json().encode(), PAGE_FILE: self.page().encode("utf-8", "replace")}
+    def files(self, stem: str = "report") -> dict[str, bytes]:
+        """JSON and page, by file name."""
+        page = self.page().encode("utf-8", "replace")
+        return {f"{stem}.json": self.to_json().encode(), f"{stem}.html": page}

@@ -13,7 +13,7 @@ from ..errors import TwofoldError
 from ..formats.base import commit
 from ..quantize import Quantized
 from .capture import capture
-from .data import Made, Report, Training
+from .data import Made, Report, Sample, Training
 
 if TYPE_CHECKING:
     from ..result import Result
@@ -25,7 +25,7 @@ def of_result(result: Result[Any], command: Sequence[str] = ()) -> Report:
     """The report of a decomposition; parts that cannot be made are left out with a note."""
     notes: list[str] = []
     graph = _tried(result.original.graph, "the network's structure cannot be shown", notes)
-    samples = ()
+    samples: tuple[Sample, ...] = ()
     calibration = result.calibration
     if calibration is not None:
         layers = {one.name: one for one in result.original.convolutions() if isinstance(one, ConvLayer)}
@@ -38,9 +38,11 @@ def of_result(result: Result[Any], command: Sequence[str] = ()) -> Report:
     )  # fmt: skip
 
 
-def of_comparison(found: Comparison, title: str, command: Sequence[str] = ()) -> Report:
-    """The report of a comparison."""
-    return Report(title, Made.here(command), comparison=found, samples=())
+def of_comparison(
+    found: Comparison, title: str, shown: Sequence[Sample] = (), command: Sequence[str] = ()
+) -> Report:
+    """The report of a comparison; `shown` are a few inputs with both outputs."""
+    return Report(title, Made.here(command), samples=tuple(shown), comparison=found)
 
 
 def of_quantization(found: Quantized, command: Sequence[str] = ()) -> Report:

@@ -22,7 +22,8 @@ def fragment(plan: Plan) -> str:
     body = Markup("").join(map(_row, layers.rows(plan)))
     return str(
         Markup(
-            '<div style="overflow-x:auto"><p>{}</p><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+            '<div style="overflow-x:auto"><p>{}</p>'
+            "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
         ).format(summary.sentence(report), head, body)
     )
 

@@ -28,6 +28,7 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["error"] = error_text
+    environment.filters["arrow"] = svg.arrow
     environment.globals["tip"] = svg.tip
     return environment
 

@@ -72,6 +72,11 @@ def tip(text: str) -> Markup:
     return Markup('data-tip="{0}" aria-label="{0}"').format(text)
 
 
+def arrow(text: str) -> str:
+    """A shape as people write it: 64→128 3x3."""
+    return text.replace("->", "→")
+
+
 def number(value: float) -> str:
     """A short number for an axis."""
     return f"{value:.10g}" if 1e-3 <= abs(value) < 1e5 or not value else f"{value:.0e}".replace("e-0", "e-")

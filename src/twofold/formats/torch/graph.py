@@ -50,7 +50,7 @@ def _add_shapes(traced: fx.GraphModule, module: nn.Module, example_inputs: Any) 
     if any(name not in given for name in holders):  # defaults were left out; the graph does without shapes
         return
     with torch.no_grad():
-        ShapeProp(traced).propagate(*(given[name] for name in holders))  # type: ignore[no-untyped-call]
+        ShapeProp(traced).propagate(*(given[name] for name in holders))
 
 
 def _kind(node: fx.Node, traced: fx.GraphModule) -> str:

@@ -14,7 +14,7 @@ from ...planning.plan import Choice, Plan
 from ...planning.text import count_text, error_text, shape_text
 from ..data import Report
 from ..layout import Block, lay_out
-from ..svg import tip
+from ..svg import arrow, tip
 
 _WIDTH, _HEIGHT = 176, 40
 _LANE, _ROW = 212, 58
@@ -101,8 +101,8 @@ class _Canvas:
             '<g class="node {}" tabindex="-1" {}{}><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>'
             '<text class="title" x="{}" y="{}">{}</text><text class="sub" x="{}" y="{}">{}</text></g>'
         ).format(
-            css, tip(text), attributes, x, y, _WIDTH, height,
-            x + 10, middle - 3, _cut(words[0], 24), x + 10, middle + 13, _cut(words[1], 28),
+            css, tip(arrow(text)), attributes, x, y, _WIDTH, height,
+            x + 10, middle - 3, _cut(words[0], 24), x + 10, middle + 13, _cut(arrow(words[1]), 27),
         )  # fmt: skip
 
     def _plain(self, block: Block, right: int, stays: Skipped | None) -> Markup:
@@ -115,15 +115,20 @@ class _Canvas:
             lines.append(f"stays: {stays.reason}")
         css = "conv" if stays is not None else "other"
         at = (self._x(block.lane, right), self._y(block.row))
-        return self._box(at, _HEIGHT, css, (node.name, kinds), "\n".join(lines), f"{node.name}/{block.row}")
+        second = shape_text(stays.geometry) if stays is not None and stays.geometry is not None else kinds
+        return self._box(at, _HEIGHT, css, (node.name, second), "\n".join(lines), f"{node.name}/{block.row}")
 
     def _before(self, block: Block, choice: Choice) -> Markup:
         node = block.node
         lines = [
-            node.name, " · ".join((node.kind, *block.with_kinds)), shape_text(choice.geometry), *_shape_line(node.shape),
-            f"MACs {count_text(choice.macs[0])}, params {count_text(choice.params[0])}", f"becomes {choice.label}",
+            node.name,
+            " · ".join((node.kind, *block.with_kinds)),
+            shape_text(choice.geometry),
+            *_shape_line(node.shape),
+            f"MACs {count_text(choice.macs[0])}, params {count_text(choice.params[0])}",
+            f"becomes {choice.label}",
             *_errors(choice),
-        ]  # fmt: skip
+        ]
         at = (self._x(block.lane, 0), self._y(block.row))
         height = (block.rows - 1) * _ROW + _HEIGHT
         words = (node.name, shape_text(choice.geometry))
@@ -135,10 +140,14 @@ class _Canvas:
         for i, geometry in enumerate(chain):
             name = choice.becomes[i] if owner else f"{block.node.name} {i + 1}/{len(chain)}"
             lines = [
-                name, f"{i + 1} of {len(chain)} in place of {block.node.name}", shape_text(geometry),
-                f"params {count_text(geometry.params)}", f"together: {choice.label}",
-                f"MACs {count_text(choice.macs[1])} instead of {count_text(choice.macs[0])}", *_errors(choice),
-            ]  # fmt: skip
+                name,
+                f"{i + 1} of {len(chain)} in place of {block.node.name}",
+                shape_text(geometry),
+                f"params {count_text(geometry.params)}",
+                f"together: {choice.label}",
+                f"MACs {count_text(choice.macs[1])} instead of {count_text(choice.macs[0])}",
+                *_errors(choice),
+            ]
             at = (self._x(block.lane, 1), self._y(block.row + i))
             link = f"{block.node.name}/{block.row}"
             yield self._box(at, _HEIGHT, "factor", (name, shape_text(geometry)), "\n".join(lines), link)
