@@ -48,7 +48,9 @@ def test_decompose_writes_a_net_its_weights_and_the_plan(small, tmp_path, capsys
     assert main(["decompose", *small, "-o", "out/", "--macs", "0.4", "--no-data"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert sorted(content(tmp_path / "out")) == ["net.caffemodel", "net.prototxt", "plan.json"]
+    assert sorted(content(tmp_path / "out")) == [
+        "net.caffemodel", "net.prototxt", "plan.json", "report.html", "report.json",
+    ]  # fmt: skip
     assert "two" in out
     assert "0.4" in out
     assert "out/net.prototxt, out/net.caffemodel, out/plan.json" in out
@@ -63,7 +65,8 @@ def test_json_is_all_that_is_printed(small, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     found = json.loads(out)
-    assert found["files"] == ["out/net.prototxt", "out/net.caffemodel", "out/plan.json"]
+    names = ["net.prototxt", "net.caffemodel", "plan.json", "report.json", "report.html"]
+    assert found["files"] == [f"out/{name}" for name in names]
     assert found["plan"] == json.loads(Path("out/plan.json").read_text())
 
 
@@ -127,7 +130,7 @@ def test_an_edited_plan_is_applied_where_it_is(small, tmp_path, capsys):
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("name", ["net.prototxt", "net.caffemodel", "plan.json"])
+@pytest.mark.parametrize("name", ["net.prototxt", "net.caffemodel", "plan.json", "report.html"])
 def test_existing_files_are_refused_before_the_work(small, tmp_path, capsys, monkeypatch, name):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_bytes(b"mine")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
-import click
 import typer
 
 from .errors import OptionError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: What a report is called beside a model.
 FILES = ("report.json", "report.html")
+#: The command line that runs.
+COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command", default=())
 
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
 ReportFolder = Annotated[
@@ -34,18 +36,11 @@ ReportFolder = Annotated[
 ]
 
 
-def command() -> tuple[str, ...]:
-    """The command line that runs, word by word."""
-    context = click.get_current_context(silent=True)
-    given = None if context is None else context.find_root().obj
-    return ("twofold", *given) if given is not None else ()
-
-
 def files_of(result: Result[Model]) -> Mapping[str, bytes]:
     """The report of a decomposition, by file name; nothing where it fails, which must not cost the model."""
     from .report import of_result  # noqa: PLC0415 - needs what only a report needs
 
-    found = attempt(lambda: of_result(result, command()))
+    found = attempt(lambda: of_result(result, COMMAND.get()))
     return {} if found is None else (attempt(found.files) or {})
 
 
@@ -79,7 +74,9 @@ class Watch:
 
         folder = self.folder
         if folder is not None:
-            attempt(lambda: write(of_comparison(found, title, self._samples, command()), folder, force=force))
+            attempt(
+                lambda: write(of_comparison(found, title, self._samples, COMMAND.get()), folder, force=force)
+            )
 
 
 def quantized_paths(path: Path) -> tuple[Path, Path]:
@@ -92,7 +89,7 @@ def quantized_files(found: Quantized) -> Mapping[Path, bytes]:
     from .report import of_quantization  # noqa: PLC0415 - needs what only a report needs
 
     stem = quantized_paths(found.path)[0].stem
-    files = attempt(lambda: of_quantization(found, command()).files(stem)) or {}
+    files = attempt(lambda: of_quantization(found, COMMAND.get()).files(stem)) or {}
     return {found.path.with_name(name): content for name, content in files.items()}
 
 

@@ -28,7 +28,7 @@ from twofold.planning.workload import Workload
 from twofold.progress import track
 
 #: Ranks of a layer's curve, and budgets of the network's.
-POINTS = 32
+POINTS = 24
 #: A curve needs no proof of optimality; a narrow search is within its line's width.
 _STATES = 64
 

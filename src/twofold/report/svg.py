@@ -67,9 +67,10 @@ class Axes:
     ticks: int = 6
 
 
-def tip(text: str) -> Markup:
-    """The attributes that make something tell `text` when it is pointed at or focused."""
-    return Markup('data-tip="{0}" aria-label="{0}"').format(text)
+def tip(text: str, *, focus: bool = False) -> Markup:
+    """The attributes that make something tell `text` when it is pointed at, or can be focused, too."""
+    spoken = Markup(' tabindex="0" aria-label="{}"').format(text) if focus else ""
+    return Markup('data-tip="{}"{}').format(text, spoken)
 
 
 def arrow(text: str) -> str:
@@ -193,22 +194,26 @@ def _line(scale: _Scale, line: Line) -> list[Markup]:
     path = " ".join(f"{scale.px(x):.1f},{scale.py(y):.1f}" for x, y in shown)
     parts = [Markup('<polyline class="line {}" points="{}"/>').format(line.css, path)]
     budgets = line.budgets or ("",) * len(line.tips)
-    for (x, y), text, budget in zip(line.points, line.tips, budgets, strict=len(line.tips) > 0):
-        if scale.inside(y):
-            extra = Markup(' data-budget="{}" tabindex="0"').format(budget) if budget else ""
-            parts.append(
-                Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3" {}{}/>').format(
-                    line.css, scale.px(x), scale.py(y), tip(text), extra
-                )
-            )
-    return parts
+    dots = [
+        _dot(scale, point, text, budget)
+        for point, text, budget in zip(line.points, line.tips, budgets, strict=False)
+        if scale.inside(point[1])
+    ]
+    return [*parts, Markup('<g class="dots {}">{}</g>').format(line.css, Markup("").join(dots))]
+
+
+def _dot(scale: _Scale, at: Point, text: str, budget: str) -> Markup:
+    picked = Markup(' data-budget="{}"').format(budget) if budget else ""
+    return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}" {}{}/>').format(
+        scale.px(at[0]), scale.py(at[1]), 3 if budget else 2, tip(text, focus=bool(budget)), picked
+    )
 
 
 def _mark(scale: _Scale, mark: Mark) -> Markup:
     x, y = scale.px(mark.at[0]), scale.py(mark.at[1])
     budget = Markup(' data-budget="{}"').format(mark.budget) if mark.budget else ""
-    dot = Markup('<circle class="mark {}" cx="{:.1f}" cy="{:.1f}" r="6" tabindex="0" {}{}/>').format(
-        mark.css, x, y, tip(mark.tip), budget
+    dot = Markup('<circle class="mark {}" cx="{:.1f}" cy="{:.1f}" r="6" {}{}/>').format(
+        mark.css, x, y, tip(mark.tip, focus=True), budget
     )
     if not mark.label:
         return dot

@@ -98,7 +98,7 @@ class _Canvas:
         attributes = Markup(' data-link="{}"').format(link) if link else ""
         middle = y + height / 2
         return Markup(
-            '<g class="node {}" tabindex="-1" {}{}><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>'
+            '<g class="node {}" {}{}><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>'
             '<text class="title" x="{}" y="{}">{}</text><text class="sub" x="{}" y="{}">{}</text></g>'
         ).format(
             css, tip(arrow(text)), attributes, x, y, _WIDTH, height,

@@ -1,0 +1,309 @@
+"""The report as a value and as text: what it holds, that it comes back from its JSON, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from tests.report.nets import BROKEN, hostile_report, plain, report_of, result_of
+from tests.small import write
+
+import twofold
+from twofold.cli import main
+from twofold.errors import FormatError
+from twofold.formats.graph import NetGraph, Node
+from twofold.report import Report
+from twofold.report.layout import lay_out
+from twofold.report.svg import log_ticks, nice_ticks
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Tags(HTMLParser):
+    """Checks that tags nest, and collects what would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.fetched = [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.fetched += [
+            value for name, value in attrs if name in ("src", "href", "srcset", "action", "data")
+        ]
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return result_of(tmp_path_factory.mktemp("net"))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return report_of(tmp_path_factory.mktemp("net"))
+
+
+def checked(page: str) -> Tags:
+    tags = Tags()
+    tags.feed(page)
+    tags.close()
+    assert tags.open == []
+    assert all(value.startswith("data:") for value in tags.fetched), tags.fetched
+    assert not re.search(r"url\((?!data:)|@import|https?://", page)
+    return tags
+
+
+def test_the_page_is_well_formed_and_fetches_nothing(report):
+    checked(report.page())
+
+
+def test_the_page_holds_what_the_plan_says(report, result):
+    page = report.page()
+    for choice in result.plan.choices:
+        assert choice.layer in page
+        assert choice.label in page
+    for skipped in result.plan.skipped:
+        assert skipped.reason in page.replace("&#39;", "'")
+    assert f"{result.plan.totals.macs_ratio:.3f}" in page
+    assert next(iter(result.plan.sources.values())) in page
+
+
+def test_the_page_comes_back_from_the_json_alone(report):
+    text = report.to_json()
+    again = Report.from_json(text)
+    assert again.to_json() == text
+    assert again.page() == report.page()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_samples_show_both_nets(report):
+    assert len(report.samples) == 3  # the held-out eighth of 24
+    for sample in report.samples:
+        (shown,) = sample.outputs
+        assert len(shown.maps) == 2
+        assert shown.maps[0] != shown.maps[1]
+
+
+def test_the_trade_off_goes_down_and_holds_the_plan(result):
+    (tradeoff,) = result.outlook.tradeoffs
+    assert tradeoff.measured
+    assert tradeoff.ratios[-1] == pytest.approx(1.0)
+    assert tradeoff.errors[-1] == pytest.approx(0.0, abs=1e-9)
+    assert np.all(np.diff(tradeoff.ratios) >= 0)
+    assert np.all(np.diff(tradeoff.errors) <= 1e-12)
+    assert tradeoff.chosen[0] == pytest.approx(result.plan.totals.macs_ratio)
+    assert tradeoff.chosen[1] == pytest.approx(result.plan.predicted_error)
+    # The plan is the best at its cost: the curve does not pass below it, nor far above.
+    below = np.interp(tradeoff.chosen[0], tradeoff.ratios, tradeoff.errors)
+    assert tradeoff.chosen[1] == pytest.approx(below, rel=0.15)
+    ratio, error = tradeoff.reference
+    assert error >= np.interp(ratio, tradeoff.ratios, tradeoff.errors) * 0.85
+
+
+def test_a_layers_curve_passes_through_what_was_chosen(result):
+    curves = {one.layer: one.curves for one in result.outlook.layers}
+    for choice in result.plan.choices:
+        kind = (choice.scheme, choice.variant)
+        curve = next(one for one in curves[choice.layer] if (one.scheme, one.variant) == kind)
+        assert np.all(np.diff(curve.errors) <= 1e-9)
+        ranks = [ranks[0] for ranks in curve.ranks]
+        assert choice.relative_error == pytest.approx(
+            np.interp(choice.ranks[0], ranks, curve.errors), rel=0.1
+        )
+
+
+def test_html_in_names_is_shown_and_does_nothing():
+    page = hostile_report().page()
+    checked(page)
+    assert BROKEN not in page
+    assert page.count("<script>") == 1
+    assert "&lt;img src=x" in page
+
+
+def test_a_long_net_stays_small():
+    import math
+
+    from twofold.conv import ConvGeometry
+    from twofold.planning import Choice, Plan
+    from twofold.planning.tradeoff import LayerCurves, Outlook, RankCurve
+    from twofold.report import Made
+
+    shape = ConvGeometry.of(512, 512, (3, 3))
+    ranks = tuple((16 * i,) for i in range(1, 33))
+    errors = tuple(math.exp(-i / 8) for i in range(32))
+    names = [f"layer4.{i}.conv2" for i in range(100)]
+    choices = tuple(
+        Choice(name, shape, "spatial", "hw", (128,), (10**9, 10**8), (10**6, 10**5), 0.1, 0.01)
+        for name in names
+    )
+    kinds = [("spatial", "hw"), ("spatial", "wh"), ("channel", ""), ("tucker2", "")]
+    curves = tuple(
+        LayerCurves(n, tuple(RankCurve(s, v, ranks, tuple(range(32)), errors) for s, v in kinds))
+        for n in names
+    )
+    nodes = [Node("data", "Input")]
+    for name in names:
+        nodes.append(Node(name, "Conv2d", (len(nodes) - 1,), (1, 512, 7, 7), name))
+        nodes.append(Node(name + ".bn", "BatchNorm2d", (len(nodes) - 1,)))
+        nodes.append(Node(name + ".add", "add", (len(nodes) - 1, max(0, len(nodes) - 3))))
+    report = Report(
+        "long", Made(), json.loads(Plan(choices, ()).to_json()), Outlook(curves), NetGraph(tuple(nodes))
+    )
+    assert len(report.page().encode()) < 2_000_000
+    assert len(report.to_json().encode()) < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("damage", "pattern"),
+    [
+        (lambda one: one.pop("title"), "'title' is missing"),
+        (lambda one: one.update(more=1), "'more' is unknown"),
+        (lambda one: one.update(twofold_report=9), "layout 9"),
+        (lambda one: one["made"].update(version=3), "made.version"),
+        (lambda one: one["plan"].pop("choices"), "choices"),
+        (lambda one: one["graph"]["nodes"][0].update(sources=[0.5]), r"graph.nodes\[0\].sources\[0\]"),
+        (lambda one: one.pop("twofold_report"), "is no report"),
+    ],
+)
+def test_a_damaged_json_is_refused_with_its_place(report, damage, pattern, tmp_path):
+    document = json.loads(json.dumps(plain(report)))
+    damage(document)
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    with pytest.raises(Exception, match=pattern) as caught:
+        Report.load(tmp_path)
+    assert isinstance(caught.value, twofold.TwofoldError)
+    assert str(tmp_path / "report.json") in str(caught.value) or "plan" in str(caught.value)
+
+
+def test_no_report_says_where_it_should_be(tmp_path):
+    with pytest.raises(FormatError, match=r"report.json.*--no-report"):
+        Report.load(tmp_path)
+
+
+def test_the_command_makes_the_page_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    assert (
+        main(["decompose", "net.prototxt", "net.caffemodel", "-o", "out", "--macs", "0.5", "--no-data"]) == 0
+    )
+    page = (tmp_path / "out" / "report.html").read_bytes()
+    assert b"twofold decompose net.prototxt net.caffemodel -o out --macs 0.5" in page
+    (tmp_path / "out" / "report.html").unlink()
+    assert main(["report", "out"]) == 0
+    assert (tmp_path / "out" / "report.html").read_bytes() == page
+    assert main(["report", "out/report.json", "-o", "other.html", "--json"]) == 0
+    assert (tmp_path / "other.html").read_bytes() == page
+    capsys.readouterr()
+    assert main(["report", "out", "-o", "out/report.json"]) == 1
+    assert main(["report", "elsewhere"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 2
+
+
+def test_a_report_that_fails_does_not_cost_the_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    monkeypatch.setattr("twofold.report.data.Report.page", lambda self: 1 / 0)
+    assert (
+        main(["decompose", "net.prototxt", "net.caffemodel", "-o", "out", "--macs", "0.5", "--no-data"]) == 0
+    )
+    assert "no report: ZeroDivisionError" in capsys.readouterr().err
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["net.caffemodel", "net.prototxt", "plan.json"]
+
+
+def test_compare_and_quantize_write_their_reports(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files = ["net.prototxt", "net.caffemodel"]
+    write(tmp_path)
+    np.save("data.npy", np.random.default_rng(0).normal(size=(20, 16, 12, 12)).astype(np.float32))
+    given = ["--data", "data.npy"]
+    assert main(["decompose", *files, "-o", "out", "--macs", "0.5", "--no-data", "--no-report"]) == 0
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert main(["compare", *files, "out", *given, "--report", "compared", "--threads", "1"]) == 0
+    page = (tmp_path / "compared" / "report.html").read_text()
+    checked(page)
+    assert "Outputs on the same inputs" in page
+    assert "what both networks make of them" in page
+    assert main(["quantize", *files, "-o", "int8", *given]) == 0
+    page = (tmp_path / "int8" / "net_int8_report.html").read_text()
+    checked(page)
+    assert "What int8 costs, layer by layer" in page
+    for name in ("one", "two", "out"):
+        assert f'<th scope="row">{name}</th>' in page
+    before = (tmp_path / "int8" / "net_int8_report.html").read_bytes()
+    assert main(["report", "int8/net_int8_report.json"]) == 0
+    assert (tmp_path / "int8" / "net_int8_report.html").read_bytes() == before
+    capsys.readouterr()
+
+
+def test_a_result_shows_itself_in_a_notebook(result):
+    html = result._repr_html_()
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+    assert "<script" not in html
+    for choice in result.plan.choices:
+        assert choice.label in html
+
+
+def test_a_plot_has_a_bar_per_layer_and_the_trade_off(result):
+    pytest.importorskip("matplotlib")
+    figure = result.plot()
+    bars, curve = figure.axes
+    names = [label.get_text() for label in bars.get_yticklabels()]
+    assert names == [*(c.layer for c in result.plan.choices), *(s.name for s in result.plan.skipped)]
+    widths = [patch.get_width() for patch in bars.patches]
+    assert widths[len(names) :] == [choice.macs[1] for choice in result.plan.choices]
+    assert len(curve.lines) == 3
+
+
+def test_branches_get_lanes_of_their_own():
+    nodes = (
+        Node("data", "Input"),
+        Node("left", "Conv", (0,)),
+        Node("relu", "Relu", (1,)),
+        Node("deep", "Conv", (2,), layer="deep"),
+        Node("right", "Conv", (0,)),
+        Node("sum", "Add", (3, 4)),
+    )
+    blocks = {block.node.name: block for block in lay_out(NetGraph(nodes), {"deep": 2})}
+    assert "relu" not in blocks
+    assert blocks["left"].with_kinds == ("Relu",)
+    assert [blocks[name].row for name in ("data", "left", "deep", "right", "sum")] == [0, 1, 2, 1, 4]
+    assert blocks["deep"].lane == blocks["left"].lane == blocks["sum"].lane == 0
+    assert blocks["right"].lane == 1
+
+
+def test_no_two_blocks_overlap():
+    rng = np.random.default_rng(3)
+    nodes = [Node("0", "Input")]
+    for i in range(1, 60):
+        sources = tuple(sorted(set(rng.integers(max(0, i - 6), i, size=rng.integers(1, 3)).tolist())))
+        nodes.append(Node(str(i), "Conv", sources, layer=str(i)))
+    heights = {str(i): int(rng.integers(1, 4)) for i in range(60)}
+    blocks = lay_out(NetGraph(tuple(nodes)), heights)
+    cells = [(block.lane, block.row + i) for block in blocks for i in range(block.rows)]
+    assert len(cells) == len(set(cells))
+    for block in blocks:
+        for source in block.sources:
+            assert blocks[source].row + blocks[source].rows <= block.row
+
+
+def test_ticks_are_round_and_inside():
+    assert nice_ticks(0.0, 1.0, 5) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert nice_ticks(16, 250, 4) == [100.0, 200.0]
+    assert log_ticks(0.004, 2.0) == pytest.approx([0.01, 0.1, 1.0])
+    assert log_ticks(0.02, 0.3) == pytest.approx([0.02, 0.05, 0.1, 0.2])
