@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench docs figures clean
+.PHONY: demo browser test check bench docs figures clean
 
 $(STAMP): pyproject.toml constraints.txt compat/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,7 +15,10 @@ $(STAMP): pyproject.toml constraints.txt compat/pyproject.toml
 demo: $(STAMP)  ## decompose a real Caffe network and show what came out
 	$(BIN)/python -m benchmarks.demo
 
-test: $(STAMP)  ## all tests
+browser: $(STAMP)  ## a Chromium for the tests of the report, where one can be installed
+	$(BIN)/python -m tests.report.browser
+
+test: $(STAMP) browser  ## all tests
 	$(BIN)/python -m pytest -n auto
 
 check: $(STAMP)  ## style and types

@@ -124,7 +124,9 @@ def test_the_network_moves_and_zooms(opened):
 def test_a_dot_of_the_trade_off_gives_its_command(opened):
     page = opened()
     code = page.locator("#tradeoff .copy code")
-    assert "--macs 0.5" in code.inner_text()
+    chosen = page.locator("#tradeoff .mark.chosen").get_attribute("data-budget")
+    assert 0.3 < float(chosen) <= 0.5
+    assert code.inner_text().endswith(f"-o out-{chosen} --macs {chosen}")
     dot = page.locator("#tradeoff .dots [data-budget]").nth(3)
     dot.click()
     assert f"--macs {dot.get_attribute('data-budget')}" in code.inner_text()
