@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .calibration.inputs import Batch
     from .calibration.runner import Outputs
     from .compare import Comparison
+    from .finetune import Outcome
     from .quantize import Quantized
     from .report.data import Sample
     from .result import Result
@@ -77,6 +78,22 @@ class Watch:
             attempt(
                 lambda: write(of_comparison(found, title, self._samples, COMMAND.get()), folder, force=force)
             )
+
+
+def write_training(folder: Path | None, solver: Path, outcome: Outcome) -> None:
+    """Write the report of a training, where a folder was given for it; what was there is exchanged."""
+    from .report import Training, of_training, write  # noqa: PLC0415 - needs what only a report needs
+
+    if folder is None or outcome.rank:
+        return
+    tests: dict[str, list[tuple[int, float]]] = {}
+    for test in outcome.tests:
+        for name, values in test.outputs.items():
+            for i, value in enumerate(values):
+                label = f"test net #{test.net}: {name}" + (f"[{i}]" if len(values) > 1 else "")
+                tests.setdefault(label, []).append((test.iteration, value))
+    found = Training(outcome.losses, {name: tuple(points) for name, points in tests.items()})
+    attempt(lambda: write(of_training(found, solver.name, COMMAND.get()), folder, force=True))
 
 
 def quantized_paths(path: Path) -> tuple[Path, Path]:

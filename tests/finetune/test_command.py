@@ -37,6 +37,21 @@ def test_results_go_to_stdout_and_the_log_to_stderr(capsys):
     assert "Iteration 4: Test net #0: accuracy = " in err
 
 
+def test_the_report_shows_the_course_that_the_log_told(capsys):
+    assert main(["finetune", "solver.prototxt", "-o", "out", "--max-iter", "8", "--report", "shown"]) == 0
+    log = capsys.readouterr().err
+    losses = re.findall(r"Iteration (\d+): loss = ([\d.e+-]+)", log)
+    found = json.loads(Path("shown/report.json").read_text())["training"]
+    assert [(str(at), f"{value:.6g}") for at, value in found["losses"]] == losses
+    assert len(losses) > 1
+    scores = re.findall(r"Iteration (\d+): Test net #0: accuracy = ([\d.e+-]+)", log)
+    assert [(str(at), f"{value:.6g}") for at, value in found["tests"]["test net #0: accuracy"]] == scores
+    page = Path("shown/report.html").read_text()
+    assert page.count('<svg class="chart"') == 1 + len(found["tests"])
+    assert main(["report", "shown"]) == 0
+    assert Path("shown/report.html").read_text() == page
+
+
 def test_a_terminal_shows_a_bar_with_the_loss_and_the_time_left():
     master, slave = pty.openpty()
     shown = b""

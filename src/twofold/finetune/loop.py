@@ -63,6 +63,7 @@ class Loop:
         """
         self.solver = solver
         self.tests: list[Test] = []
+        self.losses: list[tuple[int, float]] = []
         self.files: tuple[Path, ...] = ()
         self._batches, self._testers, self._world = batches, testers, world
         self._prefix, self._report = prefix, report
@@ -145,6 +146,8 @@ class Loop:
         speed = (
             f", {(result.index - iteration) / seconds:.3g} iterations/s" if result.index > iteration else ""
         )
+        if self.loss is not None:
+            self.losses.append((result.index, self.loss))
         outputs = text_of(shown(dict(result.outputs[-1])))
         self._report(
             f"Iteration {result.index}: loss = {self.loss:.6g}, lr = {result.rate:.6g}{speed}"

@@ -67,6 +67,7 @@ class Outcome:
         resumed_from: the solver state that it went on from.
         stopped_by: number of the signal that ended it early.
         notes: what is unusual, or not done as Caffe does it.
+        losses: (iteration, mean of the last losses) wherever the log shows it, in this run.
         rank: number of this process; the first one writes and speaks for all.
     """
 
@@ -79,6 +80,7 @@ class Outcome:
     resumed_from: Path | None = None
     stopped_by: int | None = None
     notes: tuple[str, ...] = ()
+    losses: tuple[tuple[int, float], ...] = ()
     rank: int = 0
 
     def __str__(self) -> str:

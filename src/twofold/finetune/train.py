@@ -106,6 +106,7 @@ def _train(
             state,
             stop.signal,
             tuple(notes),
+            tuple(loop.losses),
             world.share.rank,
         )
 
