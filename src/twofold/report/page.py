@@ -46,7 +46,7 @@ def page(report: Report) -> str:
         drawing=network.drawing(report),
         tradeoffs=tuple(curves.network_charts(report)),
         columns=() if plan is None else layers.columns(plan),
-        rows=() if plan is None else layers.rows(plan),
+        rows=() if plan is None else layers.rows(plan, report.graph),
         charts=curves.layer_charts(report),
         schemes=curves.schemes(report),
         rank_note=curves.rank_note(report),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...conv import Skipped
+from ...formats.graph import NetGraph
 from ...planning.plan import Choice, Plan, ratio
 from ...planning.text import count_text, error_text, shape_text
 from ...planning.timing import milliseconds
@@ -39,14 +40,14 @@ def columns(plan: Plan) -> tuple[str, ...]:
     return tuple(heads)
 
 
-def rows(plan: Plan) -> tuple[Row, ...]:
-    """All convolutions of a plan, decomposed ones first, each in the model's order."""
+def rows(plan: Plan, graph: NetGraph | None = None) -> tuple[Row, ...]:
+    """All convolutions of a plan in the model's order; where that is not known, decomposed ones first."""
     every = [*(choice.macs[0] for choice in plan.choices), *(one.macs for one in plan.skipped)]
     most = max(every, default=0) or 1
-    return (
-        *(_changed(plan, choice, most) for choice in plan.choices),
-        *(_kept(plan, one, most) for one in plan.skipped),
-    )
+    found = [_changed(plan, choice, most) for choice in plan.choices]
+    found += [_kept(plan, one, most) for one in plan.skipped]
+    places = {node.layer: i for i, node in reversed(list(enumerate(graph.nodes if graph else ())))}
+    return tuple(sorted(found, key=lambda row: places.get(row.layer, len(places))))
 
 
 def _changed(plan: Plan, choice: Choice, most: int) -> Row:

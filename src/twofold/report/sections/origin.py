@@ -44,9 +44,15 @@ def _calibration(record: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     if record is None:
         yield "calibration", "none: the weights alone"
         return
-    for name, value in record.items():
+    for name, value in _flat(record):
         if value not in (None, "", [], {}):
-            yield (
-                f"calibration: {name}",
-                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
-            )
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"calibration: {name}", text
+
+
+def _flat(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}, {inner}", one) for inner, one in value.items())
+        else:
+            yield name, value
