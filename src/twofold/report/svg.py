@@ -39,7 +39,8 @@ class Mark:
         at: where.
         css: its class.
         tip: what it says.
-        label: written beside it.
+        label: written beside it: above to the right, where a falling curve leaves room for what lies over it.
+        below: written below to the left instead, for a point on the curve.
         budget: what is put into the command to copy.
     """
 
@@ -48,6 +49,7 @@ class Mark:
     tip: str
     label: str = ""
     budget: str = ""
+    below: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,8 @@ def _mark(scale: _Scale, mark: Mark) -> Markup:
     )
     if not mark.label:
         return dot
-    end = x > scale.axes.width * 0.65
+    width = scale.axes.width
+    end = x > 0.3 * width if mark.below else x > 0.65 * width
     return dot + Markup('<text class="name {}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-        "end" if end else "", x + (-10 if end else 10), y - 9, mark.label
+        "end" if end else "", x + (-10 if end else 10), y + (18 if mark.below else -9), mark.label
     )

@@ -114,7 +114,7 @@ def _network(report: Report, found: Tradeoff) -> NetworkChart:
         marks.append(Mark((ratio, value), "reference", text, "reference rule (AMCT)"))
     ratio, value = found.chosen
     text = f"this plan\n{found.label} {ratio:.3f}\n{error}: {error_text(value)}"
-    marks.append(Mark((ratio, value), "chosen", text, "this plan", _budget(ratio)))
+    marks.append(Mark((ratio, value), "chosen", text, "this plan", _budget(ratio), below=True))
     axes = Axes(720, 360, f"{found.label} after / before", error, x_range=(0.0, 1.0), ticks=10)
     svg = chart(axes, [Line(points, "curve", tips, budgets)], marks, f"{error} against {found.label}")
     heading = "Error against " + ("time" if found.budget == "latency" else found.label)

@@ -102,7 +102,7 @@ class _Canvas:
             '<text class="title" x="{}" y="{}">{}</text><text class="sub" x="{}" y="{}">{}</text></g>'
         ).format(
             css, tip(arrow(text)), attributes, x, y, _WIDTH, height,
-            x + 10, middle - 3, _cut(words[0], 24), x + 10, middle + 13, _cut(arrow(words[1]), 27),
+            x + 10, middle - 3, _cut(words[0], 21), x + 10, middle + 13, _cut(arrow(words[1]), 25),
         )  # fmt: skip
 
     def _plain(self, block: Block, right: int, stays: Skipped | None) -> Markup:
