@@ -14,8 +14,10 @@ from ..calibrate import Calibration
 from ..calibration.inputs import Batch
 from ..calibration.pixels import resize
 from ..calibration.runner import Outputs, Stacks
+from ..calibration.runners import runner_for
 from ..compare import SCORE, are_boxes
 from ..errors import MissingExtraError
+from ..formats.base import Model
 from .data import Box, Sample, Shown
 
 Array = NDArray[np.float32]
@@ -27,17 +29,19 @@ _SIDE, _SMALLEST = 320, 4
 _CLASSES = 5
 
 
-def capture(calibration: Calibration, stacks: Stacks) -> tuple[Sample, ...]:
+def capture(model: Model, calibration: Calibration, stacks: Stacks) -> tuple[Sample, ...]:
     """Run inputs that no factor was fitted to (unless there were few) through both networks.
 
     Args:
-        calibration: runs the network; of its held-out inputs the first few are taken.
+        model: the original.
+        calibration: of its held-out inputs the first few are taken.
         stacks: what stands in the place of layers.
 
     Raises:
         MissingExtraError: Pillow is not installed.
     """
-    runner = calibration.runner
+    # What is protected may lie before what the network gives: a detector's scores before its boxes.
+    runner = runner_for(model, calibration.runner.ends or calibration.runner.outputs)
     color = str(calibration.inputs.provenance.options.get("color") or "bgr")
     found: list[Sample] = []
     for batch in calibration.held_out:
@@ -107,9 +111,11 @@ def _classes(before: Array, after: Array) -> tuple[tuple[str, float, float], ...
 
 
 def _input_uri(picture: Array, color: str) -> str:
-    """An input as a picture, its values stretched to the whole range."""
-    low, high = float(picture.min()), float(picture.max())
-    pixels = ((picture - low) / ((high - low) or 1.0) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    """An input as a picture, the values of each channel stretched to the whole range."""
+    # Channel by channel, which undoes a mean that was subtracted from each.
+    low, high = picture.min((1, 2), keepdims=True), picture.max((1, 2), keepdims=True)
+    shares = (picture - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+    pixels = (255 * shares).round().astype(np.uint8).transpose(1, 2, 0)
     if pixels.shape[2] == 3 and color == "bgr":
         pixels = pixels[:, :, ::-1]
     return _uri(_fitted(pixels), "JPEG")

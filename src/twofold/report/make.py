@@ -30,7 +30,9 @@ def of_result(result: Result[Any], command: Sequence[str] = ()) -> Report:
     if calibration is not None:
         layers = {one.name: one for one in result.original.convolutions() if isinstance(one, ConvLayer)}
         stacks = [(layers[name], stack) for name, stack in result.factors.items()]
-        samples = _tried(lambda: capture(calibration, stacks), "no inputs are shown", notes) or ()
+        samples = (
+            _tried(lambda: capture(result.original, calibration, stacks), "no inputs are shown", notes) or ()
+        )
     plan = json.loads(result.plan.to_json())
     title = next(iter(result.plan.sources), "network")
     return Report(
