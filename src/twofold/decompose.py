@@ -369,7 +369,7 @@ class _Trial:
         """What other ranks and budgets would give."""
         try:
             return Outlook.of(plan, self.layers, self.factored, self.options, self.objective, self.cost)
-        except PlanError:  # a report that shows less must not cost the plan
+        except Exception:  # a report that shows less must not cost the plan
             return None
 
     def _measured(self, loss: Callable[[Attempt], float], budget: Budget) -> Attempt:

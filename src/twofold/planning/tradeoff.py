@@ -162,8 +162,10 @@ def _tradeoff(
     if not problem.total or not problem.layers or problem.least >= problem.total:
         return None
     ratios, errors = [], []
-    for limit in track(np.linspace(problem.least, problem.total, POINTS), "solving other budgets"):
-        solution = solve(problem.costs, problem.errors, max(limit, problem.least) - problem.spent, _STATES)
+    # Up by what the sums may be rounded by, so that the least is reached.
+    limits = np.linspace(problem.least, problem.total, POINTS) + 1e-9 * problem.total
+    for limit in track(limits, "solving other budgets"):
+        solution = solve(problem.costs, problem.errors, limit - problem.spent, _STATES)
         ratios.append((solution.cost + problem.spent) / problem.total)
         errors.append(math.sqrt(max(solution.error + problem.error, 0.0)))
     return Tradeoff(
@@ -211,8 +213,8 @@ def _reference(
         try:
             rank = (amct_layer_rank(layer, factored[layer.name]),)
             pick = candidate_at(layer, found[0], rank, workload)
+            spent += cost.of_candidate(layer, pick)
         except PlanError:
             return None
-        spent += cost.of_candidate(layer, pick)
         error += float(objective.squared_errors([pick])[0])
     return spent / total, math.sqrt(error)
