@@ -22,6 +22,7 @@ from .doctor import doctor
 from .help import Group, usage_text
 from .improve import finetune, recover
 from .make import apply, decompose, inspect
+from .report import COMMAND, report
 from .times import app as latency
 
 app = typer.Typer(
@@ -35,7 +36,7 @@ app = typer.Typer(
 #: Commands as the first page of help groups them.
 PANELS = {
     "Decompose": (inspect, decompose, apply),
-    "Check": (compare,),
+    "Check": (compare, report),
     "Improve": (recover, finetune),
     "Deploy": (export, quantize, latency),
     "Help": (doctor,),
@@ -80,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Names of layers may hold characters that a terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(args=None if argv is None else list(argv), prog_name="twofold", standalone_mode=False)
+        words = list(sys.argv[1:] if argv is None else argv)
+        COMMAND.set(("twofold", *words))
+        code = app(args=words, prog_name="twofold", standalone_mode=False)
     except SystemExit as end:  # a pipe that closed, or what completion ends with
         return end.code if isinstance(end.code, int) else 0
     except _UsageError as error:

@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from ..compare import compare as compare_models
+from ..formats.base import refuse_existing
 from ..load import grouped, load
 from . import inputs, times
-from .common import AsJson, Inputs
+from . import report as reports
+from .common import AsJson, Force, Inputs
 
 
 def compare(
@@ -37,12 +39,16 @@ def compare(
     seed: inputs.Seed = 0,
     threads: times.Threads = None,
     input: Inputs = None,
+    report: reports.ReportFolder = None,
     as_json: AsJson = False,
+    force: Force = False,
 ) -> None:
     """Run two models on the same inputs: errors of the outputs, cost, and time.
 
-    Example: twofold compare net.prototxt net.caffemodel out/ --images photos/
+    Example: twofold compare net.prototxt net.caffemodel out/ --images photos/ --report compared/
     """
+    if report is not None and not force:
+        refuse_existing([report / name for name in reports.FILES])
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
         limit=limit, values=range, memory=None, statistics=None, protect=protect,
@@ -50,7 +56,11 @@ def compare(
     )  # fmt: skip
     first, second = grouped(models)
     shapes = inputs.shapes(input)
-    found = compare_models(load(*first, inputs=shapes), load(*second, inputs=shapes), source, threads=threads)
+    watch = reports.Watch(report)
+    found = compare_models(
+        load(*first, inputs=shapes), load(*second, inputs=shapes), source, threads=threads, watch=watch
+    )
     sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
     found = replace(found, bytes=(sizes[0], sizes[1]))
+    watch.write(found, f"{first[0]} and {second[0]}", force=force)
     print(json.dumps(asdict(found), indent=2) if as_json else found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -42,10 +42,11 @@ def load_model(
 
 
 def finish(
-    result: Result[Model], output: Path, *, as_json: bool, force: bool, keep: Path | None = None
-) -> None:
-    """Save a result and print it; `keep` is the plan file that is not to be written again."""
-    files = result.save(output, force=force, keep=keep)
+    result: Result[Model], output: Path, *, as_json: bool, force: bool, keep: Path | None = None,
+    extra: Mapping[str, bytes] | None = None,
+) -> None:  # fmt: skip
+    """Save a result, with `extra` files, and print it; `keep` is the plan that is not to be written again."""
+    files = result.save(output, force=force, keep=keep, extra=extra)
     if as_json:
         print(
             json.dumps(

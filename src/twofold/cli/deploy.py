@@ -14,6 +14,7 @@ from ..formats.base import refuse_existing
 from ..quantize import default_path as quantized_path
 from ..quantize import quantize as quantize_model
 from . import inputs
+from . import report as reports
 from .common import AsJson, Definition, Folder, Force, Inputs, Weights, load_model
 
 
@@ -54,6 +55,7 @@ def quantize(
     range: inputs.Range = None,
     seed: inputs.Seed = 0,
     input: Inputs = None,
+    no_report: reports.NoReport = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
@@ -68,8 +70,10 @@ def quantize(
     )  # fmt: skip
     path = quantized_path(definition, output)
     if not force:
-        refuse_existing([path])
-    found = quantize_model(load_model(definition, weights, input, whole=True), path, source, force=force)
+        refuse_existing([path, *(() if no_report else reports.quantized_paths(path))])
+    model = load_model(definition, weights, input, whole=True)
+    extra = None if no_report else reports.quantized_files
+    found = quantize_model(model, path, source, force=force, extra=extra)
     print(json.dumps({**asdict(found), "path": str(path)}, indent=2) if as_json else found)
     if not as_json:
         print(f"\nwritten: {path}")

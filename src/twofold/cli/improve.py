@@ -13,6 +13,7 @@ from ..load import grouped, load
 from ..recover import RecoverOptions
 from ..recover import recover as recover_model
 from . import inputs
+from . import report as reports
 from .common import AsJson, Folder, Force, Inputs
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")]
@@ -97,6 +98,7 @@ def finetune(
     ] = None,
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest snapshot.")] = False,
+    report: reports.ReportFolder = None,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
@@ -111,6 +113,7 @@ def finetune(
 
     options = TrainOptions(output, lr_scale, max_iter, device, resume, force)
     outcome = train(solver, tuple(weights or ()), options)
+    reports.write_training(report, solver, outcome)
     if outcome.rank == 0:
         print(json.dumps(outcome.to_json(), indent=2) if as_json else outcome)
     if outcome.stopped_by is not None:

@@ -22,6 +22,7 @@ from ..planning import RULES, Budget, FixedRanks, Plan, PlanOptions
 from ..planning.devices import PRESETS, parse_multiple
 from ..result import PLAN_FILE
 from . import inputs, times
+from . import report as reports
 from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model, say
 
 
@@ -112,6 +113,7 @@ def decompose(
     metric: inputs.UserMetric = None,
     seed: inputs.Seed = 0,
     input: Inputs = None,
+    no_report: reports.NoReport = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
@@ -140,7 +142,8 @@ def decompose(
     )  # fmt: skip
     model = load_model(definition, weights, input, whole=True)
     if not force:
-        refuse_existing([*model.targets(output), output / PLAN_FILE])
+        names = (PLAN_FILE,) if no_report else (PLAN_FILE, *reports.FILES)
+        refuse_existing([*model.targets(output), *(output / name for name in names)])
     used = calibrate(model, source, no_data=no_data, rule=rule)
     for note in used.notes:
         say(f"note: {note}")
@@ -156,7 +159,8 @@ def decompose(
         ranks=fixed,
     )
     result = run(model, options, used, FitOptions(refine=refine), watch)
-    finish(result, output, as_json=as_json, force=force)
+    extra = {} if no_report else reports.files_of(result)
+    finish(result, output, as_json=as_json, force=force, extra=extra)
 
 
 def apply(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -11,19 +10,20 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
 import typer
 
-from .errors import OptionError
-from .formats.base import Model, commit
+from ..errors import OptionError
+from ..formats.base import Model, commit
+from .common import AsJson, say
 
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from .calibration.inputs import Batch
-    from .calibration.runner import Outputs
-    from .compare import Comparison
-    from .finetune import Outcome
-    from .quantize import Quantized
-    from .report.data import Sample
-    from .result import Result
+    from ..calibration.inputs import Batch
+    from ..calibration.runner import Outputs
+    from ..compare import Comparison
+    from ..finetune import Outcome
+    from ..quantize import Quantized
+    from ..report.data import Sample
+    from ..result import Result
 
 #: What a report is called beside a model.
 FILES = ("report.json", "report.html")
@@ -39,7 +39,7 @@ ReportFolder = Annotated[
 
 def files_of(result: Result[Model]) -> Mapping[str, bytes]:
     """The report of a decomposition, by file name; nothing where it fails, which must not cost the model."""
-    from .report import of_result  # noqa: PLC0415 - needs what only a report needs
+    from ..report import of_result  # noqa: PLC0415 - needs what only a report needs
 
     found = attempt(lambda: of_result(result, COMMAND.get()))
     return {} if found is None else (attempt(found.files) or {})
@@ -50,7 +50,7 @@ def attempt(make: Callable[[], T]) -> T | None:
     try:
         return make()
     except Exception as error:  # a bug, or a file that cannot be written
-        print(f"note: no report: {type(error).__name__}: {error}", file=sys.stderr)
+        say(f"note: no report: {type(error).__name__}: {error}")
         return None
 
 
@@ -63,7 +63,7 @@ class Watch:
 
     def __call__(self, batch: Batch, before: Outputs, after: Outputs) -> None:
         """See `compare`."""
-        from .report.capture import COUNT, samples  # noqa: PLC0415 - needs what only a report needs
+        from ..report.capture import COUNT, samples  # noqa: PLC0415 - needs what only a report needs
 
         if self.folder is not None and len(self._samples) < COUNT:
             self._samples += attempt(lambda: samples(batch, before, after)) or ()
@@ -71,7 +71,7 @@ class Watch:
 
     def write(self, found: Comparison, title: str, *, force: bool) -> None:
         """Write the report, where a folder was given for it."""
-        from .report import of_comparison, write  # noqa: PLC0415 - needs what only a report needs
+        from ..report import of_comparison, write  # noqa: PLC0415 - needs what only a report needs
 
         folder = self.folder
         if folder is not None:
@@ -82,7 +82,7 @@ class Watch:
 
 def write_training(folder: Path | None, solver: Path, outcome: Outcome) -> None:
     """Write the report of a training, where a folder was given for it; what was there is exchanged."""
-    from .report import Training, of_training, write  # noqa: PLC0415 - needs what only a report needs
+    from ..report import Training, of_training, write  # noqa: PLC0415 - needs what only a report needs
 
     if folder is None or outcome.rank:
         return
@@ -103,7 +103,7 @@ def quantized_paths(path: Path) -> tuple[Path, Path]:
 
 def quantized_files(found: Quantized) -> Mapping[Path, bytes]:
     """The report of a quantization; nothing where it fails, which must not cost the model."""
-    from .report import of_quantization  # noqa: PLC0415 - needs what only a report needs
+    from ..report import of_quantization  # noqa: PLC0415 - needs what only a report needs
 
     stem = quantized_paths(found.path)[0].stem
     files = attempt(lambda: of_quantization(found, COMMAND.get()).files(stem)) or {}
@@ -118,13 +118,13 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="The page. Default: report.html beside the JSON."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make report.html again from the JSON on disk; the model is not needed.
 
     Example: twofold report out/
     """
-    from .report import Report  # noqa: PLC0415 - needs what only a report needs
+    from ..report import Report  # noqa: PLC0415 - needs what only a report needs
 
     found = Report.load(source)
     origin = source / FILES[0] if source.is_dir() else source
