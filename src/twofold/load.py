@@ -74,7 +74,7 @@ def load(
     Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
         >>> [layer.name for layer in model.convolutions()]
-        ['conv1', 'conv2', 'conv3']
+        ['conv1', 'conv2', 'conv3', 'score']
     """
     path = Path(model)
     suffix = path.suffix.lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,18 @@ def test_what_does_not_help_is_not_kept(pair):
     for layer in found.model.weights.layers:
         for a, b in zip(layer.blobs, layers[layer.name].blobs, strict=True):
             np.testing.assert_array_equal(a.array(), b.array())
+
+
+def test_a_rate_is_chosen_that_helps(pair, monkeypatch):
+    original, decomposed = pair
+    source = CalibrationSource(data=samples(64, seed=3))
+    # The first two ruin the net.
+    training = import_module("twofold.recover.train")  # a function of the package is called recover, too
+    monkeypatch.setattr(training, "RATES", (10.0, 1.0, 1e-2, 1e-5))
+    found = recover(original, decomposed, source, RecoverOptions(steps=40, batch=8))
+    named = recover(original, decomposed, source, RecoverOptions(steps=40, batch=8, rate=1e-2))
+    assert found.curve == named.curve
+    assert found.after < 0.9 * found.before
 
 
 def test_what_is_refused(pair, tmp_path):

@@ -33,8 +33,12 @@ def recover(
         int | None, typer.Option(metavar="N", help="Steps of the optimizer. Default: some minutes' worth.")
     ] = None,
     rate: Annotated[
-        float, typer.Option(metavar="R", help="Learning rate, as a share of each weight's size.")
-    ] = RecoverOptions.rate,
+        float | None,
+        typer.Option(
+            metavar="R",
+            help="Learning rate, as a share of each weight's size. Default: found by short trials.",
+        ),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", help="Samples per step. Default: as many as one well holds.")
     ] = None,

@@ -23,7 +23,7 @@ class RecoverOptions:
         steps: steps of the optimizer (Adam), each on one batch; None for what takes some minutes, which
             depends on the size of a batch.
         rate: learning rate, as a share of the root mean square of each weight; it rises over the first steps
-            and falls to zero along a cosine.
+            and falls to zero along a cosine. None for the largest that helps in a short trial.
         batch: samples per step, of all processes together; None for as many as one step can well hold, which
             depends on their size.
         checks: how often the held-out error is measured.
@@ -32,7 +32,7 @@ class RecoverOptions:
     """
 
     steps: int | None = None
-    rate: float = 3e-3
+    rate: float | None = None
     batch: int | None = None
     checks: int = 8
     seed: int = 0
@@ -41,7 +41,7 @@ class RecoverOptions:
     def __post_init__(self) -> None:
         if min(one for one in (self.steps, self.batch, self.checks) if one is not None) < 1:
             raise OptionError(f"steps, batch and checks are 1 or more, got {self}")
-        if not (math.isfinite(self.rate) and self.rate > 0):
+        if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
             raise OptionError(f"the rate is a positive number, got {self.rate}")
 
     def sized(self, inputs: Inputs, processes: int) -> RecoverOptions:

@@ -19,6 +19,11 @@ from ..finetune.parallel import World
 from ..progress import track
 from .options import RecoverOptions
 
+#: Learning rates that are tried where the user names none.
+RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+#: Each for this part of the steps, but not fewer than these.
+_TRIAL, _FEWEST = 16, 8
+
 #: (step, error on the held-out samples) of every measurement.
 Curve = list[tuple[int, float]]
 
@@ -109,33 +114,64 @@ class _Loss(nn.Module):
 
 def train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World) -> Curve:
     """Train; gives the held-out error by step and leaves the best weights in the student."""
+    run = _Run(student, lesson, exam, options, world)
     assert options.steps is not None, "Bug: options are not sized"
-    assert options.batch is not None, "Bug: options are not sized"
-    parameters = student.parameters()
-    groups = [{"params": [p], "lr": options.rate * _scale(p)} for p in parameters]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate_of(options.steps))
-    loss_of = world.wrapped(_Loss(student, lesson.energies))
-    curve = [(0, exam.error(student))]
-    best = [p.detach().clone() for p in parameters]
-    every = math.ceil(options.steps / options.checks)
-    part = world.share.of(options.batch, "recovery")
-    batches = lesson.batches(options.batch, options.seed, part)
-    for step in track(range(1, options.steps + 1), "training the factors"):
-        optimizer.zero_grad()
-        loss_of(*next(batches)).backward()
-        optimizer.step()
-        schedule.step()
-        if step % every == 0 or step == options.steps:
-            # One process speaks for all, so that they keep the same weights.
-            error = float(world.gather(exam.error(student))[0])
-            if error < min(known for _, known in curve):
-                best = [p.detach().clone() for p in parameters]
-            curve.append((step, error))
+    if options.rate is not None:
+        return run(options.rate, options.steps, options.checks)
+    # How far a net may be moved differs by orders of magnitude from net to net: a short run that ends with
+    # a rate of zero tells. The first that helps is taken.
+    start = [p.detach().clone() for p in student.parameters()]
+    for rate in track(RATES[:-1], "choosing the rate"):
+        (_, before), *_, (_, after) = run(rate, max(_FEWEST, options.steps // _TRIAL), checks=1)
+        _copy(start, student.parameters())
+        if after < before:
+            return run(rate, options.steps, options.checks)
+    return run(RATES[-1], options.steps, options.checks)
+
+
+class _Run:
+    """Runs of the optimizer, on the same batches each."""
+
+    def __init__(
+        self, student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World
+    ) -> None:
+        assert options.batch is not None, "Bug: options are not sized"
+        self._student, self._lesson, self._exam, self._world = student, lesson, exam, world
+        self._loss_of = world.wrapped(_Loss(student, lesson.energies))
+        self._batch, self._seed = options.batch, options.seed
+        self._part = world.share.of(options.batch, "recovery")
+        # One process speaks for all, so that they keep the same weights.
+        self._before = float(world.gather(exam.error(student))[0])
+
+    def __call__(self, rate: float, steps: int, checks: int) -> Curve:
+        """Train; leaves the best weights in the student."""
+        parameters = self._student.parameters()
+        optimizer = torch.optim.Adam(
+            [{"params": [p], "lr": rate * _scale(p)} for p in parameters], betas=(0.9, 0.99)
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate_of(steps))
+        curve = [(0, self._before)]
+        best = [p.detach().clone() for p in parameters]
+        every = math.ceil(steps / checks)
+        batches = self._lesson.batches(self._batch, self._seed, self._part)
+        for step in track(range(1, steps + 1), f"training the factors at rate {rate:g}"):
+            optimizer.zero_grad()
+            self._loss_of(*next(batches)).backward()
+            optimizer.step()
+            schedule.step()
+            if step % every == 0 or step == steps:
+                error = float(self._world.gather(self._exam.error(self._student))[0])
+                if error < min(known for _, known in curve):
+                    best = [p.detach().clone() for p in parameters]
+                curve.append((step, error))
+        _copy(best, parameters)
+        return curve
+
+
+def _copy(values: list[Tensor], parameters: list[Tensor]) -> None:
     with torch.no_grad():
-        for parameter, value in zip(parameters, best, strict=True):
+        for parameter, value in zip(parameters, values, strict=True):
             parameter.copy_(value)
-    return curve
 
 
 def _scale(parameter: Tensor) -> float:
