@@ -29,9 +29,10 @@ check: $(STAMP)  ## style and types
 bench: $(STAMP)  ## all measurements that the README and docs quote
 	$(BIN)/python -m benchmarks.run
 
+# --quiet would hide warnings from --strict, too.
 docs: $(STAMP)  ## the site, into site/; fails on a broken link
 	$(BIN)/python -m docs.make_layers
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 figures: $(STAMP)  ## the pages' figures, drawn anew (minutes)
 	$(BIN)/python -m docs.make_figures
