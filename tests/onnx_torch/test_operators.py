@@ -86,7 +86,7 @@ def test_what_cannot_be_computed_is_named_at_once():
         [value("y", TensorProto.FLOAT, None)],
     )  # fmt: skip
     model = helper.make_model(graph)
-    with pytest.raises(UnsupportedError, match=r"Odd \(1 x\), Resize with antialias = 1"):
+    with pytest.raises(UnsupportedError, match=r"Odd \(1 x, first 'b'\), Resize with antialias = 1"):
         OnnxNet(model, ["y"])
     found = OnnxNet(model, ["a"])({"x": torch.tensor([-1.0, 2.0])})
     assert found["a"].tolist() == [0, 2]
