@@ -59,8 +59,6 @@ def test_a_page_does_what_it_says(page, world, capsys):
     names: dict[str, object] = {"__name__": "__main__"}
     for language, text, line in blocks(page):
         if language == "python" and PLACEHOLDER not in text:
-            if page.name == "README.md":  # it shows two ways to the same folder
-                shutil.rmtree("out", ignore_errors=True)
             exec(compile("\n" * line + text, str(page), "exec"), names)
         elif language == "sh" or (page.name == "README.md" and not language):
             for command in commands(text):
