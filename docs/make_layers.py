@@ -137,7 +137,7 @@ asks the formats and the schemes themselves.
 """
 TAIL = """
 
-Fully connected is InnerProduct in Caffe, Gemm in ONNX (MatMul nodes are not listed yet), nn.Linear in
+Fully connected is InnerProduct in Caffe, Gemm and MatMul in ONNX, nn.Linear in
 PyTorch. Like a 1x1 convolution it is taken by the scheme `channel` only, which competes by default where
 there are calibration inputs.
 

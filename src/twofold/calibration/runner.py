@@ -41,8 +41,13 @@ class Seen:
 
 
 def as_images(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One vector per sample, (N, C), as the positions of one image, (1, C, N); images as they are."""
-    return values.T[None] if values.ndim == 2 else values
+    """Vectors (N, ..., C) of a fully connected layer as (N, C, positions).
+
+    Where there is but one in each sample, the samples are the positions of one image.
+    """
+    if values.ndim < 3:
+        return values.reshape(-1, values.shape[-1]).T[None]
+    return values.reshape(len(values), -1, values.shape[-1]).swapaxes(1, 2)
 
 
 class Runner(Protocol):

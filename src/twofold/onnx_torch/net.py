@@ -19,12 +19,14 @@ class Step:
 
     Attributes:
         position: of the node in the graph.
+        operator: its type.
         inputs: what it was given.
         outputs: what it gave; a caller may ask for gradients of these before the next step.
         values: all values that are needed further on, by name.
     """
 
     position: int
+    operator: str
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
     values: Mapping[str, Tensor]
@@ -96,7 +98,7 @@ class OnnxNet:
             for name in (*node.input, *node.output):
                 if self._last.get(name, -1) <= position:
                     values.pop(name, None)
-            yield Step(position, inputs, outputs, values)
+            yield Step(position, node.op_type, inputs, outputs, values)
 
 
 def _needed(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> tuple[list[int], set[str]]:

@@ -1,4 +1,4 @@
-"""Gemm and ConvTranspose nodes: the same outputs at full rank in ONNX Runtime, and what stays."""
+"""Gemm, MatMul and ConvTranspose nodes: the same outputs at full rank in ONNX Runtime, and what stays."""
 
 from __future__ import annotations
 
@@ -61,6 +61,40 @@ def test_every_gemm(tmp_path, turned, bias):
     check_full_rank(model, numbers(3, 30, seed=1), tmp_path)
 
 
+@pytest.mark.parametrize("shape", [(3, 30), (2, 5, 30), (2, 3, 4, 30), ("n", "t", 30)])
+def test_every_matmul(tmp_path, shape):
+    model = opened(tmp_path, "MatMul", shape, [numbers(30, 24)])
+    (layer,) = model.convolutions()
+    inner = [one for one in shape[1:-1] if isinstance(one, int)]
+    assert layer.input_sizes == (((int(np.prod(inner)),),) if len(inner) == len(shape) - 2 else ())
+    fed = [one if isinstance(one, int) else 3 for one in shape]
+    check_full_rank(model, numbers(*fed, seed=1), tmp_path)
+
+
+def test_a_product_of_results_is_no_layer(tmp_path):
+    model = opened(tmp_path, "MatMul", (30, 30), [])
+    del model.proto.graph.node[0].input[1:]
+    model.proto.graph.node[0].input.append("x")
+    onnx.save(model.proto, tmp_path / "squared.onnx")
+    assert twofold.load(tmp_path / "squared.onnx").convolutions() == ()
+
+
+def test_a_fit_to_sequences_is_corrected_by_a_bias_of_its_own(tmp_path):
+    """What the rank loses has a mean; MatMul has no place for it, so an Add follows."""
+    model = opened(tmp_path, "MatMul", ("n", 6, 64), [numbers(64, 48)])
+    given, held_out = (1 + correlated(6 * n, seed).reshape(n, 6, 64) for n, seed in ((64, 4), (16, 5)))
+    one = {"ranks": {"layer": 8}, "schemes": "channel"}
+    fitted = twofold.decompose(model, data={"x": given}, **one)
+    assert [node.op_type for node in fitted.model.proto.graph.node] == ["MatMul", "MatMul", "Add"]
+    fitted.save(tmp_path / "out")
+    wanted = run(model, held_out)
+    written = run(twofold.load(tmp_path / "out" / "net.onnx"), held_out)
+    blind = run(twofold.decompose(model, no_data=True, **one).model, held_out)
+    lost = [np.linalg.norm(found - wanted) for found in (written, blind)]
+    assert lost[0] < 0.5 * lost[1]
+    assert abs((written - wanted).mean()) < 0.05 * np.abs(blind - wanted).mean()
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(
@@ -104,12 +138,13 @@ def test_a_fit_to_data_beats_one_to_weights(tmp_path):
     [
         ("Gemm", (16, 16), {"alpha": 0.5}, "it scales by alpha = 0.5"),
         ("Gemm", (16, 16), {"transA": 1}, "it transposes its input"),
+        ("MatMul", (2, 16, 16), {}, "its weight has the shape [2, 16, 16]"),
         ("ConvTranspose", (16, 16, 3, 3), {"auto_pad": "SAME_UPPER"}, "its pads follow from the size"),
         ("ConvTranspose", (16, 16, 3, 3), {"output_shape": [6, 6]}, "its pads follow from the size"),
     ],
 )
 def test_what_stays(tmp_path, kind, weights, attributes, reason):
-    shape = (16, 16) if kind == "Gemm" else (1, 16, 5, 5)
+    shape = (16, 16) if kind != "ConvTranspose" else (1, 16, 5, 5)
     (skipped,) = opened(tmp_path, kind, shape, [numbers(*weights)], **attributes).convolutions()
     assert isinstance(skipped, Skipped)
     assert reason in skipped.reason

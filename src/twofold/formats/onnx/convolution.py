@@ -1,11 +1,13 @@
-"""What a Conv, ConvTranspose or Gemm node says: its shape, and what stands in the way of replacing it."""
+"""What a Conv, ConvTranspose, Gemm or MatMul node says: its shape, and what keeps it from being replaced."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import AttributeProto, NodeProto, TensorProto
+from onnx import AttributeProto, NodeProto, TensorProto, helper
 
 from ...conv import Array, ConvGeometry, Kind, Size
 from ..layout import canonical, stored
@@ -19,7 +21,9 @@ OTHERS = {
     "QLinearConv": ("quantized (QLinearConv); decompose first, then quantize", 3),
 }
 #: Types of nodes that are replaced.
-PLAIN = frozenset({"Conv", "ConvTranspose", "Gemm"})
+PLAIN = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+#: Those that are fully connected layers.
+LINEAR = frozenset({"Gemm", "MatMul"})
 #: Types of other domains that runtimes make when they optimise a model.
 FUSED = frozenset({"FusedConv", "NhwcConv", "NhwcFusedConv", "QLinearConv"})
 
@@ -78,9 +82,12 @@ def read_use(
         shape: of its input, None per axis that is not known.
     """
     node = scope.graph.node[position]
-    size = None if shape is None or None in shape[2:] else tuple(d for d in shape[2:] if d is not None)
+    inner = None if shape is None else shape[1:-1] if node.op_type in LINEAR else shape[2:]
+    size = None if inner is None or None in inner else tuple(d for d in inner if d is not None)
+    if node.op_type in LINEAR:  # takes vectors, as many as there are between the batch and their values
+        size = None if size is None else (math.prod(size),)
     if node.op_type == "Gemm":
-        size = (1,)  # an input of Gemm is a vector per sample
+        size = (1,)
     weight: Constant | None = None
     bias: Constant | None = None
     reason, at = _kind(node)
@@ -138,8 +145,8 @@ def _geometry(node: NodeProto, weight: Constant | None, size: Size | None) -> tu
     if weight is None:
         return None, ""
     dims = tuple(weight.tensor.dims)
-    if node.op_type == "Gemm":
-        return _gemm(node, dims)
+    if node.op_type in LINEAR:
+        return _linear(node, dims)
     if len(dims) < 3:
         return None, f"its weight has the shape {list(dims)}; one of at least 3 axes is needed"
     kernel = dims[2:]
@@ -163,7 +170,7 @@ def _geometry(node: NodeProto, weight: Constant | None, size: Size | None) -> tu
         return None, f"its shape is not supported: {error}"
 
 
-def _gemm(node: NodeProto, dims: Size) -> tuple[ConvGeometry | None, str]:
+def _linear(node: NodeProto, dims: Size) -> tuple[ConvGeometry | None, str]:
     if len(dims) != 2:
         return None, f"its weight has the shape {list(dims)}; one of 2 axes is needed"
     c_out, c_in = dims if is_transposed(node) else dims[::-1]
@@ -193,6 +200,25 @@ def to_tensor(node: NodeProto, weight: Array, shaped: ConvGeometry) -> Array:
     array = stored(weight, shaped)
     turned = shaped.kind == "linear" and not is_transposed(node)
     return np.ascontiguousarray(array.T) if turned else array
+
+
+def biased(
+    node: NodeProto, value: Callable[[str], str] = str, name: Callable[[str], str] = str
+) -> list[NodeProto]:
+    """A node whose third input is its bias, in ONNX's terms: MatMul takes none, so that an Add follows it.
+
+    Args:
+        node: a new node, which is changed.
+        value: a free name of a value, from one that would do.
+        name: a free name of a node, likewise.
+    """
+    if node.op_type != "MatMul" or len(node.input) < 3:
+        return [node]
+    *factors, bias = node.input
+    output, product = node.output[0], value(f"{node.output[0]}_unbiased")
+    node.input[:] = factors
+    node.output[:] = [product]
+    return [node, helper.make_node("Add", [product, bias], [output], name(f"{node.name}_bias"))]
 
 
 def _pads(

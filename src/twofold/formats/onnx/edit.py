@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from ...conv import Array, ConvGeometry, FactorConv, Factors
-from .convolution import Use, auto_pad, to_tensor
+from .convolution import LINEAR, Use, auto_pad, biased, to_tensor
 from .graphs import Constant, Graphs, Scope, value_names
 from .groups import Group, bias_of
 from .tensors import Files, new_tensor
@@ -117,7 +118,9 @@ class Editor:
             new.input[:] = [chain[i], weights[i], *([bias] if bias else [])]
             new.output[:] = [chain[i + 1]]
             _set_shape(new, conv.geometry)
-            nodes.append(new)
+            nodes += biased(
+                new, partial(self._free, taken=self._values), partial(self._free, taken=self._names)
+            )
         self._instead[use.scope.number, use.position] = nodes
         self._infos.setdefault(use.scope.number, []).extend(_value_infos(use, node, values, stack))
         for name in node.input[1:]:
@@ -174,6 +177,11 @@ def _value_infos(use: Use, node: NodeProto, values: list[str], stack: Factors) -
     if output is None or not output.type.tensor_type.HasField("shape"):
         return []
     whole = output.type.tensor_type.shape.dim
+    if use.node.op_type in LINEAR:
+        return [
+            _with_last(output, name, conv.geometry.c_out)
+            for name, conv in zip(values, stack.convs, strict=False)
+        ]
     size: list[int | None] = [None] * len(stack.convs[0].geometry.kernel)
     if source is not None and len(source.type.tensor_type.shape.dim) == len(whole):
         size = [dim.dim_value or None for dim in source.type.tensor_type.shape.dim[2:]] or size
@@ -183,11 +191,21 @@ def _value_infos(use: Use, node: NodeProto, values: list[str], stack: Factors) -
         same = auto_pad(node).startswith(
             "SAME"
         )  # then pads may depend on the size, which the shape does not tell
-        dims = [conv.geometry.c_out, *([None] * len(size) if same else size)][: len(whole) - 1]
+        dims = [conv.geometry.c_out, *([None] * len(size) if same else size)]
         info = helper.make_tensor_value_info(name, output.type.tensor_type.elem_type, [None, *dims])
         info.type.tensor_type.shape.dim[0].CopyFrom(whole[0])
         infos.append(info)
     return infos
+
+
+def _with_last(info: ValueInfoProto, name: str, channels: int) -> ValueInfoProto:
+    """What is said of a value, said of one that differs in the last axis."""
+    found = ValueInfoProto()
+    found.CopyFrom(info)
+    found.name = name
+    found.type.tensor_type.shape.dim[-1].Clear()
+    found.type.tensor_type.shape.dim[-1].dim_value = channels
+    return found
 
 
 def _output(geometry: ConvGeometry, axis: int, length: int | None) -> int | None:

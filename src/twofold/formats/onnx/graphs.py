@@ -165,6 +165,15 @@ class Graphs:
             holder = holder_of(holder, name)
         return found
 
+    def maker(self, scope: Scope, name: str) -> NodeProto | None:
+        """The node that makes a value, seen through Identity nodes; None where none does."""
+        chain = self.sources(scope, name)
+        if not chain:
+            return None
+        number, name = chain[-1]
+        position = self.scopes[number].makers.get(name)
+        return None if position is None else self.scopes[number].graph.node[position]
+
     def constant(self, scope: Scope, name: str) -> Constant | str:
         """The constant that a value is, or why it is none, as the end of a sentence."""
         chain = self.sources(scope, name)

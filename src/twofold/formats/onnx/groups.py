@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto
 
 from ...conv import Array, ConvLayer, Size, Skipped
 from .convolution import Use, from_tensor, is_convolution, is_transposed, read_use
-from .graphs import Constant, Graphs, Scope, holder_of
+from .graphs import Constant, Graphs, Scope, holder_of, is_op
 from .shapes import Shape, measured_shapes, value_shapes
 from .tensors import BITS, Files, all_tensors, is_external, read_weight
 
@@ -48,13 +48,30 @@ def find_groups(graphs: Graphs, inputs: Mapping[str, Size], path: str) -> tuple[
     Raises:
         ModelError: `inputs` do not fit the model.
     """
-    nodes = [place for place in graphs.nodes() if is_convolution(place[2])]
+    nodes = [
+        place for place in graphs.nodes() if is_convolution(place[2]) and not _of_activations(graphs, place)
+    ]
     shapes = _input_shapes(graphs, nodes, inputs, path)
     groups: dict[tuple[int, str] | str, list[Use]] = {}
     for (scope, position, _), name, shape in zip(nodes, _names(graphs, nodes), shapes, strict=True):
         use = read_use(graphs, scope, position, name, shape)
         groups.setdefault(use.weight.key if use.weight is not None else name, []).append(use)
     return tuple(Group(tuple(uses), _reason(graphs, uses)) for uses in groups.values())
+
+
+def _of_activations(graphs: Graphs, place: Node) -> bool:
+    """Whether a node multiplies two results, as attention does: that is no layer with a weight."""
+    scope, _, node = place
+    if not is_op(node, "MatMul") or len(node.input) < 2:
+        return False
+
+    def is_weight(name: str) -> bool:
+        if isinstance(graphs.constant(scope, name), Constant):
+            return True
+        maker = graphs.maker(scope, name)
+        return maker is not None and is_op(maker, "DequantizeLinear") and is_weight(maker.input[0])
+
+    return not is_weight(node.input[1])
 
 
 def _input_shapes(

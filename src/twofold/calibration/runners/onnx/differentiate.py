@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ....errors import ModelError
+from ....formats.onnx.convolution import LINEAR
 from ....onnx_torch import OnnxNet
 from ...runner import Seen, as_images
 from ..gradients import felt
@@ -30,7 +31,7 @@ def watch(
     Raises:
         ModelError: the graph does not run on these values.
     """
-    seen: list[tuple[str, Tensor, Tensor]] = []
+    seen: list[tuple[str, bool, Tensor, Tensor]] = []
     found: Mapping[str, Tensor] = {}
     # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
     feed = {name: torch.from_numpy(np.array(value)) for name, value in values.items()}
@@ -43,7 +44,7 @@ def watch(
                     assert source is not None, "Bug: a convolution without an input"
                     if not output.requires_grad:
                         output.requires_grad_()
-                    seen.append((names[step.position], source, output))
+                    seen.append((names[step.position], step.operator in LINEAR, source, output))
             outputs = [found[name] for name in net.outputs]
             gradients = felt(outputs, [output for *_, output in seen], generator)
     except RuntimeError as error:
@@ -51,6 +52,6 @@ def watch(
             f"the model does not run in torch, which gives its gradients: {error}; use "
             "CalibrationOptions(gradients=False), and tell us"
         ) from error
-    for (name, source, _), gradient in zip(seen, gradients, strict=True):
-        images = (as_images(tensor.detach().float().numpy()) for tensor in (source, gradient))
-        yield Seen(name, *images)
+    for (name, linear, source, _), gradient in zip(seen, gradients, strict=True):
+        images = (tensor.detach().float().numpy() for tensor in (source, gradient))
+        yield Seen(name, *(map(as_images, images) if linear else images))

@@ -77,7 +77,7 @@ class Graph:
         stop: int,
         inputs: Mapping[str, int],
         outputs: Iterable[str],
-        instead: Mapping[int, NodeProto] | None = None,
+        instead: Mapping[int, Sequence[NodeProto]] | None = None,
     ) -> ModelProto:
         """A model of the nodes from `first` to before `stop`, with all constants that they read.
 
@@ -101,7 +101,7 @@ class Graph:
                 elif name not in self._changing and self._makers.get(name, -1) not in {*chosen, -1}:
                     chosen.add(self._makers[name])
                     waiting.append(self._nodes[self._makers[name]])
-        nodes = [(instead or {}).get(one, self._nodes[one]) for one in sorted(chosen)]
+        nodes = [node for one in sorted(chosen) for node in (instead or {}).get(one, [self._nodes[one]])]
         fed = [helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()]
         graph = GraphProto(
             name="part", node=nodes, input=fed, output=[ValueInfoProto(name=name) for name in outputs]

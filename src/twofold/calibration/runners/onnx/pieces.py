@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from ....formats.onnx.convolution import biased
 from .graph import Graph
 from .session import Arrays, Session
 
@@ -69,7 +70,7 @@ class Pieces:
 
     def _open(self, piece: int, values: Arrays, fed: bool) -> Session:
         first, stop = self._starts[piece], self._stops[piece]
-        instead: Mapping[int, NodeProto] = {}
+        instead: Mapping[int, Sequence[NodeProto]] = {}
         kinds = {
             name: helper.np_dtype_to_tensor_dtype(np.asarray(value).dtype) for name, value in values.items()
         }
@@ -77,6 +78,6 @@ class Pieces:
             node = NodeProto()
             node.CopyFrom(self._graph.model.graph.node[first])
             node.input[:] = [node.input[0], _WEIGHT, _BIAS]
-            instead = {first: node}
+            instead = {first: biased(node)}
         made = sorted(self._live[piece + 1] - self._live[piece])
         return Session(self._graph.part(first, stop, kinds, made, instead), made)

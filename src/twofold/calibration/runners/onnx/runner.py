@@ -13,7 +13,7 @@ from onnx import ModelProto, helper
 
 from ....conv import ConvLayer, Factors
 from ....errors import InputError, ModelError, OptionError
-from ....formats.onnx.convolution import to_tensor
+from ....formats.onnx.convolution import LINEAR, to_tensor
 from ....formats.onnx.graphs import is_op
 from ....formats.onnx.groups import bias_of
 from ....formats.onnx.model import OnnxModel
@@ -112,9 +112,10 @@ class OnnxRunner:
             envs = [pieces.advance(values, number, changed.get(number)) for values in envs]
             position = pieces.cuts[number]
             if position in names:
-                source = self._network.graph.model.graph.node[position].input[0]
+                node = self._network.graph.model.graph.node[position]
                 for values in envs:
-                    yield Seen(names[position], as_images(values[source].astype(np.float32, copy=False)))
+                    given = values[node.input[0]].astype(np.float32, copy=False)
+                    yield Seen(names[position], as_images(given) if node.op_type in LINEAR else given)
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`; with stacks the changed model itself is run."""
