@@ -199,7 +199,9 @@ def test_a_folder_of_pictures_from_the_command_line(tmp_path, monkeypatch, capsy
     assert "1 of 7 pictures were skipped" in err
     assert "measured on inputs" in out
     record = Plan.load("out/plan.json").calibration["inputs"]
-    assert record["count"] + 3 >= 18  # six pictures of four crops, an eighth of them held out
+    assert record["count"] == 6 * 4 - 3 + 66 - 3  # crops and made-up pictures, without those to measure on
+    assert record["options"]["also_count"] == 66
+    assert "66 made-up pictures are looked at, too, since yours are few" in err
     assert record["skipped"][0][0].endswith("bad.png")
     assert main(["compare", *files, "out", *options]) == 0
     text = capsys.readouterr().out

@@ -7,6 +7,7 @@ from tests.small import NET, write
 
 import twofold
 from twofold.calibrate import CalibrationSource
+from twofold.calibration.gather import CalibrationOptions
 from twofold.errors import ModelError
 from twofold.latency.runtimes import installed
 from twofold.latency.runtimes.opencv import OpenCv
@@ -18,7 +19,7 @@ def both(tmp_path):
     return model, twofold.decompose(model, macs=0.5, no_data=True, multiple=4).model
 
 
-SOURCE = CalibrationSource(count=2)
+SOURCE = CalibrationSource(options=CalibrationOptions(made_up=2))
 
 
 def test_every_runtime_of_the_kind(both):

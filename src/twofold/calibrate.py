@@ -17,7 +17,7 @@ from .calibration.measure import Measure, Metric, MetricChange, OutputError
 from .calibration.runner import Runner, Stacks
 from .calibration.runners import runner_for
 from .calibration.store import load_or_gather
-from .calibration.synthetic import ValueRange, synthetic_inputs
+from .calibration.synthetic import ValueRange, beside, synthetic_inputs
 from .conv import ConvLayer, Factors
 from .errors import InputError, MissingExtraError, ModelError, OptionError, TwofoldError
 from .lowrank import Factorization, corrected_pair
@@ -38,7 +38,8 @@ _BATCH_VALUES = 2 * 3 * 320 * 320
 _LARGEST_BATCH = 16
 #: Batch statistics mean something for so many samples at least.
 _SMALLEST_STATISTICS_BATCH = 8
-SYNTHETIC_COUNT = 66
+#: With fewer samples of the user's, fits see as many made-up pictures, too.
+_PLENTY = 256
 #: The held-out samples choose among these, and no correction.
 CORRECTION_RIDGES = (1e-1, 1e-2, 1e-3)
 
@@ -52,7 +53,6 @@ class CalibrationSource:
         data: a `.npy`/`.npz` file, arrays, or an iterable of arrays or of dicts of arrays.
         image_options: how pictures become inputs, on top of what the model says.
         values: range of made-up pictures.
-        count: number of made-up pictures.
         protect: names of the outputs that must change least; empty for the model's own.
         metric: what is protected instead of the relative error of the outputs.
         accuracy: for a budget of accuracy: a folder of labelled pictures, one subfolder per class, or a
@@ -65,7 +65,6 @@ class CalibrationSource:
     data: Any = None
     image_options: ImageOptions = field(default_factory=ImageOptions)
     values: ValueRange | None = None
-    count: int = SYNTHETIC_COUNT
     protect: tuple[str, ...] = ()
     metric: Metric | None = None
     accuracy: str | Path | Accuracy | None = None
@@ -96,6 +95,7 @@ class Calibration:
         runner: runs the model.
         inputs: samples that fits are made from.
         held_out: samples that errors are measured on; the same where there are few.
+        probes: samples that the effects of single layers are measured on.
         options: how the network is looked at.
         sources: sha256 of the model's files.
         metric: what is protected instead of the relative error of the outputs.
@@ -108,6 +108,7 @@ class Calibration:
     runner: Runner
     inputs: Inputs
     held_out: Inputs
+    probes: Inputs
     options: CalibrationOptions
     sources: Mapping[str, str]
     metric: Metric | None = None
@@ -132,9 +133,12 @@ class Calibration:
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
         fitted, held_out = split(inputs)
+        probes = held_out
+        if not made_up:
+            fitted, probes = _filled_up(fitted, held_out, source)
         return cls(
-            runner, fitted, held_out, options, model.sources(), source.metric, _accuracy(runner, source),
-            source.statistics, inputs.provenance.notes, source.asked,
+            runner, fitted, held_out, probes, options, model.sources(), source.metric,
+            _accuracy(runner, source), source.statistics, fitted.provenance.notes, source.asked,
         )  # fmt: skip
 
     def sample(self, count: int) -> Calibration:
@@ -167,7 +171,7 @@ class Calibration:
     ) -> MeasuredSensitivity:  # fmt: skip
         """What candidates of each layer do to the outputs."""
         return measure_sensitivity(
-            self.runner, self.runner.reached(layers), factorizations, self.held_out, self.options,
+            self.runner, self.runner.reached(layers), factorizations, self.probes, self.options,
             workload=workload, multiple=multiple, new_measure=self.measure,
         )  # fmt: skip
 
@@ -265,7 +269,11 @@ def _made_up(runner: Runner, source: CalibrationSource, options: ImageOptions) -
     """Pictures; where a model takes something else, the examples that came with it."""
     try:
         return synthetic_inputs(
-            runner.inputs, count=source.count, seed=options.seed, values=source.values, options=options
+            runner.inputs,
+            count=source.options.made_up,
+            seed=options.seed,
+            values=source.values,
+            options=options,
         )
     except InputError:
         if not runner.examples:
@@ -273,6 +281,24 @@ def _made_up(runner: Runner, source: CalibrationSource, options: ImageOptions) -
     inputs = from_arrays(runner.examples, runner.inputs)
     note = f"calibrated on the {inputs.count} example inputs alone; give data for a better fit"
     return replace(inputs, provenance=replace(inputs.provenance, notes=(note,)))
+
+
+def _filled_up(fitted: Inputs, held_out: Inputs, source: CalibrationSource) -> tuple[Inputs, Inputs]:
+    """Samples to fit on and to probe with: few pictures, and made-up ones that show what those do not."""
+    if fitted.count >= _PLENTY or not source.options.made_up:
+        return fitted, held_out
+    try:
+        more = beside(fitted, source.options.made_up, seed=source.image_options.seed)
+    except InputError:  # no pictures
+        return fitted, held_out
+    note = (
+        f"{more.count} made-up pictures are looked at, too, since yours are few; errors are measured on yours"
+    )
+    probes = min(held_out.count, more.count // 2)
+    return (
+        fitted.and_also(more.take(slice(probes, None)), note),
+        held_out.and_also(more.take(slice(probes)), note),
+    )
 
 
 def _values(inputs: Inputs) -> int:

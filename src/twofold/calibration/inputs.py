@@ -96,6 +96,18 @@ class Inputs:
         index = rows if isinstance(rows, slice) else list(rows)
         return replace(self, arrays={name: array[index] for name, array in self.arrays.items()})
 
+    def and_also(self, other: Inputs, note: str) -> Inputs:
+        """These samples and then those of `other`, which has the same inputs; `note` says what they are."""
+        both = {name: np.concatenate([array, other.arrays[name]]) for name, array in self.arrays.items()}
+        origin = replace(
+            self.provenance,
+            options={**self.provenance.options, "also": other.provenance.source, **{
+                f"also_{key}": value for key, value in other.provenance.options.items()
+            }},
+            notes=(*self.provenance.notes, note),
+        )  # fmt: skip
+        return replace(self, arrays=both, provenance=origin)
+
     def digest(self) -> str:
         """sha256 over names, shapes and values of all samples."""
         sha = hashlib.sha256()

@@ -33,6 +33,8 @@ Image = NDArray[np.float32]
 IMAGENET_BGR = (104.0, 117.0, 123.0)
 MAX_CHANNELS = 16
 MIN_SIDE = 8
+#: Gray and colour.
+_USUAL_CHANNELS = (1, 3)
 
 # Once so much of a picture is covered, shapes are aimed at the holes; until then they fall where they like.
 _AIM_FROM = 0.8
@@ -128,6 +130,30 @@ def synthetic_inputs(
         notes.append(f"{name}: {count} made-up {kind} pictures {height}x{width}, {span}")
     settings: dict[str, object] = {"count": count, "seed": seed}
     return Inputs(arrays, Provenance("synthetic", "dead leaves", settings, notes=tuple(notes)))
+
+
+def beside(given: Inputs, count: int, *, seed: int = 0) -> Inputs:
+    """Made-up pictures to add to few real ones, with the values between each channel's smallest and largest.
+
+    A layer's covariance of few scenes knows nothing of what they do not show, and a fit gives that up.
+
+    Args:
+        given: real inputs.
+        count: number of pictures.
+        seed: equal seeds give equal pictures.
+
+    Raises:
+        InputError: an input is no picture.
+    """
+    arrays = {}
+    for position, (name, array) in enumerate(given.arrays.items()):
+        channels, height, width = _picture_shape(name, array.shape[1:])
+        if channels not in _USUAL_CHANNELS:
+            raise InputError(f"input {name} has {channels} channels, which is hardly a picture")
+        low, high = (limit(axis=(0, 2, 3), keepdims=True) for limit in (array.min, array.max))
+        leaves = dead_leaves(count, channels, (height, width), seed=seed + position)
+        arrays[name] = low + (high - low) * leaves
+    return Inputs(arrays, Provenance("synthetic", "dead leaves", {"count": count, "seed": seed}))
 
 
 def _picture_shape(name: str, shape: SampleShape) -> tuple[int, int, int]:

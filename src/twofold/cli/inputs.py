@@ -13,7 +13,7 @@ import typer
 
 from ..calibrate import CalibrationSource
 from ..calibration.accuracy import Accuracy
-from ..calibration.gather import CalibrationOptions
+from ..calibration.gather import MADE_UP, CalibrationOptions
 from ..calibration.images import ImageOptions
 from ..calibration.measure import Metric
 from ..calibration.memory import parse_bytes
@@ -44,6 +44,9 @@ Scale = Annotated[float | None, _option("Multiplies what remains.", "S")]
 Limit = Annotated[int | None, _option("Use at most N pictures; 0 takes all.", "N")]
 Range = Annotated[
     str | None, _option("Values of the net's inputs, for made-up pictures, such as -1:1.", "LOW:HIGH")
+]
+MadeUp = Annotated[
+    int, _option("Made-up pictures where there are no inputs, or beside few; 0 for none beside few.", "N")
 ]
 Memory = Annotated[str | None, _option("Memory for statistics, such as 2G.", "BYTES")]
 Saved = Annotated[
@@ -98,7 +101,7 @@ def source(
     *, images: str | None, data: Path | None, size: str | None, crop: str | None, crops: int,
     color: str | None, mean: str | None, scale: float | None, limit: int | None, values: str | None,
     memory: str | None, statistics: Path | None, protect: list[str] | None,
-    accuracy: str | None, metric: str | None, seed: int,
+    accuracy: str | None, metric: str | None, seed: int, made_up: int = MADE_UP,
 ) -> CalibrationSource:  # fmt: skip
     """What the options say.
 
@@ -126,7 +129,9 @@ def source(
         accuracy=None if accuracy is None else _accuracy(accuracy),
         metric=None if metric is None else cast(Metric, _function("--metric", metric)),
         statistics=statistics,
-        options=CalibrationOptions(memory=None if memory is None else parse_bytes(memory), seed=seed),
+        options=CalibrationOptions(
+            memory=None if memory is None else parse_bytes(memory), made_up=made_up, seed=seed
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..apply import apply_plan
+from ..calibration.gather import MADE_UP
 from ..decompose import DATA_SCHEMES, calibrate, default_schemes, run
 from ..errors import OptionError
 from ..formats.base import refuse_existing
@@ -106,6 +107,7 @@ def decompose(
     scale: inputs.Scale = None,
     limit: inputs.Limit = None,
     range: inputs.Range = None,
+    made_up: inputs.MadeUp = MADE_UP,
     memory: inputs.Memory = None,
     statistics: inputs.Saved = None,
     protect: inputs.Protect = None,
@@ -138,7 +140,7 @@ def decompose(
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
         limit=limit, values=range, memory=memory, statistics=statistics, protect=protect,
-        accuracy=accuracy, metric=metric, seed=seed,
+        accuracy=accuracy, metric=metric, seed=seed, made_up=made_up,
     )  # fmt: skip
     model = load_model(definition, weights, input, whole=True)
     if not force:
