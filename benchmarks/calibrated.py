@@ -67,6 +67,7 @@ CASES = (
             Case(name, "weights only", ("--no-data",)),
             Case(name, "made-up pictures", (), limit=2 / 3),
             Case(name, "88 crops", (), crops=88, limit=1 / 3),
+            Case(name, "88 crops, and made-up pictures", ("--made-up", "66"), crops=88, limit=1 / 3),
         )
     ),
 )

@@ -199,10 +199,14 @@ def test_a_folder_of_pictures_from_the_command_line(tmp_path, monkeypatch, capsy
     assert "1 of 7 pictures were skipped" in err
     assert "measured on inputs" in out
     record = Plan.load("out/plan.json").calibration["inputs"]
-    assert record["count"] == 6 * 4 - 3 + 66 - 3  # crops and made-up pictures, without those to measure on
-    assert record["options"]["also_count"] == 66
-    assert "66 made-up pictures are looked at, too, since yours are few" in err
+    assert record["count"] == 6 * 4 - 3  # six pictures of four crops, an eighth of them held out
+    assert "made-up" not in err
     assert record["skipped"][0][0].endswith("bad.png")
+    more = ["--multiple", "4", "--made-up", "10", *options]
+    assert main(["decompose", *files, "-o", "more", "--macs", "0.5", *more]) == 0
+    assert "10 made-up pictures are looked at beside yours" in capsys.readouterr().err
+    record = Plan.load("more/plan.json").calibration["inputs"]
+    assert record["count"] == 6 * 4 - 3 + 10 - 3  # three of the ten stand beside those that are held out
     assert main(["compare", *files, "out", *options]) == 0
     text = capsys.readouterr().out
     assert "relative error" in text
@@ -217,6 +221,7 @@ def test_a_folder_of_pictures_from_the_command_line(tmp_path, monkeypatch, capsy
         (["--images", "nothing"], "no picture of 1 or 3 channels"),
         (["--size", "big"], "--size: 'big' is no size"),
         (["--range", "1"], "--range: '1' is no range"),
+        (["--made-up", "-1"], "made-up pictures are counted from 0, got -1"),
         (["--memory", "lots"], "'lots' is no amount"),
         (["--color", "cmyk"], "unknown color order 'cmyk'"),
         (["--protect", "nothing"], "no blob 'nothing'"),

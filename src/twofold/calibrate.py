@@ -38,8 +38,8 @@ _BATCH_VALUES = 2 * 3 * 320 * 320
 _LARGEST_BATCH = 16
 #: Batch statistics mean something for so many samples at least.
 _SMALLEST_STATISTICS_BATCH = 8
-#: With fewer samples of the user's, fits see as many made-up pictures, too.
-_PLENTY = 256
+#: Made-up pictures where there are no inputs.
+MADE_UP = 66
 #: The held-out samples choose among these, and no correction.
 CORRECTION_RIDGES = (1e-1, 1e-2, 1e-3)
 
@@ -270,7 +270,7 @@ def _made_up(runner: Runner, source: CalibrationSource, options: ImageOptions) -
     try:
         return synthetic_inputs(
             runner.inputs,
-            count=source.options.made_up,
+            count=MADE_UP if source.options.made_up is None else source.options.made_up,
             seed=options.seed,
             values=source.values,
             options=options,
@@ -284,20 +284,19 @@ def _made_up(runner: Runner, source: CalibrationSource, options: ImageOptions) -
 
 
 def _filled_up(fitted: Inputs, held_out: Inputs, source: CalibrationSource) -> tuple[Inputs, Inputs]:
-    """Samples to fit on and to probe with: few pictures, and made-up ones that show what those do not."""
-    if fitted.count >= _PLENTY or not source.options.made_up:
+    """Samples to fit on and to probe with, and the made-up pictures beside them that the user asked for.
+
+    Raises:
+        InputError: an input is no picture.
+    """
+    if not source.options.made_up:
         return fitted, held_out
-    try:
-        more = beside(fitted, source.options.made_up, seed=source.image_options.seed)
-    except InputError:  # no pictures
-        return fitted, held_out
-    note = (
-        f"{more.count} made-up pictures are looked at, too, since yours are few; errors are measured on yours"
-    )
+    more = beside(fitted, source.options.made_up, seed=source.image_options.seed)
+    note = f"{more.count} made-up pictures are looked at beside yours; errors are measured on yours alone"
     probes = min(held_out.count, more.count // 2)
     return (
         fitted.and_also(more.take(slice(probes, None)), note),
-        held_out.and_also(more.take(slice(probes)), note),
+        held_out.and_also(more.take(slice(probes)), note) if probes else held_out,
     )
 
 

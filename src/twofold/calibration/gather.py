@@ -32,7 +32,6 @@ from .statistics import FactorAccumulator, StatisticsOptions, patch_size
 #: covariances whose small eigenvalues still mean something.
 PATCHES_PER_VALUE = 6
 _FEWEST_POSITIONS = 256
-MADE_UP = 66
 #: Samples whose gradient is taken; G is small, and few of them settle it.
 GRADIENT_SAMPLES = 32
 _GRADIENT_POSITIONS = 4096
@@ -47,7 +46,7 @@ class CalibrationOptions:
         positions: output positions looked at in each image; None for as many as each layer's patch needs.
         gradients: whether fits weight a layer's output by how much the network's outputs depend on it.
         batch_statistics: whether batch normalisation uses the batch's own mean and variance meanwhile.
-        made_up: number of made-up pictures, where there are no inputs or beside few; 0 for none beside few.
+        made_up: number of made-up pictures; None for 66 where there are no inputs, and none beside inputs.
         seed: of the draw of positions and projections.
     """
 
@@ -55,13 +54,13 @@ class CalibrationOptions:
     positions: int | None = None
     gradients: bool = True
     batch_statistics: bool = False
-    made_up: int = MADE_UP
+    made_up: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.memory is not None and self.memory < 1:
             raise OptionError(f"memory is a positive number of bytes, got {self.memory}")
-        if self.made_up < 0:
+        if self.made_up is not None and self.made_up < 0:
             raise OptionError(f"made-up pictures are counted from 0, got {self.made_up}")
         if self.positions is not None and self.positions < 1:
             raise OptionError(f"positions per image must be 1 or more, got {self.positions}")

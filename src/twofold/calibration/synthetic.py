@@ -33,8 +33,6 @@ Image = NDArray[np.float32]
 IMAGENET_BGR = (104.0, 117.0, 123.0)
 MAX_CHANNELS = 16
 MIN_SIDE = 8
-#: Gray and colour.
-_USUAL_CHANNELS = (1, 3)
 
 # Once so much of a picture is covered, shapes are aimed at the holes; until then they fall where they like.
 _AIM_FROM = 0.8
@@ -148,8 +146,6 @@ def beside(given: Inputs, count: int, *, seed: int = 0) -> Inputs:
     arrays = {}
     for position, (name, array) in enumerate(given.arrays.items()):
         channels, height, width = _picture_shape(name, array.shape[1:])
-        if channels not in _USUAL_CHANNELS:
-            raise InputError(f"input {name} has {channels} channels, which is hardly a picture")
         low, high = (limit(axis=(0, 2, 3), keepdims=True) for limit in (array.min, array.max))
         leaves = dead_leaves(count, channels, (height, width), seed=seed + position)
         arrays[name] = low + (high - low) * leaves

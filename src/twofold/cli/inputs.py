@@ -13,7 +13,7 @@ import typer
 
 from ..calibrate import CalibrationSource
 from ..calibration.accuracy import Accuracy
-from ..calibration.gather import MADE_UP, CalibrationOptions
+from ..calibration.gather import CalibrationOptions
 from ..calibration.images import ImageOptions
 from ..calibration.measure import Metric
 from ..calibration.memory import parse_bytes
@@ -46,7 +46,7 @@ Range = Annotated[
     str | None, _option("Values of the net's inputs, for made-up pictures, such as -1:1.", "LOW:HIGH")
 ]
 MadeUp = Annotated[
-    int, _option("Made-up pictures where there are no inputs, or beside few; 0 for none beside few.", "N")
+    int | None, _option("Made-up pictures to look at, beside yours where you give some. Alone: 66.", "N")
 ]
 Memory = Annotated[str | None, _option("Memory for statistics, such as 2G.", "BYTES")]
 Saved = Annotated[
@@ -101,7 +101,7 @@ def source(
     *, images: str | None, data: Path | None, size: str | None, crop: str | None, crops: int,
     color: str | None, mean: str | None, scale: float | None, limit: int | None, values: str | None,
     memory: str | None, statistics: Path | None, protect: list[str] | None,
-    accuracy: str | None, metric: str | None, seed: int, made_up: int = MADE_UP,
+    accuracy: str | None, metric: str | None, seed: int, made_up: int | None = None,
 ) -> CalibrationSource:  # fmt: skip
     """What the options say.
 

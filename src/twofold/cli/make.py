@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from ..apply import apply_plan
-from ..calibration.gather import MADE_UP
 from ..decompose import DATA_SCHEMES, calibrate, default_schemes, run
 from ..errors import OptionError
 from ..formats.base import refuse_existing
@@ -107,7 +106,7 @@ def decompose(
     scale: inputs.Scale = None,
     limit: inputs.Limit = None,
     range: inputs.Range = None,
-    made_up: inputs.MadeUp = MADE_UP,
+    made_up: inputs.MadeUp = None,
     memory: inputs.Memory = None,
     statistics: inputs.Saved = None,
     protect: inputs.Protect = None,
