@@ -12,10 +12,13 @@ from scipy import ndimage
 from tests.small import HEAD, NET, TRAIN_VAL, conv, opencv, random_blobs, write
 
 import twofold
+from twofold.calibrate import Calibration, CalibrationSource
 from twofold.calibration.gather import CalibrationOptions
 from twofold.cli import main
+from twofold.decompose import run
 from twofold.errors import InputError, OptionError, PlanError
-from twofold.planning import Plan
+from twofold.planning import Budget, Plan, PlanOptions
+from twofold.planning.sensitivity import measure_sensitivity
 
 pytest.importorskip("torch")
 
@@ -211,6 +214,25 @@ def test_a_folder_of_pictures_from_the_command_line(tmp_path, monkeypatch, capsy
     text = capsys.readouterr().out
     assert "relative error" in text
     assert "time in PyTorch" in text
+
+
+def test_layers_are_probed_with_made_up_pictures_and_errors_measured_without(tmp_path, monkeypatch):
+    probed = []
+
+    def spy(runner, layers, factorizations, inputs, options, **named):
+        probed.append(inputs.count)
+        return measure_sensitivity(runner, layers, factorizations, inputs, options, **named)
+
+    monkeypatch.setattr("twofold.calibrate.measure_sensitivity", spy)
+    model = twofold.load(*write(tmp_path, COLOUR))
+    source = CalibrationSource(data=np.random.default_rng(0).random((24, 3, 20, 20), np.float32))
+    for made_up, more in ((None, 0), (10, 3)):
+        options = replace(source, options=CalibrationOptions(made_up=made_up))
+        prepared = Calibration.prepare(model, options)
+        assert prepared.held_out.count == 3
+        assert prepared.inputs.count == 21 + (made_up or 0) - more
+        run(model, PlanOptions(Budget("macs", 0.5), multiple=4, schemes=("spatial",)), prepared)
+        assert probed.pop() == 3 + more
 
 
 @pytest.mark.parametrize(

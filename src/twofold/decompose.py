@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +48,7 @@ from .search import Attempt, within_drop, within_error
 
 M = TypeVar("M", bound=Model)
 
+_log = logging.getLogger(__name__)
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
 #: Schemes that compete where inputs tell which is best.
@@ -369,7 +371,8 @@ class _Trial:
         """What other ranks and budgets would give."""
         try:
             return Outlook.of(plan, self.layers, self.factored, self.options, self.objective, self.cost)
-        except Exception:  # a report that shows less must not cost the plan
+        except Exception as error:  # a report that shows less must not cost the plan
+            _log.warning("the report shows no other budgets: %s: %s", type(error).__name__, error)
             return None
 
     def _measured(self, loss: Callable[[Attempt], float], budget: Budget) -> Attempt:
