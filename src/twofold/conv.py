@@ -254,6 +254,7 @@ class LayerStatistics:
             over the positions of the other axes: strips[a] has shape (C_in * kernel[a],) * 2. Always present.
         gradient: (C_out, C_out), second moment of the gradient of the network's outputs by the layer's output
             at one position, scaled to a mean of 1 on the diagonal; None where it was not gathered.
+        independent: number of independent patches that would tell as much as the `count` that were seen.
     """
 
     count: int
@@ -261,6 +262,7 @@ class LayerStatistics:
     covariance: Array | None
     strips: tuple[Array, ...]
     gradient: Array | None = None
+    independent: float = math.inf
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,6 +47,7 @@ class CalibrationOptions:
         gradients: whether fits weight a layer's output by how much the network's outputs depend on it.
         batch_statistics: whether batch normalisation uses the batch's own mean and variance meanwhile.
         made_up: number of made-up pictures; None for 66 where there are no inputs, and none beside inputs.
+        shrink: whether covariances of few samples are drawn towards simpler ones.
         seed: of the draw of positions and projections.
     """
 
@@ -55,6 +56,7 @@ class CalibrationOptions:
     gradients: bool = True
     batch_statistics: bool = False
     made_up: int | None = None
+    shrink: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -131,8 +133,8 @@ def gather(
     for layer in track(layers, "summing up"):
         statistics = accumulators.pop(layer.name).result()
         _check(layer, statistics)
-        if layer.geometry.kind == "linear":
-            statistics = shrunk(statistics)
+        if options.shrink:
+            statistics = shrunk(statistics, layer.geometry)
         # The metric mixes all outputs of a layer, which a stack with groups cannot follow.
         metric = metrics.get(layer.name) if layer.geometry.groups == 1 else None
         found[layer.name] = replace(statistics, gradient=_normalised(metric))
