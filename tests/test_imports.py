@@ -25,6 +25,7 @@ FLOW = (
     ("result", "search", "export"),
     ("latency",),
     ("decompose", "apply", "compare", "doctor"),
+    ("int8",),
     ("finetune", "quantize"),
     ("recover",),
     ("report",),
