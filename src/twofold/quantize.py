@@ -18,7 +18,7 @@ from .calibration.runner import Outputs
 from .calibration.runners import runner_for
 from .errors import OptionError
 from .formats.base import Model, commit
-from .int8.qdq import fitting, prepare, session, write_int8
+from .int8.qdq import fitting, prepare, session, with_outputs, write_int8
 from .int8.source import as_onnx
 from .planning.text import aligned, count_text, error_text
 from .progress import track
@@ -140,11 +140,7 @@ class _Net:
         proto = onnx.load_from_string(content)
         self.outputs = [value.name for value in proto.graph.output]
         self._more = dict(more or {})
-        known = set(self.outputs)
-        proto.graph.output.extend(
-            onnx.ValueInfoProto(name=name) for name in self._more.values() if name not in known
-        )
-        self._session = session(proto.SerializeToString())
+        self._session = session(with_outputs(proto, self._more.values()))
 
     def run(self, batch: Batch) -> tuple[Outputs, Outputs]:
         """The model's own outputs, and what the layers give."""

@@ -10,6 +10,7 @@ import typer
 
 from ..formats.base import refuse_existing
 from ..load import grouped, load
+from ..quantize import default_path
 from ..recover import RecoverOptions
 from ..recover import recover as recover_model
 from . import inputs
@@ -55,6 +56,9 @@ def recover(
     protect: inputs.Protect = None,
     seed: inputs.Seed = 0,
     input: Inputs = None,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Train the net as it is in int8, and write that form, as ONNX.")
+    ] = False,
     device: Device = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -62,6 +66,7 @@ def recover(
     """Let the original teach the decomposed net, without labels. Runs under torchrun, too.
 
     Example: twofold recover net.prototxt net.caffemodel out/ -o recovered/ --images photos/
+    Example: twofold recover net.prototxt net.caffemodel recovered/ -o int8/ --images photos/ --qat
     """
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
@@ -72,8 +77,9 @@ def recover(
     shapes = inputs.shapes(input)
     original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
     if not force:
-        refuse_existing(decomposed.targets(output))
-    options = RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed, device=device)
+        targets = decomposed.targets(output)
+        refuse_existing([default_path(targets[0], output)] if qat else targets)
+    options = RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed, device=device, qat=qat)
     found = recover_model(original, decomposed, source, options)
     if found.rank:
         return

@@ -9,7 +9,6 @@ Source: Esser et al., "Learned step size quantization", ICLR 2020.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from ..errors import MissingExtraError, ModelError
 from ..onnx_torch import OnnxNet
 from ..onnx_torch.registry import Operation, from_array
+from ..progress import quiet
 from .qdq import Ranges
 
 #: What ONNX Runtime's quantizer puts behind the name of a value.
@@ -34,15 +34,11 @@ def torchao() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    # It logs what it has no GPU for.
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
-        from torchao.quantization import pt2e  # noqa: PLC0415 - an extra
+        with quiet():  # it logs what it has no GPU for
+            from torchao.quantization import pt2e  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingExtraError("quantization in training", "torchao", "qat") from error
-    finally:
-        logging.disable(disabled)
     return pt2e
 
 
@@ -78,8 +74,8 @@ class FakeInt8:
 
     Attributes:
         weights: weights and biases of the layers in int8, by the names that they have in the float model.
-        ranges: what rounds the activations, by value.
-        outputs: names of the wanted values.
+        ranges: what rounds the activations that the outputs depend on, by value.
+        values: names of the wanted values -> those in the int8 model.
     """
 
     def __init__(
@@ -101,20 +97,23 @@ class FakeInt8:
         self._device = device
         self._floats = {one.name: one for one in plain.graph.initializer}
         self._constants = {one.name: one for one in int8.graph.initializer}
-        self.outputs = tuple(outputs)
-        self._values = _rounded(int8, self.outputs)
+        self.values = _rounded(int8, outputs)
+        self._written = {
+            node.input[1].removesuffix(_SCALE): self._range(node)
+            for node in int8.graph.node
+            if node.op_type == "QuantizeLinear"
+        }
         self.weights: dict[str, Tensor] = {}
         self.ranges: dict[str, Any] = {}
         nodes = {"QuantizeLinear": self._quantize, "DequantizeLinear": self._dequantize}
-        self._net = OnnxNet(int8, self._values, make={kind: make for kind, make in nodes.items()})
+        self._net = OnnxNet(int8, tuple(self.values.values()), make=nodes)
         self._net.constants |= {name: one.to(device) for name, one in self._net.constants.items()}
 
     def _quantize(self, node: NodeProto) -> Operation:
         # Values that share a scale share what rounds them.
         name = node.input[1].removesuffix(_SCALE)
         if name not in self.ranges:
-            scale, zero = (to_array(self._constants[one]) for one in node.input[1:3])
-            self.ranges[name] = range_quantizer(float(scale), int(zero)).to(self._device)
+            self.ranges[name] = range_quantizer(*self._range(node)).to(self._device)
         quantizer = self.ranges[name]
 
         def rounded(x: Tensor, *_: Tensor) -> Tensor:
@@ -123,6 +122,10 @@ class FakeInt8:
             return result
 
         return rounded
+
+    def _range(self, node: NodeProto) -> tuple[float, int]:
+        scale, zero = (to_array(self._constants[one]) for one in node.input[1:3])
+        return float(scale), int(zero)
 
     def _dequantize(self, node: NodeProto) -> Operation:
         stored = self._constants.get(node.input[0])
@@ -146,16 +149,16 @@ class FakeInt8:
     def __call__(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs, by the names of the float model."""
         found = self._net(feed)
-        return {name: found[value] for name, value in zip(self.outputs, self._values, strict=True)}
+        return {name: found[value] for name, value in self.values.items()}
 
     def trained(self, plain: ModelProto) -> tuple[ModelProto, Ranges]:
-        """The float model with the weights as they are now, and the ranges."""
+        """The float model with the weights as they are now, and all ranges."""
         proto = ModelProto()
         proto.CopyFrom(plain)
         for one in proto.graph.initializer:
             if one.name in self.weights:
                 one.CopyFrom(from_numpy(self.weights[one.name].detach().cpu().numpy(), one.name))
-        return proto, {name: range_of(one) for name, one in self.ranges.items()}
+        return proto, {**self._written, **{name: range_of(one) for name, one in self.ranges.items()}}
 
 
 def range_of(quantizer: Any) -> tuple[float, int]:
@@ -164,20 +167,20 @@ def range_of(quantizer: Any) -> tuple[float, int]:
     return float(scale), int(zero)
 
 
-def _rounded(int8: ModelProto, names: Sequence[str]) -> tuple[str, ...]:
+def _rounded(int8: ModelProto, names: Sequence[str]) -> dict[str, str]:
     """What stands in an int8 model for values of the float model.
 
     Raises:
         ModelError: a value is not there.
     """
     given = {name for node in int8.graph.node for name in node.output}
-    found = []
+    found = {}
     for name in names:
         value = next((one for one in (name + _DEQUANTIZED, name) if one in given), None)
         if value is None:
             raise ModelError(
-                f"the int8 model computes no {name!r}, since ONNX Runtime joins what gives it with its "
-                "neighbours; protect another value (--protect)"
+                f"the int8 model computes no {name!r}: ONNX Runtime joins what gives it with its neighbours, "
+                "or the two models do not belong together; protect another value (--protect)"
             )
-        found.append(value)
-    return tuple(found)
+        found[name] = value
+    return found

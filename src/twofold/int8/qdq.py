@@ -6,7 +6,7 @@ DequantizeLinear around each layer, which every runtime with int8 layers takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,8 @@ def prepare(proto: ModelProto, plain: Path) -> None:
         if found < _OPSET:
             proto = onnx.version_converter.convert_version(proto, _OPSET)
         # Symbolic inference needs sympy, and only models with open shapes inside gain by it.
-        quant_pre_process(proto, plain, skip_symbolic_shape=True)
+        onnx.save(proto, plain)
+        quant_pre_process(plain, plain, skip_symbolic_shape=True)
     except Exception as error:  # whatever these libraries meet
         raise ModelError(f"ONNX Runtime cannot prepare the model for quantization: {error}") from error
 
@@ -117,6 +118,18 @@ def fitting(inputs: Inputs, plain: Path) -> Inputs:
             f"the model takes {size} samples at a time; quantize it with a batch of 1 or an open one"
         )
     return inputs.batched(size)
+
+
+def with_outputs(proto: ModelProto, names: Iterable[str]) -> bytes:
+    """A model that gives more of its values."""
+    import onnx  # noqa: PLC0415 - an extra
+
+    more = onnx.ModelProto()
+    more.CopyFrom(proto)
+    known = {value.name for value in proto.graph.output}
+    more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    content: bytes = more.SerializeToString()
+    return content
 
 
 def session(content: bytes) -> Any:

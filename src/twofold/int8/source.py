@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MissingExtraError, ModelError
 from ..export import to_onnx
 from ..formats.base import Model
+from ..progress import quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -56,11 +58,14 @@ def _from_torch(model: Any) -> ModelProto:
     batch = torch.export.Dim("batch")
     kinds = {name: ({0: batch} if name in runner.inputs else None) for name in (*call.names, *call.named)}
     try:
-        program = torch.onnx.export(
-            copied(model.module).eval(), call.positional, kwargs=dict(call.named),
-            input_names=list(runner.inputs), output_names=list(runner.ends), dynamic_shapes=kinds,
-            dynamo=True, verbose=False,
-        )  # fmt: skip
+        # The exporter warns and logs about itself.
+        with warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                copied(model.module).eval(), call.positional, kwargs=dict(call.named),
+                input_names=list(runner.inputs), output_names=list(runner.ends), dynamic_shapes=kinds,
+                dynamo=True, verbose=False,
+            )  # fmt: skip
     except Exception as error:  # whatever the exporter meets
         raise ModelError(f"PyTorch cannot export {type(model.module).__name__} to ONNX: {error}") from error
     assert program is not None, "Bug: no program"

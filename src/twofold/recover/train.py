@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ class Student(Protocol):
 
     def outputs(self, batch: Batch) -> dict[str, Tensor]:
         """The protected outputs, with gradients."""
+
+    def finish(self, exam: Inputs, after: float) -> tuple[Any, tuple[str, ...]]:
+        """The trained model, and notes; it may be run once more on inputs on which its error is known."""
 
 
 class Lesson:
