@@ -91,7 +91,7 @@ def loaded_by(statement: str) -> set[str]:
 
 THIRD_PARTY = {
     "numpy", "scipy", "google", "typer", "click", "rich", "threadpoolctl", "torch", "PIL", "h5py", "cv2",
-    "onnx", "skimage", "joblib", "lmdb", "platformdirs", "onnxruntime", "jinja2", "markupsafe", "matplotlib",
+    "onnx", "torchao", "onnxscript", "skimage", "joblib", "lmdb", "platformdirs", "onnxruntime", "jinja2", "markupsafe", "matplotlib",
 }  # fmt: skip
 
 

@@ -129,11 +129,10 @@ def _recover(
         student = Int8Student(_called_like(original, decomposed), runner, fitted, world.device)
     lesson, exam = Lesson(runner, fitted, world), Lesson(runner, held_out, world)
     curve = train(student, lesson, exam, sized, world)
-    after = min(error for _, error in curve)
-    model, notes = student.finish(held_out, after)
+    model, notes = student.finish(held_out)
     return Recovery(
-        model, curve[0][1], after, tuple(curve), fitted.count, (*inputs.provenance.notes, *notes),
-        world.share.rank,
+        model, curve[0][1], min(error for _, error in curve), tuple(curve), fitted.count,
+        (*inputs.provenance.notes, *notes), world.share.rank,
     )  # fmt: skip
 
 

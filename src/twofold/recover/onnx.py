@@ -77,7 +77,7 @@ class OnnxStudent:
             ) from error
         return {name: torch.cat([part[name] for part in parts]) for name in self._net.outputs}
 
-    def finish(self, exam: Inputs, after: float) -> tuple[OnnxModel, tuple[str, ...]]:
+    def finish(self, exam: Inputs) -> tuple[OnnxModel, tuple[str, ...]]:
         """See `Student.finish`."""
         values = {
             constant.key: self._net.constants[name].detach().cpu().numpy()

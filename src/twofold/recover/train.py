@@ -37,8 +37,8 @@ class Student(Protocol):
     def outputs(self, batch: Batch) -> dict[str, Tensor]:
         """The protected outputs, with gradients."""
 
-    def finish(self, exam: Inputs, after: float) -> tuple[Any, tuple[str, ...]]:
-        """The trained model, and notes; it may be run once more on inputs on which its error is known."""
+    def finish(self, exam: Inputs) -> tuple[Any, tuple[str, ...]]:
+        """The trained model, and notes; it may be run once more, on inputs that were not trained on."""
 
 
 class Lesson:
