@@ -91,7 +91,8 @@ def loaded_by(statement: str) -> set[str]:
 
 THIRD_PARTY = {
     "numpy", "scipy", "google", "typer", "click", "rich", "threadpoolctl", "torch", "PIL", "h5py", "cv2",
-    "onnx", "torchao", "onnxscript", "skimage", "joblib", "lmdb", "platformdirs", "onnxruntime", "jinja2", "markupsafe", "matplotlib",
+    "onnx", "skimage", "joblib", "lmdb", "platformdirs", "onnxruntime", "jinja2", "markupsafe", "matplotlib",
+    "torchao", "onnxscript",
 }  # fmt: skip
 
 
