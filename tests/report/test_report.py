@@ -238,14 +238,14 @@ def test_compare_and_quantize_write_their_reports(tmp_path, monkeypatch, capsys)
     assert "Outputs on the same inputs" in page
     assert "what both networks make of them" in page
     assert main(["quantize", *files, "-o", "int8", *given]) == 0
-    page = (tmp_path / "int8" / "net_int8_report.html").read_text()
+    page = (tmp_path / "int8" / "report.html").read_text()
     checked(page)
     assert "What int8 costs, layer by layer" in page
     for name in ("one", "two", "out"):
         assert f'<th scope="row">{name}</th>' in page
-    before = (tmp_path / "int8" / "net_int8_report.html").read_bytes()
-    assert main(["report", "int8/net_int8_report.json"]) == 0
-    assert (tmp_path / "int8" / "net_int8_report.html").read_bytes() == before
+    before = (tmp_path / "int8" / "report.html").read_bytes()
+    assert main(["report", "int8/report.json"]) == 0
+    assert (tmp_path / "int8" / "report.html").read_bytes() == before
     capsys.readouterr()
 
 

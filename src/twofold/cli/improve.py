@@ -60,6 +60,7 @@ def recover(
         bool, typer.Option("--qat", help="Train the net as it is in int8, and write that form, as ONNX.")
     ] = False,
     device: Device = None,
+    no_report: reports.NoReport = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
@@ -77,13 +78,18 @@ def recover(
     shapes = inputs.shapes(input)
     original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
     if not force:
+        names = () if no_report else reports.FILES
         targets = decomposed.targets(output)
-        refuse_existing([default_path(targets[0], output)] if qat else targets)
+        models = [default_path(targets[0], output)] if qat else targets
+        refuse_existing([*models, *(output / name for name in names)])
     options = RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed, device=device, qat=qat)
+    plan = None if no_report else reports.plan_beside(second[0], original)
     found = recover_model(original, decomposed, source, options)
     if found.rank:
         return
-    files = found.model.save_to(output, force=force, extra={}, check=lambda written: None)
+    more = {} if no_report else reports.recovered_files(found, original, plan)
+    extra = {output / name: content for name, content in more.items()}
+    files = found.model.save_to(output, force=force, extra=extra, check=lambda written: None)
     if as_json:
         numbers = {key: value for key, value in vars(found).items() if key not in ("model", "rank")}
         print(json.dumps({**numbers, "files": [str(path) for path in files]}, indent=2))
@@ -108,7 +114,7 @@ def finetune(
     ] = None,
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest snapshot.")] = False,
-    report: reports.ReportFolder = None,
+    no_report: reports.NoReport = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
@@ -119,12 +125,16 @@ def finetune(
     Example: twofold finetune solver.prototxt --weights out/net.caffemodel -o tuned/ --lr-scale 0.1
     """
     # Needs PyTorch, which the rest does not.
-    from ..finetune import TrainOptions, train  # noqa: PLC0415
+    from ..finetune import TrainOptions, snapshot_prefix, train  # noqa: PLC0415
 
+    course = None
+    if not no_report:
+        course = reports.Course(solver, snapshot_prefix(solver, output), resume=resume, force=force)
     options = TrainOptions(output, lr_scale, max_iter, device, resume, force)
     outcome = train(solver, tuple(weights or ()), options)
-    reports.write_training(report, solver, outcome)
     if outcome.rank == 0:
+        if course is not None:
+            course.write(outcome)
         print(json.dumps(outcome.to_json(), indent=2) if as_json else outcome)
     if outcome.stopped_by is not None:
         raise typer.Exit(128 + outcome.stopped_by)

@@ -43,6 +43,7 @@ class Recovery:
         curve: (step, error) of every measurement.
         samples: number of samples that were trained on.
         notes: about the inputs.
+        losses: (step, mean loss of the steps since the point before) of the training.
         rank: number of this process; only the first of several should write and speak.
     """
 
@@ -52,6 +53,7 @@ class Recovery:
     curve: tuple[tuple[int, float], ...]
     samples: int
     notes: tuple[str, ...] = ()
+    losses: tuple[tuple[int, float], ...] = ()
     rank: int = 0
 
     def __str__(self) -> str:
@@ -128,11 +130,12 @@ def _recover(
         runner = make_teacher(original, source.protect)
         student = Int8Student(_called_like(original, decomposed), runner, fitted, world.device)
     lesson, exam = Lesson(runner, fitted, world), Lesson(runner, held_out, world)
-    curve = train(student, lesson, exam, sized, world)
+    course = train(student, lesson, exam, sized, world)
+    curve = course.errors
     model, notes = student.finish(held_out)
     return Recovery(
-        model, curve[0][1], min(error for _, error in curve), tuple(curve), fitted.count,
-        (*inputs.provenance.notes, *notes), world.share.rank,
+        model, curve[0][1], min(error for _, error in curve), curve, fitted.count,
+        (*inputs.provenance.notes, *notes), course.losses, world.share.rank,
     )  # fmt: skip
 
 
