@@ -95,22 +95,21 @@ def _folded(graph: NetGraph) -> list[Block]:
 
 
 def _lanes(blocks: Sequence[Block], layers: Sequence[int]) -> list[int]:
-    """A lane for each block: its first source's where that path is the longest one on, else a free one."""
+    """A lane for each block: its lowest source's where that path is the longest one on, else a free one."""
+    parents = [max(block.sources, key=lambda source: layers[source], default=None) for block in blocks]
     beyond = [0] * len(blocks)
     for i in reversed(range(len(blocks))):
         for source in blocks[i].sources:
             beyond[source] = max(beyond[source], beyond[i] + 1)
     heirs: dict[int, int] = {}
-    for i, block in enumerate(blocks):
-        for source in block.sources[:1]:
-            best = heirs.get(source)
-            if best is None or beyond[i] > beyond[best]:
-                heirs[source] = i
+    for i, parent in enumerate(parents):
+        if parent is not None and (parent not in heirs or beyond[i] > beyond[heirs[parent]]):
+            heirs[parent] = i
     taken: set[tuple[int, int]] = set()
     lanes: list[int] = []
-    for i, block in enumerate(blocks):
-        own = lanes[block.sources[0]] if block.sources else 0
-        start = own if not block.sources or heirs.get(block.sources[0]) == i else own + 1
+    for i, parent in enumerate(parents):
+        own = 0 if parent is None else lanes[parent]
+        start = own if parent is None or heirs[parent] == i else own + 1
         lane = next(lane for lane in count(start) if (lane, layers[i]) not in taken)
         taken.add((lane, layers[i]))
         lanes.append(lane)
