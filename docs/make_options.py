@@ -1,4 +1,4 @@
-"""Writes docs/options.md: every command with its arguments and options, as the parsers themselves know them."""
+"""Writes docs/options.md: every command with its arguments and options, as its parser knows them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PAGE = Path(__file__).with_name("options.md")
 HEAD = """\
 # Options
 
-Every command with its arguments and options. `make docs` writes this page from the command line's own parsers;
-`twofold COMMAND --help` shows the same. What can be given several times says so.
+Every command with its arguments and options. `make docs` writes this page from the parsers themselves;
+`twofold COMMAND --help` shows the same.
 
 """
 
@@ -42,15 +42,14 @@ def section(name: str, command: Any) -> str:
 
 def row(param: Any) -> str:
     """One argument or option as a row of the table."""
-    kind = getattr(param.type, "name", "")
-    if param.param_type_name == "argument":
-        names = (param.metavar or param.name.upper()) + (" ..." if param.nargs < 0 or param.multiple_values else "")
+    value = param.metavar or param.name.upper()
+    if not param.opts[0].startswith("-"):  # an argument
+        names = f"{value} ..." if param.nargs < 0 else value
     else:
-        value = "" if param.is_flag else f" {param.metavar or kind.upper()}"
-        names = ", ".join(sorted((*param.opts, *param.secondary_opts), key=len)) + value
+        names = ", ".join(sorted(param.opts, key=len)) + ("" if param.is_flag else f" {value}")
     meaning = param.help or ""
     if getattr(param, "multiple", False):
-        meaning += " Several times for several."
+        meaning = meaning.rstrip(".") + ". Can be given several times."
     cells = (f"`{names}`", escaped(meaning), default(param))
     return "| " + " | ".join(cells) + " |"
 
