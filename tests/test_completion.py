@@ -1,4 +1,4 @@
-"""Completion in the shells themselves: the script is loaded, and Tab completes commands, options and files."""
+"""Completion in the shells themselves: with the script, Tab completes commands, options and files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-SCRIPTS = {"bash": "complete_bash", "zsh": "complete_zsh", "fish": "complete_fish"}
+SHELLS = ("bash", "zsh", "fish")
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture(params=SCRIPTS)
+@pytest.fixture(params=SHELLS)
 def shell(request, place):
     """A shell that is installed, its script in the file `script`."""
     if shutil.which(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
     script = subprocess.run(
-        ["twofold"], env={**os.environ, "_TWOFOLD_COMPLETE": SCRIPTS[request.param].replace("complete", "source")},
+        ["twofold"], env={**os.environ, "_TWOFOLD_COMPLETE": f"source_{request.param}"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     (place / "script").write_text(script.stdout)
