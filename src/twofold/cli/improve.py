@@ -80,8 +80,8 @@ def recover(
     if not force:
         names = () if no_report else reports.FILES
         targets = decomposed.targets(output)
-        models = [default_path(targets[0], output)] if qat else targets
-        refuse_existing([*models, *(output / name for name in names)])
+        written = [default_path(targets[0], output)] if qat else targets
+        refuse_existing([*written, *(output / name for name in names)])
     options = RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed, device=device, qat=qat)
     plan = None if no_report else reports.plan_beside(second[0], original)
     found = recover_model(original, decomposed, source, options)
