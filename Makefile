@@ -32,10 +32,12 @@ bench: $(STAMP)  ## all measurements that the README and docs quote
 # --quiet would hide warnings from --strict, too.
 docs: $(STAMP)  ## the site, into site/; fails on a broken link
 	$(BIN)/python -m docs.make_layers
+	$(BIN)/python -m docs.make_options
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-figures: $(STAMP)  ## the pages' figures, drawn anew (minutes)
+figures: $(STAMP) browser  ## the pages' figures, drawn anew (minutes)
 	$(BIN)/python -m docs.make_figures
+	$(BIN)/python -m docs.make_screenshots
 
 clean:
 	rm -rf $(VENV) out site .mypy_cache .ruff_cache .pytest_cache .hypothesis

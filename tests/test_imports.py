@@ -25,6 +25,7 @@ FLOW = (
     ("result", "search", "export"),
     ("latency",),
     ("decompose", "apply", "compare", "doctor"),
+    ("int8",),
     ("finetune", "quantize"),
     ("recover",),
     ("report",),
@@ -91,6 +92,7 @@ def loaded_by(statement: str) -> set[str]:
 THIRD_PARTY = {
     "numpy", "scipy", "google", "typer", "click", "rich", "threadpoolctl", "torch", "PIL", "h5py", "cv2",
     "onnx", "skimage", "joblib", "lmdb", "platformdirs", "onnxruntime", "jinja2", "markupsafe", "matplotlib",
+    "torchao", "onnxscript",
 }  # fmt: skip
 
 

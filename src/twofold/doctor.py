@@ -39,6 +39,17 @@ EXTRAS: dict[str, tuple[dict[str, str], str]] = {
         {"torch": "torch", "PIL": "pillow", "h5py": "h5py", "lmdb": "lmdb"},
         "finetune from LMDB and HDF5 data layers",
     ),
+    "qat": (
+        {
+            "torch": "torch",
+            "PIL": "pillow",
+            "onnx": "onnx",
+            "onnxruntime": "onnxruntime",
+            "torchao": "torchao",
+            "onnxscript": "onnxscript",
+        },
+        "recover --qat",
+    ),
     "plot": ({"matplotlib": "matplotlib"}, "plots of a result in notebooks"),
 }
 #: Libraries of linear algebra that use the processor's vector units; others are slow.

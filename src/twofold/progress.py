@@ -6,6 +6,7 @@ of its own below the outer one.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _local = threading.local()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the context nothing below an error is logged, as by libraries that talk about themselves."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

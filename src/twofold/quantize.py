@@ -1,13 +1,9 @@
-"""Post-training quantization to int8 by ONNX Runtime, and what it costs, layer by layer.
-
-Weights are quantized per output channel, activations per tensor, with ranges seen on the inputs. The file
-holds QuantizeLinear and DequantizeLinear around each layer, which every runtime with int8 layers takes.
-"""
+"""Post-training quantization to int8 by ONNX Runtime, and what it costs, layer by layer."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +16,10 @@ from .calibration.inputs import Batch, Inputs
 from .calibration.measure import OutputError
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
-from .errors import InputError, MissingExtraError, ModelError, OptionError
-from .export import to_onnx
+from .errors import OptionError
 from .formats.base import Model, commit
-from .formats.caffe.model import CaffeModel
+from .int8.qdq import fitting, prepare, session, with_outputs, write_int8
+from .int8.source import as_onnx
 from .planning.text import aligned, count_text, error_text
 from .progress import track
 
@@ -32,8 +28,8 @@ if TYPE_CHECKING:
 
 #: Operators whose outputs the report compares.
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-#: The oldest operator set that knows scales per channel.
-_OPSET = 13
+#: What can be quantized.
+_KINDS = ("CaffeModel", "OnnxModel")
 
 
 @dataclass(frozen=True)
@@ -106,13 +102,17 @@ def quantize(
         ['prob']
     """
     path, source = Path(path), source or CalibrationSource()
+    if type(model).__name__ not in _KINDS:
+        raise OptionError(
+            f"{type(model).__name__}: ONNX and Caffe models are quantized; export it to ONNX first"
+        )
     inputs = calibration_inputs(runner_for(model), source)
     with tempfile.TemporaryDirectory(prefix="twofold-quantize-") as place:
-        plain = _plain(model, Path(place))
-        inputs = _fitting(inputs, plain)
+        plain, int8 = Path(place) / "plain.onnx", Path(place) / "int8.onnx"
+        prepare(as_onnx(model), plain)
+        inputs = fitting(inputs, plain)
         fitted, held_out = split(inputs)
-        int8 = Path(place) / "int8.onnx"
-        _quantize(plain, int8, fitted)
+        write_int8(plain, int8, fitted)
         outputs, layers = _errors(plain, int8, held_out)
         content = int8.read_bytes()
         sizes = plain.stat().st_size, len(content)
@@ -131,109 +131,16 @@ def _write(stream: BinaryIO, content: bytes) -> None:
     stream.write(content)
 
 
-def _plain(model: Model, folder: Path) -> Path:
-    """The model in float32, with constants folded and batch normalisation merged, as ONNX."""
-    try:
-        import onnx  # noqa: PLC0415 - an extra
-        from onnxruntime.quantization import quant_pre_process  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise MissingExtraError("quantization", "onnx and ONNX Runtime", "onnx") from error
-    from .formats.onnx.model import OnnxModel  # noqa: PLC0415 - an extra
-
-    first = folder / "model.onnx"
-    if isinstance(model, CaffeModel):
-        onnx.save(to_onnx(model).proto, first)
-    elif isinstance(model, OnnxModel):
-        model.save(first)
-    else:
-        raise OptionError(
-            f"{type(model).__name__}: ONNX and Caffe models are quantized; export it to ONNX first"
-        )
-    proto = onnx.load(first)
-    found = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), _OPSET)
-    plain = folder / "plain.onnx"
-    try:
-        if found < _OPSET:
-            proto = onnx.version_converter.convert_version(proto, _OPSET)
-        # Symbolic inference needs sympy, and only models with open shapes inside gain by it.
-        quant_pre_process(proto, plain, skip_symbolic_shape=True)
-    except Exception as error:  # whatever these libraries meet
-        raise ModelError(f"ONNX Runtime cannot prepare the model for quantization: {error}") from error
-    return plain
-
-
-def _quantize(plain: Path, int8: Path, inputs: Inputs) -> None:
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static  # noqa: PLC0415 - an extra
-
-    try:
-        quantize_static(
-            plain, int8, _Reader(track(inputs, "looking at ranges")), quant_format=QuantFormat.QDQ,
-            per_channel=True, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
-        )  # fmt: skip
-    except Exception as error:  # whatever the quantizer meets
-        raise ModelError(f"ONNX Runtime cannot quantize the model: {error}") from error
-
-
-class _Reader:
-    """Batches as the quantizer asks for them."""
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = iter(batches)
-
-    def get_next(self) -> Batch | None:
-        """The next batch; None behind the last."""
-        return next(self._batches, None)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._batches
-
-
-def _fitting(inputs: Inputs, plain: Path) -> Inputs:
-    """Inputs in batches that the model takes.
-
-    Raises:
-        InputError: its batch is fixed, and they do not fill it.
-    """
-    import onnx  # noqa: PLC0415 - an extra
-
-    graph = onnx.load(plain).graph
-    fixed = {
-        value.type.tensor_type.shape.dim[0].dim_value
-        for value in graph.input
-        if value.name in inputs.arrays and value.type.tensor_type.shape.dim
-    } - {0}
-    if not fixed:
-        return inputs
-    size = max(fixed)
-    if size > 1:
-        raise InputError(
-            f"the model takes {size} samples at a time; quantize it with a batch of 1 or an open one"
-        )
-    return inputs.batched(size)
-
-
 class _Net:
     """A model in ONNX Runtime, with more outputs."""
 
     def __init__(self, content: bytes, more: Mapping[str, str] | None = None) -> None:
         import onnx  # noqa: PLC0415 - an extra
-        import onnxruntime  # noqa: PLC0415 - an extra
 
         proto = onnx.load_from_string(content)
         self.outputs = [value.name for value in proto.graph.output]
         self._more = dict(more or {})
-        known = set(self.outputs)
-        proto.graph.output.extend(
-            onnx.ValueInfoProto(name=name) for name in self._more.values() if name not in known
-        )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # whatever the runtime meets
-            raise ModelError(f"ONNX Runtime refuses the quantized model: {error}") from error
+        self._session = session(with_outputs(proto, self._more.values()))
 
     def run(self, batch: Batch) -> tuple[Outputs, Outputs]:
         """The model's own outputs, and what the layers give."""

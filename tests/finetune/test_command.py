@@ -38,7 +38,7 @@ def test_results_go_to_stdout_and_the_log_to_stderr(capsys):
 
 
 def test_the_report_shows_the_course_that_the_log_told(capsys):
-    assert main(["finetune", "solver.prototxt", "-o", "out", "--max-iter", "8", "--report", "shown"]) == 0
+    assert main(["finetune", "solver.prototxt", "-o", "shown", "--max-iter", "8"]) == 0
     log = capsys.readouterr().err
     losses = re.findall(r"Iteration (\d+): loss = ([\d.e+-]+)", log)
     found = json.loads(Path("shown/report.json").read_text())["training"]
@@ -47,9 +47,47 @@ def test_the_report_shows_the_course_that_the_log_told(capsys):
     scores = re.findall(r"Iteration (\d+): Test net #0: accuracy = ([\d.e+-]+)", log)
     assert [(str(at), f"{value:.6g}") for at, value in found["tests"]["test net #0: accuracy"]] == scores
     page = Path("shown/report.html").read_text()
-    assert page.count('<svg class="chart"') == 1 + len(found["tests"])
+    rates = re.findall(r"Iteration (\d+): loss = .*, lr = ([\d.e+-]+)", log)
+    assert [(str(at), f"{value:.6g}") for at, value in found["rates"]] == rates
+    assert page.count('<svg class="chart"') == 2 + len(found["tests"])
     assert main(["report", "shown"]) == 0
     assert Path("shown/report.html").read_text() == page
+
+
+def test_the_report_of_a_resumed_training_goes_on(capsys):
+    assert main(["finetune", "solver.prototxt", "-o", "whole"]) == 0
+    assert main(["finetune", "solver.prototxt", "-o", "parts", "--max-iter", "8"]) == 0
+    for _ in range(2):  # the second time nothing is left to do
+        assert main(["finetune", "solver.prototxt", "-o", "parts", "--resume"]) == 0
+        whole, parts = (json.loads(Path(name, "report.json").read_text()) for name in ("whole", "parts"))
+        assert parts["training"] == whole["training"]
+    capsys.readouterr()
+
+
+def test_a_training_that_displays_nothing_has_a_course(capsys):
+    solver = Path("solver.prototxt")
+    solver.write_text(solver.read_text().replace("display: 3", "display: 0"))
+    assert main(["finetune", "solver.prototxt", "-o", "out"]) == 0
+    assert "loss = " not in re.sub("Test net.*", "", capsys.readouterr().err)
+    found = json.loads(Path("out/report.json").read_text())["training"]
+    assert [at for at, _ in found["losses"]] == list(range(12))
+
+
+def test_reports_that_are_there_are_refused_before_the_training(capsys):
+    Path("out").mkdir()
+    mine = Path("out/report.json")
+    mine.write_text("{}")
+    for more, says in ([], "exists already.*--force"), (["--resume"], "no report of a training by solver"):
+        assert main(["finetune", "solver.prototxt", "-o", "out", *more]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(says, line)
+    assert main(["finetune", "solver.prototxt", "-o", "out", "--no-report"]) == 0
+    assert mine.read_text() == "{}"
+    assert main(["finetune", "solver.prototxt", "-o", "out", "--force"]) == 0
+    assert json.loads(mine.read_text())["title"] == "solver.prototxt"
+    capsys.readouterr()
+    assert main(["finetune", "solver.prototxt", "-o", "out"]) == 1
+    assert "--resume goes on with it" in capsys.readouterr().err
 
 
 def test_a_terminal_shows_a_bar_with_the_loss_and_the_time_left():

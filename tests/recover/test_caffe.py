@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from tests.small import NET, opencv, random_blobs, write
 from tests.test_calibrated import samples
 
 import twofold
-from twofold.calibrate import CalibrationSource
+from twofold.calibrate import CalibrationSource, calibration_inputs, split
+from twofold.calibration.runners import runner_for
 from twofold.cli import main
 from twofold.errors import InputError, ModelError, OptionError
+from twofold.planning import Plan
 from twofold.recover import RecoverOptions, recover
+from twofold.report import Report
 
 pytest.importorskip("torch")
 
@@ -103,6 +107,72 @@ def test_from_the_command_line(pair, tmp_path, monkeypatch, capsys):
     argv = ["recover", "net.prototxt", "net.caffemodel", "out", "-o", "better", "--data", "x.npy"]
     assert main([*argv, "--steps", "10"]) == 0
     assert "before" in capsys.readouterr().out
-    assert sorted(path.name for path in Path("better").iterdir()) == ["net.caffemodel", "net.prototxt"]
+    names = ["net.caffemodel", "net.prototxt"]
+    reports = ["report.html", "report.json"]
+    assert sorted(path.name for path in Path("better").iterdir()) == [*names, *reports]
     assert main([*argv, "--steps", "10"]) == 1
     assert "exists already" in capsys.readouterr().err
+    argv[5] = "plain"
+    assert main([*argv, "--steps", "1", "--no-report"]) == 0
+    assert sorted(path.name for path in Path("plain").iterdir()) == names
+
+
+def test_the_report_shows_the_course_and_the_layers_of_the_plan(pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", samples(20))
+    argv = ["recover", "net.prototxt", "net.caffemodel", "out", "-o", "better", "--data", "x.npy"]
+    assert main([*argv, "--steps", "10", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"better/report.json", "better/report.html"} <= set(told["files"])
+    report = Report.load("better")
+    assert report.recovered.errors == (told["before"], told["after"])
+    assert report.training.losses == tuple(map(tuple, told["losses"]))
+    assert [step for step, _ in report.training.losses] == list(range(1, 11))
+    (held_out,) = report.training.tests.values()
+    assert held_out == tuple(map(tuple, told["curve"]))
+    assert report.decided == Plan.load("out/plan.json")
+    page = Path("better/report.html").read_text()
+    assert page.count('<svg id="graph"') == 1
+    assert page.count('<svg class="chart"') == 2
+    for choice in report.decided.choices:
+        assert choice.label in page
+    Path("better/report.html").unlink()
+    assert main(["report", "better"]) == 0
+    assert Path("better/report.html").read_text() == page
+
+
+@pytest.mark.parametrize("damage", ["{}", None])
+def test_a_plan_of_another_model_is_not_shown(pair, tmp_path, monkeypatch, capsys, damage):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", samples(20))
+    plan = json.loads(Path("out/plan.json").read_text())
+    plan["sources"]["net.caffemodel"] = "00"
+    Path("out/plan.json").write_text(damage or json.dumps(plan))
+    argv = ["recover", "net.prototxt", "net.caffemodel", "out", "-o", "better", "--data", "x.npy"]
+    assert main([*argv, "--steps", "2"]) == 0
+    assert "note: the report does not show the layers: " in capsys.readouterr().err
+    assert Report.load("better").plan is None
+
+
+def test_the_loss_is_that_of_the_steps_before(pair):
+    """With all samples in every batch and a rate that moves nothing, every loss is the same known number."""
+    original, decomposed = pair
+    found = recover(
+        original,
+        decomposed,
+        CalibrationSource(data=samples(16)),
+        RecoverOptions(steps=300, rate=1e-12, batch=14),
+    )
+    assert [step for step, _ in found.losses] == list(range(3, 301, 3))
+    assert found.samples == 14
+    teacher, student = (runner_for(one) for one in (original, decomposed))
+    inputs = calibration_inputs(teacher, CalibrationSource(data=samples(16)))
+    fitted, _ = split(inputs.batched(14))
+    (batch,) = list(fitted)
+    terms = []
+    for name, wanted in teacher.run(batch).items():
+        error = student.run(batch)[name].astype(float) - wanted
+        terms.append((error**2).mean() / wanted.astype(float).var())
+    losses = [loss for _, loss in found.losses]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-3)
+    assert losses[0] == pytest.approx(np.mean(terms), rel=1e-3)

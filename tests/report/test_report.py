@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.report.nets import BROKEN, hostile_report, plain, report_of, result_of
 from tests.small import write
 
@@ -17,6 +20,7 @@ from twofold.errors import FormatError
 from twofold.formats.graph import NetGraph, Node
 from twofold.report import Report
 from twofold.report.layout import lay_out
+from twofold.report.routes import WIDTH, height_of, route
 from twofold.report.svg import log_ticks, nice_ticks
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -238,14 +242,14 @@ def test_compare_and_quantize_write_their_reports(tmp_path, monkeypatch, capsys)
     assert "Outputs on the same inputs" in page
     assert "what both networks make of them" in page
     assert main(["quantize", *files, "-o", "int8", *given]) == 0
-    page = (tmp_path / "int8" / "net_int8_report.html").read_text()
+    page = (tmp_path / "int8" / "report.html").read_text()
     checked(page)
     assert "What int8 costs, layer by layer" in page
     for name in ("one", "two", "out"):
         assert f'<th scope="row">{name}</th>' in page
-    before = (tmp_path / "int8" / "net_int8_report.html").read_bytes()
-    assert main(["report", "int8/net_int8_report.json"]) == 0
-    assert (tmp_path / "int8" / "net_int8_report.html").read_bytes() == before
+    before = (tmp_path / "int8" / "report.html").read_bytes()
+    assert main(["report", "int8/report.json"]) == 0
+    assert (tmp_path / "int8" / "report.html").read_bytes() == before
     capsys.readouterr()
 
 
@@ -282,24 +286,68 @@ def test_branches_get_lanes_of_their_own():
     blocks = {block.node.name: block for block in lay_out(NetGraph(nodes), {"deep": 2})}
     assert "relu" not in blocks
     assert blocks["left"].with_kinds == ("Relu",)
-    assert [blocks[name].row for name in ("data", "left", "deep", "right", "sum")] == [0, 1, 2, 1, 4]
+    assert [blocks[name].layer for name in ("data", "left", "deep", "right", "sum")] == [0, 1, 2, 1, 3]
     assert blocks["deep"].lane == blocks["left"].lane == blocks["sum"].lane == 0
     assert blocks["right"].lane == 1
 
 
-def test_no_two_blocks_overlap():
-    rng = np.random.default_rng(3)
+@st.composite
+def networks(draw):
+    """Graphs with branches, skips over many layers and second inputs, and heights of some layers."""
     nodes = [Node("0", "Input")]
-    for i in range(1, 60):
-        sources = tuple(sorted(set(rng.integers(max(0, i - 6), i, size=rng.integers(1, 3)).tolist())))
-        nodes.append(Node(str(i), "Conv", sources, layer=str(i)))
-    heights = {str(i): int(rng.integers(1, 4)) for i in range(60)}
-    blocks = lay_out(NetGraph(tuple(nodes)), heights)
-    cells = [(block.lane, block.row + i) for block in blocks for i in range(block.rows)]
-    assert len(cells) == len(set(cells))
-    for block in blocks:
-        for source in block.sources:
-            assert blocks[source].row + blocks[source].rows <= block.row
+    for i in range(1, draw(st.integers(1, 40))):
+        reach = draw(st.sampled_from((1, 2, 6, 40)))
+        sources = draw(st.sets(st.integers(max(0, i - reach), i - 1), max_size=4))
+        nodes.append(Node(str(i), "Conv", tuple(sorted(sources)), layer=str(i)))
+    heights = {node.name: draw(st.integers(1, 3)) for node in nodes}
+    return NetGraph(tuple(nodes)), heights
+
+
+def box(routes, block):
+    left, top = routes.place(block)
+    return left, top, left + WIDTH, top + height_of(block.rows)
+
+
+@given(networks())
+@settings(deadline=None, max_examples=150)
+def test_no_two_blocks_overlap_and_no_edge_crosses_a_block(network):
+    blocks = lay_out(*network)
+    routes = route(blocks)
+    boxes = [box(routes, block) for block in blocks]
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        assert 0 <= left <= right <= routes.width
+        assert 0 <= top <= bottom <= routes.height
+        for other in boxes[:i]:
+            assert left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom
+    edges = {(source, target) for target, block in enumerate(blocks) for source in block.sources}
+    assert set(routes.ways) == edges
+    for (source, target), way in routes.ways.items():
+        assert way[0] == ((boxes[source][0] + boxes[source][2]) / 2, boxes[source][3])
+        assert boxes[target][0] < way[-1][0] < boxes[target][2]
+        assert way[-1][1] == boxes[target][1]
+        for (x1, y1), (x2, y2) in pairwise(way):
+            assert x1 == x2 or y1 == y2
+            low, high = (min(x1, x2), min(y1, y2)), (max(x1, x2), max(y1, y2))
+            for i, (left, top, right, bottom) in enumerate(boxes):
+                inside = low[0] < right and high[0] > left and low[1] < bottom and high[1] > top
+                assert not inside, f"the edge {source}-{target} crosses {i}"
+
+
+@given(networks())
+@settings(deadline=None, max_examples=150)
+def test_edges_of_two_sources_do_not_lie_on_each_other(network):
+    blocks = lay_out(*network)
+    parts = [
+        (source, *sorted(part)) for (source, _), way in route(blocks).ways.items() for part in pairwise(way)
+    ]
+    for i, (source, (x1, y1), (x2, y2)) in enumerate(parts):
+        for other, (u1, v1), (u2, v2) in parts[:i]:
+            if other == source:
+                continue
+            same_column = x1 == x2 == u1 == u2 and max(y1, v1) < min(y2, v2)
+            same_row = y1 == y2 == v1 == v2 and max(x1, u1) < min(x2, u2)
+            assert not same_column, (source, other)
+            assert not same_row, (source, other)
 
 
 def test_ticks_are_round_and_inside():

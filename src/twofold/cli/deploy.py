@@ -70,7 +70,7 @@ def quantize(
     )  # fmt: skip
     path = quantized_path(definition, output)
     if not force:
-        refuse_existing([path, *(() if no_report else reports.quantized_paths(path))])
+        refuse_existing([path, *(() if no_report else (output / name for name in reports.FILES))])
     model = load_model(definition, weights, input, whole=True)
     extra = None if no_report else reports.quantized_files
     found = quantize_model(model, path, source, force=force, extra=extra)

@@ -10,6 +10,7 @@ import typer
 
 from ..formats.base import refuse_existing
 from ..load import grouped, load
+from ..quantize import default_path
 from ..recover import RecoverOptions
 from ..recover import recover as recover_model
 from . import inputs
@@ -55,13 +56,18 @@ def recover(
     protect: inputs.Protect = None,
     seed: inputs.Seed = 0,
     input: Inputs = None,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Train the net as it is in int8, and write that form, as ONNX.")
+    ] = False,
     device: Device = None,
+    no_report: reports.NoReport = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Let the original teach the decomposed net, without labels. Runs under torchrun, too.
 
     Example: twofold recover net.prototxt net.caffemodel out/ -o recovered/ --images photos/
+    Example: twofold recover net.prototxt net.caffemodel recovered/ -o int8/ --images photos/ --qat
     """
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
@@ -72,12 +78,18 @@ def recover(
     shapes = inputs.shapes(input)
     original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
     if not force:
-        refuse_existing(decomposed.targets(output))
-    options = RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed, device=device)
+        names = () if no_report else reports.FILES
+        targets = decomposed.targets(output)
+        written = [default_path(targets[0], output)] if qat else targets
+        refuse_existing([*written, *(output / name for name in names)])
+    options = RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed, device=device, qat=qat)
+    plan = None if no_report else reports.plan_beside(second[0], original)
     found = recover_model(original, decomposed, source, options)
     if found.rank:
         return
-    files = found.model.save_to(output, force=force, extra={}, check=lambda written: None)
+    more = {} if no_report else reports.recovered_files(found, original, plan)
+    extra = {output / name: content for name, content in more.items()}
+    files = found.model.save_to(output, force=force, extra=extra, check=lambda written: None)
     if as_json:
         numbers = {key: value for key, value in vars(found).items() if key not in ("model", "rank")}
         print(json.dumps({**numbers, "files": [str(path) for path in files]}, indent=2))
@@ -102,7 +114,7 @@ def finetune(
     ] = None,
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest snapshot.")] = False,
-    report: reports.ReportFolder = None,
+    no_report: reports.NoReport = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
@@ -113,12 +125,16 @@ def finetune(
     Example: twofold finetune solver.prototxt --weights out/net.caffemodel -o tuned/ --lr-scale 0.1
     """
     # Needs PyTorch, which the rest does not.
-    from ..finetune import TrainOptions, train  # noqa: PLC0415
+    from ..finetune import TrainOptions, snapshot_prefix, train  # noqa: PLC0415
 
+    course = None
+    if not no_report:
+        course = reports.Course(solver, snapshot_prefix(solver, output), resume=resume, force=force)
     options = TrainOptions(output, lr_scale, max_iter, device, resume, force)
     outcome = train(solver, tuple(weights or ()), options)
-    reports.write_training(report, solver, outcome)
     if outcome.rank == 0:
+        if course is not None:
+            course.write(outcome)
         print(json.dumps(outcome.to_json(), indent=2) if as_json else outcome)
     if outcome.stopped_by is not None:
         raise typer.Exit(128 + outcome.stopped_by)

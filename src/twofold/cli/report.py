@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
 import typer
 
-from ..errors import OptionError
-from ..formats.base import Model, commit
+from ..errors import FormatError, OptionError, OutputError, TwofoldError
+from ..formats.base import Model, commit, refuse_existing
+from ..planning import Plan
+from ..result import PLAN_FILE
 from .common import AsJson, say
 
 T = TypeVar("T")
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from ..compare import Comparison
     from ..finetune import Outcome
     from ..quantize import Quantized
-    from ..report.data import Sample
+    from ..recover import Recovery
+    from ..report.data import Sample, Training
     from ..result import Result
 
 #: What a report is called beside a model.
@@ -30,10 +33,14 @@ FILES = ("report.json", "report.html")
 #: The command line that runs.
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command", default=())
 
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html beside the result.")]
 ReportFolder = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FOLDER", help="Write a report.html into this folder."),
+    typer.Option(
+        "--report",
+        metavar="FOLDER",
+        help="Write a report.html into this folder. Without, no file is written.",
+    ),
 ]
 
 
@@ -80,33 +87,93 @@ class Watch:
             )
 
 
-def write_training(folder: Path | None, solver: Path, outcome: Outcome) -> None:
-    """Write the report of a training, where a folder was given for it; what was there is exchanged."""
-    from ..report import Training, of_training, write  # noqa: PLC0415 - needs what only a report needs
+class Course:
+    """Writes the report of a training beside its snapshots."""
 
-    if folder is None or outcome.rank:
-        return
-    tests: dict[str, list[tuple[int, float]]] = {}
-    for test in outcome.tests:
-        for name, values in test.outputs.items():
-            for i, value in enumerate(values):
-                label = f"test net #{test.net}: {name}" + (f"[{i}]" if len(values) > 1 else "")
-                tests.setdefault(label, []).append((test.iteration, value))
-    found = Training(outcome.losses, {name: tuple(points) for name, points in tests.items()})
-    attempt(lambda: write(of_training(found, solver.name, COMMAND.get()), folder, force=True))
+    def __init__(self, solver: Path, prefix: Path, *, resume: bool, force: bool) -> None:
+        """Look what is there before the training begins; the report of what is resumed goes on.
+
+        Args:
+            solver: the solver's prototxt.
+            prefix: of the snapshots, in whose folder the report goes.
+            resume: a training goes on from its newest snapshot.
+            force: what is there is exchanged.
+
+        Raises:
+            OutputError: there is a report, of something else where a training is resumed.
+        """
+        from ..finetune.resume import snapshots  # noqa: PLC0415 - needs PyTorch
+
+        self._solver, self._folder = solver, prefix.parent
+        self._earlier: Training | None = None
+        files = [self._folder / name for name in FILES]
+        if resume and files[0].exists():
+            self._earlier = self._of_this(files[0])
+        elif not force and not snapshots(prefix):  # else the training itself says what can be done
+            refuse_existing(files)
+
+    def _of_this(self, path: Path) -> Training:
+        from ..report import Report  # noqa: PLC0415 - needs what only a report needs
+
+        try:
+            found = Report.load(path)
+        except FormatError:
+            found = None
+        if found is None or found.training is None or found.title != self._solver.name:
+            raise OutputError(
+                f"{path}: is no report of a training by {self._solver.name}, so it is not overwritten; move "
+                "it away, or give --no-report"
+            )
+        return found.training
+
+    def write(self, outcome: Outcome) -> None:
+        """Write the report, together with what the training showed before it was resumed."""
+        from ..report import Training, of_training, write  # noqa: PLC0415 - needs what only a report needs
+
+        tests: dict[str, list[tuple[int, float]]] = {}
+        for test in outcome.tests:
+            for name, values in test.outputs.items():
+                for i, value in enumerate(values):
+                    label = f"test net #{test.net}: {name}" + (f"[{i}]" if len(values) > 1 else "")
+                    tests.setdefault(label, []).append((test.iteration, value))
+        found = Training(
+            outcome.losses, {name: tuple(points) for name, points in tests.items()}, outcome.rates
+        )
+        if self._earlier is not None:
+            found = found.after(self._earlier)
+        report = of_training(found, self._solver.name, COMMAND.get())
+        if attempt(lambda: write(report, self._folder, force=True)) is not None:
+            say(f"report: {self._folder / FILES[1]}")
 
 
-def quantized_paths(path: Path) -> tuple[Path, Path]:
-    """Where the report of a quantization goes, beside the model."""
-    return path.with_name(f"{path.stem}_report.json"), path.with_name(f"{path.stem}_report.html")
+def plan_beside(definition: Path, original: Model) -> Plan | None:
+    """The plan beside a decomposed model, to show its layers; None with a note where it is of another."""
+    path = definition.parent / PLAN_FILE
+    if not path.is_file():
+        return None
+    try:
+        plan = Plan.load(path)
+    except TwofoldError as error:
+        say(f"note: the report does not show the layers: {error}")
+        return None
+    if plan.sources != original.sources():
+        say(f"note: the report does not show the layers: {path} is the plan of another model")
+        return None
+    return plan
+
+
+def recovered_files(found: Recovery, original: Model, plan: Plan | None) -> Mapping[str, bytes]:
+    """The report of a recovery; nothing where it fails, which must not cost the model."""
+    from ..report import of_recovery  # noqa: PLC0415 - needs what only a report needs
+
+    return attempt(lambda: of_recovery(found, original, plan, COMMAND.get()).files()) or {}
 
 
 def quantized_files(found: Quantized) -> Mapping[Path, bytes]:
     """The report of a quantization; nothing where it fails, which must not cost the model."""
     from ..report import of_quantization  # noqa: PLC0415 - needs what only a report needs
 
-    stem = quantized_paths(found.path)[0].stem
-    files = attempt(lambda: of_quantization(found, COMMAND.get()).files(stem)) or {}
+    files = attempt(lambda: of_quantization(found, COMMAND.get()).files()) or {}
     return {found.path.with_name(name): content for name, content in files.items()}
 
 

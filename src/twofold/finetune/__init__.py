@@ -14,7 +14,7 @@ from .rules import RULES
 from .snapshot import Snapshot
 from .solver import Iteration, Solver
 from .storage import read_state
-from .train import train
+from .train import snapshot_prefix, train
 
 __all__ = [
     "POLICIES",
@@ -28,5 +28,6 @@ __all__ = [
     "TrainOptions",
     "read_solver",
     "read_state",
+    "snapshot_prefix",
     "train",
 ]

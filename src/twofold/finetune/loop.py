@@ -27,6 +27,8 @@ from .resume import SUFFIX, Progress, set_states, states_of
 from .solver import Iteration, Solver
 
 Report = Callable[[str], None]
+#: The course of a training that shows no losses has about so many points.
+_POINTS = 100
 
 
 class Loop:
@@ -36,6 +38,8 @@ class Loop:
         solver: the net in training.
         loss: mean of the last losses; None before the first iteration.
         tests: what the tests showed.
+        course: (iteration, mean of the last losses, learning rate), wherever the log shows it; where it never
+            does, at about a hundred iterations.
         files: what the last snapshot wrote.
         seed: what all that is random follows from.
     """
@@ -63,7 +67,7 @@ class Loop:
         """
         self.solver = solver
         self.tests: list[Test] = []
-        self.losses: list[tuple[int, float]] = []
+        self.course: list[tuple[int, float, float]] = []
         self.files: tuple[Path, ...] = ()
         self._batches, self._testers, self._world = batches, testers, world
         self._prefix, self._report = prefix, report
@@ -134,9 +138,12 @@ class Loop:
                 "clip_gradients. The last snapshot is from before"
             )
         self._losses.append(loss)
-        every = self.solver.definition.display
-        if every and result.index % every == 0:
-            self._display(result)
+        definition = self.solver.definition
+        if result.index % (definition.display or math.ceil(definition.max_iter / _POINTS)) == 0:
+            assert self.loss is not None, "Bug: there is no loss after an iteration"
+            self.course.append((result.index, self.loss, result.rate))
+            if definition.display:
+                self._display(result)
         return asked > 0
 
     def _display(self, result: Iteration) -> None:
@@ -146,8 +153,6 @@ class Loop:
         speed = (
             f", {(result.index - iteration) / seconds:.3g} iterations/s" if result.index > iteration else ""
         )
-        if self.loss is not None:
-            self.losses.append((result.index, self.loss))
         outputs = text_of(shown(dict(result.outputs[-1])))
         self._report(
             f"Iteration {result.index}: loss = {self.loss:.6g}, lr = {result.rate:.6g}{speed}"

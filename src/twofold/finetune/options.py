@@ -67,7 +67,9 @@ class Outcome:
         resumed_from: the solver state that it went on from.
         stopped_by: number of the signal that ended it early.
         notes: what is unusual, or not done as Caffe does it.
-        losses: (iteration, mean of the last losses) wherever the log shows it, in this run.
+        losses: (iteration, mean of the last losses) wherever the log shows it, in this run; where the solver
+            says `display: 0`, at about a hundred iterations.
+        rates: (iteration, learning rate) at the same.
         rank: number of this process; the first one writes and speaks for all.
     """
 
@@ -81,6 +83,7 @@ class Outcome:
     stopped_by: int | None = None
     notes: tuple[str, ...] = ()
     losses: tuple[tuple[int, float], ...] = ()
+    rates: tuple[tuple[int, float], ...] = ()
     rank: int = 0
 
     def __str__(self) -> str:

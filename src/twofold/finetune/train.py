@@ -19,7 +19,7 @@ from ..errors import ModelError, OptionError, OutputError
 from ..formats.caffe.caffemodel import read_weights
 from ..formats.caffe.net import NetDefinition
 from .data import Batches, Locator, Reader, Request, open_reader
-from .definition import SolverDefinition
+from .definition import SolverDefinition, read_solver
 from .evaluate import Tester
 from .interrupt import stoppable
 from .loop import Loop
@@ -106,7 +106,8 @@ def _train(
             state,
             stop.signal,
             tuple(notes),
-            tuple(loop.losses),
+            tuple((at, loss) for at, loss, _ in loop.course),
+            tuple((at, rate) for at, _, rate in loop.course),
             world.share.rank,
         )
 
@@ -178,6 +179,20 @@ class _Maker:
 
 #: Layers without bottoms that make their tops themselves.
 _OWN = ("DummyData", "Parameter")
+
+
+def snapshot_prefix(solver: str | Path, output: Path | None = None) -> Path:
+    """What the names of a training's snapshots begin with, behind their folder.
+
+    Args:
+        solver: the solver's prototxt.
+        output: folder for the snapshots; None for where the solver says.
+
+    Raises:
+        FormatError: it cannot be read, or is no solver.
+        OptionError: a value that Caffe refuses.
+    """
+    return _prefix(Path(solver), read_solver(solver), output)
 
 
 def _prefix(path: Path, definition: SolverDefinition, output: Path | None) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
@@ -40,13 +40,20 @@ class OnnxNet:
         constants: what initializers and Constant nodes give, by name; other values may be put here.
     """
 
-    def __init__(self, model: ModelProto, outputs: Sequence[str], files: Files | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        outputs: Sequence[str],
+        files: Files | None = None,
+        make: Mapping[str, Callable[[NodeProto], Operation]] | None = None,
+    ) -> None:
         """Read the nodes that some values depend on.
 
         Args:
             model: the model.
             outputs: names of the values.
             files: data files beside the model.
+            make: by type of operator, what makes the operation of a node; else the registered builder.
 
         Raises:
             UnsupportedError: some nodes cannot be computed; all are named.
@@ -63,7 +70,8 @@ class OnnxNet:
             try:
                 if node.domain not in DOMAIN:
                     raise UnsupportedError(f"{node.domain}.{node.op_type}")
-                operation = build(Node.of(node, opset))
+                own = (make or {}).get(node.op_type)
+                operation = own(node) if own else build(Node.of(node, opset))
                 if node.op_type == "Constant":
                     self.constants[node.output[0]] = operation()  # type: ignore[assignment]
                 else:

@@ -1,8 +1,9 @@
 """Recovery without labels: the original network teaches the decomposed one.
 
 The factors are trained so that the outputs become those of the original on the user's inputs; everything
-else stays as it is. What the original gives is computed once. A part of the inputs is held out, and the
-weights that are best on it are kept, be it the first ones.
+else stays as it is. For the int8 form all layers in int8 are trained, with its rounding. What the original
+gives is computed once. A part of the inputs is held out, and the weights that are best on it are kept, be it
+the first ones.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from ..planning.text import error_text
 from .options import RecoverOptions
 
 if TYPE_CHECKING:
+    from ..calibration.runner import Runner
     from ..finetune.parallel import World
+    from .train import Student
 
 __all__ = ["RecoverOptions", "Recovery", "recover"]
 
@@ -34,12 +37,13 @@ class Recovery:
     """What came out.
 
     Attributes:
-        model: the trained model.
+        model: the trained model; with `qat` its int8 form, an `OnnxModel`.
         before: relative error of its outputs before, on inputs that were not trained on.
         after: the same after.
         curve: (step, error) of every measurement.
         samples: number of samples that were trained on.
         notes: about the inputs.
+        losses: (step, mean loss of the steps since the point before) of the training.
         rank: number of this process; only the first of several should write and speak.
     """
 
@@ -49,6 +53,7 @@ class Recovery:
     curve: tuple[tuple[int, float], ...]
     samples: int
     notes: tuple[str, ...] = ()
+    losses: tuple[tuple[int, float], ...] = ()
     rank: int = 0
 
     def __str__(self) -> str:
@@ -110,20 +115,41 @@ def _recover(
 ) -> Recovery:
     from .train import Lesson, train  # noqa: PLC0415 - an extra
 
-    teacher = runner_for(original, source.protect)
-    make: Callable[..., Any] = import_module(f".{_STUDENTS[type(original).__name__]}", __name__).make_student
-    student = make(original, decomposed, teacher.outputs, world.device)
-    if not student.parameters():
-        raise ModelError("the second model has no layer that the first lacks: there is nothing to train")
-    inputs = calibration_inputs(teacher, source)
+    runner = runner_for(original, () if options.qat else source.protect)
+    if not options.qat:  # before inputs are read
+        student = _float_student(original, decomposed, runner, world)
+    inputs = calibration_inputs(runner, source)
     if inputs.count < 2:
         raise InputError(f"recovery needs at least 2 inputs, got {inputs.count}")
     sized = options.sized(inputs, world.share.size)
     assert sized.batch is not None, "Bug: options are not sized"
     fitted, held_out = split(inputs.batched(sized.batch))
-    lesson, exam = Lesson(teacher, fitted, world), Lesson(teacher, held_out, world)
-    curve = train(student, lesson, exam, sized, world)
+    if options.qat:
+        from .int8 import Int8Student, make_teacher  # noqa: PLC0415 - an extra
+
+        runner = make_teacher(original, source.protect)
+        student = Int8Student(_called_like(original, decomposed), runner, fitted, world.device)
+    lesson, exam = Lesson(runner, fitted, world), Lesson(runner, held_out, world)
+    course = train(student, lesson, exam, sized, world)
+    curve = course.errors
+    model, notes = student.finish(held_out)
     return Recovery(
-        student.model(), curve[0][1], min(error for _, error in curve), tuple(curve), fitted.count,
-        inputs.provenance.notes, world.share.rank,
+        model, curve[0][1], min(error for _, error in curve), curve, fitted.count,
+        (*inputs.provenance.notes, *notes), course.losses, world.share.rank,
     )  # fmt: skip
+
+
+def _float_student(original: Model, decomposed: Model, teacher: Runner, world: World) -> Student:
+    make: Callable[..., Student] = import_module(
+        f".{_STUDENTS[type(original).__name__]}", __name__
+    ).make_student
+    student = make(original, decomposed, teacher.outputs, world.device)
+    if not student.parameters():
+        raise ModelError("the second model has no layer that the first lacks: there is nothing to train")
+    return student
+
+
+def _called_like(original: Model, decomposed: Model) -> Model:
+    """A module with the example inputs of another, which its export needs."""
+    examples = getattr(original, "example_inputs", None)
+    return decomposed if examples is None else replace(decomposed, example_inputs=examples)  # type: ignore[type-var]

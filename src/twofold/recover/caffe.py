@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..calibration.inputs import Batch
+from ..calibration.inputs import Batch, Inputs
 from ..errors import ModelError
 from ..formats.caffe.model import CaffeModel
 
@@ -55,11 +55,11 @@ class CaffeStudent:
         }
         return self.net.execute(feed, keep=self._outputs)
 
-    def model(self) -> CaffeModel:
-        """See `Student.model`."""
+    def finish(self, exam: Inputs) -> tuple[CaffeModel, tuple[str, ...]]:
+        """See `Student.finish`."""
         names = {layer.spec.name for layer in self._trained}  # type: ignore[union-attr]
         arrays = {name: blobs for name, blobs in self.net.arrays().items() if name in names}
-        return self._decomposed.with_blobs(arrays)
+        return self._decomposed.with_blobs(arrays), ()
 
 
 _TRAINED = frozenset(("Convolution", "InnerProduct", "Deconvolution"))

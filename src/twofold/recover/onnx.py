@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from ..calibration.inputs import Batch
+from ..calibration.inputs import Batch, Inputs
 from ..calibration.runners.onnx.runner import OnnxRunner
 from ..errors import ModelError, OptionError
 from ..formats.onnx.graphs import Constant
@@ -77,14 +77,13 @@ class OnnxStudent:
             ) from error
         return {name: torch.cat([part[name] for part in parts]) for name in self._net.outputs}
 
-    def model(self) -> OnnxModel:
-        """See `Student.model`."""
-        return self._decomposed.with_constants(
-            {
-                constant.key: self._net.constants[name].detach().cpu().numpy()
-                for name, constant in self._trained.items()
-            }
-        )
+    def finish(self, exam: Inputs) -> tuple[OnnxModel, tuple[str, ...]]:
+        """See `Student.finish`."""
+        values = {
+            constant.key: self._net.constants[name].detach().cpu().numpy()
+            for name, constant in self._trained.items()
+        }
+        return self._decomposed.with_constants(values), ()
 
 
 def _constants(model: OnnxModel, layers: list[str]) -> Iterator[Constant]:

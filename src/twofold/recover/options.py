@@ -29,6 +29,7 @@ class RecoverOptions:
         checks: how often the held-out error is measured.
         seed: of the order of the samples.
         device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
+        qat: train with fake quantization and give the int8 form; all its layers and ranges are trained.
     """
 
     steps: int | None = None
@@ -37,6 +38,7 @@ class RecoverOptions:
     checks: int = 8
     seed: int = 0
     device: str | None = None
+    qat: bool = False
 
     def __post_init__(self) -> None:
         if min(one for one in (self.steps, self.batch, self.checks) if one is not None) < 1:

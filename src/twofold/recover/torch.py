@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calibration.inputs import Batch
+from ..calibration.inputs import Batch, Inputs
 from ..calibration.runners.torch import TorchRunner
 from ..errors import ModelError, OptionError
 from ..formats.torch.convolution import is_convolution
@@ -63,13 +63,13 @@ class TorchStudent:
         """See `Student.outputs`."""
         return self._runner.tensors(batch)
 
-    def model(self) -> TorchModel:
-        """See `Student.model`; a new copy of the module, in the mode in which it was given."""
+    def finish(self, exam: Inputs) -> tuple[TorchModel, tuple[str, ...]]:
+        """See `Student.finish`; a new copy of the module, in the mode in which it was given."""
         module = copied(self._decomposed.module)
         with torch.no_grad():
             for name in self._names:
                 module.get_parameter(name).copy_(self._runner.module.get_parameter(name))
-        return replace(self._decomposed, module=module)
+        return replace(self._decomposed, module=module), ()
 
 
 def _moved(value: Any, device: torch.device) -> Any:

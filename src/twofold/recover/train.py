@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +25,21 @@ RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 #: Each for this part of the steps, but not fewer than these.
 _TRIAL, _FEWEST = 16, 8
 
-#: (step, error on the held-out samples) of every measurement.
-Curve = list[tuple[int, float]]
+#: The course of the loss has about so many points.
+_POINTS = 100
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of a training.
+
+    Attributes:
+        errors: (step, error on the held-out samples) of every measurement.
+        losses: (step, mean loss of the steps since the point before).
+    """
+
+    errors: tuple[tuple[int, float], ...]
+    losses: tuple[tuple[int, float], ...]
 
 
 class Student(Protocol):
@@ -36,6 +50,9 @@ class Student(Protocol):
 
     def outputs(self, batch: Batch) -> dict[str, Tensor]:
         """The protected outputs, with gradients."""
+
+    def finish(self, exam: Inputs) -> tuple[Any, tuple[str, ...]]:
+        """The trained model, and notes; it may be run once more, on inputs that were not trained on."""
 
 
 class Lesson:
@@ -112,8 +129,8 @@ class _Loss(nn.Module):
         return torch.stack(terms).mean()
 
 
-def train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World) -> Curve:
-    """Train; gives the held-out error by step and leaves the best weights in the student."""
+def train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World) -> Course:
+    """Train; gives losses and held-out errors by step and leaves the best weights in the student."""
     run = _Run(student, lesson, exam, options, world)
     assert options.steps is not None, "Bug: options are not sized"
     if options.rate is not None:
@@ -122,7 +139,7 @@ def train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOption
     # a rate of zero tells. The first that helps is taken.
     start = [p.detach().clone() for p in student.parameters()]
     for rate in track(RATES[:-1], "choosing the rate"):
-        (_, before), *_, (_, after) = run(rate, max(_FEWEST, options.steps // _TRIAL), checks=1)
+        (_, before), *_, (_, after) = run(rate, max(_FEWEST, options.steps // _TRIAL), checks=1).errors
         _copy(start, student.parameters())
         if after < before:
             return run(rate, options.steps, options.checks)
@@ -143,7 +160,7 @@ class _Run:
         # One process speaks for all, so that they keep the same weights.
         self._before = float(world.gather(exam.error(student))[0])
 
-    def __call__(self, rate: float, steps: int, checks: int) -> Curve:
+    def __call__(self, rate: float, steps: int, checks: int) -> Course:
         """Train; leaves the best weights in the student."""
         parameters = self._student.parameters()
         optimizer = torch.optim.Adam(
@@ -151,12 +168,15 @@ class _Run:
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate_of(steps))
         curve = [(0, self._before)]
+        losses = _Losses(self._world, math.ceil(steps / _POINTS))
         best = [p.detach().clone() for p in parameters]
         every = math.ceil(steps / checks)
         batches = self._lesson.batches(self._batch, self._seed, self._part)
         for step in track(range(1, steps + 1), f"training the factors at rate {rate:g}"):
             optimizer.zero_grad()
-            self._loss_of(*next(batches)).backward()
+            loss = self._loss_of(*next(batches))
+            loss.backward()
+            losses.add(step, loss)
             optimizer.step()
             schedule.step()
             if step % every == 0 or step == steps:
@@ -165,7 +185,23 @@ class _Run:
                     best = [p.detach().clone() for p in parameters]
                 curve.append((step, error))
         _copy(best, parameters)
-        return curve
+        return Course(tuple(curve), tuple(losses.points))
+
+
+class _Losses:
+    """The mean loss of every few steps, over all processes; read seldom, since a GPU is waited for then."""
+
+    def __init__(self, world: World, every: int) -> None:
+        self.points: list[tuple[int, float]] = []
+        self._world, self._every = world, every
+        self._waiting: list[Tensor] = []
+
+    def add(self, step: int, loss: Tensor) -> None:
+        self._waiting.append(loss.detach())
+        if step % self._every == 0:
+            (mean,) = self._world.mean(float(torch.stack(self._waiting).mean()))
+            self.points.append((step, mean))
+            self._waiting.clear()
 
 
 def _copy(values: list[Tensor], parameters: list[Tensor]) -> None:

@@ -6,7 +6,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +24,8 @@ from .codec import from_plain, to_plain
 #: Version of the layout; files of a later one are refused.
 SCHEMA = 1
 JSON_FILE = "report.json"
+#: (iteration, value) of what a training shows, rising.
+Course = tuple[tuple[int, float], ...]
 #: Packages whose versions a report names where they are installed.
 _PACKAGES = ("numpy", "scipy", "torch", "onnx", "onnxruntime", "opencv-python-headless")
 
@@ -103,12 +105,45 @@ class Training:
     """The course of a training.
 
     Attributes:
-        losses: (iteration, loss), smoothed as the trainer prints it.
+        losses: (iteration, loss), smoothed as the trainer gives it.
         tests: name of a test score -> (iteration, value).
+        rates: (iteration, learning rate).
+        counted: what is counted: "iteration", as Caffe says, or "step".
     """
 
-    losses: tuple[tuple[int, float], ...] = ()
-    tests: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    losses: Course = ()
+    tests: Mapping[str, Course] = field(default_factory=dict)
+    rates: Course = ()
+    counted: str = "iteration"
+
+    def after(self, earlier: Training) -> Training:
+        """With what a training that this one resumed had shown up to there."""
+        names = dict.fromkeys((*earlier.tests, *self.tests))
+        return replace(
+            self,
+            losses=_joined(earlier.losses, self.losses),
+            rates=_joined(earlier.rates, self.rates),
+            tests={name: _joined(earlier.tests.get(name, ()), self.tests.get(name, ())) for name in names},
+        )
+
+
+def _joined(earlier: Course, later: Course) -> Course:
+    return (*(one for one in earlier if not later or one[0] < later[0][0]), *later)
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What a recovery gained.
+
+    Attributes:
+        errors: relative error of the outputs on held-out inputs, before and after.
+        samples: number of samples that were trained on.
+        notes: about the inputs.
+    """
+
+    errors: tuple[float, float]
+    samples: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +159,8 @@ class Report:
         samples: a few inputs with both nets' outputs.
         comparison: of two models.
         quantized: what int8 costs.
-        training: of a fine-tuning.
+        training: the course of a fine-tuning or a recovery.
+        recovered: what a recovery gained.
         notes: about the report itself, such as parts that could not be made.
     """
 
@@ -137,6 +173,7 @@ class Report:
     comparison: Comparison | None = None
     quantized: Quantized | None = None
     training: Training | None = None
+    recovered: Recovered | None = None
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -185,7 +222,7 @@ class Report:
         except OSError as error:
             raise FormatError(
                 f"{path}: cannot read the report: {error.strerror or error}; it is written with the model, "
-                "unless --no-report is given"
+                "unless --no-report is given (compare: with --report)"
             ) from error
         except UnicodeDecodeError as error:
             raise FormatError(f"{path}: is no report: not UTF-8 text") from error

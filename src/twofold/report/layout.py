@@ -1,14 +1,16 @@
-"""A network laid out from top to bottom: layers in rows, branches in lanes.
+"""A network laid out from top to bottom: what can be computed at once in one layer, branches in lanes.
 
 Activations and normalisations are drawn as part of what they follow. A convolution that was decomposed is as
-many rows high as its stack is long, so that the network before and the network after have the same outline.
+many rows high as its stack is long, so that the network before and the network after have the same outline. A
+layer is as high as its highest block, so that between two layers there is always room to pass (`routes`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 from ..formats.graph import NetGraph, Node
 
@@ -29,15 +31,15 @@ class Block:
         node: its first node.
         with_kinds: kinds of the nodes that were drawn into it.
         sources: positions of the blocks that feed it.
-        row: its first row, from the top.
-        rows: how many it has.
+        layer: its layer, from the top.
+        rows: how many rows it is high.
         lane: its lane, from the left.
     """
 
     node: Node
     with_kinds: tuple[str, ...]
     sources: tuple[int, ...]
-    row: int = 0
+    layer: int = 0
     rows: int = 1
     lane: int = 0
 
@@ -50,19 +52,27 @@ def lay_out(graph: NetGraph, heights: Mapping[str, int]) -> tuple[Block, ...]:
         heights: rows of the convolutions that have more than one, by the name of the layer.
     """
     blocks = _folded(graph)
-    rows: list[int] = []
-    for block in blocks:
-        ends = [rows[i] + _height(blocks[i], heights) for i in block.sources]
-        rows.append(max(ends, default=0))
-    lanes = _lanes(blocks, rows, [_height(block, heights) for block in blocks])
+    layers = _layers(blocks)
+    lanes = _lanes(blocks, layers)
     return tuple(
-        Block(block.node, block.with_kinds, block.sources, row, _height(block, heights), lane)
-        for block, row, lane in zip(blocks, rows, lanes, strict=True)
+        replace(block, layer=layer, rows=heights.get(block.node.layer or "", 1), lane=lane)
+        for block, layer, lane in zip(blocks, layers, lanes, strict=True)
     )
 
 
-def _height(block: Block, heights: Mapping[str, int]) -> int:
-    return heights.get(block.node.layer or "", 1)
+def _layers(blocks: Sequence[Block]) -> list[int]:
+    """One below the lowest source; what has no source, right above what it feeds first."""
+    found: list[int] = []
+    for block in blocks:
+        found.append(max((found[i] + 1 for i in block.sources), default=0))
+    highest: dict[int, int] = {}
+    for block, layer in zip(blocks, found, strict=True):
+        for source in block.sources:
+            highest[source] = min(highest.get(source, layer), layer)
+    return [
+        layer if block.sources else highest.get(i, 1) - 1
+        for i, (block, layer) in enumerate(zip(blocks, found, strict=True))
+    ]
 
 
 def _folded(graph: NetGraph) -> list[Block]:
@@ -84,29 +94,23 @@ def _folded(graph: NetGraph) -> list[Block]:
     return [Block(node, tuple(kinds), sources) for node, kinds, sources in parts]
 
 
-def _lanes(blocks: Sequence[Block], rows: Sequence[int], heights: Sequence[int]) -> list[int]:
-    """A lane for each block: its first source's where that path is the longest one on, else a free one."""
+def _lanes(blocks: Sequence[Block], layers: Sequence[int]) -> list[int]:
+    """A lane for each block: its lowest source's where that path is the longest one on, else a free one."""
+    parents = [max(block.sources, key=lambda source: layers[source], default=None) for block in blocks]
     beyond = [0] * len(blocks)
     for i in reversed(range(len(blocks))):
         for source in blocks[i].sources:
-            beyond[source] = max(beyond[source], beyond[i] + heights[i])
+            beyond[source] = max(beyond[source], beyond[i] + 1)
     heirs: dict[int, int] = {}
-    for i, block in enumerate(blocks):
-        for source in block.sources[:1]:
-            best = heirs.get(source)
-            if best is None or beyond[i] > beyond[best]:
-                heirs[source] = i
-    taken: list[list[tuple[int, int]]] = []
+    for i, parent in enumerate(parents):
+        if parent is not None and (parent not in heirs or beyond[i] > beyond[heirs[parent]]):
+            heirs[parent] = i
+    taken: set[tuple[int, int]] = set()
     lanes: list[int] = []
-    for i, block in enumerate(blocks):
-        own = lanes[block.sources[0]] if block.sources else 0
-        start = own if not block.sources or heirs.get(block.sources[0]) == i else own + 1
-        span = (rows[i], rows[i] + heights[i])
-        lane = start
-        while lane < len(taken) and any(low < span[1] and span[0] < high for low, high in taken[lane]):
-            lane += 1
-        while lane >= len(taken):
-            taken.append([])
-        taken[lane].append(span)
+    for i, parent in enumerate(parents):
+        own = 0 if parent is None else lanes[parent]
+        start = own if parent is None or heirs[parent] == i else own + 1
+        lane = next(lane for lane in count(start) if (lane, layers[i]) not in taken)
+        taken.add((lane, layers[i]))
         lanes.append(lane)
     return lanes

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..compare import Comparison
 from ..conv import ConvLayer
 from ..errors import TwofoldError
-from ..formats.base import commit
+from ..formats.base import Model, commit
+from ..planning import Plan
 from ..quantize import Quantized
 from .capture import capture
-from .data import Made, Report, Sample, Training
+from .data import Course, Made, Recovered, Report, Sample, Training
 
 if TYPE_CHECKING:
+    from ..recover import Recovery
     from ..result import Result
 
 T = TypeVar("T")
+
+#: Points of one curve of a training.
+_MOST_POINTS = 400
 
 
 def of_result(result: Result[Any], command: Sequence[str] = ()) -> Report:
@@ -54,7 +60,42 @@ def of_quantization(found: Quantized, command: Sequence[str] = ()) -> Report:
 
 def of_training(found: Training, title: str, command: Sequence[str] = ()) -> Report:
     """The report of a training."""
-    return Report(title, Made.here(command), training=found)
+    return Report(title, Made.here(command), training=_thinned(found))
+
+
+def of_recovery(found: Recovery, original: Model, plan: Plan | None, command: Sequence[str] = ()) -> Report:
+    """The report of a recovery.
+
+    Args:
+        found: the recovery.
+        original: the model that taught.
+        plan: what the decomposed model was made by, where that is known; its layers are shown.
+        command: the command line, word by word.
+    """
+    notes: list[str] = []
+    graph = None if plan is None else _tried(original.graph, "the network's structure cannot be shown", notes)
+    course = Training(found.losses, {"error of the outputs, held out": found.curve}, counted="step")
+    gained = Recovered((found.before, found.after), found.samples, found.notes)
+    return Report(
+        next(iter(original.sources()), "network"), Made.here(command),
+        None if plan is None else json.loads(plan.to_json()), graph=graph, training=_thinned(course),
+        recovered=gained, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _thinned(found: Training) -> Training:
+    """With no more points than a chart can show; the last of each course stays."""
+    return replace(
+        found,
+        losses=_every(found.losses),
+        rates=_every(found.rates),
+        tests={name: _every(points) for name, points in found.tests.items()},
+    )
+
+
+def _every(points: Course) -> Course:
+    step = -(-len(points) // _MOST_POINTS) or 1
+    return points[::-1][::step][::-1]
 
 
 def write(report: Report, folder: Path, *, force: bool) -> tuple[Path, ...]:

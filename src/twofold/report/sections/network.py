@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -14,12 +14,13 @@ from ...planning.plan import Choice, Plan
 from ...planning.text import count_text, error_text, shape_text
 from ..data import Report
 from ..layout import Block, lay_out
+from ..routes import HEIGHT, WIDTH, Point, Routes, height_of, route
 from ..svg import arrow, tip
 
-_WIDTH, _HEIGHT = 176, 40
-_LANE, _ROW = 212, 58
-_GAP, _MARGIN = 96, 16
+_BETWEEN, _MARGIN = 96, 16
 _TOP = 34
+#: Radius of an edge's corners.
+_ROUND = 6.0
 
 
 @dataclass(frozen=True)
@@ -42,39 +43,34 @@ def drawing(report: Report) -> Drawing | None:
         name: scheme(one.scheme).chain(one.geometry, one.variant, one.ranks) for name, one in choices.items()
     }
     blocks = lay_out(report.graph, {name: len(chain) for name, chain in chains.items()})
-    canvas = _Canvas(blocks, plan, choices, chains)
+    canvas = _Canvas(blocks, route(blocks), plan, choices, chains)
     return Drawing(Markup("").join(canvas.parts()), canvas.width, canvas.height, report.graph.complete)
 
 
 @dataclass(frozen=True)
 class _Canvas:
     blocks: tuple[Block, ...]
+    routes: Routes
     plan: Plan
     choices: dict[str, Choice]
     chains: dict[str, tuple[ConvGeometry, ...]]
 
     @property
-    def side(self) -> int:
-        """Width of one of the two networks."""
-        return (max(block.lane for block in self.blocks) + 1) * _LANE - (_LANE - _WIDTH)
-
-    @property
     def width(self) -> int:
-        return 2 * self.side + _GAP + 2 * _MARGIN
+        return 2 * self.routes.width + _BETWEEN + 2 * _MARGIN
 
     @property
     def height(self) -> int:
-        return max(block.row + block.rows for block in self.blocks) * _ROW + _TOP + _MARGIN
+        return self.routes.height + _TOP + _MARGIN
 
     def parts(self) -> Iterator[Markup]:
         skipped = {one.name: one for one in self.plan.skipped}
         for right, name in ((0, "before"), (1, "after")):
-            yield Markup('<text class="head" x="{}" y="20">{}</text>').format(self._x(0, right), name)
-        if self.side == _WIDTH:  # between branches, bands would cross what they do not belong to
+            yield Markup('<text class="head" x="{}" y="20">{}</text>').format(self._shift(right), name)
+        if self.routes.width == WIDTH:  # beside branches, bands would cross what they do not belong to
             yield from map(self._band, (one for one in self.blocks if one.node.layer in self.choices))
         for right in (0, 1):
-            for block in self.blocks:
-                yield from (self._edge(self.blocks[source], block, right) for source in block.sources)
+            yield from (self._edge(way, right) for way in self.routes.ways.values())
         for block in self.blocks:
             choice = self.choices.get(block.node.layer or "")
             if choice is None:
@@ -84,12 +80,13 @@ class _Canvas:
             yield self._before(block, choice)
             yield from self._stack(block, choice)
 
-    def _x(self, lane: int, right: int) -> int:
-        return _MARGIN + lane * _LANE + right * (self.side + _GAP)
+    def _shift(self, right: int) -> int:
+        """What is added to every x of one of the two networks."""
+        return _MARGIN + right * (self.routes.width + _BETWEEN)
 
-    @staticmethod
-    def _y(row: int) -> int:
-        return _TOP + row * _ROW
+    def _place(self, block: Block, right: int, row: int = 0) -> tuple[int, int]:
+        x, y = self.routes.place(block)
+        return x + self._shift(right), y + _TOP + (height_of(row + 1) - HEIGHT)
 
     def _box(
         self, at: tuple[int, int], height: int, css: str, words: tuple[str, str], text: str, link: str
@@ -101,7 +98,7 @@ class _Canvas:
             '<g class="node {}" {}{}><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>'
             '<text class="title" x="{}" y="{}">{}</text><text class="sub" x="{}" y="{}">{}</text></g>'
         ).format(
-            css, tip(arrow(text)), attributes, x, y, _WIDTH, height,
+            css, tip(arrow(text)), attributes, x, y, WIDTH, height,
             x + 10, middle - 3, _cut(words[0], 21), x + 10, middle + 13, _cut(arrow(words[1]), 25),
         )  # fmt: skip
 
@@ -114,9 +111,11 @@ class _Canvas:
             lines += [f"MACs {count_text(stays.macs)}"] if stays.macs else []
             lines.append(f"stays: {stays.reason}")
         css = "conv" if stays is not None else "other"
-        at = (self._x(block.lane, right), self._y(block.row))
+        at = self._place(block, right)
         second = shape_text(stays.geometry) if stays is not None and stays.geometry is not None else kinds
-        return self._box(at, _HEIGHT, css, (node.name, second), "\n".join(lines), f"{node.name}/{block.row}")
+        return self._box(
+            at, HEIGHT, css, (node.name, second), "\n".join(lines), f"{node.name}/{block.layer}.{block.lane}"
+        )
 
     def _before(self, block: Block, choice: Choice) -> Markup:
         node = block.node
@@ -129,10 +128,12 @@ class _Canvas:
             f"becomes {choice.label}",
             *_errors(choice),
         ]
-        at = (self._x(block.lane, 0), self._y(block.row))
-        height = (block.rows - 1) * _ROW + _HEIGHT
+        at = self._place(block, 0)
+        height = height_of(block.rows)
         words = (node.name, shape_text(choice.geometry))
-        return self._box(at, height, "conv split", words, "\n".join(lines), f"{node.name}/{block.row}")
+        return self._box(
+            at, height, "conv split", words, "\n".join(lines), f"{node.name}/{block.layer}.{block.lane}"
+        )
 
     def _stack(self, block: Block, choice: Choice) -> Iterator[Markup]:
         chain = self.chains[choice.layer]
@@ -148,38 +149,45 @@ class _Canvas:
                 f"MACs {count_text(choice.macs[1])} instead of {count_text(choice.macs[0])}",
                 *_errors(choice),
             ]
-            at = (self._x(block.lane, 1), self._y(block.row + i))
-            link = f"{block.node.name}/{block.row}"
-            yield self._box(at, _HEIGHT, "factor", (name, shape_text(geometry)), "\n".join(lines), link)
+            at = self._place(block, 1, i)
+            link = f"{block.node.name}/{block.layer}.{block.lane}"
+            yield self._box(at, HEIGHT, "factor", (name, shape_text(geometry)), "\n".join(lines), link)
             if i:
-                x = at[0] + _WIDTH / 2
-                yield Markup('<path class="edge hot" d="M{} {}V{}"/>').format(
-                    x, at[1] - _ROW + _HEIGHT, at[1]
-                )
+                x, above = at[0] + WIDTH / 2, self._place(block, 1, i - 1)[1]
+                yield Markup('<path class="edge hot" d="M{} {}V{}"/>').format(x, above + HEIGHT, at[1])
 
     def _band(self, block: Block) -> Markup:
-        left, right = self._x(block.lane, 0) + _WIDTH, self._x(block.lane, 1)
-        top = self._y(block.row)
-        bottom = top + (block.rows - 1) * _ROW + _HEIGHT
-        return Markup('<path class="band" d="M{0} {2}H{1}V{3}H{0}Z"/>').format(left, right, top, bottom)
+        left, top = self._place(block, 0)
+        return Markup('<path class="band" d="M{0} {2}H{1}V{3}H{0}Z"/>').format(
+            left + WIDTH, self._place(block, 1)[0], top, top + height_of(block.rows)
+        )
 
-    def _edge(self, source: Block, target: Block, right: int) -> Markup:
-        x1, x2 = (self._x(block.lane, right) + _WIDTH / 2 for block in (source, target))
-        y1 = self._y(source.row + source.rows - 1) + _HEIGHT
-        y2 = self._y(target.row)
-        direct = source.row + source.rows == target.row
-        if direct and x1 == x2:
-            return Markup('<path class="edge" d="M{} {}V{}"/>').format(x1, y1, y2)
-        if direct:
-            middle = (y1 + y2) / 2
-            return Markup('<path class="edge" d="M{} {}C{} {} {} {} {} {}"/>').format(
-                x1, y1, x1, middle, x2, middle, x2, y2
+    def _edge(self, way: tuple[Point, ...], right: int) -> Markup:
+        corners = [(x + self._shift(right), y + _TOP) for x, y in way]
+        return Markup('<path class="edge" d="{}"/>').format(_rounded(corners))
+
+
+def _rounded(corners: Sequence[Point]) -> str:
+    """A path along axes whose corners are round."""
+    parts = ["M{:g} {:g}".format(*corners[0])]
+    for before, at, behind in zip(corners, corners[1:], corners[2:], strict=False):
+        radius = min(_ROUND, _length(before, at) / 2, _length(at, behind) / 2)
+        parts.append(
+            "L{:g} {:g}Q{:g} {:g} {:g} {:g}".format(
+                *_toward(at, before, radius), *at, *_toward(at, behind, radius)
             )
-        # Past what lies between: out into the space beside the lanes, down, and in again.
-        out = max(x1, x2) + _WIDTH / 2 + 12
-        return Markup('<path class="edge far" d="M{} {}C{} {} {} {} {} {}V{}C{} {} {} {} {} {}"/>').format(
-            x1, y1, x1, y1 + 16, out, y1, out, y1 + 24, y2 - 24, out, y2, x2, y2 - 16, x2, y2
-        )  # fmt: skip
+        )
+    return "".join([*parts, "L{:g} {:g}".format(*corners[-1])])
+
+
+def _length(one: Point, other: Point) -> float:
+    return abs(one[0] - other[0]) + abs(one[1] - other[1])
+
+
+def _toward(one: Point, other: Point, by: float) -> Point:
+    """The point so far from one towards another, along an axis."""
+    share = by / _length(one, other)
+    return one[0] + share * (other[0] - one[0]), one[1] + share * (other[1] - one[1])
 
 
 def _errors(choice: Choice) -> list[str]:

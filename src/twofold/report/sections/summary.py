@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...planning.plan import Plan
 from ...planning.text import count_text, error_text
 from ...planning.timing import Timing
-from ..data import Report
+from ..data import Recovered, Report
 
 #: Bytes of a weight in float32.
 _BYTES = 4
@@ -34,6 +34,12 @@ class Tile:
 def sentence(report: Report) -> str:
     """The whole report in one sentence."""
     plan = report.decided
+    if report.recovered is not None:
+        first, last = map(error_text, report.recovered.errors)
+        return (
+            f"Taught by the original on {report.recovered.samples} samples without labels: "
+            f"output error {first} before, {last} after."
+        )
     if plan is not None:
         count, every = len(plan.choices), len(plan.choices) + len(plan.skipped)
         text = f"{count} of {every} convolutions decomposed, {plan.totals.macs_ratio:.3f} of the MACs left"
@@ -57,7 +63,10 @@ def tiles(report: Report) -> tuple[Tile, ...]:
     """The numbers at the top."""
     found: list[Tile] = []
     if report.decided is not None:
-        found += _of_plan(report.decided)
+        found += _spent(report.decided)
+        found += () if report.recovered is not None else _lost(report.decided)
+    if report.recovered is not None:
+        found.append(_gained(report.recovered))
     if report.comparison is not None:
         one = report.comparison
         found += [_counts("MACs", one.macs)] if one.macs[0] else []
@@ -73,7 +82,13 @@ def tiles(report: Report) -> tuple[Tile, ...]:
     return tuple(found)
 
 
-def _of_plan(plan: Plan) -> Iterator[Tile]:
+def _gained(recovered: Recovered) -> Tile:
+    before, after = recovered.errors
+    detail = f"{error_text(before)} → {error_text(after)}, on held-out inputs"
+    return Tile("Output error", error_text(after), detail, after / before if before else None)
+
+
+def _spent(plan: Plan) -> Iterator[Tile]:
     totals = plan.totals
     per = "" if plan.macs_per == "image" else f", per {plan.macs_per}"
     yield _counts(f"MACs{per}", totals.macs)
@@ -82,6 +97,9 @@ def _of_plan(plan: Plan) -> Iterator[Tile]:
     yield _counts("Weight bytes, float32", (before, after))
     if plan.timing is not None:
         yield _timing(f"Time, {plan.timing.setting}", plan.timing.network)
+
+
+def _lost(plan: Plan) -> Iterator[Tile]:
     measured, predicted = plan.measured_error, plan.predicted_error if plan.choices else None
     if measured is not None:
         detail = "measured" if predicted is None else f"measured; predicted {error_text(predicted)}"

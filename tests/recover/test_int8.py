@@ -1,0 +1,148 @@
+"""Recovery of int8 forms: closer to the original than quantization after training, in ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from tests.small import opencv, write
+from tests.test_calibrated import samples
+
+import twofold
+from twofold.calibrate import CalibrationSource
+from twofold.cli import main
+from twofold.errors import ModelError, OutputError
+from twofold.formats.onnx.model import OnnxModel
+from twofold.quantize import quantize
+from twofold.recover import RecoverOptions, recover
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchao")
+
+QAT = RecoverOptions(steps=60, batch=8, rate=3e-3, qat=True)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A network and a decomposition of it."""
+    original = twofold.load(*write(tmp_path))
+    twofold.decompose(original, macs=0.5, multiple=4, no_data=True).save(tmp_path / "out")
+    return original, twofold.load(tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel")
+
+
+def error(path, x, ref):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    out = session.run(None, {session.get_inputs()[0].name: x})[0]
+    return np.linalg.norm(out - ref) / np.linalg.norm(ref - ref.mean())
+
+
+def ranges(path):
+    """Scale of every rounded value, and number of layers with int8 weights."""
+    graph = onnx.load(path).graph
+    arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    scales = {node.input[0]: arrays[node.input[1]] for node in graph.node if node.op_type == "QuantizeLinear"}
+    return scales, sum(one.dtype == np.int8 and one.ndim == 4 for one in arrays.values())
+
+
+def test_the_trained_int8_net_is_closer_than_the_quantized_one(pair, tmp_path):
+    original, decomposed = pair
+    source = CalibrationSource(data=samples(64, seed=3))
+    found = recover(original, decomposed, source, QAT)
+    assert isinstance(found.model, OnnxModel)
+    (written, *_) = found.model.save_to(tmp_path / "qat", force=False, extra={}, check=lambda model: None)
+    assert written == tmp_path / "qat" / "net_int8.onnx"
+    quantize(decomposed, tmp_path / "ptq.onnx", source)
+    x = samples(24, seed=11)
+    files = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    ref = np.concatenate([opencv(*files, one[None])[0] for one in x])
+    after, before = error(written, x, ref), error(tmp_path / "ptq.onnx", x, ref)
+    # The runtime and other samples say the same as training did.
+    assert after < 0.8 * before
+    assert found.before == pytest.approx(before, rel=0.3)
+    assert found.after == pytest.approx(after, rel=0.3)
+    # The same places are rounded, with other ranges.
+    (own, count), (theirs, same) = ranges(written), ranges(tmp_path / "ptq.onnx")
+    assert own.keys() == theirs.keys()
+    assert count == same == 5
+    assert any(own[name] != theirs[name] for name in own)
+
+
+def test_the_int8_form_of_the_original_can_be_trained(pair):
+    original, _ = pair
+    found = recover(original, original, CalibrationSource(data=samples(64, seed=3)), QAT)
+    assert found.after < 0.8 * found.before
+
+
+def test_onnx_models_and_modules_too(pair, tmp_path):
+    original, decomposed = pair
+    source = CalibrationSource(data=samples(64, seed=3))
+    caffe = recover(original, decomposed, source, QAT)
+    for name, model in (("a", original), ("b", decomposed)):
+        twofold.export(model, tmp_path / f"{name}.onnx")
+    found = recover(twofold.load(tmp_path / "a.onnx"), twofold.load(tmp_path / "b.onnx"), source, QAT)
+    np.testing.assert_allclose(found.curve, caffe.curve, rtol=1e-4)
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(16, 24, 3), torch.nn.ReLU(), torch.nn.Conv2d(24, 8, 3), torch.nn.Flatten(),
+        torch.nn.Linear(512, 10),
+    )  # fmt: skip
+    x = samples(64, seed=3)
+    found = recover(module, module, CalibrationSource(data=x), replace(QAT, rate=3e-4))
+    assert found.after < 0.9 * found.before
+    found.model.save(tmp_path / "module.onnx")
+    x = samples(24, seed=11)
+    with torch.no_grad():
+        ref = module(torch.from_numpy(x)).numpy()
+    assert error(tmp_path / "module.onnx", x, ref) == pytest.approx(found.after, rel=0.3)
+
+
+def test_what_runs_otherwise_than_it_was_trained_is_refused(pair, monkeypatch):
+    original, decomposed = pair
+    from twofold.recover import int8
+
+    write_int8 = int8.write_int8
+
+    def broken(plain, path, inputs, ranges=None):
+        write_int8(
+            plain, path, inputs, {name: (9 * scale, zero) for name, (scale, zero) in (ranges or {}).items()}
+        )
+
+    monkeypatch.setattr(int8, "write_int8", broken)
+    with pytest.raises(ModelError, match="other outputs in ONNX Runtime"):
+        recover(original, decomposed, CalibrationSource(data=samples(32)), RecoverOptions(steps=1, qat=True))
+
+
+def test_from_the_command_line(pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", samples(20))
+    argv = ["recover", "net.prototxt", "net.caffemodel", "out", "-o", "int8", "--data", "x.npy", "--qat"]
+    assert main([*argv, "--steps", "5"]) == 0
+    assert "int8 in ONNX Runtime and in training differ by" in capsys.readouterr().out
+    assert [path.name for path in Path("int8").iterdir()] == ["net_int8.onnx"]
+    assert main([*argv, "--steps", "5"]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_two_processes_are_one_with_the_whole_batch(pair, tmp_path):
+    original, decomposed = pair
+    np.save(tmp_path / "x.npy", samples(21, seed=3))
+    line = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "twofold",
+        "recover", "net.prototxt", "net.caffemodel", "out", "-o", "two", "--data", "x.npy", "--device", "cpu",
+        "--steps", "6", "--batch", "4", "--rate", "0.001", "--qat", "--json",
+    ]  # fmt: skip
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    options = RecoverOptions(steps=6, batch=4, rate=0.001, device="cpu", qat=True)
+    alone = recover(original, decomposed, CalibrationSource(data=tmp_path / "x.npy"), options)
+    # A rounding that falls to the other side is no longer small.
+    np.testing.assert_allclose(json.loads(done.stdout)["curve"], alone.curve, rtol=0.02)
+    with pytest.raises(OutputError):
+        alone.model.save_to(tmp_path / "two", force=False, extra={}, check=lambda model: None)
