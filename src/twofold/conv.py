@@ -151,6 +151,8 @@ class ConvLayer:
             empty where the model does not tell.
         sharers: names of the other layers that use the same weight.
         bits: significant bits of the stored weight's values: 24 for float32, 11 or 8 for half precision.
+        inside: what holds it, or one of those that share its weight, where a run of the model may pass by or
+            come more than once; "" for none.
     """
 
     name: str
@@ -160,6 +162,7 @@ class ConvLayer:
     input_sizes: tuple[Size, ...] = ()
     sharers: tuple[str, ...] = ()
     bits: int = 24
+    inside: str = ""
 
     def __post_init__(self) -> None:
         if self.weight is not None:

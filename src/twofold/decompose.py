@@ -395,12 +395,26 @@ class _Trial:
 def _reached(
     layers: Sequence[ConvLayer | Skipped], calibration: Calibration
 ) -> tuple[ConvLayer | Skipped, ...]:
-    """The layers; those that nothing protected depends on as `Skipped`, since nothing tells their effect."""
+    """The layers; those that nothing protected depends on as `Skipped`, since nothing tells their effect.
+
+    Raises:
+        ModelError: that is all of them.
+    """
     found = calibration.runner.reached([layer for layer in layers if isinstance(layer, ConvLayer)])
     names = {layer.name for layer in found}
-    why = f"no protected output ({', '.join(calibration.runner.outputs)}) depends on it"
+
+    def why(layer: ConvLayer) -> str:
+        if layer.inside:
+            return (
+                f"inside {layer.inside}, where nothing watches it; without data (--no-data) it is decomposed"
+            )
+        return f"no protected output ({', '.join(calibration.runner.outputs)}) depends on it"
+
+    others = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name not in names]
+    if others and not found:
+        raise ModelError(f"nothing can be fitted to what layers see: {others[0].name}: {why(others[0])}")
     return tuple(
-        left_alone(layer, why) if isinstance(layer, ConvLayer) and layer.name not in names else layer
+        left_alone(layer, why(layer)) if isinstance(layer, ConvLayer) and layer.name not in names else layer
         for layer in layers
     )
 
