@@ -22,19 +22,18 @@ import numpy as np
 from ..conv import LayerStatistics
 
 
-def shrinkage(statistics: LayerStatistics) -> float:
-    """The share a, from the full covariance."""
-    S, n = statistics.covariance, statistics.count
-    assert S is not None, "Bug: only a full covariance is shrunk"
-    d, trace, squares = len(S), float(np.trace(S)), float(np.sum(S**2))
+def shrinkage(n: int, d: int, trace: float, squares: float) -> float:
+    """The share a, from tr S and tr S^2."""
     spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
     return min(1.0, ((1 - 2 / d) * squares + trace**2) / spread) if spread > 0 else 1.0
 
 
 def shrunk(statistics: LayerStatistics) -> LayerStatistics:
     """The statistics of a fully connected layer, with its covariance shrunk."""
-    share, S = shrinkage(statistics), statistics.covariance
-    assert S is not None, "Bug: only a full covariance is shrunk"
+    S = statistics.covariance
+    if S is None:  # `vectors` says how far, and the fit does it
+        return statistics
+    share = shrinkage(statistics.count, len(S), float(np.trace(S)), float(np.sum(S**2)))
     C = (1 - share) * S
     C.flat[:: len(C) + 1] += share * float(np.trace(S)) / len(S)
     return replace(statistics, covariance=C, strips=(C,))

@@ -286,6 +286,5 @@ class Plan:
             choice.layer: scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
             for choice in plan.choices
         }
-        record = self.calibration
-        fitted = set() if record is None else set(chains) - set(record.get("weights_alone", ()))
-        return restructured(module, chains, fitted)
+        biased = () if self.calibration is None else self.calibration.get("means_corrected", chains)
+        return restructured(module, chains, biased)
