@@ -29,9 +29,7 @@ def one_tap(geometry: ConvGeometry) -> bool:
 
 
 def outputs_bytes(geometry: ConvGeometry) -> int:
-    """Bytes of what another pass gathers of a layer with one tap, in float64: the covariance of its outputs,
-    and that with the remainder.
-    """
+    """Bytes of what another pass gathers of a layer with one tap: two matrices as wide as its outputs."""
     return 16 * geometry.c_out**2 // geometry.groups
 
 
