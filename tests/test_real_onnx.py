@@ -134,3 +134,13 @@ def test_calibrated_nets_still_find_and_read(name, least, tmp_path):
     assert seeing.error < 0.3 * blind.error
     assert seeing.kept[0] >= least * seeing.kept[1] > 0
     assert blind.kept[0] < least * blind.kept[1]
+
+
+def test_a_plan_keeps_its_promise_on_other_photographs(tmp_path):
+    """Of what it protects: the map before the sigmoid, which is almost everywhere 0 behind it."""
+    pytest.importorskip("torch")
+    blind, seeing = (
+        outcome("ocr-det", tmp_path / str(data), MACS["ocr-det"], data=data) for data in (False, True)
+    )
+    assert seeing.others == pytest.approx(seeing.measured, rel=0.3)
+    assert seeing.others < 0.5 * blind.others

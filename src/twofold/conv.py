@@ -151,6 +151,8 @@ class ConvLayer:
             empty where the model does not tell.
         sharers: names of the other layers that use the same weight.
         bits: significant bits of the stored weight's values: 24 for float32, 11 or 8 for half precision.
+        inside: what holds it, or one of those that share its weight, where a run of the model may pass by or
+            come more than once; "" for none.
     """
 
     name: str
@@ -160,6 +162,7 @@ class ConvLayer:
     input_sizes: tuple[Size, ...] = ()
     sharers: tuple[str, ...] = ()
     bits: int = 24
+    inside: str = ""
 
     def __post_init__(self) -> None:
         if self.weight is not None:
@@ -251,10 +254,13 @@ class LayerStatistics:
         covariance: (d, d) with d = C_in * prod(kernel), float64, biased (divided by count);
             None for layers over the memory limit.
         strips: for each spatial axis a, the covariance of the input along that axis's kernel alone, summed
-            over the positions of the other axes: strips[a] has shape (C_in * kernel[a],) * 2. Always present.
+            over the positions of the other axes: strips[a] has shape (C_in * kernel[a],) * 2. Always present;
+            of layers over the memory limit whose kernel has one tap its diagonal alone, (C_in,).
         gradient: (C_out, C_out), second moment of the gradient of the network's outputs by the layer's output
             at one position, scaled to a mean of 1 on the diagonal; None where it was not gathered.
         independent: number of independent patches that would tell as much as the `count` that were seen.
+        shrinkage: share by which a covariance that is not here is to be drawn towards the multiple of the
+            identity with the same trace, see `calibration.shrink`.
     """
 
     count: int
@@ -263,6 +269,7 @@ class LayerStatistics:
     strips: tuple[Array, ...]
     gradient: Array | None = None
     independent: float = math.inf
+    shrinkage: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,13 +278,13 @@ class FactorStatistics:
 
     Let z be the patch of a pair's first convolution that its second one sees, flattened as (r, taps of the
     second), let y be the layer's own output at the same position, and H z what the pair gives; both without
-    bias.
+    bias. For a layer with groups every array has one more axis in front, the groups.
 
     Attributes:
         count: number of positions that were seen.
         covariance: (r * taps, r * taps), of z, biased.
         remainder: (r * taps, C_out), covariance of z with the remainder y - H z.
-        remainder_energy: sum over the channels of the variance of the remainder.
+        remainder_energy: (), sum over the channels of the variance of the remainder.
         mean: (r * taps,), of z.
         remainder_mean: (C_out,), of the remainder.
     """
@@ -285,7 +292,7 @@ class FactorStatistics:
     count: int
     covariance: Array
     remainder: Array
-    remainder_energy: float
+    remainder_energy: Array
     mean: Array
     remainder_mean: Array
 

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from .calibrate import Calibration, CalibrationSource, WeightsOnly, prepare
 from .calibration.accuracy import Accuracy
 from .calibration.gather import CalibrationOptions, Statistics
@@ -296,12 +298,25 @@ def _run(
     plan = found.plan
     if known is not None and chosen:
         found, error, correction = _corrected(known, trial.stacks(found), found)
-        plan = replace(plan, calibration=dict(seen.record), measured_error=error)
+        record = {**seen.record, "means_corrected": _means_corrected(layers, found.factors)}
+        plan = replace(plan, calibration=record, measured_error=error)
         notes = (*notes, *seen.notes, *correction)
     smaller = model.replace(found.factors)
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))
     shown = None if known is None else known.sample(SHOWN)
     return Result(smaller, plan, model, found.factors, trial.outlook(plan), shown)
+
+
+def _means_corrected(layers: Sequence[ConvLayer | Skipped], factors: Mapping[str, Factors]) -> list[str]:
+    """Layers whose stack has another bias than they have, or one where they have none."""
+    biases = {name: stack.convs[-1].bias for name, stack in factors.items()}
+    return [
+        layer.name
+        for layer in layers
+        if isinstance(layer, ConvLayer)
+        and (bias := biases.get(layer.name)) is not None
+        and (layer.bias is None or not np.array_equal(bias, layer.bias))
+    ]
 
 
 def _corrected(
@@ -395,12 +410,26 @@ class _Trial:
 def _reached(
     layers: Sequence[ConvLayer | Skipped], calibration: Calibration
 ) -> tuple[ConvLayer | Skipped, ...]:
-    """The layers; those that nothing protected depends on as `Skipped`, since nothing tells their effect."""
+    """The layers; those that nothing protected depends on as `Skipped`, since nothing tells their effect.
+
+    Raises:
+        ModelError: that is all of them.
+    """
     found = calibration.runner.reached([layer for layer in layers if isinstance(layer, ConvLayer)])
     names = {layer.name for layer in found}
-    why = f"no protected output ({', '.join(calibration.runner.outputs)}) depends on it"
+
+    def why(layer: ConvLayer) -> str:
+        if layer.inside:
+            return (
+                f"inside {layer.inside}, where nothing watches it; without data (--no-data) it is decomposed"
+            )
+        return f"no protected output ({', '.join(calibration.runner.outputs)}) depends on it"
+
+    others = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name not in names]
+    if others and not found:
+        raise ModelError(f"nothing can be fitted to what layers see: {others[0].name}: {why(others[0])}")
     return tuple(
-        left_alone(layer, why) if isinstance(layer, ConvLayer) and layer.name not in names else layer
+        left_alone(layer, why(layer)) if isinstance(layer, ConvLayer) and layer.name not in names else layer
         for layer in layers
     )
 

@@ -3,25 +3,75 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import pytest
 
+import twofold
 from twofold.conv import ConvGeometry, ConvLayer
 from twofold.lowrank import composed, schemes
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 
 
+def example(word: str) -> str:
+    (found,) = [block for block in re.findall("```python\\n(.*?)```", TEXT, re.DOTALL) if word in block]
+    return found
+
+
 def test_the_example_scheme_is_a_scheme(monkeypatch):
     monkeypatch.setattr(schemes, "_schemes", dict(schemes._schemes))
-    (example,) = [
-        block for block in re.findall("```python\\n(.*?)```", TEXT, re.DOTALL) if "Pointwise" in block
-    ]
-    exec(example, dict(vars(schemes)))
+    exec(example("Pointwise"), dict(vars(schemes)))
     scheme = schemes.scheme("pointwise")
     assert scheme.refusal(ConvGeometry.of(8, 6, (3, 3)))
     geometry = ConvGeometry.of(8, 6, (1, 1))
     weight = np.random.default_rng(0).normal(size=geometry.weight_shape)
     found = scheme.factorize(ConvLayer("layer", geometry, weight), "").factors((6,))
     np.testing.assert_allclose(composed(found), weight, atol=1e-12)
+
+
+def test_the_example_format_is_a_format(tmp_path, monkeypatch):
+    loading = import_module("twofold.load")  # a function of the package is called load, too
+    monkeypatch.setattr(loading, "_formats", list(loading._formats))
+    module = ModuleType("chain")
+    monkeypatch.setitem(sys.modules, "chain", module)  # where dataclasses look up annotations
+    exec(example("class Chain"), vars(module))
+    rng = np.random.default_rng(0)
+    weights = {"one": rng.normal(size=(32, 16, 3, 3)), "two": rng.normal(size=(32, 32, 3, 3))}
+    np.savez(tmp_path / "net.npz", **weights)
+    model = twofold.load(tmp_path / "net.npz")
+    result = twofold.decompose(model, macs=0.5, no_data=True, schemes=("spatial", "tucker2"))
+    assert result.plan.totals.macs_ratio <= 0.5
+    full = twofold.decompose(model, ranks={"*": "full"}, no_data=True)
+    for name, stack in full.factors.items():
+        np.testing.assert_allclose(composed(stack), weights[name], atol=1e-12)
+    path, plan = result.save(tmp_path / "out")
+    assert [layer.name for layer in twofold.load(path).convolutions()] == [
+        name for choice in result.plan.choices for name in choice.becomes
+    ]
+    with pytest.raises(twofold.TwofoldError, match="exist"):
+        full.save(tmp_path / "out")
+    again = twofold.apply_plan(twofold.Plan.load(plan), model).save(tmp_path / "again")
+    assert [one.read_bytes() for one in again[1:]] == [plan.read_bytes()]
+
+
+def test_the_example_operator_computes_what_onnx_says(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    onnx = pytest.importorskip("onnx")
+    from tests.formats.onnx.small import model, picture, run, write
+
+    from twofold.onnx_torch import OnnxNet, registry
+
+    others = {kind: builder for kind, builder in registry._builders.items() if kind != "ThresholdedRelu"}
+    monkeypatch.setattr(registry, "_builders", others)
+    exec(example("ThresholdedRelu"), {**vars(registry), "torch": torch})
+    node = onnx.helper.make_node("ThresholdedRelu", ["x"], ["y"], "n", alpha=0.5)
+    made = model([node], {}, {"x": (2, 3)}, {"y": None})
+    x = picture(2, 3)
+    (wanted,) = run(write(tmp_path / "net.onnx", made), x=x)
+    found = OnnxNet(made, ("y",))({"x": torch.from_numpy(x)})
+    np.testing.assert_array_equal(found["y"], wanted)

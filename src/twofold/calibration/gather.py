@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from ..conv import Array, ConvLayer, Factors, FactorStatistics, LayerStatistics
 from ..errors import InputError, OptionError
 from ..progress import track
-from .grouped import accumulator
+from .grouped import accumulator, factor_accumulator
 from .inputs import Inputs
 from .memory import SHARE, free_memory, share_out
 from .runner import Runner
 from .shrink import shrunk
-from .statistics import FactorAccumulator, StatisticsOptions, patch_size
+from .statistics import StatisticsOptions, patch_size
+from .vectors import one_tap, outputs_bytes
 
 #: Patches per value of a patch that are looked at where the user does not say how many positions: enough for
 #: covariances whose small eigenvalues still mean something.
@@ -105,13 +106,11 @@ def gather(
     """
     memory = int(SHARE * free_memory()) if options.memory is None else options.memory
     full = share_out(layers, memory)
-    # Another pass fits a pair to a layer as a whole; that of a layer with groups is one pair per group. And
-    # it begins from the covariance along one axis, which for a fully connected layer is all there is.
+    # Another pass gathers the covariance of a layer's outputs, at least.
     alone = [
-        layer.name
-        for layer in layers
-        if layer.name not in full and (layer.geometry.groups > 1 or layer.geometry.kind == "linear")
-    ]
+        layer.name for layer in layers
+        if layer.name not in full and one_tap(layer.geometry) and outputs_bytes(layer.geometry) > memory
+    ]  # fmt: skip
     layers = [layer for layer in layers if layer.name not in alone]
     accumulators = {
         layer.name: accumulator(layer.geometry, layer_options(layer, inputs, options, full))
@@ -138,10 +137,10 @@ def gather(
         # The metric mixes all outputs of a layer, which a stack with groups cannot follow.
         metric = metrics.get(layer.name) if layer.geometry.groups == 1 else None
         found[layer.name] = replace(statistics, gradient=_normalised(metric))
-    over = [layer.name for layer in layers if layer.name not in full]
+    over = [name for name in found if name not in full]
     for names, what in (
         (over, "take another pass over the inputs"),
-        (alone, "have groups or are fully connected, so they are fitted to their weights alone"),
+        (alone, "have too many outputs for another pass, so they are fitted to their weights alone"),
     ):
         if names:
             notes.append(
@@ -171,7 +170,7 @@ class AnotherPass:
     def __call__(self, layer: ConvLayer, pair: Factors) -> FactorStatistics:
         """See `SecondPass`."""
         options = layer_options(layer, self.inputs, self.options, frozenset())
-        accumulator = FactorAccumulator(layer, pair, options)
+        accumulator = factor_accumulator(layer, pair, options)
         with mode(self.runner, self.options):
             for batch in track(self.inputs, f"looking at {layer.name} again"):
                 for seen in self.runner.watch([layer], batch):

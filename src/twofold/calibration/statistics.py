@@ -376,7 +376,7 @@ class FactorAccumulator:
             self.count,
             self._squares / self.count - np.outer(z, z),
             self._cross / self.count - np.outer(z, rest),
-            self._energy / self.count - float(rest @ rest),
+            np.asarray(self._energy / self.count - rest @ rest),
             self._shifts[0] + z,
             self._shifts[1] + rest,
         )

@@ -48,7 +48,9 @@ def save_statistics(path: Path, saved: SavedStatistics) -> None:
                 matrices[key] = matrix
         arrays[f"{index}/mean"] = statistics.mean
         for key, matrix in matrices.items():  # with the groups in front, where the layer has any
-            arrays[f"{index}/{key}"] = matrix[(..., *np.triu_indices(matrix.shape[-1]))]
+            diagonal = matrix.ndim == statistics.mean.ndim
+            kept = matrix if diagonal else matrix[(..., *np.triu_indices(matrix.shape[-1]))]
+            arrays[f"{index}/{key}"] = kept
     header = {
         "version": VERSION,
         "provenance": dict(saved.provenance),
@@ -59,6 +61,8 @@ def save_statistics(path: Path, saved: SavedStatistics) -> None:
                 "strips": len(s.strips),
                 "full": s.covariance is not None,
                 "gradient": s.gradient is not None,
+                "diagonal": s.strips[0].ndim == s.mean.ndim,
+                "shrinkage": s.shrinkage,
             }
             for name, s in saved.layers.items()
         ],
@@ -143,10 +147,18 @@ def load_or_gather(
 
 
 def _layer(file: Any, index: int, entry: dict[str, Any]) -> LayerStatistics:
-    strips = tuple(_symmetric(file[f"{index}/strip{axis}"]) for axis in range(entry["strips"]))
+    kept = tuple(file[f"{index}/strip{axis}"] for axis in range(entry["strips"]))
+    strips = kept if entry.get("diagonal") else tuple(map(_symmetric, kept))
     covariance = _symmetric(file[f"{index}/covariance"]) if entry["full"] else None
     gradient = _symmetric(file[f"{index}/gradient"]) if entry["gradient"] else None
-    return LayerStatistics(entry["count"], file[f"{index}/mean"], covariance, strips, gradient)
+    return LayerStatistics(
+        entry["count"],
+        file[f"{index}/mean"],
+        covariance,
+        strips,
+        gradient,
+        shrinkage=entry.get("shrinkage", 0.0),
+    )
 
 
 def _symmetric(triangle: Any) -> Any:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..conv import Array, ConvGeometry, ConvLayer
 from ..errors import OptionError
 from .layout import canonical, stored_shape
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 def as_model(model: Any, example_inputs: Any = None) -> Any:
@@ -22,7 +25,7 @@ def as_model(model: Any, example_inputs: Any = None) -> Any:
     Raises:
         OptionError: example inputs for something that is no module, or something that is no model at all.
     """
-    if _is_module(model):
+    if is_module(model):
         from .torch.model import TorchModel  # noqa: PLC0415 - an extra
 
         return TorchModel(model, example_inputs)
@@ -47,11 +50,20 @@ def with_data(model: Any, example_inputs: Any, data: Any) -> tuple[Any, Any]:
         InputError: the data are no inputs of a module.
     """
     named = isinstance(data, (str, Path))  # a file can only be read once the shapes are known
-    if _is_module(model) and example_inputs is None and data is not None and not named:
+    if is_module(model) and example_inputs is None and data is not None and not named:
         from .torch.inputs import peeked  # noqa: PLC0415 - an extra
 
         example_inputs, data = peeked(model, data)
     return as_model(model, example_inputs), data
+
+
+def restructured(
+    module: Module, chains: Mapping[str, Sequence[ConvGeometry]], biased: Collection[str]
+) -> Module:
+    """See `formats.torch.model.restructured`."""
+    from .torch.model import restructured as put  # noqa: PLC0415 - an extra
+
+    return put(module, chains, biased)
 
 
 def parameters_of(
@@ -83,7 +95,8 @@ def parameters_of(
     return found
 
 
-def _is_module(model: Any) -> bool:
+def is_module(model: Any) -> bool:
+    """Whether a value is a PyTorch module."""
     # Whoever has a module has imported torch.
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)

@@ -34,7 +34,8 @@ def check_statistics(layer: ConvLayer, statistics: LayerStatistics) -> None:
 
 def mean_variance(statistics: LayerStatistics) -> float:
     """Mean variance of a patch's entries: trace of the covariance over its size."""
-    return float(np.trace(statistics.strips[0])) / statistics.mean.size
+    strip = statistics.strips[0]
+    return float(np.sum(strip if strip.ndim == 1 else np.diagonal(strip))) / statistics.mean.size
 
 
 def strip_covariance(statistics: LayerStatistics, geometry: ConvGeometry, split: Split) -> Array:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from twofold.conv import (
     ConvLayer,
     FactorConv,
     Factors,
+    FactorStatistics,
     LayerStatistics,
     SecondPass,
     Size,
@@ -69,6 +71,12 @@ def group_statistics(statistics: LayerStatistics | None, groups: int) -> list[La
         )
         for i in range(groups)
     ]
+
+
+def group_factor_statistics(seen: FactorStatistics, groups: int) -> list[FactorStatistics]:
+    """The same of each group; see `FactorStatistics`."""
+    arrays = (seen.covariance, seen.remainder, seen.remainder_energy, seen.mean, seen.remainder_mean)
+    return [FactorStatistics(seen.count, *(array[i] for array in arrays)) for i in range(groups)]
 
 
 def group_factors(factors: Factors) -> list[Factors]:
@@ -140,6 +148,57 @@ class GroupedFactorization:
         return side_by_side([part.factors(ranks) for part in self.parts])
 
 
+class _Fit(Protocol):
+    """The fit of one group."""
+
+    def __call__(self, *, second_pass: SecondPass | None = None) -> Factorization:
+        """Do it."""
+
+
+class _Asked(Exception):  # noqa: N818 - no error: it carries a question out of a fit
+    def __init__(self, pair: Factors) -> None:
+        self.pair = pair
+
+
+def _ask(layer: ConvLayer, pair: Factors) -> FactorStatistics:
+    raise _Asked(pair)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    seen: FactorStatistics
+
+    def __call__(self, layer: ConvLayer, pair: Factors) -> FactorStatistics:
+        return self.seen
+
+
+def _together(
+    layer: ConvLayer, fits: Sequence[_Fit], second_pass: SecondPass
+) -> tuple[list[Factorization], list[float]]:
+    """Fit all groups with one pass over the data; gives the energy of each group's outputs, too.
+
+    A fit asks about one pair, at its beginning. So each is begun to learn its pair, and once more with the
+    answer; what it does before is cheap beside a pass over the data.
+    """
+    pairs = []
+    for fit in fits:
+        try:
+            fit(second_pass=_ask)
+        except _Asked as asked:
+            pairs.append(asked.pair)
+    assert len(pairs) == len(fits), "Bug: a scheme does without the covariance that is not there"
+    seen = group_factor_statistics(second_pass(layer, side_by_side(pairs)), len(fits))
+    parts = [fit(second_pass=_Answer(its)) for fit, its in zip(fits, seen, strict=True)]
+    return parts, [_output_energy(pair, its) for pair, its in zip(pairs, seen, strict=True)]
+
+
+def _output_energy(pair: Factors, seen: FactorStatistics) -> float:
+    """Variance of a layer's outputs y = H z + (y - H z), summed over the channels."""
+    H = pair.convs[1].weight.reshape(pair.convs[1].geometry.c_out, -1).T
+    explained = np.sum(H * (seen.covariance @ H)) + 2 * np.sum(H * seen.remainder)
+    return max(0.0, float(explained + seen.remainder_energy))
+
+
 @dataclass(frozen=True)
 class OverGroups:
     """A scheme for layers with one group, made to take layers with several.
@@ -194,10 +253,14 @@ class OverGroups:
                 f"{layer.name}: its statistics are not those of {groups} groups; gather them for this model"
             )
         layers, seen = group_layers(layer), group_statistics(statistics, groups)
-        parts = [
-            self.inner.factorize(one, variant, its, max_ranks=max_ranks, options=options)
+        fits: list[_Fit] = [
+            partial(self.inner.factorize, one, variant, its, max_ranks=max_ranks, options=options)
             for one, its in zip(layers, seen, strict=True)
         ]
-        energies = np.array([self.energy(one, its) for one, its in zip(layers, seen, strict=True)])
-        whole = energies.sum()
-        return GroupedFactorization(tuple(parts), energies / whole if whole > 0 else energies)
+        if statistics is not None and statistics.covariance is None and second_pass is not None:
+            parts, energies = _together(layer, fits, second_pass)
+        else:
+            parts = [fit() for fit in fits]
+            energies = [self.energy(one, its) for one, its in zip(layers, seen, strict=True)]
+        whole = sum(energies)
+        return GroupedFactorization(tuple(parts), np.array(energies) / (whole or 1.0))

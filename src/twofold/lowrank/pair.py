@@ -112,9 +112,9 @@ def channel_fit(
     W = checked_weight(layer).reshape(layer.geometry.c_out, -1).astype(np.float64)
     shift = options.ridge * mean_variance(statistics)
     if statistics.covariance is None:
-        values, basis = eigen_descending(
-            _output_covariance(scheme, layer, split, W, statistics, second_pass) + shift * (W @ W.T)
-        )
+        share = statistics.shrinkage
+        seen = (1 - share) * _output_covariance(scheme, layer, split, W, statistics, second_pass)
+        values, basis = eigen_descending(seen + (shift + share * mean_variance(statistics)) * (W @ W.T))
     elif W.shape[0] <= W.shape[1]:
         C = PatchCovariance(statistics.covariance, shift, layer.geometry, split)
         values, basis = eigen_descending(W @ C.apply(W.T))

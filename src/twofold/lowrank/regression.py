@@ -189,5 +189,7 @@ def _regress_again(
         K, undo[:, None] * seen.remainder + shift * projected, lower=True, check_finite=False
     )
     G = K.T @ H + remainder
-    residual = max(0.0, seen.remainder_energy + shift * float(np.sum(D**2)) - float(np.sum(remainder**2)))
+    residual = max(
+        0.0, float(seen.remainder_energy) + shift * float(np.sum(D**2)) - float(np.sum(remainder**2))
+    )
     return Regression(K, G, taps, residual, ridge)

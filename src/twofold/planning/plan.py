@@ -9,14 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
-from twofold.errors import PlanError
+from twofold.errors import OptionError, PlanError
+from twofold.formats.modules import as_model, is_module, restructured
+from twofold.lowrank.schemes import scheme
 from twofold.planning.candidates import Candidate, label
 from twofold.planning.options import PlanOptions
 from twofold.planning.timing import NetworkTiming, Timing
 from twofold.planning.workload import Workload, layer_params
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 def tool_version() -> str:
@@ -254,3 +259,32 @@ class Plan:
         from twofold.planning.check import check_plan  # noqa: PLC0415 - the check is built from plans
 
         return check_plan(self, layers)
+
+    def apply(self, module: Module) -> Module:
+        """The structure that a module gets by this plan, to load a saved state_dict into.
+
+        Nothing is fitted, and what the module's weights are does not matter: the new layers have weights as
+        PyTorch draws them for any new layer, with dtype, device, memory format and `requires_grad` of theirs.
+
+        Args:
+            module: the module that the plan was made for, made anew; it stays as it is.
+
+        Returns:
+            A copy whose state_dict has the names and shapes of that of `result.model.module`.
+
+        Raises:
+            OptionError: it is no module.
+            PlanError: the plan does not fit the module; all layers that do not, each with its remedy.
+        """
+        if not is_module(module):
+            raise OptionError(
+                f"a plan is applied to a torch.nn.Module, got {type(module).__name__}; "
+                "for a model that was loaded from files use twofold.apply_plan"
+            )
+        plan = self.check(as_model(module).convolutions())
+        chains = {
+            choice.layer: scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
+            for choice in plan.choices
+        }
+        biased = () if self.calibration is None else self.calibration.get("means_corrected", chains)
+        return restructured(module, chains, biased)

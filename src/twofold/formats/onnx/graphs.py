@@ -32,6 +32,7 @@ class Scope:
         number: its place among all graphs of the model; 0 is the main graph.
         graph: itself.
         outer: the graph around it; None for the main graph.
+        holder: the node in whose attributes it is; None for the main graph.
         makers: name of each value -> position of the node that makes it.
         tensors: its initializers by name.
         inputs: names of its inputs.
@@ -40,16 +41,26 @@ class Scope:
     number: int
     graph: GraphProto
     outer: Scope | None
+    holder: NodeProto | None
     makers: dict[str, int]
     tensors: dict[str, TensorProto]
     inputs: frozenset[str]
 
     @classmethod
-    def of(cls, number: int, graph: GraphProto, outer: Scope | None) -> Scope:
+    def of(
+        cls, number: int, graph: GraphProto, outer: Scope | None = None, holder: NodeProto | None = None
+    ) -> Scope:  # fmt: skip
         """Index one graph."""
         makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
         tensors = {tensor.name: tensor for tensor in graph.initializer}
-        return cls(number, graph, outer, makers, tensors, frozenset(value.name for value in graph.input))
+        inputs = frozenset(value.name for value in graph.input)
+        return cls(number, graph, outer, holder, makers, tensors, inputs)
+
+    @property
+    def place(self) -> str:
+        """The node that holds it, in words; "" for the main graph."""
+        node = self.holder
+        return "" if node is None else f"the {node.op_type} {node.name or next(iter(node.output), '')!r}"
 
     def defines(self, name: str) -> bool:
         """Whether a value belongs to this graph itself."""
@@ -104,12 +115,12 @@ class Graphs:
     def __init__(self, model: ModelProto) -> None:
         self.model = model
         self.scopes: list[Scope] = []
-        waiting: deque[tuple[GraphProto, Scope | None]] = deque([(model.graph, None)])
+        waiting: deque[tuple[GraphProto, Scope | None, NodeProto | None]] = deque([(model.graph, None, None)])
         while waiting:
-            graph, outer = waiting.popleft()
-            scope = Scope.of(len(self.scopes), graph, outer)
+            graph, outer, holder = waiting.popleft()
+            scope = Scope.of(len(self.scopes), graph, outer, holder)
             self.scopes.append(scope)
-            waiting.extend((inner, scope) for node in graph.node for inner in _held(node))
+            waiting.extend((inner, scope, node) for node in graph.node for inner in held(node))
         self._readers: dict[tuple[int, str], list[Reader]] = {}
         for scope in self.scopes:
             for position, node in enumerate(scope.graph.node):
@@ -205,7 +216,8 @@ def holder_of(scope: Scope, name: str) -> Scope | None:
     return found
 
 
-def _held(node: NodeProto) -> Iterator[GraphProto]:
+def held(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs in a node's attributes."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
 from ...conv import Array, ConvLayer, Size, Skipped
 from .convolution import Use, from_tensor, is_convolution, is_transposed, read_use
-from .graphs import Constant, Graphs, Scope, holder_of, is_op
+from .graphs import Constant, Graphs, Scope, held, holder_of, is_op
 from .shapes import Shape, measured_shapes, value_shapes
 from .tensors import BITS, Files, all_tensors, is_external, read_weight
 
@@ -97,15 +97,18 @@ def _input_shapes(
 def _names(graphs: Graphs, nodes: Sequence[Node]) -> list[str]:
     """A name for each node that tells it from all others: its own, else that of its output."""
     own = Counter(node.name for _, _, node in graphs.nodes())
-    taken, names = set(), []
+    names: list[str] = []
     for _, _, node in nodes:
         base = node.name if node.name and own[node.name] == 1 else (node.output[0] if node.output else "conv")
-        name, number = base, 2
-        while name in taken:
-            name, number = f"{base}#{number}", number + 1
-        taken.add(name)
-        names.append(name)
+        names.append(_free(base, names))
     return names
+
+
+def _free(base: str, taken: Collection[str]) -> str:
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}#{number}", number + 1
+    return name
 
 
 def _reason(graphs: Graphs, uses: list[Use]) -> str:
@@ -148,6 +151,7 @@ def as_layer(group: Group, files: Files) -> ConvLayer | Skipped:
         sizes if len(sizes) == len(group.uses) else (),
         tuple(use.name for use in group.uses[1:]),
         BITS[group.weight.tensor.data_type],
+        next((use.scope.place for use in group.uses if use.scope.place), ""),
     )
 
 
@@ -157,12 +161,19 @@ def bias_of(use: Use, files: Files) -> Array | None:
 
 
 def in_functions(model: ModelProto) -> tuple[Skipped, ...]:
-    """Convolutions inside the model's functions, which are not decomposed."""
-    found = []
+    """Convolutions inside the model's functions, which are not decomposed, nor in branches there."""
+    found: dict[str, Skipped] = {}
     for function in model.functions:
-        for node in function.node:
-            if is_convolution(node):
-                name = f"{function.name}/{node.name or node.output[0]}"
-                reason = f"inside the function {function.name!r}; inline it first, see onnx.inliner"
-                found.append(Skipped(name, reason))
-    return tuple(found)
+        reason = f"inside the function {function.name!r}; inline it first, see onnx.inliner"
+        waiting = [list(function.node)]
+        while waiting:
+            nodes = waiting.pop(0)
+            waiting += [list(graph.node) for node in nodes for graph in held(node)]
+            makers = {name: node for node in nodes for name in node.output}
+            for node in nodes:
+                maker = makers.get(node.input[1]) if is_op(node, "MatMul") else None
+                results = maker is not None and not is_op(maker, "Constant", "DequantizeLinear")
+                if is_convolution(node) and not results:
+                    name = _free(f"{function.name}/{node.name or node.output[0]}", found)
+                    found[name] = Skipped(name, reason)
+    return tuple(found.values())

@@ -5,7 +5,7 @@ Layers are convolutions, transposed ones, and linear ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -155,6 +155,25 @@ def stack_like(module: nn.Module, convs: tuple[FactorConv, ...]) -> nn.Sequentia
     """
     made = [_like(module, conv) for conv in convs]
     return nn.Sequential(*made).train(module.training)
+
+
+def fresh_stack(module: nn.Module, chain: Sequence[ConvGeometry], *, bias: bool) -> nn.Sequential:
+    """The same modules with weights as PyTorch draws them for new ones, to load a state into.
+
+    Args:
+        module: the layer that they stand for.
+        chain: shapes of the stack.
+        bias: whether the last has one.
+    """
+    last = len(chain) - 1
+    zeros = [
+        FactorConv(one, np.zeros(one.weight_shape), np.zeros(one.c_out) if bias and i == last else None)
+        for i, one in enumerate(chain)
+    ]
+    stack = stack_like(module, tuple(zeros))
+    for new in stack:
+        new.reset_parameters()  # type: ignore[operator]
+    return stack
 
 
 def _like(module: nn.Module, conv: FactorConv) -> nn.Module:

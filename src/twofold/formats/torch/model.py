@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...conv import ConvLayer, FactorConv, Factors, Size, Skipped
+from ...conv import ConvGeometry, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import InputError, ModelError, OptionError, OutputError
 from ...progress import track
 from ..base import commit
 from ..graph import NetGraph
-from .convolution import input_size, is_convolution, stack_like, values
+from .convolution import fresh_stack, input_size, is_convolution, stack_like, values
 from .graph import net_graph
 from .groups import ROOT, Calls, Group, as_layer, find_groups
 from .inputs import Arguments
@@ -184,14 +184,42 @@ def replace_in(root: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
     Raises:
         ModelError: no such layer.
     """
+
+    def stack(name: str, module: nn.Module, owner: nn.Module) -> nn.Sequential:
+        return stack_like(module, with_own_bias(factors[name].convs, module, owner))
+
+    return _put(root, factors, stack)
+
+
+def restructured(
+    root: nn.Module, chains: Mapping[str, Sequence[ConvGeometry]], biased: Collection[str]
+) -> nn.Module:
+    """A copy of a module with fresh layers of the right shapes in the place of its convolutions.
+
+    Args:
+        root: the module; its weights do not matter.
+        chains: name of each layer that `TorchModel.convolutions` gives as `ConvLayer` -> shapes of its stack.
+        biased: those whose stack has a bias even where the layer has none, since a fit corrects the mean.
+    """
+
+    def stack(name: str, module: nn.Module, _: nn.Module) -> nn.Sequential:
+        return fresh_stack(module, chains[name], bias=module.bias is not None or name in biased)
+
+    return _put(copied(root), chains, stack)
+
+
+def _put(
+    root: nn.Module, names: Iterable[str], stack: Callable[[str, nn.Module, nn.Module], nn.Sequential]
+) -> nn.Module:
+    """Put what `stack` makes of a layer's name, module, and first module in the place of each."""
     groups = {group.name: group for group in find_groups(root)}
-    for name, stack in factors.items():
+    for name in names:
         group = groups.get(name)
         if group is None or group.reason is not None:
             raise ModelError(f"{type(root).__name__} has no convolution {name!r} that can be replaced")
         first: nn.Sequential | None = None
         for module, paths in group.modules:
-            new = stack_like(module, with_own_bias(stack.convs, module, group.modules[0][0]))
+            new = stack(name, module, group.modules[0][0])
             first = first or new
             for own, owner in zip(new, first, strict=True):
                 own.weight = owner.weight
