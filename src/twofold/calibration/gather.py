@@ -48,7 +48,8 @@ class CalibrationOptions:
         gradients: whether fits weight a layer's output by how much the network's outputs depend on it.
         batch_statistics: whether batch normalisation uses the batch's own mean and variance meanwhile.
         made_up: number of made-up pictures; None for 66 where there are no inputs, and none beside inputs.
-        shrink: whether covariances of few samples are drawn towards simpler ones.
+        shrink: whether covariances of convolutions are drawn towards simpler ones, see `shrink`; those of
+            fully connected layers always are.
         seed: of the draw of positions and projections.
     """
 
@@ -132,7 +133,7 @@ def gather(
     for layer in track(layers, "summing up"):
         statistics = accumulators.pop(layer.name).result()
         _check(layer, statistics)
-        if options.shrink:
+        if options.shrink or layer.geometry.kind == "linear":
             statistics = shrunk(statistics, layer.geometry)
         # The metric mixes all outputs of a layer, which a stack with groups cannot follow.
         metric = metrics.get(layer.name) if layer.geometry.groups == 1 else None
