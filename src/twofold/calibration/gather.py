@@ -58,7 +58,7 @@ class CalibrationOptions:
     gradients: bool = True
     batch_statistics: bool = False
     made_up: int | None = None
-    shrink: bool = True
+    shrink: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
