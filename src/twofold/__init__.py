@@ -8,6 +8,7 @@ result.save("out/")
 
 from .amct import auto_decomposition
 from .apply import apply_plan
+from .calibration.gather import CalibrationOptions
 from .compare import compare
 from .conv import ConvGeometry, ConvLayer, Factors, Skipped
 from .decompose import decompose
@@ -22,6 +23,7 @@ from .result import Result
 
 __all__ = [
     "SCHEMES",
+    "CalibrationOptions",
     "ConvGeometry",
     "ConvLayer",
     "Factors",

@@ -129,12 +129,7 @@ class Calibration:
         runner = runner_for(model, source.protect)
         inputs = calibration_inputs(runner, source)
         made_up = inputs.provenance.kind == "synthetic"
-        options = replace(
-            source.options,
-            batch_statistics=made_up and runner.has_batch_statistics,
-            # Of made-up pictures there are enough, and shrinking was measured to harm (nsfw: 0.045 to 0.067).
-            shrink=source.options.shrink and not made_up,
-        )
+        options = replace(source.options, batch_statistics=made_up and runner.has_batch_statistics)
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
         fitted, held_out = split(inputs)
@@ -163,7 +158,9 @@ class Calibration:
 
         if self.saved is None:
             return look(layers)
-        return load_or_gather(self.saved, layers, look, self.sources, self.inputs.digest())
+        return load_or_gather(
+            self.saved, layers, look, self.sources, self.inputs.digest(), shrink=self.options.shrink
+        )
 
     @property
     def second_pass(self) -> AnotherPass:

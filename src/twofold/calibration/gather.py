@@ -153,6 +153,7 @@ def gather(
         "batch_statistics": options.batch_statistics,
         "gradients": weighted,
         "positions": options.positions,
+        "shrink": options.shrink,
         "seed": options.seed,
         "outputs": list(runner.outputs),
         "weights_alone": alone,
