@@ -140,9 +140,6 @@ def test_statistics_are_kept_for_the_next_plan(files, tmp_path, monkeypatch):
     assert any("was read from" in note for note in second.plan.notes)
     with pytest.raises(InputError, match="from other inputs"):
         twofold.decompose(model, macs=0.4, data=samples(seed=1), statistics=kept)
-    shrink = twofold.CalibrationOptions(shrink=True)
-    with pytest.raises(InputError, match="gathered with shrink=False, and shrink=True is asked for"):
-        twofold.decompose(model, macs=0.4, data=samples(), statistics=kept, calibration=shrink)
     other = tmp_path / "other"
     other.mkdir()
     blobs = random_blobs(NET, seed=1)

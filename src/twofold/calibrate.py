@@ -16,6 +16,7 @@ from .calibration.inputs import Inputs, from_arrays, load_data
 from .calibration.measure import Measure, Metric, MetricChange, OutputError
 from .calibration.runner import Runner, Stacks
 from .calibration.runners import runner_for
+from .calibration.shrink import HeldOut
 from .calibration.store import load_or_gather
 from .calibration.synthetic import ValueRange, beside, synthetic_inputs
 from .conv import ConvLayer, Factors
@@ -96,6 +97,7 @@ class Calibration:
         inputs: samples that fits are made from.
         held_out: samples that errors are measured on; the same where there are few.
         probes: samples that the effects of single layers are measured on.
+        apart: whether fits never see what is held out.
         options: how the network is looked at.
         sources: sha256 of the model's files.
         metric: what is protected instead of the relative error of the outputs.
@@ -109,6 +111,7 @@ class Calibration:
     inputs: Inputs
     held_out: Inputs
     probes: Inputs
+    apart: bool
     options: CalibrationOptions
     sources: Mapping[str, str]
     metric: Metric | None = None
@@ -133,11 +136,12 @@ class Calibration:
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
         fitted, held_out = split(inputs)
+        apart = fitted.count < inputs.count
         probes = held_out
         if not made_up:
             fitted, probes = _filled_up(fitted, held_out, source)
         return cls(
-            runner, fitted, held_out, probes, options, model.sources(), source.metric,
+            runner, fitted, held_out, probes, apart, options, model.sources(), source.metric,
             _accuracy(runner, source), source.statistics, fitted.provenance.notes, source.asked,
         )  # fmt: skip
 
@@ -158,9 +162,14 @@ class Calibration:
 
         if self.saved is None:
             return look(layers)
-        return load_or_gather(
-            self.saved, layers, look, self.sources, self.inputs.digest(), shrink=self.options.shrink
-        )
+        return load_or_gather(self.saved, layers, look, self.sources, self.inputs.digest())
+
+    def held_out_patches(self, layers: Sequence[ConvLayer]) -> HeldOut:
+        """What layers see in samples that no fit has seen; nothing where there are no such samples."""
+        if not self.apart:
+            return HeldOut({})
+        with mode(self.runner, self.options):
+            return HeldOut.gather(self.runner, layers, self.held_out, self.options.seed)
 
     @property
     def second_pass(self) -> AnotherPass:

@@ -258,7 +258,6 @@ class LayerStatistics:
             of layers over the memory limit whose kernel has one tap its diagonal alone, (C_in,).
         gradient: (C_out, C_out), second moment of the gradient of the network's outputs by the layer's output
             at one position, scaled to a mean of 1 on the diagonal; None where it was not gathered.
-        independent: number of independent patches that would tell as much as the `count` that were seen.
         shrinkage: share by which a covariance that is not here is to be drawn towards the multiple of the
             identity with the same trace, see `calibration.shrink`.
     """
@@ -268,7 +267,6 @@ class LayerStatistics:
     covariance: Array | None
     strips: tuple[Array, ...]
     gradient: Array | None = None
-    independent: float = math.inf
     shrinkage: float = 0.0
 
 

@@ -17,25 +17,24 @@ from .calibration.gather import CalibrationOptions, Statistics
 from .calibration.images import ImageOptions
 from .calibration.measure import Metric
 from .calibration.runner import Stacks
-from .conv import ConvLayer, Factors, LayerStatistics, Skipped
+from .conv import ConvLayer, Factors, Skipped
 from .errors import InputError, ModelError, OptionError, PlanError
+from .factorize import Factored, factorize
 from .formats.base import Model
 from .formats.modules import with_data
 from .latency.choose import stopwatch, time_budget
 from .latency.stopwatch import Stopwatch
 from .latency.target import plan_by_time
-from .lowrank import SCHEMES, Factorization, FitOptions, LayerFit
+from .lowrank import SCHEMES, FitOptions
 from .lowrank.assemble import checked_weight
 from .planning import (
     Budget,
-    Choice,
     Cost,
     EqualWeights,
     FixedRanks,
     Objective,
     Plan,
     PlanOptions,
-    Request,
     make_plan,
     requests,
 )
@@ -279,10 +278,10 @@ def _run(
     for layer in chosen:
         checked_weight(layer)  # before the long work
     seen = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
-    factored = _factorize(chosen, wanted, fit, known, seen.take_layers())
+    factored = factorize(chosen, wanted, fit, known, seen.take_layers())
     objective: Objective = EqualWeights()
     if known is not None and chosen:
-        objective = known.sensitivity(chosen, factored, Workload.of(layers), options.multiple)
+        objective = known.sensitivity(chosen, factored.layers, Workload.of(layers), options.multiple)
     trial = _Trial(model, layers, factored, options, objective, known)
     if watch is None:
         found = trial.search()
@@ -298,7 +297,11 @@ def _run(
     plan = found.plan
     if known is not None and chosen:
         found, error, correction = _corrected(known, trial.stacks(found), found)
-        record = {**seen.record, "means_corrected": _means_corrected(layers, found.factors)}
+        record = {
+            **seen.record,
+            "shrunk": dict(factored.shares),
+            "means_corrected": _means_corrected(layers, found.factors),
+        }
         plan = replace(plan, calibration=record, measured_error=error)
         notes = (*notes, *seen.notes, *correction)
     smaller = model.replace(found.factors)
@@ -373,11 +376,11 @@ class _Trial:
 
     def _plan(self, options: PlanOptions) -> Attempt:
         plan = make_plan(
-            self.layers, self.factored, options, objective=self.objective, cost=self.cost,
+            self.layers, self.factored.layers, options, objective=self.objective, cost=self.cost,
             sources=self.model.sources(),
         )  # fmt: skip
         factors = {
-            choice.layer: _chosen(self.factored, choice).factors(choice.ranks)
+            choice.layer: self.factored.of(choice).factors(choice.ranks)
             for choice in track(plan.choices, "computing factors")
         }
         return Attempt(plan, factors, 0.0)
@@ -385,7 +388,9 @@ class _Trial:
     def outlook(self, plan: Plan) -> Outlook | None:
         """What other ranks and budgets would give."""
         try:
-            return Outlook.of(plan, self.layers, self.factored, self.options, self.objective, self.cost)
+            return Outlook.of(
+                plan, self.layers, self.factored.layers, self.options, self.objective, self.cost
+            )
         except Exception as error:  # a report that shows less must not cost the plan
             _log.warning("the report shows no other budgets: %s: %s", type(error).__name__, error)
             return None
@@ -432,27 +437,3 @@ def _reached(
         left_alone(layer, why(layer)) if isinstance(layer, ConvLayer) and layer.name not in names else layer
         for layer in layers
     )
-
-
-Factored = Mapping[str, Sequence[Factorization]]
-
-
-def _chosen(factored: Factored, choice: Choice) -> Factorization:
-    kind = (choice.scheme, choice.variant)
-    return next(one for one in factored[choice.layer] if (one.scheme, one.variant) == kind)
-
-
-def _factorize(
-    layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], fit: FitOptions,
-    calibration: Calibration | None, seen: dict[str, LayerStatistics],
-) -> Factored:  # fmt: skip
-    """Factorize layers; their statistics are taken out of `seen` as they are used, since they are large."""
-    second_pass = None if calibration is None else calibration.second_pass
-    factored = {}
-    for layer in track(layers, "factoring layers"):
-        fitted = LayerFit(layer, seen.pop(layer.name, None), fit, second_pass)
-        factored[layer.name] = [
-            fitted.factorize(request.scheme, request.variant, request.max_ranks)
-            for request in wanted[layer.name]
-        ]
-    return factored

@@ -24,7 +24,7 @@ def setting(tmp_path):
     runner = runner_for(model, ("two",))
     layers = [layer for layer in model.convolutions() if isinstance(layer, ConvLayer)][:2]
     inputs = from_arrays(np.random.default_rng(0).normal(size=(12, 16, 12, 12)), runner.inputs)
-    statistics = gather(runner, layers, inputs, CalibrationOptions(shrink=False)).layers
+    statistics = gather(runner, layers, inputs, CalibrationOptions()).layers
     stacks = [
         (layer, LayerFit(layer, statistics[layer.name]).factorize("spatial", "hw", (16,)).factors((10,)))
         for layer in layers

@@ -36,7 +36,7 @@ def patches(images):
 
 def test_the_moments_are_those_of_all_patches(setting):
     runner, layers, inputs = setting
-    found = gather(runner, layers, inputs, CalibrationOptions(shrink=False))
+    found = gather(runner, layers, inputs, CalibrationOptions())
     images = np.concatenate([runner_input["data"] for runner_input in inputs])
     rows = patches(images)
     one = found.layers["one"]
@@ -50,7 +50,7 @@ def test_the_moments_are_those_of_all_patches(setting):
 
 def test_the_metric_is_normalised_and_sees_what_the_outputs_feel(setting):
     runner, layers, inputs = setting
-    found = gather(runner, layers, inputs, CalibrationOptions(shrink=False))
+    found = gather(runner, layers, inputs, CalibrationOptions())
     for layer in layers:
         G = found.layers[layer.name].gradient
         assert np.trace(G) == pytest.approx(layer.geometry.c_out)
@@ -65,11 +65,11 @@ def test_the_metric_is_normalised_and_sees_what_the_outputs_feel(setting):
 
 def test_over_the_limit_another_pass_gives_the_same_fit(setting):
     runner, layers, inputs = setting
-    options = CalibrationOptions(memory=1, shrink=False)
+    options = CalibrationOptions(memory=1)
     found = gather(runner, layers, inputs, options)
     assert all(statistics.covariance is None for statistics in found.layers.values())
     assert "over the memory limit" in found.notes[0]
-    full = gather(runner, layers, inputs, CalibrationOptions(shrink=False)).layers["two"]
+    full = gather(runner, layers, inputs, CalibrationOptions()).layers["two"]
     again = AnotherPass(runner, inputs, options)
     for scheme, variant in (("spatial", "hw"), ("channel", ""), ("input", "")):
         one = LayerFit(layers[1], full).factorize(scheme, variant, (24,))

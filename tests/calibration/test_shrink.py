@@ -1,90 +1,135 @@
-"""Covariances of few samples are nearer to the truth when they are shrunk, and those of many stay."""
+"""Covariances of few samples are drawn towards simpler ones, as far as held-out samples fare better."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from tests.small import write
 
+import twofold
 from twofold.calibration.grouped import accumulator
-from twofold.calibration.shrink import shrunk
-from twofold.calibration.statistics import StatisticsAccumulator, StatisticsOptions
-from twofold.conv import ConvGeometry
+from twofold.calibration.inputs import from_arrays
+from twofold.calibration.measure import OutputError
+from twofold.calibration.runners import runner_for
+from twofold.calibration.shrink import SHARES, HeldOut, drawn, shrunk
+from twofold.conv import ConvGeometry, ConvLayer
+from twofold.lowrank import LayerFit
+from twofold.lowrank.measure import composed
 
-CONV = ConvGeometry(c_in=8, c_out=8, kernel=(3, 3), stride=(1, 1), dilation=(1, 1), pad=((0, 0), (0, 0)))
+CONV = ConvGeometry.of(8, 8, (3, 3))
 
 
-def _pictures(count: int, seed: int) -> np.ndarray:
+def pictures(count: int, seed: int, channels: int = 8, size: int = 14) -> np.ndarray:
     """Smooth pictures of correlated channels, each of a brightness of its own."""
     rng = np.random.default_rng(seed)
-    mix = np.eye(8) + 0.3 * np.random.default_rng(0).normal(size=(8, 8))
-    x = rng.normal(size=(count, 8, 14, 14))
+    mix = np.eye(channels) + 0.3 * np.random.default_rng(0).normal(size=(channels, channels))
+    x = rng.normal(size=(count, channels, size, size))
     x = (x[..., 1:, 1:] + x[..., :-1, 1:] + x[..., 1:, :-1] + x[..., :-1, :-1]) / 2
     x = np.einsum("ab,nbhw->nahw", mix, x) * rng.uniform(0.3, 2, size=(count, 1, 1, 1))
     return x.astype(np.float32)
 
 
-def _seen(pictures: np.ndarray, geometry: ConvGeometry = CONV, batch: int = 2):
+def seen(x: np.ndarray, geometry: ConvGeometry = CONV):
     found = accumulator(geometry)
-    for start in range(0, len(pictures), batch):
-        found.update(pictures[start : start + batch])
+    for start in range(0, len(x), 2):
+        found.update(x[start : start + 2])
     return found.result()
 
 
-def _distance(S: np.ndarray, truth: np.ndarray) -> float:
-    """Apart from the scale, which a covariance of few pictures cannot tell."""
-    return float(np.linalg.norm(S / np.trace(S) - truth / np.trace(truth)))
+def test_few_pictures_come_nearer_to_the_truth():
+    def distance(S):
+        """Apart from the scale, which a covariance of few pictures cannot tell."""
+        return np.linalg.norm(S / np.trace(S) - truth / np.trace(truth))
 
-
-def test_few_pictures_come_nearer_to_the_truth() -> None:
-    truth = _seen(_pictures(2000, 1), batch=50).covariance
-    few = _seen(_pictures(6, 2))
-    assert truth is not None
-    assert few.covariance is not None
-    after = shrunk(few, CONV).covariance
-    assert after is not None
-    assert _distance(after, truth) < 0.6 * _distance(few.covariance, truth)
+    truth = seen(pictures(2000, 1)).covariance
+    few = seen(pictures(6, 2))
+    after = drawn(few, CONV, 0.5).covariance
+    assert distance(after) < 0.8 * distance(few.covariance)
     assert np.trace(after) == pytest.approx(np.trace(few.covariance))
-    assert np.linalg.eigvalsh(after).min() > 0
 
 
-def test_many_pictures_change_little() -> None:
-    many = _seen(_pictures(2000, 1), batch=50)
-    after = shrunk(many, CONV).covariance
-    assert after is not None
-    assert many.covariance is not None
-    assert np.linalg.norm(after - many.covariance) < 0.02 * np.linalg.norm(many.covariance)
+def test_a_product_of_channels_and_taps_stays():
+    rng = np.random.default_rng(0)
+    C, K = (np.cov(rng.normal(size=(n, 50))) for n in (8, 9))
+    product = replace(seen(pictures(6, 2)), covariance=np.kron(C, K))
+    for share in SHARES:
+        np.testing.assert_allclose(drawn(product, CONV, share).covariance, np.kron(C, K))
 
 
-def test_strips_are_those_of_the_shrunk_covariance() -> None:
-    after = shrunk(_seen(_pictures(6, 2)), CONV)
-    assert after.covariance is not None
+def test_one_tap_is_drawn_towards_the_identity():
+    point = ConvGeometry.of(8, 8, (1, 1))
+    few = seen(pictures(6, 2), point)
+    S = few.covariance
+    wanted = 0.75 * S + 0.25 * np.trace(S) / 8 * np.eye(8)
+    np.testing.assert_allclose(drawn(few, point, 0.25).covariance, wanted)
+
+
+def test_what_sees_nothing_stays():
+    nothing = seen(np.zeros((4, 8, 14, 14), np.float32))
+    assert drawn(nothing, CONV, 0.5) is nothing
+
+
+def test_strips_are_those_of_the_shrunk_covariance():
+    after = drawn(seen(pictures(6, 2)), CONV, 0.5)
     tensor = after.covariance.reshape(8, 3, 3, 8, 3, 3)
     np.testing.assert_allclose(after.strips[0], np.einsum("aijbkj->aibk", tensor).reshape(24, 24))
 
 
-def test_positions_of_one_picture_count_less_than_independent_ones() -> None:
-    varied = _seen(_pictures(40, 3))
-    rng = np.random.default_rng(4)
-    point = ConvGeometry(c_in=8, c_out=8, kernel=(1, 1), stride=(1, 1), dilation=(1, 1), pad=((0, 0), (0, 0)))
-    independent = _seen(rng.normal(size=(40, 8, 13, 13)).astype(np.float32), point)
-    assert varied.independent < 0.3 * varied.count
-    assert independent.independent > 0.5 * independent.count
+def test_vectors_of_groups_are_shrunk_each_by_itself():
+    vectors = np.random.default_rng(0).normal(size=(12, 16, 1)).astype(np.float32)
+    pair, half = ConvGeometry.of(16, 16, (1,), groups=2), ConvGeometry.of(8, 8, (1,))
+    both = shrunk(seen(vectors, pair))
+    for group in (0, 1):
+        alone = shrunk(seen(vectors[:, 8 * group : 8 * group + 8], half))
+        np.testing.assert_allclose(both.covariance[group], alone.covariance)
+    assert np.linalg.eigvalsh(both.covariance).min() > 0
 
 
-def test_groups_are_shrunk_each_by_itself() -> None:
-    grouped = ConvGeometry(
-        c_in=16, c_out=16, kernel=(3, 3), stride=(1, 1), dilation=(1, 1), pad=((0, 0), (0, 0)), groups=2
-    )
-    pictures = np.concatenate([_pictures(6, 2), _pictures(6, 2)], axis=1)
-    after = shrunk(_seen(pictures, grouped), grouped)
-    alone = shrunk(_seen(_pictures(6, 2)), CONV)
-    assert after.covariance is not None
-    assert alone.covariance is not None
-    np.testing.assert_allclose(after.covariance[1], alone.covariance)
-    np.testing.assert_allclose(after.strips[0][0], alone.strips[0])
+def test_without_a_covariance_there_is_nothing_to_shrink():
+    found = replace(seen(pictures(4, 1)), covariance=None)
+    assert shrunk(found) is found
 
 
-def test_no_covariance_nothing_to_shrink() -> None:
-    found = StatisticsAccumulator(CONV, StatisticsOptions(memory=0))
-    found.update(_pictures(4, 1))
-    assert shrunk(found.result(), CONV).covariance is None
+def test_the_loss_is_what_the_stack_does_to_outputs(tmp_path):
+    """Against patches that are cut by brute force, of all positions instead of a draw of them."""
+    pytest.importorskip("torch")
+    model = twofold.load(*write(tmp_path))
+    runner = runner_for(model)
+    layer = next(layer for layer in model.convolutions() if isinstance(layer, ConvLayer))
+    x = pictures(40, 3, 16, 13)
+    statistics = seen(x, layer.geometry)
+    stack = LayerFit(layer, statistics).factorize("spatial", "hw", (12,)).factors((12,))
+    held_out = HeldOut.gather(runner, [layer], from_arrays(x, runner.inputs), seed=0)
+    found = held_out.loss(layer, stack, statistics) / len(held_out.patches[layer.name])
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    rows = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 16 * 9)
+    left = (layer.weight - composed(stack)).reshape(len(layer.weight), -1)
+    wanted = (((rows - rows.mean(axis=0)) @ left.T) ** 2).sum(axis=1).mean()
+    assert found == pytest.approx(wanted, rel=0.1)
+    weighted = replace(statistics, gradient=2 * np.eye(64))
+    assert held_out.loss(layer, stack, weighted) == pytest.approx(2 * held_out.loss(layer, stack, statistics))
+
+
+def test_few_samples_are_shrunk_and_unseen_ones_gain(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    model = twofold.load(*write(tmp_path))
+    unseen = pictures(60, 99, 16, 13)
+    before, few = runner_for(model), twofold.CalibrationOptions(positions=4)
+
+    def error(seed):
+        x = pictures(16, seed, 16, 13)
+        result = twofold.decompose(model, macs=0.35, multiple=4, data=x, calibration=few)
+        measure, after = OutputError(), runner_for(result.model, before.outputs)
+        measure.add("", before.run({"data": unseen}), after.run({"data": unseen}))
+        return measure.error(""), result.plan.calibration["shrunk"]
+
+    found = [error(seed) for seed in range(4)]
+    assert all(share in SHARES for _, shares in found for share in shares.values())
+    assert any(shares for _, shares in found)
+    monkeypatch.setattr("twofold.factorize.SHARES", ())
+    plain = [error(seed) for seed in range(4)]
+    assert not any(shares for _, shares in plain)
+    assert np.mean([e for e, _ in found]) < 0.7 * np.mean([e for e, _ in plain])

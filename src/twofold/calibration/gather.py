@@ -48,8 +48,6 @@ class CalibrationOptions:
         gradients: whether fits weight a layer's output by how much the network's outputs depend on it.
         batch_statistics: whether batch normalisation uses the batch's own mean and variance meanwhile.
         made_up: number of made-up pictures; None for 66 where there are no inputs, and none beside inputs.
-        shrink: whether covariances of convolutions are drawn towards simpler ones, see `shrink`; those of
-            fully connected layers always are.
         seed: of the draw of positions and projections.
     """
 
@@ -58,7 +56,6 @@ class CalibrationOptions:
     gradients: bool = True
     batch_statistics: bool = False
     made_up: int | None = None
-    shrink: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -133,8 +130,8 @@ def gather(
     for layer in track(layers, "summing up"):
         statistics = accumulators.pop(layer.name).result()
         _check(layer, statistics)
-        if options.shrink or layer.geometry.kind == "linear":
-            statistics = shrunk(statistics, layer.geometry)
+        if layer.geometry.kind == "linear":
+            statistics = shrunk(statistics)
         # The metric mixes all outputs of a layer, which a stack with groups cannot follow.
         metric = metrics.get(layer.name) if layer.geometry.groups == 1 else None
         found[layer.name] = replace(statistics, gradient=_normalised(metric))
@@ -153,7 +150,6 @@ def gather(
         "batch_statistics": options.batch_statistics,
         "gradients": weighted,
         "positions": options.positions,
-        "shrink": options.shrink,
         "seed": options.seed,
         "outputs": list(runner.outputs),
         "weights_alone": alone,

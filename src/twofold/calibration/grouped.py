@@ -63,7 +63,6 @@ class GroupedAccumulator:
             np.stack([part.mean for part in parts]),
             np.stack(covariances) if covariances else None,
             tuple(np.stack(strips) for strips in zip(*(part.strips for part in parts), strict=True)),
-            independent=float(np.mean([part.independent for part in parts])),
         )
 
 

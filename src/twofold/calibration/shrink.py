@@ -1,108 +1,124 @@
 """Covariances of few samples, drawn towards what few samples can tell.
 
 The covariance S of a layer's patches comes from positions that are not independent: those of one picture look
-alike. Fits to it believe that what these pictures do not show never comes. So it is drawn towards a simpler
-covariance T of the same trace, whose few parameters are well known,
+alike. Fits to it believe that what these pictures do not show never comes. So it may be drawn towards a
+simpler covariance of the same trace, whose fewer parameters are better known,
 
-    (1 - a) S + a T,    T = C x K,    C = (1 - b) c + b m I,
+    (1 - a) S + a C x K,
 
-where c (C_in x C_in) and K (taps x taps) are the covariances of channels and of taps, each averaged over the
-other, x is the Kronecker product, and m = tr c / C_in. A layer whose kernel has one tap has
-T = C alone, fully connected ones among them.
+where C (C_in x C_in) and K (taps x taps) are the covariances of channels and of taps, each averaged over the
+other, and x is the Kronecker product; where a kernel has one tap, towards the multiple of the identity. How
+far, no formula told for the networks that were tried: what the shares of Ledoit and Wolf (2004) gain in the
+last layers of a classifier they lose in the first ones and in detectors. Patches of held-out samples tell it,
+layer by layer: see `HeldOut`.
 
-**How many samples these are.** For n independent normal vectors, E||S - Sigma||^2 = (tr(Sigma)^2 +
-tr(Sigma^2)) / n. The left side is measured, by how much the batches differ from each other, and the equation
-gives the n that stands for the positions: in late layers of a classifier a few per picture.
-
-**How far.** b is the share that is best in the mean square for n normal vectors (Chen, Wiesel, Eldar and
-Hero, 2010, "Shrinkage algorithms for MMSE covariance estimation", equation 23, "oracle approximating").
-a is the share of Ledoit and Wolf (2004, "A well-conditioned estimator for large-dimensional covariance
-matrices", theorem 2.1), in the coordinates in which T is the identity, since what is small in S matters as
-much as what is large: with A = T^-1/2 S T^-1/2,
-
-    a = (tr(A)^2 + tr(A^2)) / n / ||A - I||^2.
+Vectors, which fully connected layers see, have no taps. Their covariance is drawn towards the multiple of the
+identity by the share that is best in the mean square for n normal vectors (Chen, Wiesel, Eldar and Hero,
+2010, "Shrinkage algorithms for MMSE covariance estimation", equation 23, "oracle approximating").
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from numpy.typing import NDArray
 
-from ..conv import Array, ConvGeometry, LayerStatistics
-from .statistics import strips_of
+from ..conv import Array, ConvGeometry, ConvLayer, Factors, LayerStatistics
+from ..lowrank.measure import composed
+from ..progress import track
+from .inputs import Inputs
+from .runner import Runner
+from .statistics import PatchSampler, StatisticsOptions, strips_of
 
-#: Of the mean variance, so that factors of T exist where a channel or a tap sees nothing.
-_RIDGE = 1e-6
+#: Shares of the simpler covariance, tried in this order while they help.
+SHARES = (0.1, 0.25, 0.5)
+#: Patches of a layer that judge its fit.
+_PATCHES = 2048
 
 
-def shrunk(statistics: LayerStatistics, geometry: ConvGeometry) -> LayerStatistics:
-    """The statistics of a layer with its full covariance shrunk; without one, as they are."""
-    if statistics.covariance is None:
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What layers see in samples that no fit has seen.
+
+    Attributes:
+        patches: by layer name (rows, taps * C_in), float32, channels running fastest.
+    """
+
+    patches: Mapping[str, NDArray[np.float32]]
+
+    @classmethod
+    def gather(cls, runner: Runner, layers: Sequence[ConvLayer], inputs: Inputs, seed: int) -> HeldOut:
+        """Look at convolutions without groups.
+
+        Args:
+            runner: runs the model.
+            layers: layers that the protected outputs depend on.
+            inputs: the samples.
+            seed: of the draw of positions.
+        """
+        layers = [layer for layer in layers if layer.geometry.groups == 1 and layer.geometry.kind != "linear"]
+        options = StatisticsOptions(positions=math.ceil(_PATCHES / inputs.count), seed=seed)
+        samplers = {layer.name: PatchSampler(layer.geometry, options) for layer in layers}
+        parts: dict[str, list[NDArray[np.float32]]] = {layer.name: [] for layer in layers}
+        for batch in track(inputs if layers else (), "looking at held-out samples"):
+            for seen in runner.watch(layers, batch):
+                for chunk in samplers[seen.layer].chunks(seen.inputs):
+                    parts[seen.layer].append(chunk.reshape(len(chunk), -1).copy())
+        return cls({name: np.concatenate(chunks) for name, chunks in parts.items() if chunks})
+
+    def loss(self, layer: ConvLayer, factors: Factors, statistics: LayerStatistics) -> float:
+        """The squared error of a stack, its bias corrected, in the metric of the layer's outputs."""
+        assert layer.weight is not None
+        left = np.moveaxis(layer.weight - composed(factors), 1, -1).reshape(len(layer.weight), -1)
+        taps = math.prod(layer.geometry.kernel)
+        mean = statistics.mean.reshape(-1, taps).T.ravel()
+        lost = (self.patches[layer.name] - mean.astype(np.float32)) @ left.T.astype(np.float32)
+        second = lost.T @ lost
+        gradient = statistics.gradient
+        return float(np.trace(second) if gradient is None else np.vdot(gradient, second))
+
+
+def drawn(statistics: LayerStatistics, geometry: ConvGeometry, share: float) -> LayerStatistics:
+    """The statistics of a layer without groups, its full covariance drawn towards the simpler one."""
+    assert statistics.covariance is not None
+    S, taps = statistics.covariance, math.prod(geometry.kernel)
+    blocks = S.reshape(-1, taps, len(S) // taps, taps)
+    C, K = np.einsum("aibi->ab", blocks), np.einsum("aiaj->ij", blocks)
+    if not np.trace(K) > 0:
         return statistics
-    taps = math.prod(geometry.kernel)
-    whole = statistics.covariance
-    d = whole.shape[-1]
-    # A fully connected layer sees one vector per picture where a net ends in it.
-    n = statistics.count if geometry.kind == "linear" else statistics.independent
-    found = np.stack([_shrunk(S, taps, n) for S in whole.reshape(-1, d, d)])
-    each = [strips_of(S, replace(geometry, groups=1, c_in=d // taps)) for S in found]
-    strips = tuple(np.stack(of_axis) for of_axis in zip(*each, strict=True))
-    if whole.ndim == 2:
-        return replace(statistics, covariance=found[0], strips=tuple(strip[0] for strip in strips))
-    return replace(statistics, covariance=found, strips=strips)
+    if taps == 1:
+        C = np.eye(len(C))
+    covariance = (1 - share) * S
+    view = covariance.reshape(blocks.shape)
+    for i, j in np.ndindex(taps, taps):
+        view[:, i, :, j] += share * K[i, j] / np.trace(C) * C
+    return replace(statistics, covariance=covariance, strips=strips_of(covariance, geometry))
 
 
-def _shrunk(S: Array, taps: int, n: float) -> Array:
-    """One covariance (C_in * taps,) * 2 from what stands for n independent vectors."""
-    d = len(S)
-    channels = d // taps
-    blocks = S.reshape(channels, taps, channels, taps)
-    C = np.einsum("aibi->ab", blocks) / taps
-    trace = float(np.trace(C))
+def shrunk(statistics: LayerStatistics) -> LayerStatistics:
+    """The statistics of a layer that sees vectors, drawn towards the identity; as they are without S."""
+    S = statistics.covariance
+    if S is None:
+        return statistics
+    whole = np.stack([_towards_identity(part, statistics.count) for part in S.reshape(-1, *S.shape[-2:])])
+    whole = whole.reshape(S.shape)
+    return replace(statistics, covariance=whole, strips=(whole,))
+
+
+def _towards_identity(S: Array, n: int) -> Array:
+    d, trace = len(S), float(np.trace(S))
     if not trace > 0:
         return S
-    share = shrinkage(n, channels, trace, float(np.sum(C**2)))
-    C = (1 - share) * C
-    C.flat[:: channels + 1] += share * trace / channels
-    if taps == 1:
-        return np.asarray(C)
-    K = np.einsum("aiaj->ij", blocks) / trace
-    share = product_share(S, C, K, n)
+    share = shrinkage(n, d, trace, float(np.sum(S**2)))
     found = (1 - share) * S
-    view = found.reshape(channels, taps, channels, taps)
-    for i, j in np.ndindex(taps, taps):
-        view[:, i, :, j] += share * K[i, j] * C
-    return found
+    found.flat[:: d + 1] += share * trace / d
+    return np.asarray(found)
 
 
 def shrinkage(n: float, d: int, trace: float, squares: float) -> float:
     """The share of the identity that is best for a d x d covariance of n normal vectors: tr S, tr S^2."""
     spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
     return min(1.0, ((1 - 2 / d) * squares + trace**2) / spread) if spread > 0 else 1.0
-
-
-def product_share(S: Array, C: Array, K: Array, n: float) -> float:
-    """The share of C x K that is best for a covariance S of n normal vectors."""
-    A = _half_whitened(_half_whitened(S, C, K).T, C, K)
-    d, trace, squares = len(S), float(np.trace(A)), float(np.sum(A**2, dtype=np.float64))
-    distance = squares - 2 * trace + d
-    return min(1.0, (trace**2 + squares) / n / distance) if distance > 0 else 1.0
-
-
-def _half_whitened(S: Array, C: Array, K: Array) -> Array:
-    """L^-1 S, where L L^T is C x K. Float32 serves: the share needs two digits."""
-    by_channels, by_taps = (_inverse_factor(M) for M in (C, K))
-    part = by_channels @ S.astype(np.float32, copy=False).reshape(len(C), -1)
-    part = by_taps @ part.reshape(len(C), len(K), -1)
-    whole: Array = part.reshape(S.shape)
-    return whole
-
-
-def _inverse_factor(M: Array) -> Array:
-    ridge = _RIDGE * float(np.trace(M)) / len(M)
-    L = np.linalg.cholesky(M + ridge * np.eye(len(M)))
-    inverse: Array = solve_triangular(L, np.eye(len(M)), lower=True).astype(np.float32)
-    return inverse

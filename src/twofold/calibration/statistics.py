@@ -9,9 +9,6 @@ mean,
 where the subtraction cancels nothing of weight (Chan, Golub and LeVeque, 1983, section 2: the shifted data
 algorithm).
 
-**Independence.** Patches of one picture look alike, so n of them tell less than n independent ones would. How
-much less, the spread of the chunks tells: see `_independent`.
-
 **Positions.** Of every image at most `positions` output positions are looked at, drawn without replacement by
 a generator with the given seed; the same inputs in the same order give the same positions in a second pass.
 
@@ -174,11 +171,9 @@ class StatisticsAccumulator:
         #: Whether the full covariance is gathered; False where it would take more than the memory limit.
         self.full = options.memory is None or covariance_bytes(geometry) <= options.memory
         self.count = 0
-        self.images = 0
         self._shift: Array | None = None
         self._sum = np.zeros(d)
         self._squares = np.zeros((d, d) if self.full else (0, 0))
-        self._chunks: list[tuple[int, float]] = []
         axes = [] if self.full else [k * geometry.c_in for k in geometry.kernel]
         self._strips = [np.zeros((n, n)) for n in axes]
 
@@ -191,7 +186,6 @@ class StatisticsAccumulator:
         Raises:
             InputError: the batch does not fit the geometry.
         """
-        self.images += len(x)
         for patches in self._sampler.chunks(x):
             X = patches.reshape(len(patches), -1)
             with np.errstate(invalid="ignore", over="ignore"):  # not finite: said by whoever uses the result
@@ -200,9 +194,7 @@ class StatisticsAccumulator:
                 X -= self._shift
                 self._sum += X.sum(axis=0, dtype=np.float64)
                 if self.full:
-                    product = X.T @ X
-                    self._squares += product
-                    self._chunks.append((len(X), float(np.vdot(product, product))))
+                    self._squares += X.T @ X
                 else:
                     self._add_strips(X)
             self.count += len(X)
@@ -232,11 +224,9 @@ class StatisticsAccumulator:
         mean = _channels_first(self._shift + m, g)
         if self.full:
             centred = self._squares / n
-            about_shift = float(np.vdot(centred, centred))
             centred -= np.outer(m, m)
             covariance = _channels_first(centred, g)
-            independent = self._independent(covariance, about_shift)
-            return LayerStatistics(n, mean, covariance, strips_of(covariance, g), independent=independent)
+            return LayerStatistics(n, mean, covariance, strips_of(covariance, g))
         view = m.reshape(1, *g.kernel, g.c_in)
         strips = []
         for axis, total in enumerate(self._strips):
@@ -244,28 +234,6 @@ class StatisticsAccumulator:
             order = _permutation((g.kernel[axis],), g.c_in)
             strips.append(strip[np.ix_(order, order)])
         return LayerStatistics(n, mean, None, tuple(strips))
-
-    def _independent(self, covariance: Array, about_shift: float) -> float:
-        """How many independent normal patches would spread as the chunks do.
-
-        With P_k = X_k^T X_k of the n_k patches of chunk k, and S = sum(P_k) / n,
-
-            E||S - E S||^2 ~ K / (K - 1) * sum(||P_k - n_k S||^2) / n^2,
-
-        which is (tr(S)^2 + tr(S^2)) / N for N independent normal vectors. One chunk has no spread.
-
-        Args:
-            covariance: about the mean.
-            about_shift: ||S||^2 about the shift, as the chunks are.
-        """
-        sizes, norms = np.array(self._chunks, np.float64).T
-        if len(sizes) < 2:
-            return float(self.images)
-        spread = (norms.sum() - about_shift * np.sum(sizes**2)) * len(sizes) / (len(sizes) - 1)
-        moments = float(np.trace(covariance)) ** 2 + float(np.vdot(covariance, covariance))
-        if not spread > 0:
-            return float(self.count)
-        return min(moments * self.count**2 / float(spread), float(self.count))
 
 
 def _strips(view: Array, axis: int) -> Iterator[Array]:

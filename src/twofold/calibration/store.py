@@ -105,8 +105,6 @@ def load_or_gather(
     gather: Callable[[Sequence[ConvLayer]], Statistics],
     sources: Mapping[str, str],
     digest: str,
-    *,
-    shrink: bool = False,
 ) -> Statistics:
     """Read the statistics of layers from a file, or gather them and keep them there.
 
@@ -116,11 +114,10 @@ def load_or_gather(
         gather: gathers.
         sources: sha256 of the model's files.
         digest: sha256 of the inputs.
-        shrink: whether covariances of convolutions are wanted shrunk.
 
     Raises:
         FormatError: the file holds something else.
-        InputError: the file was gathered for another model, from other inputs, or shrunk otherwise.
+        InputError: the file was gathered for another model, or from other inputs.
     """
     if not path.exists():
         found = gather(layers)
@@ -132,11 +129,6 @@ def load_or_gather(
     if saved.provenance.get("inputs", {}).get("sha256") != digest:
         raise InputError(
             f"{path} was gathered from other inputs; name another file, or remove this one to gather anew"
-        )
-    if saved.provenance.get("shrink", False) != shrink:
-        raise InputError(
-            f"{path} was gathered with shrink={not shrink}, and shrink={shrink} is asked for; name another "
-            "file, or remove this one to gather anew"
         )
     alone = saved.provenance.get("weights_alone", [])
     layers = [layer for layer in layers if layer.name not in alone]
