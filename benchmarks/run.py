@@ -14,6 +14,7 @@ MODULES = (
     "benchmarks.formats",
     "benchmarks.onnx_calibrated",
     "benchmarks.speed",
+    "benchmarks.recover",
     "benchmarks.fashion",
 )
 

@@ -1,0 +1,60 @@
+"""What a recovery without labels gains: HED at a fifth of its MACs, taught by the original.
+
+Both steps are runs of the installed command on the same crops of photographs, and the error is taken on
+photographs that neither has seen: ||out - ref|| / ||ref - mean(ref)|| of the fused logits. A row fails if
+less than half of the error goes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.calibrated import inputs_of
+from benchmarks.models import model
+from benchmarks.photographs import photographs
+from benchmarks.speed import error
+
+MACS, CROPS = "0.20", 66
+#: Largest share of the error that may be left.
+LEFT = 0.5
+
+
+def _twofold(*argv: str) -> float:
+    """Run the command; gives its seconds."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "twofold", *argv], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
+
+
+def main() -> int:
+    """Measure and print; 1 if too much of the error is left."""
+    hed = model("hed")
+    original = hed.files()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        crops = folder / "crops.npy"
+        np.save(crops, inputs_of(hed, photographs().calibration, CROPS, seed=0))
+        small, taught = folder / "small", folder / "taught"
+        files = tuple(map(str, original))
+        ours = tuple(small / path.name for path in original)
+        table = Table("", "seconds", "output error", title=f"HED, {MACS} of the MACs, {CROPS} crops")
+        seconds = _twofold("decompose", *files, "-o", str(small), "--macs", MACS, "--data", str(crops))
+        before = error("hed", original, ours)
+        table.add_row("decomposed", f"{seconds:.0f}", f"{before:.4f}")
+        seconds = _twofold("recover", *files, *map(str, ours), "-o", str(taught), "--data", str(crops))
+        after = error("hed", original, [taught / path.name for path in original])
+        table.add_row("recovered", f"{seconds:.0f}", f"{after:.4f}")
+    Console().print(table)
+    return int(after > LEFT * before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
