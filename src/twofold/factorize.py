@@ -14,6 +14,8 @@ from .progress import track
 
 #: Of the largest useful ranks, where fits are judged: a rank that a plan might choose.
 _JUDGED = 2 / 3
+#: A share must lower the squared error of a fit at least to this; differences below are those of the draw.
+_GAIN = 0.98
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ class _Fit:
         for share in SHARES:
             fitted, found = self._under(drawn(statistics, self.layer.geometry, share))
             loss = self._loss(found, statistics, held_out)
-            if loss >= least:
+            if loss > _GAIN * least:
                 break
             best, least = (share, fitted, found), loss
         return best
