@@ -6,6 +6,7 @@ DequantizeLinear around each layer, which every runtime with int8 layers takes.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 #: The oldest operator set that knows scales per channel.
 _OPSET = 13
+#: What ONNX Runtime's quantizer puts behind the name of a value.
+SCALE, QUANTIZED = "_scale", "_quantized"
+DEQUANTIZED, ROUNDED_OUTPUT = "_DequantizeLinear_Output", "_QuantizeLinear_Input"
 #: By value: its scale and zero point.
 Ranges = Mapping[str, tuple[float, int]]
 
@@ -48,7 +52,9 @@ def prepare(proto: ModelProto, plain: Path) -> None:
         raise ModelError(f"ONNX Runtime cannot prepare the model for quantization: {error}") from error
 
 
-def write_int8(plain: Path, int8: Path, inputs: Inputs, ranges: Ranges | None = None) -> None:
+def write_int8(
+    plain: Path, int8: Path, inputs: Inputs, ranges: Ranges | None = None, floats: Iterable[str] = ()
+) -> None:
     """Quantize what `prepare` wrote.
 
     Args:
@@ -56,6 +62,7 @@ def write_int8(plain: Path, int8: Path, inputs: Inputs, ranges: Ranges | None = 
         int8: where the other one goes.
         inputs: they show the ranges of activations.
         ranges: of activations whose ranges are known.
+        floats: names of nodes that stay in float32.
 
     Raises:
         ModelError: ONNX Runtime cannot quantize it.
@@ -76,10 +83,31 @@ def write_int8(plain: Path, int8: Path, inputs: Inputs, ranges: Ranges | None = 
         quantize_static(
             plain, int8, _Reader(track(inputs, "looking at ranges")), quant_format=QuantFormat.QDQ,
             per_channel=True, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
-            extra_options={"TensorQuantOverrides": known},
+            nodes_to_exclude=list(floats), extra_options={"TensorQuantOverrides": known},
         )  # fmt: skip
     except Exception as error:  # whatever the quantizer meets
         raise ModelError(f"ONNX Runtime cannot quantize the model: {error}") from error
+
+
+def quantized(proto: ModelProto, sample: Inputs, ranges: Ranges, floats: Iterable[str] = ()) -> ModelProto:
+    """A model in int8 whose ranges are all known.
+
+    Args:
+        proto: the model in float32.
+        sample: inputs that it can be run on; the quantizer wants to see something all the same.
+        ranges: of activations.
+        floats: names of nodes that stay in float32.
+
+    Raises:
+        ModelError: ONNX Runtime cannot quantize it.
+    """
+    import onnx  # noqa: PLC0415 - an extra
+
+    with tempfile.TemporaryDirectory(prefix="twofold-qat-") as folder:
+        plain, int8 = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+        prepare(proto, plain)
+        write_int8(plain, int8, sample, ranges, floats)
+        return onnx.load(int8)
 
 
 class _Reader:
