@@ -37,6 +37,8 @@ from .storage import Write
 
 Arrays = dict[str, NDArray[np.float32]]
 
+#: Types of layers that int8 is for.
+_WEIGHTED = ("Convolution", "Deconvolution", "InnerProduct")
 #: Samples with which a model is compared before it is written, and whose values give the first ranges.
 _PROBE, _SAMPLES = 8, 256
 
@@ -47,6 +49,7 @@ class Int8Net:
     Attributes:
         outputs: blobs that the int8 model gives.
         output_shapes: their shapes for one sample.
+        floats: names of layers with weights that stay in float32.
     """
 
     def __init__(
@@ -84,6 +87,10 @@ class Int8Net:
         weights = {name: blobs[0].shape for name, blobs in net.arrays().items()}
         self._places = find_places(graph.proto, _sample(graph), tops.keys(), weights)
         self._rounding = Rounding(self._places, tops, device)
+        rounded = self._places.weights
+        self.floats = tuple(
+            spec.name for spec in deployed.layers if spec.type in _WEIGHTED and spec.name not in rounded
+        )
         self._made: bytes | None = None
 
     # ---- training

@@ -73,6 +73,7 @@ class Outcome:
             says `display: 0`, at about a hundred iterations.
         rates: (iteration, learning rate) at the same.
         rank: number of this process; the first one writes and speaks for all.
+        int8: whether the net was trained as it computes in int8.
     """
 
     iterations: int
@@ -87,6 +88,7 @@ class Outcome:
     losses: tuple[tuple[int, float], ...] = ()
     rates: tuple[tuple[int, float], ...] = ()
     rank: int = 0
+    int8: bool = False
 
     def __str__(self) -> str:
         loss = "" if self.loss is None else f", loss {self.loss:.6g}"

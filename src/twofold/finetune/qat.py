@@ -48,6 +48,11 @@ def start(
         for number, one in enumerate(more)
         if isinstance(one, str)
     ]
+    if int8.floats:
+        notes.append(
+            f"{', '.join(map(repr, int8.floats))}: in float32 in the int8 form, since what would be rounded "
+            "there has no counterpart in training"
+        )
     return int8, [*testers, *(one for one in more if isinstance(one, Tester))], notes
 
 

@@ -116,6 +116,7 @@ def _train(
             tuple((at, loss) for at, loss, _ in loop.course),
             tuple((at, rate) for at, _, rate in loop.course),
             world.share.rank,
+            options.qat,
         )
 
 
@@ -184,7 +185,7 @@ def _refuse_other_kind(progress: Progress, state: Path | None, options: TrainOpt
         this, other = ("", "out") if progress.ranges else ("out", "")
         raise OptionError(
             f"{state} is of a training with{this} --qat; resume it with{this} --qat, or begin one with{other} "
-            "from its caffemodel (--weights), in another folder (-o)"
+            "it from this caffemodel (--weights), in another folder (-o)"
         )
 
 

@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from ..calibration.inputs import Inputs
 from ..conv import Size
 from ..errors import ModelError
-from .qdq import ROUNDED_OUTPUT, SCALE, prepare, write_int8
+from .qdq import LAYERS, ROUNDED_OUTPUT, SCALE, prepare, write_int8
 
 #: What gives the values that it gets, in another shape or order.
 _ARRANGING = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
@@ -148,7 +148,7 @@ class _Reading:
         axis = next((one.i for one in node.attribute if one.name == "axis"), 1)
         scales = self._stored[node.input[1]].dims
         for reader in self._readers.get(node.output[0], ()):
-            is_weight = list(reader.input).index(node.output[0]) == 1
+            is_weight = reader.op_type in LAYERS and list(reader.input).index(node.output[0]) == 1
             if is_weight and self._shapes.get(reader.name) == tuple(stored.dims):
                 self.weights[reader.name] = axis if scales else None
             else:

@@ -15,13 +15,15 @@ import numpy as np
 
 from ..calibration.inputs import Batch, Inputs
 from ..errors import InputError, MissingExtraError, ModelError
-from ..progress import track
+from ..progress import quiet, track
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 #: The oldest operator set that knows scales per channel.
 _OPSET = 13
+#: Operators of layers with weights.
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: What ONNX Runtime's quantizer puts behind the name of a value.
 SCALE, QUANTIZED = "_scale", "_quantized"
 DEQUANTIZED, ROUNDED_OUTPUT = "_DequantizeLinear_Output", "_QuantizeLinear_Input"
@@ -80,11 +82,12 @@ def write_int8(
         for name, (scale, zero) in (ranges or {}).items()
     }
     try:
-        quantize_static(
-            plain, int8, _Reader(track(inputs, "looking at ranges")), quant_format=QuantFormat.QDQ,
-            per_channel=True, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(floats), extra_options={"TensorQuantOverrides": known},
-        )  # fmt: skip
+        with quiet():  # it logs which constants have no channels
+            quantize_static(
+                plain, int8, _Reader(track(inputs, "looking at ranges")), quant_format=QuantFormat.QDQ,
+                per_channel=True, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(floats), extra_options={"TensorQuantOverrides": known},
+            )  # fmt: skip
     except Exception as error:  # whatever the quantizer meets
         raise ModelError(f"ONNX Runtime cannot quantize the model: {error}") from error
 
