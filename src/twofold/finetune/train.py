@@ -184,8 +184,8 @@ def _refuse_other_kind(progress: Progress, state: Path | None, options: TrainOpt
     if state is not None and beside(state).is_file() and options.qat != bool(progress.ranges):
         this, other = ("", "out") if progress.ranges else ("out", "")
         raise OptionError(
-            f"{state} is of a training with{this} --qat; resume it with{this} --qat, or begin one with{other} "
-            "it from this caffemodel (--weights), in another folder (-o)"
+            f"{state} is of a training with{this} --qat; resume it with{this} --qat, or begin one "
+            f"with{other} it from this caffemodel (--weights), in another folder (-o)"
         )
 
 

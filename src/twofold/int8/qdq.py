@@ -128,7 +128,7 @@ class _Reader:
 
 
 def fitting(inputs: Inputs, plain: Path) -> Inputs:
-    """Inputs in batches that the model takes.
+    """What the model reads of inputs, in batches that it takes.
 
     Raises:
         InputError: its batch is fixed, and they do not fill it.
@@ -136,6 +136,7 @@ def fitting(inputs: Inputs, plain: Path) -> Inputs:
     import onnx  # noqa: PLC0415 - an extra
 
     graph = onnx.load(plain).graph
+    inputs = inputs.only(value.name for value in graph.input)  # it may need no labels
     fixed = {
         value.type.tensor_type.shape.dim[0].dim_value
         for value in graph.input
