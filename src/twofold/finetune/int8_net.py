@@ -1,7 +1,7 @@
 """A Caffe net that is trained as it computes in int8, and its int8 form as ONNX.
 
 Where ONNX Runtime's quantizer rounds the exported net, the net in training rounds: the weights of layers to
-the ranges that they have at the moment, the values between layers to ranges that follow them. A weight is
+the ranges that they have at the moment, the values between layers to ranges that are trained. A weight is
 rounded per output channel, and so it does not matter that the exported net has BatchNorm and Scale multiplied
 into it: each channel's scale is multiplied, too, and its values fall to the same steps. These layers train as
 they always do.
@@ -9,13 +9,12 @@ they always do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto
 from torch import Tensor
 
 from ..caffe_onnx.net import graph_outputs, value_names
@@ -31,8 +30,8 @@ from ..int8.agree import refuse_disagreement
 from ..int8.places import find_places, scale_names
 from ..int8.qdq import quantized, session
 from .data import Batches
-from .rounding import Extremes, Rounding, Top
-from .solver import Batch
+from .rounding import Rounding, State, Top
+from .solver import LOWER_RATE, Batch
 from .storage import Write
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -96,44 +95,47 @@ class Int8Net:
     # ---- training
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and outputs of the net in int8; the ranges follow the values of the batch."""
-        self._made = None
-        with self._rounding.observing(), self._rounding.within(self._net):
-            return self._net.loss(self._rounding.fed(batch))
+        """Loss and outputs of the net in int8.
 
-    def begin(self, batches: Batches, ranges: Extremes) -> None:
+        Raises:
+            ModelError: a weight is no number any more.
+        """
+        try:
+            with self._rounding.within(self._net):
+                return self._net.loss(self._rounding.fed(batch))
+        except AssertionError as error:  # as torchao says it
+            raise ModelError(f"a weight is not finite, so it has no range in int8; {LOWER_RATE}") from error
+
+    def learn(self, share: float) -> None:
+        """A step of the ranges; see `Rounding.learn`. Comes behind every step of the solver."""
+        self._made = None
+        self._rounding.learn(share)
+
+    @torch.no_grad()
+    def begin(self, batches: Batches, state: State) -> None:
         """Set the ranges, and hold that the int8 model can be made.
 
         Args:
             batches: what the net is trained with.
-            ranges: those of a training that is resumed; if empty, those that the net in float32 has.
+            state: of a training that is resumed; if empty, ranges are those that the net in float32 has.
 
         Raises:
             ModelError: the int8 model cannot be made.
         """
-        size = next(iter(batches.shapes().values()))[0]
-        self._rounding.set_extremes(ranges or self._calibrated(batches.over(range(-(-_SAMPLES // size)))))
+        if state:
+            self._rounding.set_state(state)
+        else:
+            size = next(iter(batches.shapes().values()))[0]
+            self._net.eval()
+            with self._rounding.observing():
+                for batch in batches.over(range(-(-_SAMPLES // size))):
+                    self.loss({name: blob.to(self._device) for name, blob in batch.items()})
+            self._net.train()
         self.content()
 
-    @torch.no_grad()
-    def _calibrated(self, batches: Iterable[Batch]) -> Extremes:
-        """The extremes that the values of the net in float32 have over some batches."""
-        found: dict[str, tuple[float, float]] = {}
-        self._net.eval()
-        with self._rounding.observing(rounds=False), self._rounding.within(self._net):
-            for batch in batches:
-                there = {name: blob.to(self._device) for name, blob in batch.items()}
-                self._rounding.forget()
-                self._net.loss(self._rounding.fed(there))
-                for name, (low, high) in self._rounding.extremes().items():
-                    lowest, highest = found.get(name, (low, high))
-                    found[name] = min(low, lowest), max(high, highest)
-        self._net.train()
-        return found
-
-    def extremes(self) -> dict[str, tuple[float, float]]:
-        """The ranges as they are now."""
-        return self._rounding.extremes()
+    def state(self) -> State:
+        """What training goes on from, beside the net's weights."""
+        return self._rounding.state()
 
     # ---- the int8 model
 
@@ -145,10 +147,14 @@ class Int8Net:
         """
         if self._made is None:
             graph = self._graph()
+            plain = self._run()
+            if not all(np.isfinite(one).all() for one in plain.values()):
+                raise ModelError(f"what the net gives is not finite, so it has no int8 form; {LOWER_RATE}")
             int8 = quantized(graph.proto, _sample(graph), self._rounding.ranges(), self._places.floats)
             assert set(scale_names(int8)) <= self._places.scales.keys(), "Bug: what is rounded has changed"
-            self._check(graph.proto, int8)
-            self._made = int8.SerializeToString(deterministic=True)
+            content = int8.SerializeToString(deterministic=True)
+            self._check(plain, content)
+            self._made = content
         return self._made
 
     def writer(self) -> Write:
@@ -163,23 +169,31 @@ class Int8Net:
     def _graph(self) -> Graph:
         """The deployed net in float32, with the weights as they are now."""
         names = {spec.name for spec in self._deployed.definition.layers}
-        self._deployed.load_arrays({name: one for name, one in self._net.arrays().items() if name in names})
+        arrays = {name: blobs for name, blobs in self._net.arrays().items() if name in names}
+        self._deployed.load_arrays(arrays)
         return net_to_onnx(self._deployed, self._shapes, self.outputs)
 
     @torch.no_grad()
-    def _check(self, plain: ModelProto, int8: ModelProto) -> None:
-        """Run models in ONNX Runtime beside the net as it is in training."""
+    def _run(self, *, rounds: bool = False) -> Arrays:
+        """What the deployed net gives in torch, in float32 or as in training."""
         there = {name: torch.from_numpy(one.copy()).to(self._device) for name, one in self._probe.items()}
         net = self._deployed.to(self._device)
-        with self._rounding.within(net):
-            blobs = net.execute(self._rounding.fed(there), keep=self.outputs)
+        if rounds:
+            with self._rounding.within(net):
+                blobs = net.execute(self._rounding.fed(there), keep=self.outputs)
+        else:
+            blobs = net.execute(there, keep=self.outputs)
         self._deployed.cpu()
-        wanted = {name: blob.cpu().numpy() for name, blob in blobs.items()}
+        return {name: blob.cpu().numpy() for name, blob in blobs.items()}
+
+    def _check(self, plain: Arrays, content: bytes) -> None:
+        """Run an int8 model in ONNX Runtime beside the net as it is in training."""
+        trained = self._run(rounds=True)
         measure = OutputError()
-        for key, proto in (("int8", int8), ("plain", plain)):
-            measure.add(key, wanted, Int8Model(proto.SerializeToString()).run(self._probe))
+        measure.add("rounding", trained, plain)
+        measure.add("runtime", trained, Int8Model(content).run(self._probe))
         remedy = "train without --qat, and quantize what comes out"
-        refuse_disagreement(measure.error("int8"), measure.error("plain"), remedy)
+        refuse_disagreement(measure.error("runtime"), measure.error("rounding"), remedy)
 
 
 class Int8Model:

@@ -25,7 +25,7 @@ from .evaluate import Test, Tester, shown, text_of
 from .interrupt import Stop
 from .parallel import World
 from .resume import SUFFIX, Progress, set_states, states_of
-from .solver import Iteration, Solver
+from .solver import LOWER_RATE, Iteration, Solver
 from .storage import Write
 
 if TYPE_CHECKING:
@@ -136,16 +136,17 @@ class Loop:
             {name: blob.to(world.device) for name, blob in batch.items()} for batch in islice(batches, size)
         ]
         self._passes += size
-        return solver.step(passes)
+        result = solver.step(passes)
+        if self._int8 is not None:
+            first = solver.definition.base_lr
+            self._int8.learn(result.rate / first if first else 0.0)
+        return result
 
     def _remember(self, result: Iteration, stop: Stop) -> bool:
         """Take the loss down and show it; gives whether any process was asked to stop."""
         loss, asked = self._world.mean(result.loss, float(stop.signal is not None))
         if math.isnan(loss):
-            raise ModelError(
-                f"the loss is not a number in iteration {result.index}; lower the learning rate, or set "
-                "clip_gradients. The last snapshot is from before"
-            )
+            raise ModelError(f"the loss is not a number in iteration {result.index}; {LOWER_RATE}")
         self._losses.append(loss)
         definition = self.solver.definition
         if result.index % (definition.display or math.ceil(definition.max_iter / _POINTS)) == 0:
@@ -189,7 +190,7 @@ class Loop:
             tuple(tester.passes for tester in self._testers),
             tuple(self._losses),
             tuple(self._world.gather(states_of(self.solver.net))),
-            {} if self._int8 is None else self._int8.extremes(),
+            {} if self._int8 is None else self._int8.state(),
         )
         self._saved = self.solver.iteration
         if self._world.first:

@@ -16,11 +16,11 @@ from ..formats.caffe.net import LayerSpec, NetDefinition
 from .data import Batches
 from .evaluate import Source, Tester
 from .int8_net import Int8Model, Int8Net
-from .rounding import Extremes
+from .rounding import State
 
 
 def start(
-    net: CaffeNet, batches: Batches, testers: Sequence[Tester], ranges: Extremes, device: torch.device
+    net: CaffeNet, batches: Batches, testers: Sequence[Tester], state: State, device: torch.device
 ) -> tuple[Int8Net, list[Tester], list[str]]:
     """The int8 form of a net in training: that of the first test net, or of the net itself if there is none.
 
@@ -28,7 +28,7 @@ def start(
         net: the net, with the weights to begin with.
         batches: what it is trained with.
         testers: its test nets.
-        ranges: those of a training that is resumed; if empty, the training begins.
+        state: of a training that is resumed; if empty, the training begins.
         device: where nets compute.
 
     Returns:
@@ -41,7 +41,7 @@ def start(
     deployed, source = (testers[0].net, testers[0].batches) if testers else (net, batches)
     (probe,) = source.over(range(1))
     int8 = Int8Net(net, deployed.definition, source.shapes(), probe, device)
-    int8.begin(batches, ranges)
+    int8.begin(batches, state)
     more = [_int8_tester(int8, tester, device) for tester in testers]
     notes = [
         f"test net #{number} is not tested in int8: {one}"

@@ -37,7 +37,7 @@ class Progress:
         test_passes: batches that each test net was tested with.
         losses: the last ones, for the displayed mean.
         states: per process, the states of recurrent layers.
-        ranges: of the values that are rounded, where the net is trained in int8.
+        int8: the ranges of values, and how they are trained, where the net is trained in int8.
     """
 
     seed: int
@@ -45,7 +45,7 @@ class Progress:
     test_passes: tuple[int, ...] = ()
     losses: tuple[float, ...] = ()
     states: tuple[States, ...] = ()
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    int8: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, stream: BinaryIO) -> None:
         """Write the file."""

@@ -1,12 +1,14 @@
-"""What rounds a Caffe net in torch as its int8 form rounds.
+"""What rounds a Caffe net in torch as its int8 form rounds, with ranges that are trained.
 
-Source: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
-inference", CVPR 2018.
+The scale of a value is trained like a weight, but not by the solver: it has no place in Caffe's files, and a
+rate for weights may be anything to it. Adam moves it by at most about a share of itself per iteration, which
+falls with the solver's rate. Zero points stay.
+
+Source: Esser et al., "Learned step size quantization", ICLR 2020.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +20,15 @@ from torch.func import functional_call
 
 from ..caffe_torch import CaffeNet, Layer
 from ..errors import ModelError
-from ..int8.fake import observing_quantizer, range_of, weight_quantizer
+from ..int8.fake import range_observer, range_of, range_quantizer, weight_quantizer
 from ..int8.places import Places
 from ..int8.qdq import Ranges
 
-#: By value: its smallest and its largest number, of which all about its rounding follows.
-Extremes = Mapping[str, tuple[float, float]]
+#: Share of itself by which a scale moves at most in an iteration, before the rate falls.
+_STEP = 1e-3
+
+#: As `Rounding.state` gives it: what torch saves.
+State = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,32 +48,18 @@ class Rounding:
     """Rounds values and weights to 8 bits, in any net that has them."""
 
     def __init__(self, places: Places, tops: Mapping[str, Top], device: torch.device) -> None:
-        """Make what rounds.
+        """Make what rounds weights; the ranges of values are set later.
 
         Args:
             places: what is rounded.
             tops: by value.
             device: where the nets compute.
         """
-        self._places, self._tops = places, tops
-        self._ranges: dict[str, Any] = {
-            name: observing_quantizer().to(device) for name in sorted(set(places.values.values()))
-        }
+        self._places, self._tops, self._device = places, tops, device
         self._weights = {name: weight_quantizer(axis).to(device) for name, axis in places.weights.items()}
-        self._observes, self._rounds = False, True
-
-    @contextmanager
-    def observing(self, *, rounds: bool = True) -> Iterator[None]:
-        """Within the context ranges follow the values that come.
-
-        Args:
-            rounds: whether values and weights are rounded all the same.
-        """
-        self._observes, self._rounds = True, rounds
-        try:
-            yield
-        finally:
-            self._observes, self._rounds = False, True
+        self._ranges: dict[str, Any] = {}
+        self._observers: dict[str, Any] = {}
+        self._optimizer: Any = None
 
     @contextmanager
     def within(self, net: CaffeNet) -> Iterator[None]:
@@ -90,67 +81,91 @@ class Rounding:
     def value(self, name: str, tensor: Tensor) -> Tensor:
         """A value as it is in int8."""
         scale = self._places.values[name]
-        quantizer = self._ranges[scale]
-        # Only the value that a scale is made for tells its range.
-        if self._observes and scale == name:
-            found: Tensor = (quantizer if self._rounds else quantizer.activation_post_process)(tensor)
-            return found
-        if not self._rounds:
-            return tensor
-        return torch.fake_quantize_per_tensor_affine(
-            tensor, quantizer.scale, quantizer.zero_point, quantizer.quant_min, quantizer.quant_max
-        )
+        if self._observers:
+            # Only the value that a scale is made for tells its range.
+            found: Tensor = self._observers[scale](tensor) if scale == name else tensor
+        else:
+            found = self._ranges[scale](tensor)
+        return found
 
     def weights(self, layer: nn.Module, name: str) -> dict[str, Tensor]:
         """The weight of a layer as it is in int8, by its name in the module; none where it is not rounded."""
-        if not (self._rounds and name in self._weights and isinstance(layer, Layer)):
+        if self._observers or name not in self._weights or not isinstance(layer, Layer):
             return {}
         weight = layer.blob_names[0]
         return {weight: self._weights[name](getattr(layer, weight))}
 
     # ---- ranges
 
-    def forget(self) -> None:
-        """Let the ranges be those of the values that come next."""
-        for one in self._ranges.values():
-            one.activation_post_process.reset_min_max_vals()
-
-    def extremes(self) -> dict[str, tuple[float, float]]:
-        """The ranges as they are now."""
-        observers = {name: one.activation_post_process for name, one in self._ranges.items()}
-        return {name: (float(one.min_val), float(one.max_val)) for name, one in observers.items()}
-
-    def set_extremes(self, found: Extremes) -> None:
-        """Set the ranges.
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Within the context nothing is rounded; behind it ranges are those of the values that came.
 
         Raises:
-            ModelError: they are of other values, or not finite.
+            ModelError: a value has no range.
         """
-        if found.keys() != self._ranges.keys():
-            raise ModelError(
-                f"the ranges are those of {len(found)} values, but in int8 the net has {len(self._ranges)}, "
-                "or others; it was changed, so begin a new training with its weights"
-            )
-        for name, pair in found.items():
-            if not all(map(math.isfinite, pair)):
-                raise ModelError(
-                    f"blob {name!r} has no range in int8, its values are not finite; look at the data, and "
-                    "at the weights to begin with"
-                )
-            one = self._ranges[name]
-            for held, new in zip(_observed(one), pair, strict=True):
-                held.fill_(new)
-            for held, new in zip((one.scale, one.zero_point), one.calculate_qparams(), strict=True):
-                held.copy_(new)
+        self._observers = {name: range_observer().to(self._device) for name in self._places.values.values()}
+        try:
+            yield
+            found = {name: _observed(name, one) for name, one in self._observers.items()}
+        finally:
+            self._observers = {}
+        self._set(found)
+
+    def _set(self, found: Ranges) -> None:
+        self._ranges = {name: range_quantizer(*pair).to(self._device) for name, pair in found.items()}
+        groups = [{"params": [one.scale], "size": float(one.scale)} for one in self._ranges.values()]
+        self._optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+    def learn(self, share: float) -> None:
+        """A step of the ranges, by the gradients of the passes since the last one.
+
+        Args:
+            share: of the first rate that the solver has now.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = _STEP * share * group["size"]
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        for one in self._ranges.values():
+            one.calculate_qparams()  # keeps the scale above zero
 
     def ranges(self) -> Ranges:
         """Scale and zero point of all that has a scale in the int8 model."""
         return {name: range_of(self._ranges[value]) for name, value in self._places.scales.items()}
 
+    def state(self) -> State:
+        """What training goes on from."""
+        return {
+            "ranges": {name: range_of(one) for name, one in self._ranges.items()},
+            "optimizer": self._optimizer.state_dict(),
+        }
 
-def _observed(quantizer: Any) -> tuple[Tensor, Tensor]:
-    observer = quantizer.activation_post_process
-    return observer.min_val, observer.max_val
+    def set_state(self, state: State) -> None:
+        """Go on from there.
+
+        Raises:
+            ModelError: it is of another net.
+        """
+        names = set(self._places.values.values())
+        if state["ranges"].keys() != names:
+            raise ModelError(
+                f"the ranges are those of {len(state['ranges'])} values, but in int8 the net has "
+                f"{len(names)}, or others; it was changed, so begin a new training with its weights"
+            )
+        self._set(state["ranges"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def _observed(name: str, observer: Any) -> tuple[float, int]:
+    extremes = torch.stack([observer.min_val, observer.max_val])
+    if not extremes.isfinite().all():
+        raise ModelError(
+            f"blob {name!r} has no range in int8, as its values are not finite; look at the data, and at the "
+            "weights to begin with"
+        )
+    scale, zero = observer.calculate_qparams()
+    return float(scale), int(zero)
 
 
 class _Rounded(nn.Module):

@@ -24,6 +24,9 @@ from .rules import decay, rule_of
 from .snapshot import Snapshot, check_history
 from .storage import STORAGES, Write, read_state
 
+#: What to do where numbers have grown beyond all bounds.
+LOWER_RATE = "lower the learning rate, or set clip_gradients. The last snapshot is from before"
+
 Batch = Mapping[str, Tensor]
 #: From a batch to the weighted loss and the net's outputs.
 LossFunction = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor]]]

@@ -155,7 +155,7 @@ def _start_qat(
         from .qat import start  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingExtraError("quantization in training", "onnx and ONNX Runtime", "qat") from error
-    return start(net, batches, testers, progress.ranges, world.device)
+    return start(net, batches, testers, progress.int8, world.device)
 
 
 def _progress(state: Path | None, definition: SolverDefinition, world: World) -> Progress:
@@ -181,8 +181,8 @@ def _refuse_other_kind(progress: Progress, state: Path | None, options: TrainOpt
             f"{world.share.size} processes cannot train in int8 (--qat): each would see ranges of its own; "
             "start one process, or recover --qat, which can"
         )
-    if state is not None and beside(state).is_file() and options.qat != bool(progress.ranges):
-        this, other = ("", "out") if progress.ranges else ("out", "")
+    if state is not None and beside(state).is_file() and options.qat != bool(progress.int8):
+        this, other = ("", "out") if progress.int8 else ("out", "")
         raise OptionError(
             f"{state} is of a training with{this} --qat; resume it with{this} --qat, or begin one "
             f"with{other} it from this caffemodel (--weights), in another folder (-o)"

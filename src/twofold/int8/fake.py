@@ -66,11 +66,10 @@ def range_quantizer(scale: float, zero_point: int) -> Any:
     return made
 
 
-def observing_quantizer() -> Any:
-    """Rounds a value to 8 bits with the range that it has had, a moving average over the calls."""
-    ao = torchao()
-    return ao.FakeQuantize(
-        ao.MovingAverageMinMaxObserver, -128, 127, dtype=torch.qint8, qscheme=torch.per_tensor_affine
+def range_observer() -> Any:
+    """Takes down the smallest and the largest number of all values that it is called with."""
+    return torchao().MinMaxObserver(
+        dtype=torch.qint8, qscheme=torch.per_tensor_affine, quant_min=-128, quant_max=127
     )
 
 
