@@ -191,6 +191,15 @@ def test_a_layer_of_the_test_phase_alone_is_no_obstacle():
     np.testing.assert_allclose(prob, np.exp(score) / np.exp(score).sum(1, keepdims=True), rtol=1e-5)
 
 
+def test_a_test_net_of_another_kind_is_tested_in_float32_alone():
+    rows = write_taught(Path(), DATA + body(), SOLVER + 'test_net: "other.prototxt" test_iter: 2\n')
+    mean = 'layer { name: "mean" type: "Reduction" bottom: "wanted" top: "mean" }'
+    Path("other.prototxt").write_text(DATA + mean)
+    outcome = run(rows, max_iter=2)
+    assert "test net #0 is not tested in int8: it has no blob 'score'" in outcome.notes
+    assert {(test.net, test.int8) for test in outcome.tests} == {(0, False), (1, False), (1, True)}
+
+
 def test_the_python_interface_says_what_is_missing(monkeypatch):
     rows = write_taught(Path(), DATA + body())
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)

@@ -248,7 +248,7 @@ def _trained_outputs(net: CaffeNet) -> tuple[str, ...]:
 def _tops(deployed: CaffeNet, net: CaffeNet, graph: Graph) -> dict[str, Top]:
     """The values of an exported net that the net in training has, too."""
     types = {spec.name: spec.type for spec in net.definition.layers}
-    found = {name: Top("") for name in graph.traces[0].inputs}
+    found = {name: Top(None) for name in graph.traces[0].inputs}
     for index, values in value_names(deployed, graph.traces[0]).items():
         spec = deployed.definition.layers[index]
         if types.get(spec.name) == spec.type:

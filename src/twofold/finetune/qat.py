@@ -22,7 +22,7 @@ from .rounding import State
 def start(
     net: CaffeNet, batches: Batches, testers: Sequence[Tester], state: State, device: torch.device
 ) -> tuple[Int8Net, list[Tester], list[str]]:
-    """The int8 form of a net in training: that of the first test net, or of the net itself if there is none.
+    """The int8 form of a net in training: that of the test net most like it, or of itself if there is none.
 
     Args:
         net: the net, with the weights to begin with.
@@ -38,7 +38,10 @@ def start(
         ModelError: the net cannot be exported or quantized.
         MissingExtraError: torchao, onnx or ONNX Runtime is not installed.
     """
-    deployed, source = (testers[0].net, testers[0].batches) if testers else (net, batches)
+    names = {spec.name for spec in net.definition.layers}
+    like = [len(names.intersection(spec.name for spec in one.net.definition.layers)) for one in testers]
+    best = testers[like.index(max(like))] if testers else None
+    deployed, source = (net, batches) if best is None else (best.net, best.batches)
     (probe,) = source.over(range(1))
     int8 = Int8Net(net, deployed.definition, source.shapes(), probe, device)
     int8.begin(batches, state)

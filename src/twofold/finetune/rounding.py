@@ -36,11 +36,11 @@ class Top:
     """What a net knows a value by.
 
     Attributes:
-        layer: name of the layer that gives it; "" for an input.
+        layer: name of the layer that gives it; None for an input.
         index: its position among the layer's tops.
     """
 
-    layer: str
+    layer: str | None
     index: int = 0
 
 
@@ -64,7 +64,7 @@ class Rounding:
     @contextmanager
     def within(self, net: CaffeNet) -> Iterator[None]:
         """Within the context the layers of a net give rounded values, of rounded weights."""
-        values: dict[str, dict[int, str]] = {}
+        values: dict[str | None, dict[int, str]] = {}
         for value in self._places.values:
             top = self._tops[value]
             values.setdefault(top.layer, {})[top.index] = value
@@ -75,7 +75,7 @@ class Rounding:
 
     def fed(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A batch whose inputs are rounded where the int8 form does so."""
-        inputs = {value for value in self._places.values if not self._tops[value].layer}
+        inputs = {value for value in self._places.values if self._tops[value].layer is None}
         return {name: self.value(name, one) if name in inputs else one for name, one in batch.items()}
 
     def value(self, name: str, tensor: Tensor) -> Tensor:
@@ -121,10 +121,10 @@ class Rounding:
         """A step of the ranges, by the gradients of the passes since the last one.
 
         Args:
-            share: of the first rate that the solver has now.
+            share: of the solver's first rate that it has now.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = _STEP * share * group["size"]
+            group["lr"] = _STEP * min(share, 1.0) * group["size"]
         self._optimizer.step()
         self._optimizer.zero_grad()
         for one in self._ranges.values():
