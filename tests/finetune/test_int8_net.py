@@ -49,6 +49,9 @@ UP = 'convolution_param { num_output: 6 kernel_size: 2 stride: 2 weight_filler {
 PLACES = 'inner_product_param { num_output: 6 axis: 3 weight_filler { type: "xavier" } }'
 BIASED = "scale_param { bias_term: true }"
 NORM = layer("bn", "BatchNorm", "c1", "c1") + layer("sc", "Scale", "c1", "c1", BIASED)
+SHARED = conv("c2", "c1").replace(
+    "convolution_param", 'param { name: "w" } param { name: "b" } convolution_param'
+)
 RELU = layer("r1", "ReLU", "c1", "c1")
 FIRST = conv("c1", "data")
 
@@ -58,6 +61,10 @@ CASES = {
     "normalised": (FIRST + NORM + RELU + conv("c2", "c1"), "c2", {"c1", "c2"}, ()),
     "groups": (FIRST + conv("c2", "c1", more="group: 4"), "c2", {"c1", "c2"}, ()),
     "dropout": (FIRST + RELU + layer("d", "Dropout", "c1", "c1") + conv("c2", "c1"), "c2", {"c1", "c2"}, ()),
+    "weights of two layers": (
+        conv("c1", "data", 1) + SHARED + SHARED.replace("c2", "c3").replace('"c1"', '"c2"'), "c3",
+        {"c1", "c2", "c3"}, (),
+    ),
     "a sum": (
         FIRST + conv("c2", "data", 1) + layer("e", "Eltwise", "c1 c2", "e") + layer("r", "ReLU", "e", "e")
         + conv("c3", "e"),

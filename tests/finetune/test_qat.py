@@ -137,6 +137,15 @@ def test_every_snapshot_has_its_int8_form():
     np.testing.assert_array_equal(arrays["c2/weight_quantized"], steps.round())
 
 
+def test_snapshots_in_hdf5_have_it_too():
+    solver = SOLVER + "snapshot_format: HDF5\n"
+    rows = write_taught(Path(), (DATA + body()).replace("/", "_"), solver)
+    outcome = run(rows, max_iter=2)
+    kinds = (".caffemodel.h5", ".solverstate.h5", "_int8.onnx")
+    assert [path.name for path in outcome.files] == [f"taught_iter_2{kind}" for kind in kinds]
+    assert run(rows, max_iter=3, resume=True).iterations == 3
+
+
 def test_a_training_that_is_resumed_is_the_same():
     rows = write_taught(Path(), DATA + body(NORM))
     run(rows, output=Path("whole"))

@@ -104,6 +104,8 @@ class Int8Net:
             with self._rounding.within(self._net):
                 return self._net.loss(self._rounding.fed(batch))
         except AssertionError as error:  # as torchao says it
+            if all(bool(one.isfinite().all()) for one in self._net.parameters()):
+                raise
             raise ModelError(f"a weight is not finite, so it has no range in int8; {LOWER_RATE}") from error
 
     def learn(self, share: float) -> None:
