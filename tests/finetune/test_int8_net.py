@@ -129,13 +129,11 @@ class Fixed:
         return (self.batch for _ in numbers)
 
 
-@pytest.fixture(params=CASES, ids=lambda name: name)
-def case(request):
-    """The int8 form of a net, a batch, and what is to be in it."""
+def begun(body: str) -> tuple[Int8Net, CaffeNet, dict[str, torch.Tensor]]:
+    """The int8 form of a net, the net, and a batch."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    body, end, rounded, floats = CASES[request.param]
-    document = parse((HEAD + body + END.replace("END", end)).encode(), "many.prototxt")
+    document = parse((HEAD + body).encode(), "many.prototxt")
     net = CaffeNet(read_net(document, "TRAIN"), shapes=SHAPES, seed=1)
     rng = np.random.default_rng(0)
     batch = {
@@ -146,7 +144,14 @@ def case(request):
         net.loss(batch)  # statistics
     int8 = Int8Net(net, read_net(document, "TEST"), SHAPES, batch, torch.device("cpu"))
     int8.begin(Fixed(batch), {})
-    return int8, net, batch, rounded, floats
+    return int8, net, batch
+
+
+@pytest.fixture(params=CASES, ids=lambda name: name)
+def case(request):
+    """What `begun` gives, and what is to be in int8."""
+    body, end, rounded, floats = CASES[request.param]
+    return *begun(body + END.replace("END", end)), rounded, floats
 
 
 def test_the_runtime_computes_what_training_computes(case):
@@ -201,3 +206,17 @@ def test_every_weight_and_range_is_trained(case):
     for name, scale in before.items():
         # Adam's first step is the rate, whatever the gradient.
         assert abs(after[name] / scale - 1) == pytest.approx(5e-4, rel=0.05), name
+
+
+@pytest.mark.parametrize("name", ["c1", "score"])
+def test_values_are_rounded_before_dropout_makes_them_larger(name):
+    drop = layer("drop", "Dropout", name, name)
+    end = END.replace("END", "c1")
+    after = end.index("layer", 1) if name == "score" else 0
+    int8, net, batch = begun(FIRST + end[:after] + drop + end[after:])
+    with torch.no_grad(), int8._rounding.within(net.train()):
+        steps = net.walk(int8._rounding.fed(batch), keep=["score"])
+        (given,) = (one.bottoms[0] for one in steps if one.spec.name == "drop")
+    known = {value: scale for scale, value in int8._places.scales.items()}
+    step, _ = int8._rounding.ranges()[known[f"{name}/{name}"]]
+    np.testing.assert_allclose(given / step, (given / step).round(), atol=1e-3)
