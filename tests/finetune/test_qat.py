@@ -75,7 +75,7 @@ def test_the_int8_net_is_better_than_the_float_net_quantized(seed):
     model = twofold.load("net.prototxt", "net.caffemodel", inputs=SHAPES)
     twofold.quantize(model, "quantized.onnx", CalibrationSource(data=fitted))
     before, after = loss("quantized.onnx", held_out), loss(int8(outcome), held_out)
-    # 0.67 and 0.53, as these were written: what is left is the rounding of values, which no weight undoes.
+    # 0.37 and 0.52 when this was written: what is left is the rounding of values, which no weight undoes.
     assert after < 0.8 * before
     # The tests of the training say the same; at its beginning, of the net as `quantize` makes it.
     first, last = [test for test in outcome.tests if test.int8]

@@ -25,7 +25,7 @@ from ..int8.places import Places
 from ..int8.qdq import Ranges
 
 #: Share of itself by which a scale moves at most in an iteration, before the rate falls.
-_STEP = 1e-3
+_STEP = 3e-3
 
 #: As `Rounding.state` gives it: what torch saves.
 State = Mapping[str, Any]
