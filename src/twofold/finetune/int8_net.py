@@ -29,7 +29,7 @@ from ..formats.caffe.net import NetDefinition
 from ..int8.agree import refuse_disagreement
 from ..int8.places import find_places, scale_names
 from ..int8.qdq import quantized, session
-from .data import Batches
+from .evaluate import Source
 from .rounding import Rounding, State, Top
 from .solver import LOWER_RATE, Batch
 from .storage import Write
@@ -114,7 +114,7 @@ class Int8Net:
         self._rounding.learn(share)
 
     @torch.no_grad()
-    def begin(self, batches: Batches, state: State) -> None:
+    def begin(self, batches: Source, state: State) -> None:
         """Set the ranges, and hold that the int8 model can be made.
 
         Args:

@@ -18,7 +18,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, TwofoldError
 from ..progress import meter
 from .data import Batches
 from .evaluate import Test, Tester, shown, text_of
@@ -201,7 +201,7 @@ class Loop:
         resumed: dict[str, Write] = {SUFFIX: progress.write}
         try:
             int8 = {} if self._int8 is None else {INT8: self._int8.writer()}
-        except ModelError:
+        except TwofoldError:
             self.solver.snapshot(self._prefix, resumed)  # the training itself is not lost
             raise
         # The file for resuming is this program's own business.

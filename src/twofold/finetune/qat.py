@@ -13,14 +13,13 @@ from ..caffe_torch.schedule import schedule
 from ..conv import Size
 from ..formats.caffe.fields import Fields
 from ..formats.caffe.net import LayerSpec, NetDefinition
-from .data import Batches
 from .evaluate import Source, Tester
 from .int8_net import Int8Model, Int8Net
 from .rounding import State
 
 
 def start(
-    net: CaffeNet, batches: Batches, testers: Sequence[Tester], state: State, device: torch.device
+    net: CaffeNet, batches: Source, testers: Sequence[Tester], state: State, device: torch.device
 ) -> tuple[Int8Net, list[Tester], list[str]]:
     """The int8 form of a net in training: that of the test net most like it, or of itself if there is none.
 
