@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from tests.small import HEAD, NET, TAIL, assert_close, conv, opencv, picture, write
+from tests.small import HEAD, NET, TAIL, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
 
 import twofold
 from twofold.caffe_onnx import Site, emits, forget
@@ -96,6 +96,13 @@ def test_what_measures_is_left_out_and_what_it_was_given_is_the_output(tmp_path)
     assert found.outputs == ("out",)
     assert list(found.inputs) == ["data"]
     assert "'loss' (SoftmaxWithLoss) is left out" in found.notes[0]
+
+
+def test_labels_that_nothing_exported_reads_are_no_input(tmp_path):
+    loss = 'layer { name: "loss" type: "EuclideanLoss" bottom: "out" bottom: "label" top: "loss" }\n'
+    shapes = {"data": (1, 16, 12, 12), "label": (1, 5, 12, 12)}
+    model = twofold.load(*write(tmp_path, TRAIN_VAL + loss, random_blobs(NET)), inputs=shapes)
+    assert list(twofold.export(model, tmp_path / "net.onnx").inputs) == ["data"]
 
 
 def test_an_unknown_type_is_named_with_how_to_register_one(tmp_path):

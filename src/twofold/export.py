@@ -140,6 +140,22 @@ def to_onnx(model: Any) -> Graph:
             f"{type(model).__name__} is no Caffe model; ONNX models are ONNX already, and torch.onnx.export "
             "exports PyTorch modules"
         )
+    return net_to_onnx(model.to_torch("TEST").eval(), model.inputs)
+
+
+def net_to_onnx(net: CaffeNet, inputs: Mapping[str, Size], outputs: tuple[str, ...] = ()) -> Graph:
+    """A Caffe net in torch as an ONNX model in memory.
+
+    Args:
+        net: in its test phase, on the CPU.
+        inputs: shapes of inputs that replace what the definition says.
+        outputs: blobs that the model gives; by default all that the net computes and nothing reads.
+
+    Raises:
+        ModelError: a layer that cannot be exported; how to register one.
+        InputError: the shape of an input is not known.
+        MissingExtraError: onnx or ONNX Runtime is not installed.
+    """
     try:
         import onnx  # noqa: PLC0415 - an extra
         import onnxruntime  # noqa: F401, PLC0415 - an extra
@@ -149,9 +165,9 @@ def to_onnx(model: Any) -> Graph:
     from .caffe_onnx.net import graph_outputs  # noqa: PLC0415
     from .caffe_onnx.registry import LEFT_OUT  # noqa: PLC0415
 
-    net = model.to_torch("TEST").eval()
-    outputs, left_out = graph_outputs(net)
-    shapes = _input_shapes(model, net, outputs)
+    every, left_out = graph_outputs(net)
+    outputs = outputs or every
+    shapes = _input_shapes(net, inputs, outputs)
     first = trace(net, _samples(shapes), outputs)
     other = _other_batch(net, shapes, outputs)
     notes = tuple(
@@ -169,15 +185,17 @@ def to_onnx(model: Any) -> Graph:
     return graph
 
 
-def _input_shapes(model: CaffeModel, net: CaffeNet, outputs: tuple[str, ...]) -> dict[str, Size]:
+def _input_shapes(net: CaffeNet, inputs: Mapping[str, Size], outputs: tuple[str, ...]) -> dict[str, Size]:
     """Shapes of the inputs that the outputs depend on."""
     from .caffe_torch.schedule import schedule  # noqa: PLC0415 - needs PyTorch
 
     specs, found = net.definition.layers, {}
-    wanted = {one.index for one in schedule(specs, 0, len(specs), outputs)}
-    for index, (_, tops) in enumerate(walk_shapes(net.definition, model.inputs)):
-        for name in net.inputs if index in wanted else ():
-            if name in tops:
+    steps = schedule(specs, 0, len(specs), outputs)
+    # A data layer may give labels, too, which none of them reads.
+    wanted = {*outputs, *(name for one in steps for name in specs[one.index].bottoms)}
+    for spec, (_, tops) in zip(specs, walk_shapes(net.definition, inputs), strict=True):
+        for name in () if spec.bottoms else net.inputs:
+            if name in tops and name in wanted:
                 shape = tops[name]
                 if shape is None:
                     raise InputError(

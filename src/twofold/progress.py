@@ -102,4 +102,8 @@ def meter(description: str, done: int, total: int) -> Iterator[Callable[[str], N
         return
     with _new_progress() as progress:
         task = progress.add_task(description, total=total, completed=done)
-        yield lambda text: progress.update(task, advance=1, description=f"{description}, {text}")
+        _local.progress = progress  # loops inside of a step have lines below
+        try:
+            yield lambda text: progress.update(task, advance=1, description=f"{description}, {text}")
+        finally:
+            _local.progress = None

@@ -18,7 +18,7 @@ from .calibration.runner import Outputs
 from .calibration.runners import runner_for
 from .errors import OptionError
 from .formats.base import Model, commit
-from .int8.qdq import fitting, prepare, session, with_outputs, write_int8
+from .int8.qdq import LAYERS, fitting, prepare, session, with_outputs, write_int8
 from .int8.source import as_onnx
 from .planning.text import aligned, count_text, error_text
 from .progress import track
@@ -26,8 +26,6 @@ from .progress import track
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-#: Operators whose outputs the report compares.
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: What can be quantized.
 _KINDS = ("CaffeModel", "OnnxModel")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,14 +107,10 @@ def emit_net(net: CaffeNet, traced: Traced, other: Traced | None) -> ModelProto:
     Raises:
         ModelError: a layer that cannot be exported.
     """
-    specs = net.definition.layers
-    steps = [
-        one.index for one in schedule(specs, 0, len(specs), traced.outputs) if one.index in traced.shapes
-    ]
-    names = _value_names(specs, steps, traced.inputs)
+    specs, names = net.definition.layers, value_names(net, traced)
     graph = Graph(taken={name for of in names.values() for name in of} | set(traced.inputs))
     values: dict[str, Value] = {name: name for name in traced.inputs}
-    for index in steps:
+    for index in names:
         module = net.layers[index]
         assert isinstance(module, Layer)
         bottoms, tops = traced.shapes[index]
@@ -134,14 +130,15 @@ def emit_net(net: CaffeNet, traced: Traced, other: Traced | None) -> ModelProto:
     )  # fmt: skip
 
 
-def _value_names(
-    specs: Sequence[LayerSpec], steps: Sequence[int], inputs: Collection[str]
-) -> dict[int, tuple[str, ...]]:
-    """Names of every layer's tops.
+def value_names(net: CaffeNet, traced: Traced) -> dict[int, tuple[str, ...]]:
+    """Names of every layer's tops in the graph, by the layer's position, in the order in which they run.
 
     The last value of a blob has its name. Those before it, which Caffe replaces in place, have the layer's
     behind it, and so has what replaces an input.
     """
+    specs, inputs = net.definition.layers, traced.inputs
+    scheduled = schedule(specs, 0, len(specs), traced.outputs)
+    steps = [one.index for one in scheduled if one.index in traced.shapes]
     last = {name: index for index in steps for name in specs[index].tops}
     taken = {*last, *inputs}
     names: dict[int, tuple[str, ...]] = {}

@@ -96,6 +96,10 @@ class Inputs:
         index = rows if isinstance(rows, slice) else list(rows)
         return replace(self, arrays={name: array[index] for name, array in self.arrays.items()})
 
+    def only(self, names: Iterable[str]) -> Inputs:
+        """The same samples for some of the inputs."""
+        return replace(self, arrays={name: self.arrays[name] for name in names if name in self.arrays})
+
     def and_also(self, other: Inputs, note: str) -> Inputs:
         """These samples and then those of `other`, which has the same inputs; `note` says what they are."""
         both = {name: np.concatenate([array, other.arrays[name]]) for name, array in self.arrays.items()}

@@ -114,6 +114,10 @@ def finetune(
     ] = None,
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest snapshot.")] = False,
+    qat: Annotated[
+        bool,
+        typer.Option("--qat", help="Train the net as it is in int8, and write that form, too, as ONNX."),
+    ] = False,
     no_report: reports.NoReport = False,
     as_json: AsJson = False,
     force: Force = False,
@@ -123,6 +127,7 @@ def finetune(
     Ctrl-C writes a snapshot; --resume goes on as if nothing had happened. Runs under torchrun, too.
 
     Example: twofold finetune solver.prototxt --weights out/net.caffemodel -o tuned/ --lr-scale 0.1
+    Example: twofold finetune solver.prototxt --weights tuned/net.caffemodel -o int8/ --lr-scale 0.01 --qat
     """
     # Needs PyTorch, which the rest does not.
     from ..finetune import TrainOptions, snapshot_prefix, train  # noqa: PLC0415
@@ -130,7 +135,7 @@ def finetune(
     course = None
     if not no_report:
         course = reports.Course(solver, snapshot_prefix(solver, output), resume=resume, force=force)
-    options = TrainOptions(output, lr_scale, max_iter, device, resume, force)
+    options = TrainOptions(output, lr_scale, max_iter, device, resume, force, qat)
     outcome = train(solver, tuple(weights or ()), options)
     if outcome.rank == 0:
         if course is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..calibration.runner import Outputs
     from ..compare import Comparison
     from ..finetune import Outcome
+    from ..finetune.evaluate import Test
     from ..quantize import Quantized
     from ..recover import Recovery
     from ..report.data import Sample, Training
@@ -130,20 +131,27 @@ class Course:
         """Write the report, together with what the training showed before it was resumed."""
         from ..report import Training, of_training, write  # noqa: PLC0415 - needs what only a report needs
 
-        tests: dict[str, list[tuple[int, float]]] = {}
-        for test in outcome.tests:
-            for name, values in test.outputs.items():
-                for i, value in enumerate(values):
-                    label = f"test net #{test.net}: {name}" + (f"[{i}]" if len(values) > 1 else "")
-                    tests.setdefault(label, []).append((test.iteration, value))
+        tests = [one for one in outcome.tests if not one.int8]
+        int8 = [one for one in outcome.tests if one.int8]
         found = Training(
-            outcome.losses, {name: tuple(points) for name, points in tests.items()}, outcome.rates
+            outcome.losses, _scores(tests), outcome.rates, int8=outcome.int8, int8_tests=_scores(int8)
         )
         if self._earlier is not None:
             found = found.after(self._earlier)
         report = of_training(found, self._solver.name, COMMAND.get())
         if attempt(lambda: write(report, self._folder, force=True)) is not None:
             say(f"report: {self._folder / FILES[1]}")
+
+
+def _scores(tests: Sequence[Test]) -> dict[str, tuple[tuple[int, float], ...]]:
+    """(iteration, value) of each test score, by its name."""
+    found: dict[str, tuple[tuple[int, float], ...]] = {}
+    for test in tests:
+        for name, values in test.outputs.items():
+            for i, value in enumerate(values):
+                label = f"test net #{test.net}: {name}" + (f"[{i}]" if len(values) > 1 else "")
+                found[label] = (*found.get(label, ()), (test.iteration, value))
+    return found
 
 
 def plan_beside(definition: Path, original: Model) -> Plan | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..caffe_torch import CaffeNet
+from ..conv import Size
 from ..formats.caffe.weights import Float32
-from .data import Batches
 from .parallel import World
 
 #: Blobs of more values are shown as their mean.
@@ -28,15 +29,36 @@ class Test:
         net: number of the test net.
         outputs: the net's output blobs, mean over the batches; of large blobs the mean of all values.
         loss: the sum of its losses, where the solver asks for it.
+        int8: whether the int8 form was tested, in ONNX Runtime.
     """
 
     iteration: int
     net: int
     outputs: Outputs
     loss: float | None = None
+    int8: bool = False
 
     # pytest would take the class for one of tests.
     __test__ = False
+
+    @property
+    def label(self) -> str:
+        """What was tested."""
+        return f"Test net #{self.net}{' in int8' if self.int8 else ''}"
+
+    def __str__(self) -> str:
+        extra = "" if self.loss is None else f", loss of the net = {self.loss:.6g}"
+        return f"{self.label}: {text_of(self.outputs)}{extra}"
+
+
+class Source(Protocol):
+    """What gives batches by their numbers."""
+
+    def over(self, numbers: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+        """The batches of these numbers, as tensors by the names of blobs."""
+
+    def shapes(self) -> dict[str, Size]:
+        """Shapes of all blobs, for the whole batch."""
 
 
 class Tester:
@@ -46,11 +68,16 @@ class Tester:
         net: the net, in phase TEST.
         batches: what it is tested with.
         count: batches per test.
+        number: of the test net.
+        int8: whether it is the int8 form that is tested.
         passes: batches that were used; every test goes on where the last one ended.
     """
 
-    def __init__(self, net: CaffeNet, batches: Batches, count: int) -> None:
+    def __init__(
+        self, net: CaffeNet, batches: Source, count: int, number: int = 0, *, int8: bool = False
+    ) -> None:
         self.net, self.batches, self.count, self.passes = net.eval(), batches, count, 0
+        self.number, self.int8 = number, int8
 
     @torch.no_grad()
     def run(

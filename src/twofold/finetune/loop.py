@@ -12,20 +12,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, TwofoldError
 from ..progress import meter
 from .data import Batches
 from .evaluate import Test, Tester, shown, text_of
 from .interrupt import Stop
 from .parallel import World
 from .resume import SUFFIX, Progress, set_states, states_of
-from .solver import Iteration, Solver
+from .solver import LOWER_RATE, Iteration, Solver
+from .storage import Write
 
+if TYPE_CHECKING:
+    from .int8_net import Int8Net  # needs onnx
+
+#: What stands in the name of a snapshot's int8 form for `.caffemodel`.
+INT8 = "_int8.onnx"
 Report = Callable[[str], None]
 #: The course of a training that shows no losses has about so many points.
 _POINTS = 100
@@ -53,6 +60,7 @@ class Loop:
         prefix: Path,
         progress: Progress,
         report: Report,
+        int8: Int8Net | None = None,
     ) -> None:
         """Take up a training, at its beginning or where a snapshot left it.
 
@@ -64,13 +72,14 @@ class Loop:
             prefix: of the snapshots' names.
             progress: all else that belongs to that point.
             report: gets the lines of the log.
+            int8: the int8 form of the net, where it is trained in int8.
         """
         self.solver = solver
         self.tests: list[Test] = []
         self.course: list[tuple[int, float, float]] = []
         self.files: tuple[Path, ...] = ()
         self._batches, self._testers, self._world = batches, testers, world
-        self._prefix, self._report = prefix, report
+        self._prefix, self._report, self._int8 = prefix, report, int8
         self.seed, self._passes = progress.seed, progress.passes
         self._losses = deque(progress.losses, maxlen=solver.definition.average_loss)
         for tester, passes in zip(testers, progress.test_passes, strict=False):
@@ -127,16 +136,17 @@ class Loop:
             {name: blob.to(world.device) for name, blob in batch.items()} for batch in islice(batches, size)
         ]
         self._passes += size
-        return solver.step(passes)
+        result = solver.step(passes)
+        if self._int8 is not None:
+            first = solver.definition.base_lr
+            self._int8.learn(result.rate / first if first else 0.0)
+        return result
 
     def _remember(self, result: Iteration, stop: Stop) -> bool:
         """Take the loss down and show it; gives whether any process was asked to stop."""
         loss, asked = self._world.mean(result.loss, float(stop.signal is not None))
         if math.isnan(loss):
-            raise ModelError(
-                f"the loss is not a number in iteration {result.index}; lower the learning rate, or set "
-                "clip_gradients. The last snapshot is from before"
-            )
+            raise ModelError(f"the loss is not a number in iteration {result.index}; {LOWER_RATE}")
         self._losses.append(loss)
         definition = self.solver.definition
         if result.index % (definition.display or math.ceil(definition.max_iter / _POINTS)) == 0:
@@ -166,11 +176,10 @@ class Loop:
         net = self.solver.net
         self._world.share_buffers(net)
         weights = net.arrays()
-        for number, tester in enumerate(self._testers):
+        for tester in self._testers:
             outputs, loss = tester.run(weights, self._world, with_loss=definition.test_compute_loss)
-            self.tests.append(Test(iteration, number, outputs, loss))
-            extra = "" if loss is None else f", loss of the net = {loss:.6g}"
-            self._report(f"Iteration {iteration}: Test net #{number}: {text_of(outputs)}{extra}")
+            self.tests.append(Test(iteration, tester.number, outputs, loss, tester.int8))
+            self._report(f"Iteration {iteration}: {self.tests[-1]}")
 
     def snapshot(self) -> None:
         """Write a snapshot; the first process does it for all."""
@@ -181,8 +190,21 @@ class Loop:
             tuple(tester.passes for tester in self._testers),
             tuple(self._losses),
             tuple(self._world.gather(states_of(self.solver.net))),
+            {} if self._int8 is None else self._int8.state(),
         )
         self._saved = self.solver.iteration
         if self._world.first:
-            self.files = self.solver.snapshot(self._prefix, {SUFFIX: progress.write})
+            self._write(progress)
             self._report(f"Iteration {self.solver.iteration}: snapshot {self.files[0]}")
+
+    def _write(self, progress: Progress) -> None:
+        resumed: dict[str, Write] = {SUFFIX: progress.write}
+        try:
+            int8 = {} if self._int8 is None else {INT8: self._int8.writer()}
+        except TwofoldError:
+            self.solver.snapshot(self._prefix, resumed)  # the training itself is not lost
+            raise
+        # The file for resuming is this program's own business.
+        self.files = tuple(
+            path for path in self.solver.snapshot(self._prefix, {**int8, **resumed}) if path.suffix != SUFFIX
+        )

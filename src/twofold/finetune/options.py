@@ -24,6 +24,7 @@ class TrainOptions:
         device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
         resume: go on from the newest snapshot, if there is any.
         force: begin anew although there are snapshots; they are exchanged one by one.
+        qat: train the net as it is in int8, and write that form with every snapshot, as ONNX.
     """
 
     output: Path | None = None
@@ -32,6 +33,7 @@ class TrainOptions:
     device: str | None = None
     resume: bool = False
     force: bool = False
+    qat: bool = False
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.lr_scale) and self.lr_scale > 0):
@@ -61,7 +63,7 @@ class Outcome:
         iterations: number of iterations that are done, those before a resumption among them.
         loss: mean of the last losses; None if nothing was left to do.
         tests: what the tests showed.
-        files: what the last snapshot wrote: weights and solver state.
+        files: what the last snapshot wrote: weights and solver state, and the int8 form.
         seconds: time of this run.
         seed: what all that is random followed from.
         resumed_from: the solver state that it went on from.
@@ -71,6 +73,7 @@ class Outcome:
             says `display: 0`, at about a hundred iterations.
         rates: (iteration, learning rate) at the same.
         rank: number of this process; the first one writes and speaks for all.
+        int8: whether the net was trained as it computes in int8.
     """
 
     iterations: int
@@ -85,12 +88,13 @@ class Outcome:
     losses: tuple[tuple[int, float], ...] = ()
     rates: tuple[tuple[int, float], ...] = ()
     rank: int = 0
+    int8: bool = False
 
     def __str__(self) -> str:
         loss = "" if self.loss is None else f", loss {self.loss:.6g}"
         lines = [f"{self.iterations} iterations{loss}, {self.seconds:.1f} s"]
-        last = {test.net: test for test in self.tests}
-        lines += [f"Test net #{net}: {text_of(test.outputs)}" for net, test in last.items()]
+        last = {test.label: test for test in self.tests}
+        lines += [f"{label}: {text_of(test.outputs)}" for label, test in last.items()]
         lines.append(
             f"written: {', '.join(map(str, self.files))}" if self.files else "no snapshot was written"
         )

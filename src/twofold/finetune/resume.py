@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,6 +37,7 @@ class Progress:
         test_passes: batches that each test net was tested with.
         losses: the last ones, for the displayed mean.
         states: per process, the states of recurrent layers.
+        int8: the ranges of values, and how they are trained, where the net is trained in int8.
     """
 
     seed: int
@@ -44,6 +45,7 @@ class Progress:
     test_passes: tuple[int, ...] = ()
     losses: tuple[float, ...] = ()
     states: tuple[States, ...] = ()
+    int8: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, stream: BinaryIO) -> None:
         """Write the file."""

@@ -24,6 +24,9 @@ from .rules import decay, rule_of
 from .snapshot import Snapshot, check_history
 from .storage import STORAGES, Write, read_state
 
+#: What to do where numbers have grown beyond all bounds.
+LOWER_RATE = "lower the learning rate, or set clip_gradients. The last snapshot is from before"
+
 Batch = Mapping[str, Tensor]
 #: From a batch to the weighted loss and the net's outputs.
 LossFunction = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor]]]
@@ -54,6 +57,7 @@ class Solver:
         definition: the options.
         iteration: number of iterations that are done.
         history: per learnable blob of the net the tensors of the update rule.
+        loss: what computes the net's loss and outputs.
     """
 
     def __init__(self, net: CaffeNet, definition: SolverDefinition, loss: LossFunction | None = None) -> None:
@@ -68,7 +72,7 @@ class Solver:
             OptionError: options that Caffe refuses.
         """
         self.net, self.definition = net.train(), definition
-        self._loss: LossFunction = loss or net.loss
+        self.loss: LossFunction = loss or net.loss
         self._storage = STORAGES[definition.snapshot_format]
         self._storage.check([spec.name for spec in net.definition.layers])
         self.iteration = 0
@@ -105,7 +109,7 @@ class Solver:
         losses: list[float] = []
         outputs: list[Mapping[str, Tensor]] = []
         for batch in batches:
-            loss, tops = self._loss(batch)
+            loss, tops = self.loss(batch)
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
             losses.append(float(loss.detach()))
@@ -130,12 +134,15 @@ class Solver:
 
     def snapshot(
         self, prefix: str | Path | None = None, extra: Mapping[str, Write] | None = None
-    ) -> tuple[Path, Path]:
+    ) -> tuple[Path, ...]:
         """Write weights and state as `PREFIX_iter_N.caffemodel` and `.solverstate`, over older ones.
 
         Args:
             prefix: None for the definition's `snapshot_prefix`.
             extra: files to write with these, by what stands in their names for `.caffemodel`.
+
+        Returns:
+            The paths of weights and state, then those of the extra files.
 
         Raises:
             OutputError: they cannot be written; older ones are as they were.
@@ -157,7 +164,7 @@ class Solver:
             **{Path(stem + ending): write for ending, write in (extra or {}).items()},
         }
         commit(files, force=True)
-        return weights, state
+        return tuple(files)
 
     def restore(self, state: str | Path) -> None:
         """Go on from a snapshot: weights, history and iteration are those of the file.

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
 
 from ..caffe_torch import CaffeNet
-from ..errors import ModelError, OptionError, OutputError
+from ..errors import MissingExtraError, ModelError, OptionError, OutputError
 from ..formats.caffe.caffemodel import read_weights
 from ..formats.caffe.net import NetDefinition
 from .data import Batches, Locator, Reader, Request, open_reader
@@ -28,6 +28,9 @@ from .options import Outcome, TrainOptions
 from .parallel import World, joined
 from .resume import Progress, beside, read_progress, snapshots
 from .solver import Solver
+
+if TYPE_CHECKING:
+    from .int8_net import Int8Net  # needs onnx
 
 Rows = Mapping[str, NDArray[Any]]
 Report = Callable[[str], None]
@@ -51,6 +54,9 @@ def train(
     Under `torchrun` the processes share every batch: `batch_size` is that of all together, where Caffe with
     several GPUs would use it for each. BatchNorm normalises each process's part by its own statistics, as
     Caffe does, and the first process's are stored.
+
+    With `qat` the net is trained as it computes in int8, and each snapshot has that form beside it; the
+    weights in Caffe's files are those before rounding.
 
     Args:
         solver: the solver's prototxt.
@@ -90,8 +96,9 @@ def _train(
         prefix = _prefix(file.path, file.definition, options.output)
         state = _state(prefix, options, world, say)
         progress = _progress(state, file.definition, world)
+        _refuse_other_kind(progress, state, options, world)
         maker = _Maker(file, rows, progress.seed, world, stack)
-        loop, notes = _begin(maker, weights, prefix, progress, state, say)
+        loop, notes = _begin(maker, weights, prefix, progress, state, say, qat=options.qat)
         for note in notes:
             say(f"note: {note}")
         with stoppable(say) as stop:
@@ -109,18 +116,20 @@ def _train(
             tuple((at, loss) for at, loss, _ in loop.course),
             tuple((at, rate) for at, _, rate in loop.course),
             world.share.rank,
+            options.qat,
         )
 
 
 def _begin(
-    maker: _Maker, weights: Sequence[Path], prefix: Path, progress: Progress, state: Path | None, say: Report
-) -> tuple[Loop, list[str]]:
+    maker: _Maker, weights: Sequence[Path], prefix: Path, progress: Progress, state: Path | None,
+    say: Report, *, qat: bool,
+) -> tuple[Loop, list[str]]:  # fmt: skip
     """The training at its beginning, or where a snapshot left it; and notes."""
     file, world = maker.file, maker.world
     net, batches = maker.make(file.train, "TRAIN")
     testers = [
-        Tester(*maker.make(one, "TEST"), count)
-        for one, count in zip(file.tests, file.definition.test_iter, strict=True)
+        Tester(*maker.make(one, "TEST"), count, number)
+        for number, (one, count) in enumerate(zip(file.tests, file.definition.test_iter, strict=True))
     ]
     notes = []
     if state is None:
@@ -130,8 +139,23 @@ def _begin(
     solver = Solver(net, file.definition, world.loss_of(net))
     if state is not None:
         solver.restore(state)
-    loop = Loop(solver, batches, testers, world, prefix, progress, say)
+    int8 = None
+    if qat:
+        int8, testers, unmeasured = _start_qat(net, batches, testers, progress, world)
+        solver.loss, notes = int8.loss, [*notes, *unmeasured]
+    loop = Loop(solver, batches, testers, world, prefix, progress, say, int8)
     return loop, [*file.notes, *file.locate.notes, *notes]
+
+
+def _start_qat(
+    net: CaffeNet, batches: Batches, testers: Sequence[Tester], progress: Progress, world: World
+) -> tuple[Int8Net, list[Tester], list[str]]:
+    """See `qat.start`, which needs what only training in int8 needs."""
+    try:
+        from .qat import start  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise MissingExtraError("quantization in training", "onnx and ONNX Runtime", "qat") from error
+    return start(net, batches, testers, progress.int8, world.device)
 
 
 def _progress(state: Path | None, definition: SolverDefinition, world: World) -> Progress:
@@ -144,6 +168,25 @@ def _progress(state: Path | None, definition: SolverDefinition, world: World) ->
         return read_progress(beside(state))
     seed = definition.random_seed if definition.random_seed >= 0 else secrets.randbits(31)
     return Progress(int(world.gather(seed)[0]))
+
+
+def _refuse_other_kind(progress: Progress, state: Path | None, options: TrainOptions, world: World) -> None:
+    """Refuse to train in int8 in several processes, and to go on in another way than it was begun.
+
+    Raises:
+        OptionError: it is so.
+    """
+    if options.qat and world.several:
+        raise OptionError(
+            f"{world.share.size} processes cannot train in int8 (--qat): each would see ranges of its own; "
+            "start one process, or recover --qat, which can"
+        )
+    if state is not None and beside(state).is_file() and options.qat != bool(progress.int8):
+        this, other = ("", "out") if progress.int8 else ("out", "")
+        raise OptionError(
+            f"{state} is of a training with{this} --qat; resume it with{this} --qat, or begin one "
+            f"with{other} it from this caffemodel (--weights), in another folder (-o)"
+        )
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,7 @@ from ..errors import MissingExtraError, ModelError
 from ..onnx_torch import OnnxNet
 from ..onnx_torch.registry import Operation, from_array
 from ..progress import quiet
-from .qdq import Ranges
-
-#: What ONNX Runtime's quantizer puts behind the name of a value.
-_SCALE, _QUANTIZED, _DEQUANTIZED = "_scale", "_quantized", "_DequantizeLinear_Output"
+from .qdq import DEQUANTIZED, QUANTIZED, SCALE, Ranges
 
 
 def torchao() -> Any:
@@ -69,6 +66,13 @@ def range_quantizer(scale: float, zero_point: int) -> Any:
     return made
 
 
+def range_observer() -> Any:
+    """Takes down the smallest and the largest number of all values that it is called with."""
+    return torchao().MinMaxObserver(
+        dtype=torch.qint8, qscheme=torch.per_tensor_affine, quant_min=-128, quant_max=127
+    )
+
+
 class FakeInt8:
     """An int8 model with weights and ranges in float, to be trained.
 
@@ -99,7 +103,7 @@ class FakeInt8:
         self._constants = {one.name: one for one in int8.graph.initializer}
         self.values = _rounded(int8, outputs)
         self._written = {
-            node.input[1].removesuffix(_SCALE): self._range(node)
+            node.input[1].removesuffix(SCALE): self._range(node)
             for node in int8.graph.node
             if node.op_type == "QuantizeLinear"
         }
@@ -111,7 +115,7 @@ class FakeInt8:
 
     def _quantize(self, node: NodeProto) -> Operation:
         # Values that share a scale share what rounds them.
-        name = node.input[1].removesuffix(_SCALE)
+        name = node.input[1].removesuffix(SCALE)
         if name not in self.ranges:
             self.ranges[name] = range_quantizer(*self._range(node)).to(self._device)
         quantizer = self.ranges[name]
@@ -131,7 +135,7 @@ class FakeInt8:
         stored = self._constants.get(node.input[0])
         if stored is None:
             return lambda x, *_: x  # what `_quantize` gave is in float already
-        name = node.input[0].removesuffix(_QUANTIZED)
+        name = node.input[0].removesuffix(QUANTIZED)
         weight = from_array(to_array(self._floats[name])).to(self._device).requires_grad_(True)
         self.weights[name] = weight
         # A bias has 32 bits: nothing is lost.
@@ -176,7 +180,7 @@ def _rounded(int8: ModelProto, names: Sequence[str]) -> dict[str, str]:
     given = {name for node in int8.graph.node for name in node.output}
     found = {}
     for name in names:
-        value = next((one for one in (name + _DEQUANTIZED, name) if one in given), None)
+        value = next((one for one in (name + DEQUANTIZED, name) if one in given), None)
         if value is None:
             raise ModelError(
                 f"the int8 model computes no {name!r}: ONNX Runtime joins what gives it with its neighbours, "

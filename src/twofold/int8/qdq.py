@@ -6,6 +6,7 @@ DequantizeLinear around each layer, which every runtime with int8 layers takes.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,18 @@ import numpy as np
 
 from ..calibration.inputs import Batch, Inputs
 from ..errors import InputError, MissingExtraError, ModelError
-from ..progress import track
+from ..progress import quiet, track
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 #: The oldest operator set that knows scales per channel.
 _OPSET = 13
+#: Operators of layers with weights.
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+#: What ONNX Runtime's quantizer puts behind the name of a value.
+SCALE, QUANTIZED = "_scale", "_quantized"
+DEQUANTIZED, ROUNDED_OUTPUT = "_DequantizeLinear_Output", "_QuantizeLinear_Input"
 #: By value: its scale and zero point.
 Ranges = Mapping[str, tuple[float, int]]
 
@@ -48,7 +54,9 @@ def prepare(proto: ModelProto, plain: Path) -> None:
         raise ModelError(f"ONNX Runtime cannot prepare the model for quantization: {error}") from error
 
 
-def write_int8(plain: Path, int8: Path, inputs: Inputs, ranges: Ranges | None = None) -> None:
+def write_int8(
+    plain: Path, int8: Path, inputs: Inputs, ranges: Ranges | None = None, floats: Iterable[str] = ()
+) -> None:
     """Quantize what `prepare` wrote.
 
     Args:
@@ -56,6 +64,7 @@ def write_int8(plain: Path, int8: Path, inputs: Inputs, ranges: Ranges | None = 
         int8: where the other one goes.
         inputs: they show the ranges of activations.
         ranges: of activations whose ranges are known.
+        floats: names of nodes that stay in float32.
 
     Raises:
         ModelError: ONNX Runtime cannot quantize it.
@@ -73,13 +82,35 @@ def write_int8(plain: Path, int8: Path, inputs: Inputs, ranges: Ranges | None = 
         for name, (scale, zero) in (ranges or {}).items()
     }
     try:
-        quantize_static(
-            plain, int8, _Reader(track(inputs, "looking at ranges")), quant_format=QuantFormat.QDQ,
-            per_channel=True, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
-            extra_options={"TensorQuantOverrides": known},
-        )  # fmt: skip
+        with quiet():  # it logs which constants have no channels
+            quantize_static(
+                plain, int8, _Reader(track(inputs, "looking at ranges")), quant_format=QuantFormat.QDQ,
+                per_channel=True, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(floats), extra_options={"TensorQuantOverrides": known},
+            )  # fmt: skip
     except Exception as error:  # whatever the quantizer meets
         raise ModelError(f"ONNX Runtime cannot quantize the model: {error}") from error
+
+
+def quantized(proto: ModelProto, sample: Inputs, ranges: Ranges, floats: Iterable[str] = ()) -> ModelProto:
+    """A model in int8 whose ranges are all known.
+
+    Args:
+        proto: the model in float32.
+        sample: inputs that it can be run on; the quantizer wants to see something all the same.
+        ranges: of activations.
+        floats: names of nodes that stay in float32.
+
+    Raises:
+        ModelError: ONNX Runtime cannot quantize it.
+    """
+    import onnx  # noqa: PLC0415 - an extra
+
+    with tempfile.TemporaryDirectory(prefix="twofold-qat-") as folder:
+        plain, int8 = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+        prepare(proto, plain)
+        write_int8(plain, int8, sample, ranges, floats)
+        return onnx.load(int8)
 
 
 class _Reader:
@@ -97,7 +128,7 @@ class _Reader:
 
 
 def fitting(inputs: Inputs, plain: Path) -> Inputs:
-    """Inputs in batches that the model takes.
+    """What the model reads of inputs, in batches that it takes.
 
     Raises:
         InputError: its batch is fixed, and they do not fill it.
@@ -105,6 +136,7 @@ def fitting(inputs: Inputs, plain: Path) -> Inputs:
     import onnx  # noqa: PLC0415 - an extra
 
     graph = onnx.load(plain).graph
+    inputs = inputs.only(value.name for value in graph.input)  # it may need no labels
     fixed = {
         value.type.tensor_type.shape.dim[0].dim_value
         for value in graph.input

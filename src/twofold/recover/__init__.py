@@ -128,6 +128,7 @@ def _recover(
         from .int8 import Int8Student, make_teacher  # noqa: PLC0415 - an extra
 
         runner = make_teacher(original, source.protect)
+        fitted, held_out = (one.only(runner.inputs) for one in (fitted, held_out))
         student = Int8Student(_called_like(original, decomposed), runner, fitted, world.device)
     lesson, exam = Lesson(runner, fitted, world), Lesson(runner, held_out, world)
     course = train(student, lesson, exam, sized, world)

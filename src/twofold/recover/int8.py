@@ -22,15 +22,13 @@ from ..calibration.runners import runner_for
 from ..errors import ModelError
 from ..formats.base import Model
 from ..formats.onnx.model import OnnxModel
+from ..int8.agree import refuse_disagreement
 from ..int8.fake import FakeInt8
 from ..int8.qdq import fitting, prepare, session, with_outputs, write_int8
 from ..int8.source import as_onnx
 from ..onnx_torch import UnsupportedError
 from ..planning.text import error_text
 from ..quantize import default_path
-
-#: How far ONNX Runtime may be from training: as a share of what rounding does, or of what outputs vary.
-_SHARE, _LEAST = 0.75, 0.01
 
 
 def make_teacher(original: Model, protect: tuple[str, ...]) -> Any:
@@ -93,14 +91,8 @@ class Int8Student:
             model = OnnxModel(self._path, onnx.load(int8), edited=True)
         names = self._fake.values
         found = self._difference(model.proto, names.values(), exam)
-        # Values near the edge between two steps fall to either side: a part of what rounding itself does.
-        allowed = max(_SHARE * self._difference(trained, names, exam), _LEAST)
-        if not found <= allowed:
-            raise ModelError(
-                "the int8 model gives other outputs in ONNX Runtime than in training: they differ by "
-                f"{found:.2g} of what they vary, {allowed:.2g} is allowed; recover without --qat, and "
-                "quantize what comes out"
-            )
+        rounding = self._difference(trained, names, exam)
+        refuse_disagreement(found, rounding, "recover without --qat, and quantize what comes out")
         return model, (f"int8 in ONNX Runtime and in training differ by {error_text(found)}",)
 
     def _difference(self, proto: ModelProto, values: Iterable[str], exam: Inputs) -> float:

@@ -109,22 +109,31 @@ class Training:
         tests: name of a test score -> (iteration, value).
         rates: (iteration, learning rate).
         counted: what is counted: "iteration", as Caffe says, or "step".
+        int8: whether the net was trained as it computes in int8; then the losses are those of that.
+        int8_tests: the same test scores as `tests`, of the int8 form in ONNX Runtime.
     """
 
     losses: Course = ()
     tests: Mapping[str, Course] = field(default_factory=dict)
     rates: Course = ()
     counted: str = "iteration"
+    int8: bool = False
+    int8_tests: Mapping[str, Course] = field(default_factory=dict)
 
     def after(self, earlier: Training) -> Training:
         """With what a training that this one resumed had shown up to there."""
-        names = dict.fromkeys((*earlier.tests, *self.tests))
         return replace(
             self,
             losses=_joined(earlier.losses, self.losses),
             rates=_joined(earlier.rates, self.rates),
-            tests={name: _joined(earlier.tests.get(name, ()), self.tests.get(name, ())) for name in names},
+            tests=_all_joined(earlier.tests, self.tests),
+            int8_tests=_all_joined(earlier.int8_tests, self.int8_tests),
         )
+
+
+def _all_joined(earlier: Mapping[str, Course], later: Mapping[str, Course]) -> dict[str, Course]:
+    names = dict.fromkeys((*earlier, *later))
+    return {name: _joined(earlier.get(name, ()), later.get(name, ())) for name in names}
 
 
 def _joined(earlier: Course, later: Course) -> Course:

@@ -90,6 +90,7 @@ def _thinned(found: Training) -> Training:
         losses=_every(found.losses),
         rates=_every(found.rates),
         tests={name: _every(points) for name, points in found.tests.items()},
+        int8_tests={name: _every(points) for name, points in found.int8_tests.items()},
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...planning.plan import Plan
 from ...planning.text import count_text, error_text
 from ...planning.timing import Timing
-from ..data import Recovered, Report
+from ..data import Recovered, Report, Training
 
 #: Bytes of a weight in float32.
 _BYTES = 4
@@ -56,7 +56,10 @@ def sentence(report: Report) -> str:
     if report.quantized is not None:
         before, after = report.quantized.bytes
         return f"In int8, {after / before:.3f} of the bytes."
-    return "The course of a training." if report.training is not None else ""
+    if report.training is not None:
+        how = ", of the net as it computes in int8" if report.training.int8 else ""
+        return f"The course of a training{how}."
+    return ""
 
 
 def tiles(report: Report) -> tuple[Tile, ...]:
@@ -79,7 +82,18 @@ def tiles(report: Report) -> tuple[Tile, ...]:
         found.append(_counts("File bytes", report.quantized.bytes))
         for name, error in report.quantized.outputs.items():
             found.append(Tile(f"Output error, {name}", error_text(error), "int8 against float32"))
+    if report.training is not None:
+        found += _scores(report.training)
     return tuple(found)
+
+
+def _scores(training: Training) -> Iterator[Tile]:
+    """The last test scores in int8 beside those in float32."""
+    for name, points in training.int8_tests.items():
+        at, value = points[-1]
+        plain = dict(training.tests.get(name, ())).get(at)
+        beside = "" if plain is None else f"{plain:.4g} in float32, "
+        yield Tile(f"{name}, in int8", f"{value:.4g}", f"{beside}{training.counted} {at}")
 
 
 def _gained(recovered: Recovered) -> Tile:

@@ -9,11 +9,16 @@ from ..svg import Axes, Line, chart
 
 
 def charts(report: Report) -> tuple[tuple[str, Markup], ...]:
-    """(heading, chart) of the loss, of each test score, and of the learning rate."""
+    """(heading, chart) of the loss, of each test score in float32 and int8, and of the learning rate."""
     found = report.training
     if found is None:
         return ()
-    named = {"loss": found.losses, **found.tests, "learning rate": found.rates}
+    named = {"loss in int8" if found.int8 else "loss": found.losses}
+    for name, points in found.tests.items():
+        named[name] = points
+        if name in found.int8_tests:
+            named[f"{name}, in int8"] = found.int8_tests[name]
+    named["learning rate"] = found.rates
     return tuple((name, _chart(name, points, found.counted)) for name, points in named.items() if points)
 
 
