@@ -9,7 +9,7 @@ import numpy as np
 
 from ..caffe_torch.layer import axis_of
 from ..conv import Size
-from ..formats.caffe.convolution import Window, window
+from ..formats.caffe.window import Window, window
 from .registry import emits
 from .site import Site, Value
 

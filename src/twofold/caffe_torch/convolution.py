@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from ..conv import ConvGeometry, Size
 from ..errors import ModelError
-from ..formats.caffe.convolution import geometry, window
+from ..formats.caffe.kinds import geometry
 from ..formats.caffe.net import LayerSpec
+from ..formats.caffe.window import window
 from .layer import Layer, Operation, Setup, Tops, axis_of
 from .registry import register, stateless
 

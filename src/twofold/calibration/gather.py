@@ -133,7 +133,7 @@ def gather(
     for layer in track(layers, "summing up"):
         statistics = accumulators.pop(layer.name).result()
         _check(layer, statistics)
-        if options.shrink or layer.geometry.kind == "linear":
+        if options.shrink or not layer.geometry.meaning.spatial:
             statistics = shrunk(statistics, layer.geometry)
         # The metric mixes all outputs of a layer, which a stack with groups cannot follow.
         metric = metrics.get(layer.name) if layer.geometry.groups == 1 else None

@@ -46,7 +46,7 @@ def shrunk(statistics: LayerStatistics, geometry: ConvGeometry) -> LayerStatisti
     whole = statistics.covariance
     d = whole.shape[-1]
     # A fully connected layer sees one vector per picture where a net ends in it.
-    n = statistics.count if geometry.kind == "linear" else statistics.independent
+    n = statistics.independent if geometry.meaning.spatial else statistics.count
     found = np.stack([_shrunk(S, taps, n) for S in whole.reshape(-1, d, d)])
     each = [strips_of(S, replace(geometry, groups=1, c_in=d // taps)) for S in found]
     strips = tuple(np.stack(of_axis) for of_axis in zip(*each, strict=True))

@@ -13,9 +13,10 @@ from itertools import pairwise
 
 from ...conv import Size
 from ...errors import ModelError
-from .convolution import geometry, window
 from .fields import Fields
+from .kinds import geometry
 from .net import LayerSpec, NetDefinition
+from .window import window
 
 Shape = Size | None
 #: From a layer and the known shapes of its bottoms to the shapes of its tops.

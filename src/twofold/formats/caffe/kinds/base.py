@@ -1,0 +1,177 @@
+"""What is to be known of a kind of Caffe layer, and the registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ....conv import Array, ConvGeometry, Size
+from ....errors import ModelError, OptionError
+from ..fields import Fields
+from ..net import LayerSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a layer, one per axis, and the fields that hold them.
+
+    Attributes:
+        names: of the field that holds one for all axes or one for each, then, if there are, of those for
+            height and width.
+        numbers: of the same fields in caffe.proto.
+        default: what Caffe takes where nothing is said.
+        values: the sizes.
+    """
+
+    names: tuple[str, ...]
+    numbers: tuple[int, ...]
+    default: int
+    values: Size
+
+    def spelled(self, keys: Sequence[T]) -> list[tuple[T, int]]:
+        """The shortest way to write them that Caffe takes, by one of `names` and `numbers`."""
+        if len(set(self.values)) == 1:
+            return [(keys[0], self.values[0])]
+        spread = keys[1:] if len(keys) > 1 and len(self.values) == 2 else (keys[0],) * len(self.values)
+        return list(zip(spread, self.values, strict=True))
+
+
+class Kind(ABC):
+    """How layers of some types say a layer.
+
+    Attributes:
+        means: name of the kind in `twofold.kinds`.
+        types: names of the types. A factor keeps the type of its layer where that means its kind; else it
+            gets the first that is registered for that.
+        number: of the type in V1LayerParameter.LayerType; 0 where that has none.
+        param: field of a layer that holds its parameters, of which one is `num_output`, one `bias_term`.
+        numbers: of this field by the age of the message: V2, V1.
+    """
+
+    means: str
+    types: tuple[str, ...]
+    number: int = 0
+    param: str
+    numbers: Mapping[str, int] = MappingProxyType({})
+
+    def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
+        """Why a layer with an input of that shape cannot be replaced; None where it can."""
+        return None
+
+    @abstractmethod
+    def taken(self, layer: LayerSpec, shape: Size) -> tuple[int, Size] | None:
+        """Channels and spatial size of an input; None where they are not what `ConvLayer` means by them."""
+
+    @abstractmethod
+    def channels(self, layer: LayerSpec, stored: Size) -> int:
+        """Input channels of a layer whose weight has that shape in the file."""
+
+    @abstractmethod
+    def geometry(self, layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
+        """Shape of a layer with `axes` spatial axes and `c_in` input channels.
+
+        Raises:
+            ModelError: parameters that Caffe refuses.
+        """
+
+    def sizes(self, geometry: ConvGeometry) -> tuple[Sizes, ...]:
+        """What is written of a shape, besides `num_output`.
+
+        Raises:
+            ModelError: Caffe has no such layer.
+        """
+        return ()
+
+    def turned(self, layer: LayerSpec) -> bool:
+        """Whether the file has its weight with the axes in reverse."""
+        return False
+
+    def values(self, layer: LayerSpec, blob: Any) -> Any:
+        """What the layer makes of an input blob before it takes it, an array or a tensor."""
+        return blob
+
+    # ---- what follows from this
+
+    def parameters(self, layer: LayerSpec) -> Fields:
+        """The parameters of a layer."""
+        return layer.fields.message(self.param)
+
+    def outputs(self, layer: LayerSpec) -> int:
+        """Output channels, once the layer has no more training entries than blobs.
+
+        Raises:
+            ModelError: it has, or there are no outputs.
+        """
+        param = self.parameters(layer)
+        blobs = 2 if param.flag("bias_term") else 1
+        given = len(layer.fields.all("param"))
+        if given > blobs:
+            what = "weight and bias" if blobs > 1 else "weight"
+            raise ModelError(
+                f"{layer.label}: has {given} param entries for {blobs} blobs ({what}); remove the rest"
+            )
+        c_out = param.integer("num_output")
+        if c_out < 1:
+            raise ModelError(f"{layer.label}: num_output is {c_out}; it must be at least 1")
+        return c_out
+
+    def stored_shape(self, layer: LayerSpec, geometry: ConvGeometry) -> Size:
+        """Shape of the weight in the file."""
+        return geometry.meaning.stored_shape(geometry)[:: -1 if self.turned(layer) else 1]
+
+    def weight(self, layer: LayerSpec, array: Array, geometry: ConvGeometry) -> Array:
+        """The weight as `ConvLayer` has it."""
+        array = array.reshape(self.stored_shape(layer, geometry))
+        return geometry.meaning.canonical(array.T if self.turned(layer) else array, geometry)
+
+    def stored(self, layer: LayerSpec, weight: Array, geometry: ConvGeometry) -> Array:
+        """The weight as a layer that stands in this one's place has it."""
+        array = geometry.meaning.stored(weight, geometry)
+        return np.ascontiguousarray(array.T) if self.turned(layer) else array
+
+
+_by_type: dict[str | int, Kind] = {}
+
+
+def register(kind: Kind) -> None:
+    """Make layers of a kind's types known.
+
+    Raises:
+        OptionError: one of the types is registered already.
+    """
+    types: list[str | int] = [*kind.types, *([kind.number] if kind.number else [])]
+    for one in types:
+        if one in _by_type:
+            raise OptionError(f"layer type {one!r} is registered already, as {_by_type[one].means}")
+    _by_type.update(dict.fromkeys(types, kind))
+
+
+def kind_of(type_: str | int) -> Kind | None:
+    """The kind of a type, by its name or its number in V1; None for other types."""
+    return _by_type.get(type_)
+
+
+def plain(means: str, like: Kind | None = None) -> Kind:
+    """What says layers of a kind of `twofold.kinds`: `like` where it does, else the first registered for it.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if like is not None and like.means == means:
+        return like
+    found = next((kind for kind in _by_type.values() if kind.means == means), None)
+    if found is None:
+        raise OptionError(f"no Caffe layer is registered for the kind '{means}'")
+    return found
+
+
+def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
+    """Shape of a layer of a registered type; see `Kind.geometry`."""
+    return _by_type[layer.type].geometry(layer, axes, c_in)
