@@ -13,8 +13,8 @@ from itertools import pairwise
 
 from ...conv import Size
 from ...errors import ModelError
-from .fields import Fields
-from .kinds import geometry
+from .fields import Fields, axis_of
+from .kinds import kind_of
 from .net import LayerSpec, NetDefinition
 from .window import window
 
@@ -74,7 +74,7 @@ def walk_shapes(
 
 def _tops(layer: LayerSpec, bottoms: Sequence[Shape]) -> Sequence[Shape]:
     unknown = (None,) * len(layer.tops)
-    apply = RULES.get(layer.type)
+    apply = RULES.get(layer.type) or _rule_of(layer)
     if apply is None:
         return unknown
     known = [shape for shape in bottoms if shape is not None]
@@ -91,16 +91,19 @@ def _tops(layer: LayerSpec, bottoms: Sequence[Shape]) -> Sequence[Shape]:
     return (*shapes, *unknown)[: len(layer.tops)]
 
 
+def _rule_of(layer: LayerSpec) -> Rule | None:
+    """The rule of a layer that is decomposed: every bottom gives one top."""
+    kind = kind_of(layer.type)
+    return None if kind is None else lambda layer, bottoms: [kind.top(layer, one) for one in bottoms]
+
+
 def _product(shape: Sequence[int]) -> int:
     return math.prod(shape)
 
 
 def _axis(axis: int, shape: Size, *, end: bool = False) -> int:
     """A canonical axis index; `end` allows one past the last."""
-    index = axis + len(shape) + (1 if end else 0) if axis < 0 else axis
-    if not 0 <= index < len(shape) + (1 if end else 0):
-        raise ValueError(f"axis {axis} of {shape}")
-    return index
+    return axis_of(axis, len(shape) + end)
 
 
 def _blob_shape(message: Fields) -> Size:
@@ -166,33 +169,6 @@ def _data(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(batch, 1 if gray else 3, size, size), (batch,)]
 
 
-@rule("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", "CuDNNConvolution")
-def _convolution(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
-    param = layer.fields.message("convolution_param")
-    tops: list[Shape] = []
-    for shape in bottoms:
-        axis = _axis(param.integer("axis"), shape)
-        if len(shape) - axis == 1:
-            raise ValueError("no spatial axes")
-        conv = geometry(layer, len(shape) - axis - 1, shape[axis])
-        size = conv.output_size(shape[axis + 1 :])
-        if min(size) < 1:
-            raise ValueError("the kernel is larger than the padded input")
-        tops.append((*shape[:axis], conv.c_out, *size))
-    return tops
-
-
-@rule("Deconvolution")
-def _deconvolution(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
-    param = layer.fields.message("convolution_param")
-    tops: list[Shape] = []
-    for shape in bottoms:
-        axis = _axis(param.integer("axis"), shape)
-        conv = geometry(layer, len(shape) - axis - 1, shape[axis])
-        tops.append((*shape[:axis], conv.c_out, *conv.output_size(shape[axis + 1 :])))
-    return tops
-
-
 @rule("Im2col")
 def _im2col(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("convolution_param")
@@ -246,13 +222,6 @@ def _spp(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     if height == 1:
         return [(*bottoms[0][:2], 1, 1)]  # Caffe flattens only what it joins
     return [(bottoms[0][0], bottoms[0][1] * sum(4**level for level in range(height)))]
-
-
-@rule("InnerProduct")
-def _inner_product(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
-    param = layer.fields.message("inner_product_param")
-    axis = _axis(param.integer("axis"), bottoms[0])
-    return [(*bottoms[0][:axis], param.integer("num_output"))]
 
 
 @rule("Embed")

@@ -70,6 +70,10 @@ class Kind(ABC):
         """Channels and spatial size of an input; None where they are not what `ConvLayer` means by them."""
 
     @abstractmethod
+    def top(self, layer: LayerSpec, shape: Size) -> Size:
+        """Shape of what it gives for an input of that shape; raises ValueError where there is no such."""
+
+    @abstractmethod
     def channels(self, layer: LayerSpec, stored: Size) -> int:
         """Input channels of a layer whose weight has that shape in the file."""
 
@@ -158,6 +162,11 @@ def kind_of(type_: str | int) -> Kind | None:
     return _by_type.get(type_)
 
 
+def types() -> tuple[str, ...]:
+    """Names of all registered types."""
+    return tuple(one for one in _by_type if isinstance(one, str))
+
+
 def plain(means: str, like: Kind | None = None) -> Kind:
     """What says layers of a kind of `twofold.kinds`: `like` where it does, else the first registered for it.
 
@@ -170,6 +179,12 @@ def plain(means: str, like: Kind | None = None) -> Kind:
     if found is None:
         raise OptionError(f"no Caffe layer is registered for the kind '{means}'")
     return found
+
+
+def plain_type(type_: str) -> str:
+    """By which type a layer is run: that of a fork by the first of its kind; one of no kind by itself."""
+    kind = kind_of(type_)
+    return type_ if kind is None else plain(kind.means).types[0]
 
 
 def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:

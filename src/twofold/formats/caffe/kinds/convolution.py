@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from ....conv import ConvGeometry, Size
 from ....errors import ModelError
+from ..fields import axis_of
 from ..net import LayerSpec
 from ..window import window
 from .base import Kind, Sizes
@@ -16,7 +17,7 @@ class Convolution(Kind):
     """Convolutions over any number of axes."""
 
     means = "convolution"
-    types: tuple[str, ...] = ("Convolution", "CuDNNConvolution")
+    types: tuple[str, ...] = ("Convolution", "CuDNNConvolution")  # the second of forks
     number = 4
     param = "convolution_param"
     numbers: Mapping[str, int] = MappingProxyType({"V2": 106, "V1": 10})
@@ -30,8 +31,18 @@ class Convolution(Kind):
     def taken(self, layer: LayerSpec, shape: Size) -> tuple[int, Size] | None:
         return (shape[1], shape[2:]) if self._plain(layer) else None
 
+    def top(self, layer: LayerSpec, shape: Size) -> Size:
+        axis = axis_of(self.parameters(layer).integer("axis"), len(shape))
+        if len(shape) - axis == 1:
+            raise ValueError("no spatial axes")
+        conv = self.geometry(layer, len(shape) - axis - 1, shape[axis])
+        size = conv.output_size(shape[axis + 1 :])
+        if min(size) < 1:
+            raise ValueError("the kernel is larger than the padded input")
+        return (*shape[:axis], conv.c_out, *size)
+
     def channels(self, layer: LayerSpec, stored: Size) -> int:
-        return stored[1] * self.groups(layer, 1)
+        return stored[1] * self.groups(layer, stored[0])
 
     def groups(self, layer: LayerSpec, c_in: int) -> int:
         """Number of channel groups of a layer with `c_in` input channels."""

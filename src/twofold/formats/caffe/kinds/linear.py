@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ....conv import ConvGeometry, Size
+from ..fields import axis_of
 from ..net import LayerSpec
 from .base import Kind
 
@@ -35,6 +36,10 @@ class Linear(Kind):
     def taken(self, layer: LayerSpec, shape: Size) -> tuple[int, Size]:
         axis = self._axis(layer, len(shape))
         return math.prod(shape[axis:]), (math.prod(shape[1:axis]),)
+
+    def top(self, layer: LayerSpec, shape: Size) -> Size:
+        axis = axis_of(self.parameters(layer).integer("axis"), len(shape))
+        return (*shape[:axis], self.parameters(layer).integer("num_output"))
 
     def channels(self, layer: LayerSpec, stored: Size) -> int:
         return math.prod(stored) // max(1, self.parameters(layer).integer("num_output"))
