@@ -162,9 +162,10 @@ def kind_of(type_: str | int) -> Kind | None:
     return _by_type.get(type_)
 
 
-def types() -> tuple[str, ...]:
-    """Names of all registered types."""
-    return tuple(one for one in _by_type if isinstance(one, str))
+def types(means: str | None = None) -> tuple[str, ...]:
+    """Names of all registered types, or of those that say a kind of `twofold.kinds`."""
+    named = ((one, kind) for one, kind in _by_type.items() if isinstance(one, str))
+    return tuple(one for one, kind in named if means in (None, kind.means))
 
 
 def plain(means: str, like: Kind | None = None) -> Kind:

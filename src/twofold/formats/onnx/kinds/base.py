@@ -122,6 +122,12 @@ def kind_of(node: NodeProto) -> Kind | None:
     return _by_operator.get((node.domain, node.op_type)) or _by_operator.get((None, node.op_type))
 
 
+def operators(means: str) -> tuple[str, ...]:
+    """Registered operators that say a kind of `twofold.kinds`, those of other domains with these."""
+    found = (one for one, kind in _by_operator.items() if kind.means == means)
+    return tuple(f"{'*' if domain is None else domain}.{type_}".lstrip(".") for domain, type_ in found)
+
+
 def plain(means: str) -> Kind:
     """What says layers of a kind of `twofold.kinds`: the first that was registered for it.
 

@@ -93,6 +93,11 @@ def kind_of(module: nn.Module) -> Kind | None:
     return None if one is None else _by_class[one]
 
 
+def modules(means: str) -> tuple[str, ...]:
+    """Names of the registered classes that say a kind of `twofold.kinds`."""
+    return tuple(one.__name__ for one, kind in _by_class.items() if kind.means == means)
+
+
 def plain(means: str) -> Kind:
     """What makes and runs layers of a kind of `twofold.kinds`: the first that was registered for it.
 
