@@ -66,7 +66,7 @@ def caffe(geometry: ConvGeometry, folder: Path) -> Model:
     """A Caffe definition with one layer; weights are not needed to say what can be done."""
     kind = caffe_kinds.plain(geometry.kind)
     dims = " ".join(f"dim: {size}" for size in shape_of(geometry))
-    sizes = (pair for one in kind.sizes(geometry) for pair in one.spelled(one.names))
+    sizes = (pair for one in kind.sizes(geometry) for pair in one.spelled)
     numbers = " ".join(f"{name}: {value}" for name, value in sizes)
     path = folder / "net.prototxt"
     path.write_text(

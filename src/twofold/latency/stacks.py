@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..conv import ConvGeometry, ConvLayer, Size
 from ..formats.caffe.caffemodel import NewLayer, create_weights
-from ..formats.caffe.kinds import plain as plain_caffe
+from ..formats.caffe.kinds import types
 from ..planning.text import ranks_text, shape_text
 
 Weights = list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]
@@ -103,6 +103,9 @@ def onnx_bytes(stack: Stack) -> bytes:
 
 def caffe_refusal(stack: Stack) -> str | None:
     """Why Caffe has no such stack, in words for users; None where it has."""
+    missing = [geometry.meaning.words for geometry in stack.timed if not types(geometry.kind)]
+    if missing:
+        return f"Caffe has no layer that is {missing[0]}"
     if any(before != after for geometry in stack.chain for before, after in geometry.pad):
         return "Caffe pads both sides alike"
     if any(map(any, (geometry.output_padding for geometry in stack.chain))):
@@ -128,7 +131,7 @@ def caffe_bytes(stack: Stack) -> tuple[bytes, bytes]:
 
 
 def _caffe_type(geometry: ConvGeometry) -> str:
-    return plain_caffe(geometry.kind).types[0]
+    return types(geometry.kind)[0]
 
 
 def _caffe_layer(name: str, bottom: str, top: str, geometry: ConvGeometry, bias: bool) -> str:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from ...conv import ConvGeometry
 from .kinds import Kind, Sizes, kind_of, plain
 from .prototxt import Document, Field, Message, Scalar, after_space, apply_edits, comments, parse
-from .upgrade import V1_TYPES
+from .upgrade import V1_TYPES, v1_type
 
 Edit = tuple[int, int, bytes]
 
@@ -161,8 +161,7 @@ def _type_edits(layer: Message, geometry: ConvGeometry) -> list[Edit]:
     new = plain(geometry.kind).types[0]
     if scalar.raw[:1] in (b"'", b'"'):
         return [(*scalar.span, quote(new, scalar.raw))]
-    enum = next(name for name, type_ in V1_TYPES.items() if type_ == new)  # the old format's are no strings
-    return [(*scalar.span, enum.encode())]
+    return [(*scalar.span, v1_type(new).encode())]  # the old format's are no strings
 
 
 def _keeping_comments(document: Document, edit: Edit) -> Edit:
@@ -279,7 +278,7 @@ def _param_edits(document: Document, layer: Message, new: NewLayerText, last: bo
         if _given(param, sizes) == sizes.values:
             continue
         like = (written or [output])[0]
-        texts = [_assigned(document, like, name, str(size)) for name, size in sizes.spelled(sizes.names)]
+        texts = [_assigned(document, like, name, str(size)) for name, size in sizes.spelled]
         if written:
             edits.append((*written[0].span, _joined(document, param, texts)))
             edits += [_removal(document, field) for field in written[1:]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...conv import Array
 from .blob import WireBlob, new_blob
 from .kinds import Kind, kind_of, plain
+from .schema import ENUMS, MESSAGES, FieldDef
+from .upgrade import V1_TYPES, v1_type
 from .weights import NewLayer, NewWeights, WeightsLayer
 from .wire import LENGTH, VARINT, Field, WireError, edited, fields, length_field, varint_field
 
@@ -32,7 +34,10 @@ _NUMBERS = {
     # A V0 net wraps each V0LayerParameter in a V1LayerParameter that holds the bottoms and tops.
     "V0": _Numbers(name=0, type=0, bottom=2, top=3, blobs=0),
 }
-_NUM_OUTPUT, _BIAS_TERM = 1, 2  # of all messages of parameters of layers with a weight
+#: The message of a layer by age; what V0 says of a layer's shape is not rewritten.
+_MESSAGES = {"V2": "LayerParameter", "V1": "V1LayerParameter"}
+#: V1's number of a type -> V2's name
+_V1_TYPES: dict[str | int, str] = {ENUMS["LayerType"][name]: type_ for name, type_ in V1_TYPES.items()}
 _V0_INNER = 1  # V1LayerParameter.layer
 _V0_NUMBERS = _Numbers(name=1, type=2, bottom=0, top=0, blobs=50)  # V0LayerParameter
 
@@ -167,10 +172,12 @@ class _Rewriter:
         self._tops = None if last else list(map(_text, new.tops))
         self._named = False
         self._blobs = self._new_blobs()
-        own = kind_of(layer.type)
+        own = kind_of(_V1_TYPES.get(layer.type, str(layer.type)))
         #: What the new layer is, where its shape is written; and whether its type says so already.
         self._kind = plain(new.geometry.kind, own) if new.geometry else None
         self._stays = own in (None, self._kind)
+        param = self._kind.param if self._kind else ""
+        self._param = MESSAGES[_MESSAGES[layer.version]].get(param) if layer.version in _MESSAGES else None
 
     def pieces(self) -> list[bytes | memoryview]:
         layer = self._layer
@@ -186,7 +193,7 @@ class _Rewriter:
         numbers = _NUMBERS[self._layer.version]
         if field.number == numbers.type and self._kind is not None and not self._stays:
             if field.wire == VARINT:
-                return varint_field(field.number, self._kind.number)
+                return varint_field(field.number, ENUMS["LayerType"][v1_type(self._kind.types[0])])
             return length_field(field.number, _text(self._kind.types[0]))
         if field.wire != LENGTH:
             return None
@@ -199,25 +206,33 @@ class _Rewriter:
         if numbers.top == field.number and self._tops is not None:
             texts, self._tops = self._tops, []
             return b"".join(length_field(field.number, text) for text in texts)
-        if self._kind is not None and field.number == self._kind.numbers.get(self._layer.version):
-            return length_field(field.number, self._parameters(field, self._kind))
+        if self._kind is not None and self._param is not None and field.number == self._param.number:
+            message = self._parameters(field, self._kind, MESSAGES[self._param.type_name])
+            return length_field(field.number, message)
         return self._edit_name_and_blobs(numbers, field)
 
-    def _parameters(self, field: Field, kind: Kind) -> bytes:
+    def _parameters(self, field: Field, kind: Kind, known: Mapping[str, FieldDef]) -> bytes:
         """The parameters with the new shape, in the order of caffe.proto; all that is no size stays."""
         geometry = self._new.geometry
         assert geometry is not None
-        sizes = sorted(kind.sizes(geometry), key=lambda one: one.numbers)
-        parts = [varint_field(_NUM_OUTPUT, geometry.c_out)]
+        values = [("num_output", geometry.c_out)]
         if len(self._new.blobs) < 2:
-            parts.append(varint_field(_BIAS_TERM, 0))
-        for one in sizes:
-            if any(value != one.default for value in one.values):
-                parts += [varint_field(number, value) for number, value in one.spelled(one.numbers)]
-        known = {_NUM_OUTPUT, _BIAS_TERM, *(number for one in sizes for number in one.numbers)}
+            values.append(("bias_term", 0))
+        told = {"num_output", "bias_term"}
+        for sizes in kind.sizes(geometry):
+            told.update(sizes.names)
+            if any(value != sizes.default for value in sizes.values):
+                values += sizes.spelled
+        new = sorted(((known[name].number, value) for name, value in values), key=lambda one: one[0])
+        numbers = {known[name].number for name in told}
         buffer = self._layer.buffer
         old = fields(buffer, field.body, field.end, 2)
-        return b"".join([*parts, *(buffer[f.start : f.end] for f in old if f.number not in known)])
+        return b"".join(
+            [
+                *(varint_field(*one) for one in new),
+                *(buffer[f.start : f.end] for f in old if f.number not in numbers),
+            ]
+        )
 
     def _edit_v0(self, field: Field) -> bytes | None:
         return self._edit_name_and_blobs(_V0_NUMBERS, field) if field.wire == LENGTH else None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +12,6 @@ from ....conv import Array, ConvGeometry, Size
 from ....errors import ModelError, OptionError
 from ..fields import Fields
 from ..net import LayerSpec
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,21 +21,21 @@ class Sizes:
     Attributes:
         names: of the field that holds one for all axes or one for each, then, if there are, of those for
             height and width.
-        numbers: of the same fields in caffe.proto.
         default: what Caffe takes where nothing is said.
         values: the sizes.
     """
 
     names: tuple[str, ...]
-    numbers: tuple[int, ...]
     default: int
     values: Size
 
-    def spelled(self, keys: Sequence[T]) -> list[tuple[T, int]]:
-        """The shortest way to write them that Caffe takes, by one of `names` and `numbers`."""
+    @property
+    def spelled(self) -> list[tuple[str, int]]:
+        """The shortest way to write them that Caffe takes, as names and values."""
+        one, *each = self.names
         if len(set(self.values)) == 1:
-            return [(keys[0], self.values[0])]
-        spread = keys[1:] if len(keys) > 1 and len(self.values) == 2 else (keys[0],) * len(self.values)
+            return [(one, self.values[0])]
+        spread = each if each and len(self.values) == 2 else [one] * len(self.values)
         return list(zip(spread, self.values, strict=True))
 
 
@@ -50,16 +46,12 @@ class Kind(ABC):
         means: name of the kind in `twofold.kinds`.
         types: names of the types. A factor keeps the type of its layer where that means its kind; else it
             gets the first that is registered for that.
-        number: of the type in V1LayerParameter.LayerType; 0 where that has none.
         param: field of a layer that holds its parameters, of which one is `num_output`, one `bias_term`.
-        numbers: of this field by the age of the message: V2, V1.
     """
 
     means: str
     types: tuple[str, ...]
-    number: int = 0
     param: str
-    numbers: Mapping[str, int] = MappingProxyType({})
 
     def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
         """Why a layer with an input of that shape cannot be replaced; None where it can."""
@@ -141,7 +133,7 @@ class Kind(ABC):
         return np.ascontiguousarray(array.T) if self.turned(layer) else array
 
 
-_by_type: dict[str | int, Kind] = {}
+_by_type: dict[str, Kind] = {}
 
 
 def register(kind: Kind) -> None:
@@ -150,22 +142,20 @@ def register(kind: Kind) -> None:
     Raises:
         OptionError: one of the types is registered already.
     """
-    types: list[str | int] = [*kind.types, *([kind.number] if kind.number else [])]
-    for one in types:
+    for one in kind.types:
         if one in _by_type:
             raise OptionError(f"layer type {one!r} is registered already, as {_by_type[one].means}")
-    _by_type.update(dict.fromkeys(types, kind))
+    _by_type.update(dict.fromkeys(kind.types, kind))
 
 
-def kind_of(type_: str | int) -> Kind | None:
-    """The kind of a type, by its name or its number in V1; None for other types."""
+def kind_of(type_: str) -> Kind | None:
+    """The kind of a type; None for other types."""
     return _by_type.get(type_)
 
 
 def types(means: str | None = None) -> tuple[str, ...]:
     """Names of all registered types, or of those that say a kind of `twofold.kinds`."""
-    named = ((one, kind) for one, kind in _by_type.items() if isinstance(one, str))
-    return tuple(one for one, kind in named if means in (None, kind.means))
+    return tuple(one for one, kind in _by_type.items() if means in (None, kind.means))
 
 
 def plain(means: str, like: Kind | None = None) -> Kind:

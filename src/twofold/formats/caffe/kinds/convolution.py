@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from ....conv import ConvGeometry, Size
 from ....errors import ModelError
 from ..fields import axis_of
@@ -18,9 +15,7 @@ class Convolution(Kind):
 
     means = "convolution"
     types: tuple[str, ...] = ("Convolution", "CuDNNConvolution")  # the second of forks
-    number = 4
     param = "convolution_param"
-    numbers: Mapping[str, int] = MappingProxyType({"V2": 106, "V1": 10})
 
     def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
         return None if self._plain(layer) else "its channel axis is not 1"
@@ -64,11 +59,11 @@ class Convolution(Kind):
             raise ModelError(f"Caffe pads both sides alike, got {geometry.pad}")
         pads = tuple(before for before, _ in geometry.pad)
         return (
-            Sizes(("kernel_size", "kernel_h", "kernel_w"), (4, 11, 12), 0, geometry.kernel),
-            Sizes(("pad", "pad_h", "pad_w"), (3, 9, 10), 0, pads),
-            Sizes(("stride", "stride_h", "stride_w"), (6, 13, 14), 1, geometry.stride),
-            Sizes(("dilation",), (18,), 1, geometry.dilation),
-            Sizes(("group",), (5,), 1, (geometry.groups,)),
+            Sizes(("kernel_size", "kernel_h", "kernel_w"), 0, geometry.kernel),
+            Sizes(("pad", "pad_h", "pad_w"), 0, pads),
+            Sizes(("stride", "stride_h", "stride_w"), 1, geometry.stride),
+            Sizes(("dilation",), 1, geometry.dilation),
+            Sizes(("group",), 1, (geometry.groups,)),
         )
 
 
@@ -76,7 +71,6 @@ class Depthwise(Convolution):
     """Types of forks that have one group per channel where the text gives no groups."""
 
     types = ("DepthwiseConvolution", "ConvolutionDepthwise")
-    number = 0
 
     def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
         return f"a depthwise convolution (type {layer.type}); these are not decomposed"

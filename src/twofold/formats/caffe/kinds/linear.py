@@ -6,8 +6,6 @@ Source: BVLC Caffe 1.0, `inner_product_layer.cpp`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from ....conv import ConvGeometry, Size
@@ -21,9 +19,7 @@ class Linear(Kind):
 
     means = "linear"
     types: tuple[str, ...] = ("InnerProduct",)
-    number = 14
     param = "inner_product_param"
-    numbers: Mapping[str, int] = MappingProxyType({"V2": 117, "V1": 17})
 
     def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
         whole = shape and self._axis(layer, len(shape)) < 1

@@ -12,7 +12,6 @@ class Transposed(Convolution):
 
     means = "transposed"
     types = ("Deconvolution",)
-    number = 39
 
     def channels(self, layer: LayerSpec, stored: Size) -> int:
         return stored[0]

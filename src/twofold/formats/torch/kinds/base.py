@@ -15,8 +15,8 @@ from ....errors import OptionError
 class Kind(ABC):
     """How modules of some classes say a layer.
 
-    A module has a parameter `weight`, perhaps one called `bias`, and no others. Stacks are made of the first
-    class that is registered for the kind, so `make` and `run` are of use to that alone.
+    A module has a parameter `weight`, perhaps one called `bias`, and no others. Whatever it is, stacks are
+    made by the first kind that is registered for what it means.
 
     Attributes:
         means: name of the kind in `twofold.kinds`.
@@ -51,17 +51,17 @@ class Kind(ABC):
         """What the shape does not say, and a stack in its place has like it."""
         return {}
 
+    @abstractmethod
     def make(self, geometry: ConvGeometry, settings: Mapping[str, object], **options: Any) -> nn.Module:
         """A plain module of that shape, with the `settings` of the layer whose place it takes.
 
         Raises:
             ModelError: there is no plain module of that shape.
         """
-        raise NotImplementedError(f"Bug: nothing makes modules of the kind {self.means!r}")
 
+    @abstractmethod
     def run(self, geometry: ConvGeometry, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What a layer gives for x (N, C_in, *size), with its weight as `ConvLayer` has it."""
-        raise NotImplementedError(f"Bug: nothing runs layers of the kind {self.means!r}")
 
 
 _by_class: dict[type[nn.Module], Kind] = {}
