@@ -36,9 +36,9 @@ def test_the_example_scheme_is_a_scheme(monkeypatch):
 
 def test_the_example_kind_is_decomposed(monkeypatch):
     torch = pytest.importorskip("torch")
-    from twofold.formats.torch.kinds import base
+    from twofold.formats.torch.kinds.base import registry
 
-    monkeypatch.setattr(base, "_by_class", dict(base._by_class))
+    monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
     torch.manual_seed(0)
     names: dict[str, object] = {}
     exec(example("class Projections"), names)

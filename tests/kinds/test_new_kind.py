@@ -58,7 +58,8 @@ class Modules(modules.Convolution):
 def known(monkeypatch):
     """Both registered, and forgotten after the test."""
     monkeypatch.setattr(geometry, "_kinds", dict(geometry._kinds))
-    monkeypatch.setattr(modules.base, "_by_class", dict(modules.base._by_class))
+    registry = modules.base.registry
+    monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
     kinds.register(Mirrored())
     modules.register(Modules())
 
@@ -148,7 +149,7 @@ def test_it_is_named_by_its_own_name(known):
     assert kinds.meaning("mirrored").words == "a mirrored convolution"
     with pytest.raises(twofold.TwofoldError, match="'mirrored' is registered already"):
         kinds.register(Mirrored())
-    with pytest.raises(twofold.TwofoldError, match="MirroredConv2d is registered already, as mirrored"):
+    with pytest.raises(twofold.TwofoldError, match=r"MirroredConv2d.* is registered already, as mirrored"):
         modules.register(Modules())
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ....conv import Array, ConvGeometry, Size
-from ....errors import ModelError, OptionError
+from ....errors import ModelError
+from ...registry import Registry
 from ..fields import Fields
 from ..net import LayerSpec
 
@@ -133,43 +134,8 @@ class Kind(ABC):
         return np.ascontiguousarray(array.T) if self.turned(layer) else array
 
 
-_by_type: dict[str, Kind] = {}
-
-
-def register(kind: Kind) -> None:
-    """Make layers of a kind's types known.
-
-    Raises:
-        OptionError: one of the types is registered already.
-    """
-    for one in kind.types:
-        if one in _by_type:
-            raise OptionError(f"layer type {one!r} is registered already, as {_by_type[one].means}")
-    _by_type.update(dict.fromkeys(kind.types, kind))
-
-
-def kind_of(type_: str) -> Kind | None:
-    """The kind of a type; None for other types."""
-    return _by_type.get(type_)
-
-
-def types(means: str | None = None) -> tuple[str, ...]:
-    """Names of all registered types, or of those that say a kind of `twofold.kinds`."""
-    return tuple(one for one, kind in _by_type.items() if means in (None, kind.means))
-
-
-def plain(means: str, like: Kind | None = None) -> Kind:
-    """What says layers of a kind of `twofold.kinds`: `like` where it does, else the first registered for it.
-
-    Raises:
-        OptionError: there is none.
-    """
-    if like is not None and like.means == means:
-        return like
-    found = next((kind for kind in _by_type.values() if kind.means == means), None)
-    if found is None:
-        raise OptionError(f"no Caffe layer is registered for the kind '{means}'")
-    return found
+registry: Registry[str, Kind] = Registry("layer type", lambda kind: kind.types)
+register, kind_of, types, plain = registry.register, registry.get, registry.known, registry.plain
 
 
 def plain_type(type_: str) -> str:
@@ -180,4 +146,6 @@ def plain_type(type_: str) -> str:
 
 def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
     """Shape of a layer of a registered type; see `Kind.geometry`."""
-    return _by_type[layer.type].geometry(layer, axes, c_in)
+    kind = kind_of(layer.type)
+    assert kind is not None, f"Bug: {layer.label} is no layer that is decomposed"
+    return kind.geometry(layer, axes, c_in)

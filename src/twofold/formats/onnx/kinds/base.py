@@ -9,9 +9,11 @@ import numpy as np
 from onnx import NodeProto, ValueInfoProto
 
 from ....conv import Array, ConvGeometry, Size
-from ....errors import OptionError
+from ...registry import Registry
 from ..graphs import DOMAIN
 
+#: Domain and type; the domain of ONNX itself is "", None is any other.
+Operator = tuple[str | None, str]
 #: Shape of a value, None per axis that is not known; None where nothing is.
 Shape = tuple[int | None, ...] | None
 
@@ -21,13 +23,13 @@ class Kind(ABC):
 
     Attributes:
         means: name of the kind in `twofold.kinds`.
-        operators: domain and type of the operators; the domain of ONNX itself is "", None is any other.
+        operators: that say it.
         weight: which input the weight is; 1 of all that are replaced.
         constant: whether a node is a layer only where its weight is a constant.
     """
 
     means: str
-    operators: tuple[tuple[str | None, str], ...]
+    operators: tuple[Operator, ...]
     weight: int = 1
     constant: bool = False
 
@@ -100,41 +102,18 @@ class Kind(ABC):
         return np.ascontiguousarray(array.T) if self.turned(node) else array
 
 
-_by_operator: dict[tuple[str | None, str], Kind] = {}
-
-
-def register(kind: Kind) -> None:
-    """Make nodes of a kind's operators known.
-
-    Raises:
-        OptionError: one of the operators is registered already.
-    """
-    for one in kind.operators:
-        if one in _by_operator:
-            raise OptionError(f"operator {one[1]} of domain {one[0]!r} is registered already")
-    _by_operator.update(dict.fromkeys(kind.operators, kind))
+registry: Registry[Operator, Kind] = Registry("operator", lambda kind: kind.operators)
+register, plain = registry.register, registry.plain
 
 
 def kind_of(node: NodeProto) -> Kind | None:
     """The kind of a node; None for one that is no layer."""
     if node.domain in DOMAIN:
-        return _by_operator.get(("", node.op_type))
-    return _by_operator.get((node.domain, node.op_type)) or _by_operator.get((None, node.op_type))
+        return registry.get(("", node.op_type))
+    return registry.get((node.domain, node.op_type)) or registry.get((None, node.op_type))
 
 
 def operators(means: str) -> tuple[str, ...]:
     """Registered operators that say a kind of `twofold.kinds`, those of other domains with these."""
-    found = (one for one, kind in _by_operator.items() if kind.means == means)
-    return tuple(f"{'*' if domain is None else domain}.{type_}".lstrip(".") for domain, type_ in found)
-
-
-def plain(means: str) -> Kind:
-    """What says layers of a kind of `twofold.kinds`: the first that was registered for it.
-
-    Raises:
-        OptionError: there is none.
-    """
-    found = next((kind for kind in _by_operator.values() if kind.means == means), None)
-    if found is None:
-        raise OptionError(f"no ONNX operator is registered for the kind '{means}'")
-    return found
+    known = registry.known(means)
+    return tuple(f"{'*' if domain is None else domain}.{type_}".lstrip(".") for domain, type_ in known)

@@ -9,7 +9,7 @@ from onnx import NodeProto, ValueInfoProto, helper
 from ....conv import ConvGeometry, Size
 from ..attributes import auto_pad, integer, integers
 from ..graphs import DOMAIN
-from .base import Kind, Shape, plain
+from .base import Kind, Operator, Shape, plain
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -18,7 +18,7 @@ class Convolution(Kind):
     """Convolutions over any number of axes."""
 
     means = "convolution"
-    operators: tuple[tuple[str | None, str], ...] = (("", "Conv"),)
+    operators: tuple[Operator, ...] = (("", "Conv"),)
 
     def size(self, shape: Shape) -> Size | None:
         if shape is None or None in shape[2:]:

@@ -9,7 +9,7 @@ from onnx import NodeProto, ValueInfoProto, helper
 
 from ....conv import ConvGeometry, Size
 from ..attributes import attribute, integer
-from .base import Kind, Shape
+from .base import Kind, Operator, Shape
 
 
 class Linear(Kind):
@@ -52,7 +52,7 @@ class Linear(Kind):
 class Gemm(Linear):
     """Gemm, of one vector per sample; its weight may be (out, in)."""
 
-    operators: tuple[tuple[str | None, str], ...] = (("", "Gemm"),)
+    operators: tuple[Operator, ...] = (("", "Gemm"),)
 
     def size(self, shape: Shape) -> Size | None:
         return (1,)
@@ -74,7 +74,7 @@ class Gemm(Linear):
 class MatMul(Linear):
     """MatMul by a constant; that of two results, as in attention, is no layer."""
 
-    operators: tuple[tuple[str | None, str], ...] = (("", "MatMul"),)
+    operators: tuple[Operator, ...] = (("", "MatMul"),)
     constant = True
 
     def biased(

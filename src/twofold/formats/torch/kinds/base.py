@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ....conv import Array, ConvGeometry, Size
-from ....errors import OptionError
+from ...registry import Registry
 
 
 class Kind(ABC):
@@ -64,50 +64,27 @@ class Kind(ABC):
         """What a layer gives for x (N, C_in, *size), with its weight as `ConvLayer` has it."""
 
 
-_by_class: dict[type[nn.Module], Kind] = {}
-
-
-def register(kind: Kind) -> None:
-    """Make modules of a kind's classes, and of their subclasses without a forward of their own, layers.
-
-    Raises:
-        OptionError: one of the classes is registered already.
-    """
-    for one in kind.modules:
-        if one in _by_class:
-            raise OptionError(f"module {one.__name__} is registered already, as {_by_class[one].means}")
-    _by_class.update(dict.fromkeys(kind.modules, kind))
+registry: Registry[type[nn.Module], Kind] = Registry("module", lambda kind: kind.modules)
+register, plain = registry.register, registry.plain
 
 
 def registered(module: nn.Module) -> type[nn.Module] | None:
-    """The registered class that a module is of; None where it is of none."""
-    return next((one for one in type(module).__mro__ if one in _by_class), None)
+    """The registered class that a module is of, itself or by inheritance; None where it is of none."""
+    return next((one for one in type(module).__mro__ if registry.get(one)), None)
 
 
 def kind_of(module: nn.Module) -> Kind | None:
     """The kind of a module that is a layer, quantized ones included; None for others."""
-    one = registered(module)
-    if one is None and ".quantized" in type(module).__module__:  # classes of their own under the same names
-        names = {one.__name__: one for one in _by_class}
-        one = next((names[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in names), None)
-    return None if one is None else _by_class[one]
+    found = registered(module)
+    if found is None and ".quantized" in type(module).__module__:  # classes of their own, of the same names
+        names = {one.__name__: one for one in registry.known()}
+        found = next((names[one.__name__] for one in type(module).__mro__ if one.__name__ in names), None)
+    return None if found is None else registry.get(found)
 
 
 def modules(means: str) -> tuple[str, ...]:
     """Names of the registered classes that say a kind of `twofold.kinds`."""
-    return tuple(one.__name__ for one, kind in _by_class.items() if kind.means == means)
-
-
-def plain(means: str) -> Kind:
-    """What makes and runs layers of a kind of `twofold.kinds`: the first that was registered for it.
-
-    Raises:
-        OptionError: there is none.
-    """
-    found = next((kind for kind in _by_class.values() if kind.means == means), None)
-    if found is None:
-        raise OptionError(f"no module is registered for layers of the kind '{means}'")
-    return found
+    return tuple(one.__name__ for one in registry.known(means))
 
 
 def convolve(geometry: ConvGeometry, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
