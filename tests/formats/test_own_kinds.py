@@ -272,3 +272,13 @@ def test_a_module_for_which_there_is_no_plain_one():
     assert layer.geometry.output_size((9,)) == net(x).shape[2:]
     with pytest.raises(twofold.TwofoldError, match=r"pads both sides alike, or as 'same', got \(\(2, 0\),\)"):
         twofold.decompose(net, ranks={"*": 4}, example_inputs=x, no_data=True, schemes="channel")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_a_quantized_module_is_listed_once():
+    """Its packed parameters are a module, too, whose class has a similar name."""
+    net = nn.Sequential(torch.ao.nn.quantized.Linear(4, 6), torch.ao.nn.quantized.ConvTranspose2d(4, 6, 3))
+    found = {layer.name: layer.geometry for layer in twofold.formats.modules.as_model(net).convolutions()}
+    assert list(found) == ["0", "1"]
+    assert found["0"] == ConvGeometry.linear(6, 4)
+    assert found["1"].kind == "transposed"
