@@ -166,6 +166,7 @@ def test_the_type_of_a_fork(tmp_path):
     plain, own = caffe_net(tmp_path / "plain", caffe.NET), caffe_net(tmp_path / "own", FORK)
     x = mixed(4, 16, 12, 12)
     np.testing.assert_array_equal(run(own, x), run(plain, x))
+    assert own.notes == plain.notes == ()
     results = [
         twofold.decompose(model, data={"data": x}, ranks={"*": 16}, schemes="spatial")
         for model in (plain, own)
@@ -190,8 +191,9 @@ def test_the_type_of_a_fork_is_exported(tmp_path):
 
 
 def test_without_registration_the_type_is_none_that_is_decomposed(tmp_path):
-    names = [layer.name for layer in caffe_net(tmp_path / "own", FORK).convolutions()]
-    assert names == ["out"]
+    model = caffe_net(tmp_path / "own", FORK)
+    assert [layer.name for layer in model.convolutions()] == ["out"]
+    assert "layer type 'ForkConvolution' is unknown to BVLC Caffe" in str(model.notes)
     with pytest.raises(twofold.TwofoldError, match="layer type 'Convolution' is registered already"):
         types.register(types.Convolution())
 

@@ -21,7 +21,7 @@ from .graph import net_graph
 from .groups import Group, Use, as_layer, find_groups
 from .net import NetDefinition, read_layers, read_net
 from .prototxt import Document, parse
-from .shapes import RULES
+from .shapes import rule_of
 from .weights import NewWeights, WeightsFile, WeightsLayer
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class CaffeModel:
         """What is unusual about the files but does no harm."""
         unknown: dict[str, list[str]] = {}
         for spec in read_layers(self.definition):
-            if spec.type not in RULES and spec.type not in _NO_RULE:
+            if rule_of(spec.type) is None and spec.type not in _NO_RULE:
                 unknown.setdefault(spec.type, []).append(spec.name)
         return (
             *self.definition.notes,

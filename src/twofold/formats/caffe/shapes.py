@@ -38,6 +38,14 @@ def rule(*types: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def rule_of(type_: str) -> Rule | None:
+    """The shape rule of a layer type: its own, or that of its kind, by which every bottom gives one top."""
+    kind = kind_of(type_)
+    if type_ in RULES or kind is None:
+        return RULES.get(type_)
+    return lambda layer, bottoms: [kind.top(layer, one) for one in bottoms]
+
+
 def infer_shapes(net: NetDefinition, inputs: Mapping[str, Size] | None = None) -> dict[str, Shape]:
     """Shapes of all blobs as they are after the last layer.
 
@@ -74,7 +82,7 @@ def walk_shapes(
 
 def _tops(layer: LayerSpec, bottoms: Sequence[Shape]) -> Sequence[Shape]:
     unknown = (None,) * len(layer.tops)
-    apply = RULES.get(layer.type) or _rule_of(layer)
+    apply = rule_of(layer.type)
     if apply is None:
         return unknown
     known = [shape for shape in bottoms if shape is not None]
@@ -89,12 +97,6 @@ def _tops(layer: LayerSpec, bottoms: Sequence[Shape]) -> Sequence[Shape]:
         ) from error
     # Caffe adds tops of its own to losses and ignores those that it does not know.
     return (*shapes, *unknown)[: len(layer.tops)]
-
-
-def _rule_of(layer: LayerSpec) -> Rule | None:
-    """The rule of a layer that is decomposed: every bottom gives one top."""
-    kind = kind_of(layer.type)
-    return None if kind is None else lambda layer, bottoms: [kind.top(layer, one) for one in bottoms]
 
 
 def _product(shape: Sequence[int]) -> int:

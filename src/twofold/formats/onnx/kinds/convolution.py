@@ -72,7 +72,7 @@ class Convolution(Kind):
             node.domain = domain
         elif node.domain not in DOMAIN:
             node.ClearField("domain")
-        set_attributes(node, new.attributes(geometry))
+        _set_attributes(node, new.attributes(geometry))
 
     def between(
         self, node: NodeProto, source: ValueInfoProto | None, output: ValueInfoProto,
@@ -94,7 +94,7 @@ class Convolution(Kind):
         return infos
 
 
-def set_attributes(node: NodeProto, wanted: Mapping[str, Iterable[int] | int]) -> None:
+def _set_attributes(node: NodeProto, wanted: Mapping[str, Iterable[int] | int]) -> None:
     """Exchange the attributes of a node that say its shape."""
     same = auto_pad(node).startswith("SAME")
     told = {"pads", "output_padding", *wanted, *(() if same else ("auto_pad",))}
