@@ -89,7 +89,7 @@ def onnx_bytes(stack: Stack) -> bytes:
         constants += [numpy_helper.from_array(array, name) for name, array in named.items()]
         out = "y" if i == len(stack.chain) - 1 else f"x{i}"
         domain, type_ = kind.operators[0]
-        attributes: dict[str, Any] = {"domain": domain, **kind.attributes(geometry)}
+        attributes: dict[str, Any] = {"domain": domain or None, **kind.attributes(geometry)}
         nodes.append(helper.make_node(type_, [value, *named], [out], f"conv{i}", **attributes))
         value, size = out, geometry.output_size(size)
     ends = {"x": stack.input_shape, "y": (stack.batch, stack.chain[-1].c_out, *size)}

@@ -172,10 +172,8 @@ class _Rewriter:
         self._tops = None if last else list(map(_text, new.tops))
         self._named = False
         self._blobs = self._new_blobs()
-        own = kind_of(_V1_TYPES.get(layer.type, str(layer.type)))
-        #: What the new layer is, where its shape is written; and whether its type says so already.
+        own = kind_of(new.type or _V1_TYPES.get(layer.type, str(layer.type)))
         self._kind = plain(new.geometry.kind, own) if new.geometry else None
-        self._stays = own in (None, self._kind)
         param = self._kind.param if self._kind else ""
         self._param = MESSAGES[_MESSAGES[layer.version]].get(param) if layer.version in _MESSAGES else None
 
@@ -191,10 +189,10 @@ class _Rewriter:
 
     def _edit(self, field: Field) -> bytes | None:
         numbers = _NUMBERS[self._layer.version]
-        if field.number == numbers.type and self._kind is not None and not self._stays:
+        if field.number == numbers.type and self._new.type:
             if field.wire == VARINT:
-                return varint_field(field.number, ENUMS["LayerType"][v1_type(self._kind.types[0])])
-            return length_field(field.number, _text(self._kind.types[0]))
+                return varint_field(field.number, ENUMS["LayerType"][v1_type(self._new.type)])
+            return length_field(field.number, _text(self._new.type))
         if field.wire != LENGTH:
             return None
         if self._layer.version == "V0" and field.number == _V0_INNER:

@@ -19,6 +19,7 @@ from .caffemodel import read_weights
 from .emit import NewLayerText, free_name, replace_layer
 from .graph import net_graph
 from .groups import Group, Use, as_layer, find_groups
+from .kinds import plain
 from .net import NetDefinition, read_layers, read_net
 from .prototxt import Document, parse
 from .shapes import rule_of
@@ -367,7 +368,9 @@ def _some(names: Iterable[str], count: int = 5) -> str:
 def _new_weights(use: Use, text: NewLayerText, conv: FactorConv) -> NewWeights:
     weight = use.kind.stored(use.spec, conv.weight, conv.geometry)
     blobs = (weight,) if conv.bias is None else (weight, conv.bias)
-    return NewWeights(text.name, blobs, (text.bottom,), (text.top,), text.geometry)
+    kind = plain(conv.geometry.kind, use.kind)
+    type_ = "" if kind is use.kind else kind.types[0]
+    return NewWeights(text.name, blobs, (text.bottom,), (text.top,), text.geometry, type_)
 
 
 class _Names:
