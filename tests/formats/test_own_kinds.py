@@ -15,10 +15,12 @@ from tests import small as caffe  # noqa: E402
 from tests.formats.onnx import small  # noqa: E402
 
 import twofold  # noqa: E402
+from twofold.calibrate import CalibrationSource  # noqa: E402
 from twofold.conv import ConvGeometry, ConvLayer, Skipped  # noqa: E402
 from twofold.formats.caffe import kinds as types  # noqa: E402
 from twofold.formats.onnx import kinds as operators  # noqa: E402
 from twofold.formats.torch import kinds as modules  # noqa: E402
+from twofold.recover import RecoverOptions  # noqa: E402
 
 nn = torch.nn
 MICROSOFT = "com.microsoft"
@@ -256,6 +258,18 @@ def test_a_module(tmp_path):
     again.load_state_dict(torch.load(state, weights_only=True))
     with torch.no_grad():
         np.testing.assert_array_equal(again(held_out).numpy(), found[0])
+
+
+def test_a_module_whose_stack_is_trained():
+    modules.register(Projections())
+    net, x = nn.Sequential(Projection(32, 48), nn.ReLU(), Projection(48, 48)).eval(), mixed(256, 32)
+    start = twofold.decompose(net, data=torch.from_numpy(x), ranks={"0": 3, "2": 6}, schemes="channel")
+    options = RecoverOptions(steps=60, rate=1e-2, batch=16)
+    trained = twofold.recover(net, start.model, CalibrationSource(data=torch.from_numpy(x)), options)
+    assert trained.after < trained.before
+    before, after = (one.module.state_dict() for one in (start.model, trained.model))
+    assert len(after) == 6
+    assert not any(torch.equal(value, before[name]) for name, value in after.items())
 
 
 def test_modules_of_two_kinds_that_share_a_weight_stay():
