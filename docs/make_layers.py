@@ -1,13 +1,14 @@
 """Writes docs/layers.md: what becomes of each kind of layer in each format.
 
-Nothing is listed by hand but the kinds: a small model is made for every format and kind, and the format and
-the schemes that are registered are asked what they do with it.
+Nothing is listed by hand but examples of shapes: a small model is made of each for every format, by what is
+registered there, and the format and the schemes that are registered are asked what they do with it.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,73 +19,72 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import twofold
-from twofold.conv import ConvLayer, Skipped
+from twofold import kinds
+from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
 from twofold.formats.base import Model
+from twofold.formats.caffe import kinds as caffe_kinds
 from twofold.formats.modules import as_model
+from twofold.formats.onnx import kinds as onnx_kinds
+from twofold.formats.torch import kinds as torch_kinds
 from twofold.lowrank.schemes import SCHEMES, scheme
 
 PAGE = Path(__file__).with_name("layers.md")
 C = 32
 
-#: Kind -> axes, and what differs from a convolution of 32 to 32 channels with a 3 x 3 kernel and pads of 1.
-CONVOLUTIONS: dict[str, tuple[int, dict[str, int]]] = {
-    "convolution over two axes": (2, {}),
-    "over one axis": (1, {}),
-    "over three axes": (3, {}),
-    "with a stride": (2, {"stride": 2}),
-    "dilated": (2, {"dilation": 2}),
-    "in groups": (2, {"groups": 4}),
-    "depthwise": (2, {"groups": C}),
-    "1x1": (2, {"kernel": 1, "pad": 0}),
+
+def conv(axes: int = 2, kernel: int = 3, pad: int = 1, **options: int) -> ConvGeometry:
+    """A convolution of 32 to 32 channels."""
+    return ConvGeometry.of(C, C, (kernel,) * axes, pad=pad, **options)
+
+
+CONVOLUTIONS = {
+    "convolution over two axes": conv(),
+    "over one axis": conv(axes=1),
+    "over three axes": conv(axes=3),
+    "with a stride": conv(stride=2),
+    "dilated": conv(dilation=2),
+    "in groups": conv(groups=4),
+    "depthwise": conv(groups=C),
+    "1x1": conv(kernel=1, pad=0),
 }
-TRANSPOSED = "transposed convolution"
-UPSAMPLING = "transposed, depthwise (upsampling)"
-FULLY_CONNECTED = "fully connected"
-KINDS = (*CONVOLUTIONS, TRANSPOSED, UPSAMPLING, FULLY_CONNECTED)
+#: A shape of every kind.
+KINDS = CONVOLUTIONS | {
+    "transposed convolution": replace(conv(), kind="transposed"),
+    "transposed, depthwise (upsampling)": replace(conv(groups=C), kind="transposed"),
+    "fully connected": ConvGeometry.linear(C, C),
+}
 
-Build = Callable[[str, Path], Model]
+Build = Callable[[ConvGeometry, Path], Model]
 
 
-def caffe(kind: str, folder: Path) -> Model:
+def shape_of(geometry: ConvGeometry) -> Size:
+    """Shape of an input."""
+    return (1, C, *[8] * len(geometry.kernel)) if geometry.meaning.spatial else (1, C)
+
+
+def caffe(geometry: ConvGeometry, folder: Path) -> Model:
     """A Caffe definition with one layer; weights are not needed to say what can be done."""
-    axes, options = CONVOLUTIONS.get(kind, (2, {"groups": C} if kind == UPSAMPLING else {}))
-    dims = " ".join(f"dim: {size}" for size in (1, C, *[8] * axes))
-    fields = {"kernel": "kernel_size", "groups": "group", **{n: n for n in ("stride", "pad", "dilation")}}
-    given = {"kernel": 3, "pad": 1, **options}
-    numbers = " ".join(f"{fields[name]}: {value}" for name, value in given.items())
-    type_, param = (
-        ("Deconvolution" if kind in (TRANSPOSED, UPSAMPLING) else "Convolution"),
-        "convolution_param",
-    )
-    if kind == FULLY_CONNECTED:
-        type_, param, numbers = "InnerProduct", "inner_product_param", ""
+    kind = caffe_kinds.plain(geometry.kind)
+    dims = " ".join(f"dim: {size}" for size in shape_of(geometry))
+    sizes = (pair for one in kind.sizes(geometry) for pair in one.spelled)
+    numbers = " ".join(f"{name}: {value}" for name, value in sizes)
     path = folder / "net.prototxt"
     path.write_text(
         f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}\n'
-        f'layer {{ name: "layer" type: "{type_}" bottom: "data" top: "layer" '
-        f"{param} {{ num_output: {C} {numbers} }} }}\n"
+        f'layer {{ name: "layer" type: "{kind.types[0]}" bottom: "data" top: "layer" '
+        f"{kind.param} {{ num_output: {C} {numbers} }} }}\n"
     )
     return twofold.load(path)
 
 
-def onnx_file(kind: str, folder: Path) -> Model:
+def onnx_file(geometry: ConvGeometry, folder: Path) -> Model:
     """An ONNX file with one node."""
-    axes, options = CONVOLUTIONS.get(kind, (2, {"groups": C} if kind == UPSAMPLING else {}))
-    side, pad, groups = options.get("kernel", 3), options.get("pad", 1), options.get("groups", 1)
-    attributes: dict[str, Any] = {"pads": [pad] * 2 * axes, "group": groups}
-    attributes |= {
-        "strides": [options.get("stride", 1)] * axes,
-        "dilations": [options.get("dilation", 1)] * axes,
-    }
-    weight, type_ = np.ones((C, C // groups, *[side] * axes), np.float32), "Conv"
-    size: list[int] = [1, C, *[8] * axes]
-    if kind in (TRANSPOSED, UPSAMPLING):
-        type_ = "ConvTranspose"
-    if kind == FULLY_CONNECTED:
-        type_, weight, attributes, size = "Gemm", np.ones((C, C), np.float32), {}, [1, C]
+    kind, size = onnx_kinds.plain(geometry.kind), shape_of(geometry)
+    weight = geometry.meaning.stored(np.ones(geometry.weight_shape, np.float32), geometry)
+    attributes: dict[str, Any] = {**kind.attributes(geometry)}
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node(type_, ["x", "w"], ["y"], "layer", **attributes)], "g",
+        [helper.make_node(kind.operators[0][1], ["x", "w"], ["y"], "layer", **attributes)], "g",
         [value("x", TensorProto.FLOAT, size)], [value("y", TensorProto.FLOAT, [None] * len(size))],
         [numpy_helper.from_array(weight, "w")],
     )  # fmt: skip
@@ -92,26 +92,20 @@ def onnx_file(kind: str, folder: Path) -> Model:
     return twofold.load(folder / "net.onnx")
 
 
-def module(kind: str, _: Path) -> Model:
+def module(geometry: ConvGeometry, _: Path) -> Model:
     """A module that is one layer."""
-    axes, options = CONVOLUTIONS.get(kind, (2, {"groups": C} if kind == UPSAMPLING else {}))
-    if kind == FULLY_CONNECTED:
-        layer: nn.Module = nn.Linear(C, C)
-    elif kind in (TRANSPOSED, UPSAMPLING):
-        layer = nn.ConvTranspose2d(C, C, 3, padding=1, groups=options.get("groups", 1))
-    else:
-        make = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[axes]
-        given = {"kernel": 3, "pad": 1, **options}
-        layer = make(
-            C, C, given["kernel"], given.get("stride", 1), given["pad"], given.get("dilation", 1),
-            given.get("groups", 1),
-        )  # fmt: skip
-    model: Model = as_model(nn.Sequential(layer))
+    model: Model = as_model(nn.Sequential(torch_kinds.plain(geometry.kind).make(geometry, {})))
     return model
 
 
 #: By the name of the format; those that `load` opens, and modules.
 BUILDERS: dict[str, Build] = {"caffe": caffe, "onnx": onnx_file, "PyTorch": module}
+#: The same: what says a kind there, by the name of the kind.
+NAMES: dict[str, Callable[[str], tuple[str, ...]]] = {
+    "caffe": caffe_kinds.types,
+    "onnx": onnx_kinds.operators,
+    "PyTorch": torch_kinds.modules,
+}
 
 
 def answer(layers: Iterable[ConvLayer | Skipped]) -> str:
@@ -135,11 +129,13 @@ For each format and kind the schemes that take it, or why it stays as it is. `ma
 asks the formats and the schemes themselves.
 
 """
-TAIL = """
+MIDDLE = """
 
-Fully connected is InnerProduct in Caffe, Gemm and MatMul in ONNX, nn.Linear in
-PyTorch. Like a 1x1 convolution it is taken by the scheme `channel` only, which competes by default where
-there are calibration inputs.
+A fully connected layer is like a 1x1 convolution taken by the scheme `channel` only, which competes by
+default where there are calibration inputs. A layer is found by these names:
+
+"""
+TAIL = """
 
 Whatever the kind, a layer stays where its weight is computed, quantized or an input of the graph, where it is
 shared with something else than layers of the same shape, and where no rank makes it cheaper. `twofold
@@ -150,11 +146,18 @@ inspect` says so for every layer of a model.
 def page() -> str:
     """The text of the page."""
     rows = [["kind", *BUILDERS], ["---"] * (len(BUILDERS) + 1)]
-    for kind in KINDS:
+    for name, geometry in KINDS.items():
         with tempfile.TemporaryDirectory() as folder:
-            models = [build(kind, Path(folder)) for build in BUILDERS.values()]
-            rows.append([kind, *(answer(model.convolutions()) for model in models)])
-    return HEAD + "\n".join(f"| {' | '.join(row)} |" for row in rows) + TAIL
+            models = [build(geometry, Path(folder)) for build in BUILDERS.values()]
+            rows.append([name, *(answer(model.convolutions()) for model in models)])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return HEAD + table + MIDDLE + "\n".join(map(names, kinds.known())) + TAIL
+
+
+def names(kind: str) -> str:
+    """By which names a kind is found, in a line."""
+    found = (f"{name}: {', '.join(f'`{one}`' for one in of(kind))}" for name, of in NAMES.items())
+    return f"- {kinds.meaning(kind).words} · {' · '.join(found)}"
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ SRC = Path(__file__).parents[1] / "src" / "twofold"
 #: list may not import each other.
 FLOW = (
     ("errors", "progress"),
+    ("kinds",),
     ("conv",),
     ("formats",),
     ("caffe_torch", "onnx_torch", "lowrank"),

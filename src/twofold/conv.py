@@ -3,132 +3,20 @@
 Shapes are in the field's order: weights (C_out, C_in / groups, *kernel), images (C, *size). Everything here
 is a frozen value; arrays are read-only. Imports numpy alone.
 
-Two more kinds of layers are said in the same words. A fully connected layer is a convolution with one tap
-along one axis, whose size is the number of positions at which the layer is used: weight (C_out, C_in, 1),
-inputs (C_in, positions). A transposed convolution adds its kernel, once for each input position, to an output
-that is finer by the stride: what the output at position u gets through tap k comes from the input position
-(u + pad - dilation * k) / stride, if there is one.
+Fully connected layers and transposed convolutions are said in the same words, see `twofold.kinds`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from .kinds import Array, ConvGeometry, Size
 
-Array = NDArray[np.floating]
-Size = tuple[int, ...]
-
-Kind = Literal["convolution", "linear", "transposed"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Shape of a convolution over any number of spatial axes (two for images: height, width).
-
-    Attributes:
-        c_out: channels of the output.
-        c_in: channels of the input.
-        kernel: kernel size per axis.
-        stride: stride per axis.
-        pad: zeros (before, after) per axis.
-        dilation: distance of kernel taps per axis; 1 is dense.
-        groups: number of channel groups.
-        kind: "convolution"; "linear", a fully connected layer; "transposed", a transposed convolution.
-        output_padding: of a transposed convolution, by how much its output is larger behind, per axis.
-    """
-
-    c_out: int
-    c_in: int
-    kernel: Size
-    stride: Size
-    pad: tuple[tuple[int, int], ...]
-    dilation: Size
-    groups: int = 1
-    kind: Kind = "convolution"
-    output_padding: Size = ()
-
-    def __post_init__(self) -> None:
-        axes = len(self.kernel)
-        if not self.output_padding:
-            object.__setattr__(self, "output_padding", (0,) * axes)
-        self._check_kind()
-        if not axes or any(len(value) != axes for value in (self.stride, self.pad, self.dilation)):
-            raise ValueError(f"kernel, stride, pad and dilation need one entry per axis, got {self}")
-        if min(self.c_out, self.c_in, self.groups, *self.kernel, *self.stride, *self.dilation) < 1:
-            raise ValueError(f"sizes of a convolution are positive, got {self}")
-        if min(min(pair) for pair in self.pad) < 0:
-            raise ValueError(f"pads of a convolution are not negative, got {self}")
-        if self.c_in % self.groups or self.c_out % self.groups:
-            raise ValueError(f"groups must divide both channel counts, got {self}")
-
-    def _check_kind(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"the kind of a layer is one of {', '.join(KINDS)}, got {self.kind!r}")
-        if len(self.output_padding) != len(self.kernel) or min(self.output_padding) < 0:
-            raise ValueError(f"output_padding is a number per axis, not negative, got {self}")
-        if self.kind != "transposed" and any(self.output_padding):
-            raise ValueError(f"only a transposed convolution has an output_padding, got {self}")
-        window = (self.kernel, self.stride, self.pad, self.dilation, self.groups)
-        if self.kind == "linear" and window != ((1,), (1,), ((0, 0),), (1,), 1):
-            raise ValueError(f"a fully connected layer has one tap along one axis, got {self}")
-
-    @classmethod
-    def linear(cls, c_out: int, c_in: int) -> ConvGeometry:
-        """Shape of a fully connected layer."""
-        return cls(c_out, c_in, (1,), (1,), ((0, 0),), (1,), kind="linear")
-
-    @classmethod
-    def of(
-        cls, c_out: int, c_in: int, kernel: Size, *, stride: int | Size = 1, pad: int | Size = 0,
-        dilation: int | Size = 1, groups: int = 1,
-    ) -> ConvGeometry:  # fmt: skip
-        """Build a geometry with symmetric pads; a single number holds for every axis."""
-
-        def spread(value: int | Size) -> Size:
-            return (value,) * len(kernel) if isinstance(value, int) else tuple(value)
-
-        pads = tuple((p, p) for p in spread(pad))
-        return cls(c_out, c_in, tuple(kernel), spread(stride), pads, spread(dilation), groups)
-
-    @property
-    def weight_shape(self) -> Size:
-        """Shape of the weight array: (C_out, C_in / groups, *kernel)."""
-        return (self.c_out, self.c_in // self.groups, *self.kernel)
-
-    @property
-    def params(self) -> int:
-        """Number of weights, bias not counted."""
-        return math.prod(self.weight_shape)
-
-    def output_size(self, input_size: Size) -> Size:
-        """Spatial size of the output for an input of `input_size`; rounds down. An empty output has a 0."""
-        if self.kind == "transposed":
-            return tuple(
-                max(0, (size - 1) * s - before - after + d * (k - 1) + 1 + more)
-                for size, (before, after), k, s, d, more in zip(
-                    input_size, self.pad, self.kernel, self.stride, self.dilation, self.output_padding,
-                    strict=True,
-                )
-            )  # fmt: skip
-        return tuple(
-            max(0, (size + before + after - (d * (k - 1) + 1)) // s + 1)
-            for size, (before, after), k, s, d in zip(
-                input_size, self.pad, self.kernel, self.stride, self.dilation, strict=True
-            )
-        )
-
-    def macs(self, input_size: Size) -> int:
-        """Multiply-accumulates per image for an input of spatial size `input_size`.
-
-        A transposed convolution multiplies every input position with the whole kernel.
-        """
-        positions = input_size if self.kind == "transposed" else self.output_size(input_size)
-        return self.params * math.prod(positions)
+__all__ = [
+    "Array", "ConvGeometry", "ConvLayer", "FactorConv", "FactorStatistics", "Factors", "LayerStatistics",
+    "SecondPass", "Size", "Skipped", "frozen",
+]  # fmt: skip
 
 
 def frozen(array: Array) -> Array:

@@ -34,6 +34,23 @@ def test_the_example_scheme_is_a_scheme(monkeypatch):
     np.testing.assert_allclose(composed(found), weight, atol=1e-12)
 
 
+def test_the_example_kind_is_decomposed(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from twofold.formats.torch.kinds.base import registry
+
+    monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    exec(example("class Projections"), names)
+    exec(example("full.plan.choices"), names)  # which checks that full rank changes nothing
+    net, x = names["net"], names["x"]
+    result = twofold.decompose(net, data=x, ranks={"*": 4}, schemes="channel")
+    assert [type(one).__name__ for one in result.model.module.modules()].count("Linear") == 4
+    with torch.no_grad():
+        truth, found = (module(x) for module in (net, result.model.module))
+    assert 0 < (found - truth).norm() / truth.norm() < 0.9
+
+
 def test_the_example_format_is_a_format(tmp_path, monkeypatch):
     loading = import_module("twofold.load")  # a function of the package is called load, too
     monkeypatch.setattr(loading, "_formats", list(loading._formats))

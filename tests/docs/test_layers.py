@@ -9,6 +9,7 @@ pytest.importorskip("onnx")
 
 from docs.make_layers import BUILDERS, CONVOLUTIONS, KINDS, PAGE, page
 
+from twofold.kinds import known
 from twofold.load import formats
 from twofold.lowrank.schemes import SCHEMES
 
@@ -24,3 +25,4 @@ def test_every_format_and_kind_is_there():
     plain = next(row for row in rows if row.startswith("| convolution over two axes"))
     assert plain.count(", ".join(SCHEMES)) == len(BUILDERS)
     assert len(CONVOLUTIONS) == 8
+    assert {geometry.kind for geometry in KINDS.values()} == set(known())

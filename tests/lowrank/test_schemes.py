@@ -53,7 +53,7 @@ def test_full_rank_reproduces_the_layer(name, variant, geometry, data, refine):
 @cases
 def test_torch_agrees_with_the_stack(name, variant, geometry, data):
     torch = pytest.importorskip("torch")
-    from twofold.formats.torch import compute
+    from twofold.formats.torch import kinds
 
     layer = make_layer(geometry)
     statistics = make_statistics(geometry) if data else None
@@ -63,7 +63,7 @@ def test_torch_agrees_with_the_stack(name, variant, geometry, data):
     y = torch.from_numpy(x)
     for conv in factors.convs:
         bias = None if conv.bias is None else torch.from_numpy(conv.bias)
-        y = compute.convolve(conv.geometry, y, torch.from_numpy(conv.weight), bias)
+        y = kinds.convolve(conv.geometry, y, torch.from_numpy(conv.weight), bias)
     merged = ConvLayer("merged", geometry, composed(factors), factors.convs[-1].bias)
     np.testing.assert_allclose(y.numpy(), convolve(x, factors.convs), atol=1e-10)
     # One convolution with the composed weight computes the same, zeros of the padding included.

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..caffe_torch.layer import axis_of
 from ..conv import Size
-from ..formats.caffe.convolution import Window, window
+from ..formats.caffe.fields import axis_of
+from ..formats.caffe.window import Window, window
 from .registry import emits
 from .site import Site, Value
 
 
-@emits("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", "CuDNNConvolution")
+@emits("Convolution")
 def convolution(site: Site) -> tuple[Value, ...]:
     """The same operator, once per bottom."""
     return _convolve(site, "Conv")

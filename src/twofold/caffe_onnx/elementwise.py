@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import reduce
 
-from ..caffe_torch.layer import axis_of
 from ..conv import Size
+from ..formats.caffe.fields import axis_of
 from .registry import emits
 from .site import Site, Value
 

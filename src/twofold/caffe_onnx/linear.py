@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..caffe_torch.layer import axis_of
+from ..formats.caffe.fields import axis_of
 from .registry import emits
 from .site import Site, Value
 

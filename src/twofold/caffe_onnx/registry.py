@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import ModelError
+from ..formats.caffe.kinds import plain_type, types
 from ..formats.caffe.net import LayerSpec
 from .site import Site, Value
 
@@ -59,7 +60,8 @@ def leave_out(why: str, *types: str) -> None:
 
 def known_types() -> list[str]:
     """All types that can be exported, sorted."""
-    return sorted(_SPELLING.values(), key=str.casefold)
+    written = (one for one in types() if _normalised(plain_type(one)) in _EMITTERS)
+    return sorted({*_SPELLING.values(), *written}, key=str.casefold)
 
 
 def emitter(spec: LayerSpec) -> Emitter:
@@ -68,7 +70,7 @@ def emitter(spec: LayerSpec) -> Emitter:
     Raises:
         ModelError: its type has none; how to register one.
     """
-    found = _EMITTERS.get(_normalised(spec.type))
+    found = _EMITTERS.get(_normalised(spec.type)) or _EMITTERS.get(_normalised(plain_type(spec.type)))
     if found is None:
         raise ModelError(
             f"{spec.label} has the type {spec.type!r}, which cannot be exported to ONNX; known are "

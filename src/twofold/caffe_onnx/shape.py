@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ..caffe_torch.layer import axis_of
 from ..errors import ModelError
+from ..formats.caffe.fields import axis_of
 from .registry import emits
 from .site import Site, Value
 

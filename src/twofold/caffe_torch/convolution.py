@@ -8,11 +8,12 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
-from ..conv import ConvGeometry, Size
 from ..errors import ModelError
-from ..formats.caffe.convolution import geometry, window
+from ..formats.caffe.fields import axis_of
+from ..formats.caffe.kinds import geometry, kind_of
 from ..formats.caffe.net import LayerSpec
-from .layer import Layer, Operation, Setup, Tops, axis_of
+from ..formats.caffe.window import window
+from .layer import Layer, Operation, Setup, Tops
 from .registry import register, stateless
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -43,7 +44,7 @@ class _Window(Layer):
             )
         self.window = window(setup.spec, param, self.axes)
         self.geometry = geometry(setup.spec, self.axes, channels) if channels else None
-        shape = self._weight_shape(self.geometry) if self.geometry else None
+        shape = self.geometry.meaning.stored_shape(self.geometry) if self.geometry else None
         self.add_blob(setup, "weight", shape, param.message("weight_filler"))
         if param.flag("bias_term"):
             self.add_blob(setup, "bias", (param.integer("num_output"),), param.message("bias_filler"))
@@ -60,13 +61,8 @@ class _Window(Layer):
         stored = setup.blob_shape(0)
         if stored is None:
             return 2, 0
-        return len(stored) - 2, self._channels(setup.spec, stored)
-
-    def _channels(self, spec: LayerSpec, weight: Size) -> int:
-        raise NotImplementedError
-
-    def _weight_shape(self, geometry: ConvGeometry) -> Size:
-        raise NotImplementedError
+        kind = kind_of(setup.spec.type)
+        return len(stored) - 2, kind.channels(setup.spec, stored) if kind else 0
 
     def _convolve(self, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -84,19 +80,9 @@ class _Window(Layer):
         return tuple(tops)
 
 
-@register("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", "CuDNNConvolution")
+@register("Convolution")
 class Convolution(_Window):
     """Correlation with zero padding; weight (C_out, C_in / group, *kernel), output size rounded down."""
-
-    def _channels(self, spec: LayerSpec, weight: Size) -> int:
-        depthwise = spec.type in ("DepthwiseConvolution", "ConvolutionDepthwise")
-        param = spec.fields.message("convolution_param")
-        if depthwise and not param.has("group"):
-            return weight[0]
-        return weight[1] * param.integer("group")
-
-    def _weight_shape(self, geometry: ConvGeometry) -> Size:
-        return geometry.weight_shape
 
     def _convolve(self, images: Tensor) -> Tensor:
         w = self.window
@@ -106,12 +92,6 @@ class Convolution(_Window):
 @register("Deconvolution")
 class Deconvolution(_Window):
     """The gradient of a convolution with respect to its input; weight (C_in, C_out / group, *kernel)."""
-
-    def _channels(self, spec: LayerSpec, weight: Size) -> int:
-        return weight[0]
-
-    def _weight_shape(self, geometry: ConvGeometry) -> Size:
-        return (geometry.c_in, geometry.c_out // geometry.groups, *geometry.kernel)
 
     def _convolve(self, images: Tensor) -> Tensor:
         w = self.window

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..formats.caffe.fields import Fields
+from ..formats.caffe.fields import Fields, axis_of
 from ..formats.caffe.net import LayerSpec
 from ..formats.caffe.shapes import Shape
-from .layer import Layer, Operation, Setup, axis_of, filler_or
+from .layer import Layer, Operation, Setup, filler_or
 from .registry import register, stateless
 
 

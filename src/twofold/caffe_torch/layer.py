@@ -204,18 +204,6 @@ class Unavailable(Layer):
         raise self.reason
 
 
-def axis_of(axis: int, dims: int) -> int:
-    """A possibly negative axis of a blob of `dims` axes as an index.
-
-    Raises:
-        ValueError: there is no such axis.
-    """
-    index = axis + dims if axis < 0 else axis
-    if not 0 <= index < dims:
-        raise ValueError(f"axis {axis} of an input with {dims} axes")
-    return index
-
-
 def constant(value: float) -> Fields:
     """The filler that sets every value."""
     return Fields("FillerParameter", {"type": ["constant"], "value": [value]})

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .layer import Layer, Setup, axis_of
+from ..formats.caffe.fields import axis_of
+from .layer import Layer, Setup
 from .registry import register
 
 

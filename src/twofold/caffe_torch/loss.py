@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import ModelError
-from ..formats.caffe.fields import Fields
-from .layer import Layer, Tops, axis_of
+from ..formats.caffe.fields import Fields, axis_of
+from .layer import Layer, Tops
 from .registry import register
 
 #: Smallest probability that SoftmaxWithLoss takes the logarithm of.

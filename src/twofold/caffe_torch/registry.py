@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from ..errors import ModelError
+from ..formats.caffe.kinds import plain_type, types
 from ..formats.caffe.net import LayerSpec
 from .layer import Layer, Operation, Setup, ShapeUnknownError, Stateless, Unavailable
 
@@ -65,8 +66,9 @@ def unregister(kind: str) -> None:
 
 
 def known_types() -> list[str]:
-    """All registered layer types, sorted."""
-    return sorted(_SPELLING.values(), key=str.casefold)
+    """All layer types that can be run, sorted."""
+    run = (one for one in types() if _normalised(plain_type(one)) in _BUILDERS)
+    return sorted({*_SPELLING.values(), *run}, key=str.casefold)
 
 
 def build_layer(setup: Setup) -> Layer:
@@ -75,10 +77,10 @@ def build_layer(setup: Setup) -> Layer:
     A layer that nobody runs (behind the last convolution, say) must not keep a net from being built.
     """
     key = _normalised(setup.spec.type)
-    builder = _BUILDERS.get(key)
+    builder = _BUILDERS.get(key) or _BUILDERS.get(_normalised(plain_type(setup.spec.type)))
     if builder is None:
         return Unavailable(setup, _unknown(setup.spec))
-    setup = replace(setup, spec=replace(setup.spec, type=_SPELLING[key]))
+    setup = replace(setup, spec=replace(setup.spec, type=_SPELLING.get(key, setup.spec.type)))
     try:
         return builder(setup)
     except ShapeUnknownError as error:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..formats.caffe.fields import axis_of
 from ..formats.caffe.net import LayerSpec
-from .layer import Layer, Operation, Tops, axis_of
+from .layer import Layer, Operation, Tops
 from .registry import register, stateless
 
 

@@ -130,7 +130,7 @@ def gather(
     for layer in track(layers, "summing up"):
         statistics = accumulators.pop(layer.name).result()
         _check(layer, statistics)
-        if layer.geometry.kind == "linear":
+        if not layer.geometry.meaning.spatial:
             statistics = shrunk(statistics)
         # The metric mixes all outputs of a layer, which a stack with groups cannot follow.
         metric = metrics.get(layer.name) if layer.geometry.groups == 1 else None

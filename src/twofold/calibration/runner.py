@@ -40,16 +40,6 @@ class Seen:
     gradients: NDArray[np.float32] | None = None
 
 
-def as_images(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors (N, ..., C) of a fully connected layer as (N, C, positions).
-
-    Where there is but one in each sample, the samples are the positions of one image.
-    """
-    if values.ndim < 3:
-        return values.reshape(-1, values.shape[-1]).T[None]
-    return values.reshape(len(values), -1, values.shape[-1]).swapaxes(1, 2)
-
-
 class Runner(Protocol):
     """Runs one model on batches of inputs."""
 

@@ -114,7 +114,8 @@ class PatchSampler:
     def _places(self, image: Array) -> tuple[Array, Indices, list[int]]:
         """The padded image as rows of channels, rows where patches start, offsets of the taps in rows."""
         g = self.geometry
-        padded = _padded(np.moveaxis(image.astype(np.float32, copy=False), 0, -1), g)
+        channels_last = np.moveaxis(image.astype(np.float32, copy=False), 0, -1)
+        padded, steps, taps = g.meaning.patches(channels_last, g)
         size = padded.shape[:-1]
         strides = [math.prod(size[a + 1 :]) for a in range(len(size))]
         out = g.output_size(image.shape[1:])
@@ -123,38 +124,12 @@ class PatchSampler:
         if total > self._options.positions:
             index = np.sort(self._rng.choice(total, self._options.positions, replace=False))
         places: Indices = np.zeros(len(index), dtype=np.intp)
-        transposed = g.kind == "transposed"
-        for at, stride, step in zip(
-            np.unravel_index(index, out) if total else (), g.stride, strides, strict=False
+        for at, step, stride in zip(
+            np.unravel_index(index, out) if total else (), steps, strides, strict=False
         ):
-            places += at * (step if transposed else stride * step)
-        steps = [d * s for d, s in zip(g.dilation, strides, strict=True)]
-        taps = [
-            sum(i * s for i, s in zip(tap, steps, strict=True))
-            for tap in itertools.product(*(range(k)[:: -1 if transposed else 1] for k in g.kernel))
-        ]
-        return padded.reshape(-1, g.c_in), places, taps
-
-
-def _padded(image: Array, geometry: ConvGeometry) -> Array:
-    """An image (*size, C_in) with what a convolution sees around it.
-
-    A transposed convolution is one without stride over the image with stride - 1 zeros between its pixels,
-    with its taps in reverse, and pads that are what its own leave of the kernel's reach.
-    """
-    if geometry.kind != "transposed":
-        return np.pad(image, (*geometry.pad, (0, 0)))
-    size = tuple((n - 1) * s + 1 for n, s in zip(image.shape[:-1], geometry.stride, strict=True))
-    wide = np.zeros((*size, image.shape[-1]), image.dtype)
-    wide[tuple(slice(None, None, s) for s in geometry.stride)] = image
-    reach = [d * (k - 1) for d, k in zip(geometry.dilation, geometry.kernel, strict=True)]
-    pads = [
-        (r - before, r - after + more)
-        for r, (before, after), more in zip(reach, geometry.pad, geometry.output_padding, strict=True)
-    ]
-    # Pads beyond the reach cut off what they would add.
-    wide = wide[tuple(slice(max(0, -b), n - max(0, -a)) for n, (b, a) in zip(size, pads, strict=True))]
-    return np.pad(wide, (*((max(0, b), max(0, a)) for b, a in pads), (0, 0)))
+            places += at * step * stride
+        offsets = [sum(at * stride for at, stride in zip(tap, strides, strict=True)) for tap in taps]
+        return padded.reshape(-1, g.c_in), places, offsets
 
 
 class StatisticsAccumulator:

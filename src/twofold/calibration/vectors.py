@@ -66,7 +66,7 @@ class VectorAccumulator:
                 X -= self._shift
                 self._sum += X.sum(axis=0, dtype=np.float64)
                 self._squares += np.square(X).sum(axis=0, dtype=np.float64)
-            if self._geometry.kind == "linear":
+            if not self._geometry.meaning.spatial:
                 self._keep(X)
             self.count += len(X)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..conv import Array, ConvGeometry, ConvLayer
 from ..errors import OptionError
-from .layout import canonical, stored_shape
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -90,8 +89,11 @@ def parameters_of(
     found = {}
     for name, geometry in wanted.items():
         weight, bias = model.get(f"{name}.weight"), model.get(f"{name}.bias")
-        if weight is not None and tuple(weight.shape) == stored_shape(geometry):
-            found[name] = canonical(values(weight), geometry), None if bias is None else values(bias)
+        if weight is not None and tuple(weight.shape) == geometry.meaning.stored_shape(geometry):
+            found[name] = (
+                geometry.meaning.canonical(values(weight), geometry),
+                None if bias is None else values(bias),
+            )
     return found
 
 

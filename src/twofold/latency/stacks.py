@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..conv import ConvGeometry, ConvLayer, Size
 from ..formats.caffe.caffemodel import NewLayer, create_weights
-from ..formats.layout import stored
+from ..formats.caffe.kinds import types
 from ..planning.text import ranks_text, shape_text
 
 Weights = list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]
@@ -34,6 +34,11 @@ class Stack:
     chain: tuple[ConvGeometry, ...]
     size: Size
     batch: int = 1
+
+    @property
+    def timed(self) -> tuple[ConvGeometry, ...]:
+        """What runtimes are given: of a fully connected layer the convolution with one tap that it is."""
+        return tuple(g if g.meaning.spatial else replace(g, kind="convolution") for g in self.chain)
 
     @property
     def key(self) -> str:
@@ -71,24 +76,21 @@ def onnx_bytes(stack: Stack) -> bytes:
     """A stack as an ONNX model with the input `x` and the output `y`."""
     from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415 - an extra
 
+    from ..formats.onnx.kinds import plain  # noqa: PLC0415 - the same
+
     nodes, constants, value = [], [], "x"
     size = stack.size
-    for i, (geometry, (weight, bias)) in enumerate(zip(stack.chain, stack.weights(), strict=True)):
+    for i, (geometry, (weight, bias)) in enumerate(zip(stack.timed, stack.weights(), strict=True)):
+        kind = plain(geometry.kind)
         named = {
-            f"w{i}": stored(weight, geometry) if geometry.kind == "transposed" else weight,
+            f"w{i}": geometry.meaning.stored(weight, geometry),
             **({} if bias is None else {f"b{i}": bias}),
         }
         constants += [numpy_helper.from_array(array, name) for name, array in named.items()]
         out = "y" if i == len(stack.chain) - 1 else f"x{i}"
-        window: dict[str, Any] = {
-            "kernel_shape": geometry.kernel, "strides": geometry.stride, "dilations": geometry.dilation,
-            "pads": [side for sides in zip(*geometry.pad, strict=True) for side in sides],
-            "group": geometry.groups,
-        }  # fmt: skip
-        kind = "Conv"
-        if geometry.kind == "transposed":
-            kind, window["output_padding"] = "ConvTranspose", geometry.output_padding
-        nodes.append(helper.make_node(kind, [value, *named], [out], f"conv{i}", **window))
+        domain, type_ = kind.operators[0]
+        attributes: dict[str, Any] = {"domain": domain or None, **kind.attributes(geometry)}
+        nodes.append(helper.make_node(type_, [value, *named], [out], f"conv{i}", **attributes))
         value, size = out, geometry.output_size(size)
     ends = {"x": stack.input_shape, "y": (stack.batch, stack.chain[-1].c_out, *size)}
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in ends.items())
@@ -101,6 +103,9 @@ def onnx_bytes(stack: Stack) -> bytes:
 
 def caffe_refusal(stack: Stack) -> str | None:
     """Why Caffe has no such stack, in words for users; None where it has."""
+    missing = [geometry.meaning.words for geometry in stack.timed if not types(geometry.kind)]
+    if missing:
+        return f"Caffe has no layer that is {missing[0]}"
     if any(before != after for geometry in stack.chain for before, after in geometry.pad):
         return "Caffe pads both sides alike"
     if any(map(any, (geometry.output_padding for geometry in stack.chain))):
@@ -113,17 +118,20 @@ def caffe_bytes(stack: Stack) -> tuple[bytes, bytes]:
     dims = " ".join(f"dim: {n}" for n in stack.input_shape)
     text = [f'layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ {dims} }} }} }}']
     layers, value = [], "x"
-    for i, (geometry, (weight, bias)) in enumerate(zip(stack.chain, stack.weights(), strict=True)):
+    for i, (geometry, (weight, bias)) in enumerate(zip(stack.timed, stack.weights(), strict=True)):
         top = "y" if i == len(stack.chain) - 1 else f"x{i}"
         text.append(_caffe_layer(f"conv{i}", value, top, geometry, bias is not None))
-        transposed = geometry.kind == "transposed"
-        weight = stored(weight, geometry) if transposed else weight  # noqa: PLW2901 - as the file has it
-        blobs = (weight,) if bias is None else (weight, bias)
-        layers.append(NewLayer(f"conv{i}", "Deconvolution" if transposed else "Convolution", blobs))
+        stored = geometry.meaning.stored(weight, geometry)
+        blobs = (stored,) if bias is None else (stored, bias)
+        layers.append(NewLayer(f"conv{i}", _caffe_type(geometry), blobs))
         value = top
     stream = io.BytesIO()
     create_weights(layers, "stack").write(stream)
     return "\n".join((*text, "")).encode(), stream.getvalue()
+
+
+def _caffe_type(geometry: ConvGeometry) -> str:
+    return types(geometry.kind)[0]
 
 
 def _caffe_layer(name: str, bottom: str, top: str, geometry: ConvGeometry, bias: bool) -> str:
@@ -142,8 +150,7 @@ def _caffe_layer(name: str, bottom: str, top: str, geometry: ConvGeometry, bias:
         f"group: {geometry.groups}",
         f"bias_term: {str(bias).lower()}",
     ]
-    kind = "Deconvolution" if geometry.kind == "transposed" else "Convolution"
     return (
-        f'layer {{ name: "{name}" type: "{kind}" bottom: "{bottom}" top: "{top}"\n'
+        f'layer {{ name: "{name}" type: "{_caffe_type(geometry)}" bottom: "{bottom}" top: "{top}"\n'
         f"  convolution_param {{ {' '.join(fields)} }} }}"
     )

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from twofold.conv import Array, ConvGeometry, Kind, Size
+from twofold.conv import Array, ConvGeometry, Size
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,8 @@ class Split:
 
 
 def part(geometry: ConvGeometry, c_out: int, c_in: int, axes: tuple[int, ...]) -> ConvGeometry:
-    """Geometry of one convolution of a stack: the layer's along `axes`, 1 with stride 1 along the others.
-
-    A part of a transposed convolution without an axis is a convolution: at one tap there is no difference.
-    """
+    """Geometry of one convolution of a stack: the layer's along `axes`, 1 with stride 1 along the others."""
     own = [axis in axes for axis in range(len(geometry.kernel))]
-    kind: Kind = "convolution" if geometry.kind == "transposed" and not any(own) else geometry.kind
     return ConvGeometry(
         c_out,
         c_in,
@@ -61,7 +57,7 @@ def part(geometry: ConvGeometry, c_out: int, c_in: int, axes: tuple[int, ...]) -
         tuple(s if mine else 1 for s, mine in zip(geometry.stride, own, strict=True)),
         tuple(p if mine else (0, 0) for p, mine in zip(geometry.pad, own, strict=True)),
         tuple(d if mine else 1 for d, mine in zip(geometry.dilation, own, strict=True)),
-        kind=kind,
+        kind=geometry.meaning.factor(own),
         output_padding=tuple(p if mine else 0 for p, mine in zip(geometry.output_padding, own, strict=True)),
     )
 

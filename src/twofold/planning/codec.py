@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
-from twofold.conv import KINDS, ConvGeometry, Kind, Skipped
+from twofold.conv import ConvGeometry, Skipped
 from twofold.errors import PlanError, TwofoldError
+from twofold.kinds import known
 from twofold.planning.budget import Budget
 from twofold.planning.options import FixedRanks, PlanOptions
 from twofold.planning.plan import Choice, Plan
@@ -136,8 +137,9 @@ def _string(value: object, where: str) -> str:
     return value if isinstance(value, str) else _wrong(value, where, "a string")
 
 
-def _kind(value: object, where: str) -> Kind:
-    return next((kind for kind in KINDS if kind == value), None) or _wrong(value, where, " or ".join(KINDS))
+def _kind(value: object, where: str) -> str:
+    kinds = known()
+    return next((kind for kind in kinds if kind == value), None) or _wrong(value, where, " or ".join(kinds))
 
 
 def _boolean(value: object, where: str) -> bool:

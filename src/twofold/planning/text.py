@@ -19,10 +19,7 @@ def shape_text(geometry: ConvGeometry, *, pads: bool = False) -> str:
         geometry: the convolution.
         pads: also name the pads, which change neither its weights nor how it splits.
     """
-    window = geometry.kind if geometry.kind == "linear" else ranks_text(geometry.kernel)
-    parts = [f"{geometry.c_in}->{geometry.c_out} {window}"]
-    if geometry.kind == "transposed":
-        parts[0] += " transposed"
+    parts = [f"{geometry.c_in}->{geometry.c_out} {geometry.meaning.window(geometry)}"]
     if max(geometry.stride) > 1:
         parts.append(f"stride {_axes(geometry.stride)}")
     if max(geometry.dilation) > 1:

@@ -48,7 +48,7 @@ class Workload:
         if not self.per_position:
             sums = [layer.macs_of(chain[:length]) for length in range(len(chain) + 1)]
             return tuple(after - before for before, after in pairwise(sums))
-        if any(geometry.kind == "transposed" for geometry in chain):
+        if any(geometry.meaning.per_input for geometry in chain):
             # These are counted per position of the chain's input, which each makes finer for the next.
             finer = [math.prod(geometry.stride) for geometry in chain]
             return tuple(geometry.params * math.prod(finer[:i]) for i, geometry in enumerate(chain))

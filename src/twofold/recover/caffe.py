@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..calibration.inputs import Batch, Inputs
 from ..errors import ModelError
+from ..formats.caffe.kinds import kind_of
 from ..formats.caffe.model import CaffeModel
 
 
@@ -38,7 +39,7 @@ class CaffeStudent:
         self._trained = [
             layer
             for spec, layer in zip(self.net.definition.layers, self.net.layers, strict=True)
-            if spec.name not in known and spec.type in _TRAINED
+            if spec.name not in known and kind_of(spec.type) is not None
         ]
         for layer in self._trained:
             layer.requires_grad_(True)
@@ -60,6 +61,3 @@ class CaffeStudent:
         names = {layer.spec.name for layer in self._trained}  # type: ignore[union-attr]
         arrays = {name: blobs for name, blobs in self.net.arrays().items() if name in names}
         return self._decomposed.with_blobs(arrays), ()
-
-
-_TRAINED = frozenset(("Convolution", "InnerProduct", "Deconvolution"))

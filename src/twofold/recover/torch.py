@@ -12,7 +12,7 @@ from torch import Tensor
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.runners.torch import TorchRunner
 from ..errors import ModelError, OptionError
-from ..formats.torch.convolution import is_convolution
+from ..formats.torch.kinds import kind_of
 from ..formats.torch.model import TorchModel, copied
 
 
@@ -30,8 +30,8 @@ class TorchStudent:
         self, original: TorchModel, decomposed: TorchModel, outputs: tuple[str, ...], device: torch.device
     ) -> None:
         self._decomposed = decomposed
-        known = {name for name, one in original.module.named_modules() if is_convolution(one)}
-        here = {name for name, one in decomposed.module.named_modules() if is_convolution(one)}
+        known = {name for name, one in original.module.named_modules() if kind_of(one)}
+        here = {name for name, one in decomposed.module.named_modules() if kind_of(one)}
         # Each of those that modules share once.
         parameters = dict(decomposed.module.named_parameters())
         self._names = [name for name in parameters if name.rpartition(".")[0] in here - known]

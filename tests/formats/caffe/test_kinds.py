@@ -15,7 +15,9 @@ from tests.small import assert_close, opencv, write_weights
 import twofold
 from twofold.apply import apply_plan
 from twofold.conv import ConvLayer, Skipped
+from twofold.formats.caffe.blob import new_blob
 from twofold.formats.caffe.model import CaffeModel
+from twofold.formats.caffe.wire import length_field, varint_field
 from twofold.inspect import inspect
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { DIMS } } }\n'
@@ -226,3 +228,26 @@ def test_one_that_transposes_the_shared_weight_is_left_alone(tmp_path):
     (skipped,) = twofold.load(tmp_path / "net.prototxt").convolutions()
     assert isinstance(skipped, Skipped)
     assert "shares its weight with layer 'again'" in skipped.reason
+
+
+@pytest.mark.parametrize(("version", "old", "new"), [("V2", "Deconvolution", "Convolution"), ("V1", 39, 4)])
+def test_the_weights_file_says_the_type_and_the_shape_of_every_factor(tmp_path, version, old, new):
+    # Numbers of the fields in caffe.proto.
+    entry, name, type_, blobs, param = {"V2": (100, 1, 2, 7, 106), "V1": (2, 4, 5, 6, 10)}[version]
+    shape = b"".join(varint_field(*pair) for pair in ((1, 12), (2, 0), (3, 1), (4, 4), (6, 2)))
+    layer = length_field(name, b"up") + (
+        varint_field(type_, old) if isinstance(old, int) else length_field(type_, old.encode())
+    )
+    layer += length_field(blobs, new_blob(numbers(8, 12, 4, 4), "up")) + length_field(param, shape)
+    (tmp_path / "net.caffemodel").write_bytes(length_field(entry, layer))
+    (tmp_path / "net.prototxt").write_text(
+        net(UP, "kernel_size: 4 stride: 2 pad: 1 bias_term: false", 1, 8, 5, 6)
+    )
+    model = twofold.load(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    result = twofold.decompose(model, ranks={"*": 3}, schemes="input", no_data=True)
+    paths = result.save(tmp_path / "out")
+    first, second = twofold.load(*paths[:2]).weights.layers
+    assert [first.type, second.type] == [new, old]
+    content = paths[1].read_bytes()
+    for pairs in (((1, 3), (2, 0), (4, 1)), ((1, 12), (2, 0), (3, 1), (4, 4), (6, 2))):
+        assert length_field(param, b"".join(varint_field(*pair) for pair in pairs)) in content

@@ -17,11 +17,12 @@ from ...caffe_torch.normalization import BatchNorm
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, Factors, Size
 from ...errors import InputError, ModelError, OptionError
-from ...formats.caffe.convolution import LINEAR, linear_axis
+from ...formats.caffe.kinds import Kind, kind_of
 from ...formats.caffe.model import CaffeModel
 from ...formats.caffe.net import LayerSpec
 from ...formats.caffe.shapes import walk_shapes
-from ...formats.torch.compute import convolve, linear_images
+from ...formats.torch.kinds import convolve
+from ...kinds import meaning
 from ..images import ImageOptions
 from ..inputs import Batch, SampleShape
 from ..preprocessing import model_options
@@ -141,9 +142,9 @@ class CaffeRunner:
     def _images(self, index: int, blob: Tensor, *, made: bool = False) -> Tensor:
         """What a layer is given, or what it made, as (N, C, *size)."""
         spec = self._specs[index]
-        if spec.type != LINEAR:
-            return blob
-        return linear_images(blob if made else blob.flatten(linear_axis(spec, blob.dim())))
+        kind = _kind(spec)
+        images: Tensor = meaning(kind.means).images(blob if made else kind.values(spec, blob))
+        return images
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""
@@ -202,18 +203,21 @@ class _Stack(nn.Module):
         """Convolve every bottom."""
         return tuple(self._convolve(bottom) for bottom in bottoms)
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        if self._spec.type == LINEAR:
-            x = x.flatten(linear_axis(self._spec, x.dim()))
-            *lead, features = x.shape
-            return self._run(x.reshape(-1, features).T[None])[0].T.reshape(*lead, -1)
-        return self._run(x)
-
-    def _run(self, x: Tensor) -> Tensor:
+    def _convolve(self, blob: Tensor) -> Tensor:
+        kind = _kind(self._spec)
+        like = kind.values(self._spec, blob)
+        x = meaning(kind.means).images(like)
         for conv, weight, bias in self._convs:
             assert weight is not None
             x = convolve(conv.geometry, x, weight, bias)
-        return x
+        made: Tensor = meaning(kind.means).values(x, like)
+        return made
+
+
+def _kind(spec: LayerSpec) -> Kind:
+    kind = kind_of(spec.type)
+    assert kind is not None, "Bug: a layer of a type that is not decomposed"
+    return kind
 
 
 def _tensor(array: np.ndarray | None) -> Tensor | None:

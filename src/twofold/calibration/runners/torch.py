@@ -18,7 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...conv import ConvLayer, Factors
 from ...errors import InputError, OptionError
-from ...formats.torch.convolution import as_images, stack_like
+from ...formats.torch.convolution import layer_kind, stack_like
 from ...formats.torch.groups import Group, find_groups
 from ...formats.torch.inputs import Arguments
 from ...formats.torch.model import TorchModel, copied, with_own_bias
@@ -113,7 +113,7 @@ class TorchRunner:
         for use, gradient in zip(
             seen.uses, felt(values, [use.output for use in seen.uses], gradients), strict=True
         ):
-            yield Seen(use.layer, use.input, _array(as_images(use.module, gradient)))
+            yield Seen(use.layer, use.input, _array(layer_kind(use.module).images(use.module, gradient)))
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""
@@ -242,7 +242,7 @@ class _Recorder:
         output: Tensor,
     ) -> Tensor | None:
         tensor = given[0] if given else named["input"]
-        images = as_images(module, tensor)
+        images = layer_kind(module).images(module, tensor)
         if not self._differentiate:
             self.uses.append(_Use(name, _array(images), output, module))
             return None

@@ -22,7 +22,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...conv import ConvGeometry
+from .kinds import Kind, Sizes, kind_of, plain
 from .prototxt import Document, Field, Message, Scalar, after_space, apply_edits, comments, parse
+from .upgrade import V1_TYPES, v1_type
 
 Edit = tuple[int, int, bytes]
 
@@ -136,8 +138,7 @@ def _edits(
         _renamed(layer.all("top")[0], new.top),
     ]
     edits += _train_edits(copy, layer, index, new.bias, shared)
-    param = "inner_product_param" if new.geometry.kind == "linear" else "convolution_param"
-    edits += _param_edits(copy, layer.all(param)[0].messages[0], new, last)
+    edits += _param_edits(copy, layer, new, last)
     edits += _type_edits(layer, new.geometry)
     if not last:
         edits += [_removal(copy, field) for field in layer.all("loss_weight")]
@@ -146,13 +147,21 @@ def _edits(
     return [_keeping_comments(copy, edit) for edit in edits]
 
 
+def _kind(layer: Message) -> Kind | None:
+    given = str(layer.all("type")[-1].scalars[0].value)
+    return kind_of(V1_TYPES.get(given, given))
+
+
 def _type_edits(layer: Message, geometry: ConvGeometry) -> list[Edit]:
-    """A factor of a Deconvolution that has one tap is a Convolution."""
-    (scalar,) = layer.all("type")[-1].scalars
-    if geometry.kind != "convolution" or str(scalar.value).lower() != "deconvolution":
+    """A factor of another kind gets the type of that: of a Deconvolution one that has one tap."""
+    own = _kind(layer)
+    if plain(geometry.kind, own) is own:
         return []
-    named = scalar.raw[:1] in (b"'", b'"')  # the old format's types are no strings
-    return [(*scalar.span, quote("Convolution", scalar.raw) if named else b"CONVOLUTION")]
+    (scalar,) = layer.all("type")[-1].scalars
+    new = plain(geometry.kind).types[0]
+    if scalar.raw[:1] in (b"'", b'"'):
+        return [(*scalar.span, quote(new, scalar.raw))]
+    return [(*scalar.span, v1_type(new).encode())]  # the old format's are no strings
 
 
 def _keeping_comments(document: Document, edit: Edit) -> Edit:
@@ -251,7 +260,9 @@ def free_name(wanted: str, taken: set[str]) -> str:
 # Convolution parameters
 
 
-def _param_edits(document: Document, param: Message, new: NewLayerText, last: bool) -> list[Edit]:
+def _param_edits(document: Document, layer: Message, new: NewLayerText, last: bool) -> list[Edit]:
+    kind = plain(new.geometry.kind, _kind(layer))
+    param = layer.all(kind.param)[0].messages[0]
     output = param.all("num_output")[0]
     had_bias = param.to_fields().flag("bias_term")
     edits, added = [], []
@@ -262,11 +273,12 @@ def _param_edits(document: Document, param: Message, new: NewLayerText, last: bo
         added += [] if given else [text]
     if not new.bias and (had_bias or not last):
         edits += [_removal(document, field) for field in param.all("bias_filler")]
-    for names, default, sizes in _window(new.geometry):
-        written = [field for field in param.fields if field.name in names]
-        if _given(param, names, default, len(sizes)) == sizes:
+    for sizes in kind.sizes(new.geometry):
+        written = [field for field in param.fields if field.name in sizes.names]
+        if _given(param, sizes) == sizes.values:
             continue
-        texts = [_assigned(document, (written or [output])[0], *pair) for pair in _spelled(names, sizes)]
+        like = (written or [output])[0]
+        texts = [_assigned(document, like, name, str(size)) for name, size in sizes.spelled]
         if written:
             edits.append((*written[0].span, _joined(document, param, texts)))
             edits += [_removal(document, field) for field in written[1:]]
@@ -278,36 +290,15 @@ def _param_edits(document: Document, param: Message, new: NewLayerText, last: bo
     return edits
 
 
-def _window(geometry: ConvGeometry) -> list[tuple[tuple[str, ...], int, tuple[int, ...]]]:
-    """Field names (one for all axes, then those for height and width), Caffe's default, and the sizes."""
-    if geometry.kind == "linear":
-        return []
-    return [
-        (("kernel_size", "kernel_h", "kernel_w"), 0, geometry.kernel),
-        (("pad", "pad_h", "pad_w"), 0, tuple(before for before, _ in geometry.pad)),
-        (("stride", "stride_h", "stride_w"), 1, geometry.stride),
-        (("dilation",), 1, geometry.dilation),
-        (("group",), 1, (geometry.groups,)),
-    ]
-
-
-def _given(param: Message, names: tuple[str, ...], default: int, axes: int) -> tuple[int, ...]:
+def _given(param: Message, sizes: Sizes) -> tuple[int, ...]:
     """The sizes that the text gives, one per axis."""
-    fields = param.to_fields()
+    fields, names, default, axes = param.to_fields(), sizes.names, sizes.default, len(sizes.values)
     listed = fields.integers(names[0])
     if listed:
         return listed * axes if len(listed) == 1 else listed
     if any(fields.has(name) for name in names[1:]):
         return tuple(fields.integer(name) if fields.has(name) else default for name in names[1:])
     return (default,) * axes
-
-
-def _spelled(names: tuple[str, ...], sizes: tuple[int, ...]) -> list[tuple[str, str]]:
-    """The shortest way to write sizes that Caffe takes, as names and values."""
-    if len(set(sizes)) == 1:
-        return [(names[0], str(sizes[0]))]
-    spread = names[1:] if len(names) > 1 and len(sizes) == 2 else (names[0],) * len(sizes)
-    return [(name, str(size)) for name, size in zip(spread, sizes, strict=True)]
 
 
 def _assigned(document: Document, like: Field, name: str, value: str) -> bytes:

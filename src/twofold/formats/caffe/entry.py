@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...conv import Array, ConvGeometry
-from ...errors import ModelError
+from ...conv import Array
 from .blob import WireBlob, new_blob
+from .kinds import Kind, kind_of, plain
+from .schema import ENUMS, MESSAGES, FieldDef
+from .upgrade import V1_TYPES, v1_type
 from .weights import NewLayer, NewWeights, WeightsLayer
 from .wire import LENGTH, VARINT, Field, WireError, edited, fields, length_field, varint_field
 
@@ -21,23 +23,23 @@ class _Numbers:
     bottom: int
     top: int
     blobs: int
-    convolution: int
-    linear: int
 
 
 #: NetParameter's repeated field per age: `layer` and the older `layers`.
 ENTRY = {"V2": 100, "V1": 2, "V0": 2}
 
 _NUMBERS = {
-    "V2": _Numbers(name=1, type=2, bottom=3, top=4, blobs=7, convolution=106, linear=117),  # LayerParameter
-    "V1": _Numbers(name=4, type=5, bottom=2, top=3, blobs=6, convolution=10, linear=17),  # V1LayerParameter
+    "V2": _Numbers(name=1, type=2, bottom=3, top=4, blobs=7),  # LayerParameter
+    "V1": _Numbers(name=4, type=5, bottom=2, top=3, blobs=6),  # V1LayerParameter
     # A V0 net wraps each V0LayerParameter in a V1LayerParameter that holds the bottoms and tops.
-    "V0": _Numbers(name=0, type=0, bottom=2, top=3, blobs=0, convolution=0, linear=0),
+    "V0": _Numbers(name=0, type=0, bottom=2, top=3, blobs=0),
 }
-_DECONVOLUTION = ("Deconvolution", 39)  # the name, and its number in V1LayerParameter.LayerType
-_CONVOLUTION = 4
+#: The message of a layer by age; what V0 says of a layer's shape is not rewritten.
+_MESSAGES = {"V2": "LayerParameter", "V1": "V1LayerParameter"}
+#: V1's number of a type -> V2's name
+_V1_TYPES: dict[str | int, str] = {ENUMS["LayerType"][name]: type_ for name, type_ in V1_TYPES.items()}
 _V0_INNER = 1  # V1LayerParameter.layer
-_V0_NUMBERS = _Numbers(name=1, type=2, bottom=0, top=0, blobs=50, convolution=0, linear=0)  # V0LayerParameter
+_V0_NUMBERS = _Numbers(name=1, type=2, bottom=0, top=0, blobs=50)  # V0LayerParameter
 
 
 class EntryError(WireError):
@@ -170,8 +172,10 @@ class _Rewriter:
         self._tops = None if last else list(map(_text, new.tops))
         self._named = False
         self._blobs = self._new_blobs()
-        kind = new.geometry.kind if new.geometry else None
-        self._becomes_convolution = kind == "convolution" and layer.type in _DECONVOLUTION
+        own = kind_of(new.type or _V1_TYPES.get(layer.type, str(layer.type)))
+        self._kind = plain(new.geometry.kind, own) if new.geometry else None
+        param = self._kind.param if self._kind else ""
+        self._param = MESSAGES[_MESSAGES[layer.version]].get(param) if layer.version in _MESSAGES else None
 
     def pieces(self) -> list[bytes | memoryview]:
         layer = self._layer
@@ -185,12 +189,10 @@ class _Rewriter:
 
     def _edit(self, field: Field) -> bytes | None:
         numbers = _NUMBERS[self._layer.version]
-        if field.number == numbers.type and self._becomes_convolution:
-            return (
-                varint_field(field.number, _CONVOLUTION)
-                if field.wire == VARINT
-                else _type_field(field.number)
-            )
+        if field.number == numbers.type and self._new.type:
+            if field.wire == VARINT:
+                return varint_field(field.number, ENUMS["LayerType"][v1_type(self._new.type)])
+            return length_field(field.number, _text(self._new.type))
         if field.wire != LENGTH:
             return None
         if self._layer.version == "V0" and field.number == _V0_INNER:
@@ -202,11 +204,33 @@ class _Rewriter:
         if numbers.top == field.number and self._tops is not None:
             texts, self._tops = self._tops, []
             return b"".join(length_field(field.number, text) for text in texts)
-        if field.number in (numbers.convolution, numbers.linear) and self._new.geometry is not None:
-            bias = len(self._new.blobs) > 1
-            message = _convolution(self._layer.buffer, field, self._new.geometry, bias=bias)
+        if self._kind is not None and self._param is not None and field.number == self._param.number:
+            message = self._parameters(field, self._kind, MESSAGES[self._param.type_name])
             return length_field(field.number, message)
         return self._edit_name_and_blobs(numbers, field)
+
+    def _parameters(self, field: Field, kind: Kind, known: Mapping[str, FieldDef]) -> bytes:
+        """The parameters with the new shape, in the order of caffe.proto; all that is no size stays."""
+        geometry = self._new.geometry
+        assert geometry is not None
+        values = [("num_output", geometry.c_out)]
+        if len(self._new.blobs) < 2:
+            values.append(("bias_term", 0))
+        told = {"num_output", "bias_term"}
+        for sizes in kind.sizes(geometry):
+            told.update(sizes.names)
+            if any(value != sizes.default for value in sizes.values):
+                values += sizes.spelled
+        new = sorted(((known[name].number, value) for name, value in values), key=lambda one: one[0])
+        numbers = {known[name].number for name in told}
+        buffer = self._layer.buffer
+        old = fields(buffer, field.body, field.end, 2)
+        return b"".join(
+            [
+                *(varint_field(*one) for one in new),
+                *(buffer[f.start : f.end] for f in old if f.number not in numbers),
+            ]
+        )
 
     def _edit_v0(self, field: Field) -> bytes | None:
         return self._edit_name_and_blobs(_V0_NUMBERS, field) if field.wire == LENGTH else None
@@ -236,60 +260,8 @@ class _Rewriter:
         return blobs
 
 
-def _type_field(number: int) -> bytes:
-    return length_field(number, _text("Convolution"))
-
-
 def _text(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-# ConvolutionParameter in caffe.proto
-_NUM_OUTPUT, _BIAS_TERM, _PAD, _KERNEL, _GROUP, _STRIDE = 1, 2, 3, 4, 5, 6
-_PAD_H, _PAD_W, _KERNEL_H, _KERNEL_W, _STRIDE_H, _STRIDE_W, _DILATION = 9, 10, 11, 12, 13, 14, 18
-_GEOMETRY = {
-    _NUM_OUTPUT, _BIAS_TERM, _PAD, _KERNEL, _GROUP, _STRIDE,
-    _PAD_H, _PAD_W, _KERNEL_H, _KERNEL_W, _STRIDE_H, _STRIDE_W, _DILATION,
-}  # fmt: skip
-
-
-def _convolution(buffer: memoryview, field: Field, geometry: ConvGeometry, *, bias: bool) -> bytes:
-    """ConvolutionParameter or InnerProductParameter with another geometry; all that is no size stays."""
-    new = _geometry_fields(geometry, bias=bias)
-    # The two begin alike: number of outputs, whether there is a bias.
-    known = {_NUM_OUTPUT, _BIAS_TERM} if geometry.kind == "linear" else _GEOMETRY
-    kept = [
-        buffer[f.start : f.end] for f in fields(buffer, field.body, field.end, 2) if f.number not in known
-    ]
-    return b"".join([new, *kept])
-
-
-def _geometry_fields(geometry: ConvGeometry, *, bias: bool) -> bytes:
-    pads = [before for before, _ in geometry.pad]
-    if any(before != after for before, after in geometry.pad):
-        raise ModelError(f"Caffe pads both sides alike, got {geometry.pad}")
-    parts = [varint_field(_NUM_OUTPUT, geometry.c_out)]
-    if not bias:
-        parts.append(varint_field(_BIAS_TERM, 0))
-    if geometry.kind == "linear":
-        return b"".join(parts)
-    for values, default, repeated, per_axis in (
-        (pads, 0, _PAD, (_PAD_H, _PAD_W)),
-        (geometry.kernel, None, _KERNEL, (_KERNEL_H, _KERNEL_W)),
-        (geometry.stride, 1, _STRIDE, (_STRIDE_H, _STRIDE_W)),
-        (geometry.dilation, 1, _DILATION, None),
-    ):
-        if all(value == default for value in values):
-            continue
-        if len(set(values)) == 1:
-            parts.append(varint_field(repeated, values[0]))
-        elif per_axis is not None and len(values) == 2:
-            parts += [varint_field(number, value) for number, value in zip(per_axis, values, strict=True)]
-        else:
-            parts += [varint_field(repeated, value) for value in values]
-    if geometry.groups != 1:
-        parts.append(varint_field(_GROUP, geometry.groups))
-    return b"".join(parts)
 
 
 def new_entry(layer: NewLayer) -> bytes:

@@ -93,3 +93,15 @@ class Fields:
     def messages(self, name: str) -> tuple[Fields, ...]:
         """A repeated message field."""
         return tuple(value for value in self.all(name) if isinstance(value, Fields))
+
+
+def axis_of(axis: int, dims: int) -> int:
+    """A possibly negative axis of a blob of `dims` axes as an index.
+
+    Raises:
+        ValueError: there is no such axis.
+    """
+    index = axis + dims if axis < 0 else axis
+    if not 0 <= index < dims:
+        raise ValueError(f"axis {axis} of an input with {dims} axes")
+    return index

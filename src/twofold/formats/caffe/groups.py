@@ -6,26 +6,14 @@ several uses: they are changed together or not at all.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...conv import Array, ConvGeometry, ConvLayer, Size, Skipped
 from ...errors import ModelError
-from .convolution import (
-    CONVOLUTIONS,
-    DEPTHWISE,
-    LINEAR,
-    PARAMETERS,
-    blob_shape,
-    from_blob,
-    geometry,
-    linear_axis,
-    linear_geometry,
-    parameters,
-    split_shape,
-)
+from ...kinds import meaning
 from .emit import refusal
+from .kinds import Kind, kind_of
 from .net import LayerSpec, NetDefinition, layer_messages, read_layers, read_net
 from .parameters import check_fit, check_parameters
 from .prototxt import Document, Message
@@ -39,6 +27,7 @@ class Use:
 
     Attributes:
         spec: the layer.
+        kind: what is known of its type.
         message: its text.
         input_shape: shape of its input, None where it is not known.
         geometry: its shape; None where its input channels are not known.
@@ -46,6 +35,7 @@ class Use:
     """
 
     spec: LayerSpec
+    kind: Kind
     message: Message
     input_shape: Size | None
     geometry: ConvGeometry | None
@@ -54,7 +44,13 @@ class Use:
     @property
     def input_size(self) -> Size | None:
         """Spatial size of the input; of a fully connected layer its positions."""
-        return None if self.input_shape is None else split_shape(self.spec, self.input_shape)[1]
+        taken = None if self.input_shape is None else self.kind.taken(self.spec, self.input_shape)
+        return None if taken is None else taken[1]
+
+    @property
+    def biased(self) -> bool:
+        """Whether the layer has a bias."""
+        return self.kind.parameters(self.spec).flag("bias_term")
 
 
 @dataclass(frozen=True)
@@ -126,11 +122,12 @@ def find_groups(
     messages, specs = layer_messages(document), read_layers(document)
     groups: dict[tuple[str, ...], list[Use]] = {}
     for spec in specs:
-        if spec.type in PARAMETERS:
+        kind = kind_of(spec.type)
+        if kind is not None:
             shape = shapes.get(spec.index)
-            shaped = _geometry(spec, shape, weights)
-            use = Use(spec, messages[spec.index], shape, shaped, frozenset(phases.get(spec.index, ())))
-            groups.setdefault(_key(spec), []).append(use)
+            shaped = _geometry(spec, kind, shape, weights)
+            use = Use(spec, kind, messages[spec.index], shape, shaped, frozenset(phases.get(spec.index, ())))
+            groups.setdefault(_key(spec, kind), []).append(use)
     owners = _blob_users(specs)
     return tuple(Group(tuple(uses), _tied(uses, owners)) for uses in groups.values())
 
@@ -172,34 +169,33 @@ def _read_channels(nets: Sequence[NetDefinition], weights: WeightsFile) -> dict[
         }
         for layer in net.layers:
             entry = weights.layer(layer.name)
-            shape = tops.get(layer.bottoms[0]) if layer.bottoms and layer.type in CONVOLUTIONS else None
-            if shape is None or entry is None or not entry.blobs or len(entry.blobs[0].shape) != 4:
+            kind = kind_of(layer.type)
+            shape = tops.get(layer.bottoms[0]) if layer.bottoms else None
+            if kind is None or not meaning(kind.means).spatial or shape is None:
                 continue
-            groups = layer.fields.message("convolution_param").integer("group")
-            found[layer.bottoms[0]] = (shape[0], entry.blobs[0].shape[1] * groups, *shape[2:])
+            if entry is None or not entry.blobs or len(entry.blobs[0].shape) != 4:
+                continue
+            found[layer.bottoms[0]] = (shape[0], kind.channels(layer, entry.blobs[0].shape), *shape[2:])
     return found
 
 
-def _key(spec: LayerSpec) -> tuple[str, ...]:
+def _key(spec: LayerSpec, kind: Kind) -> tuple[str, ...]:
     params = spec.fields.messages("param")
     shared = params[0].text("name") if params else ""
-    return ("param", PARAMETERS[spec.type], shared) if shared else ("layer", spec.name)
+    return ("param", kind.param, shared) if shared else ("layer", spec.name)
 
 
-def _geometry(spec: LayerSpec, shape: Size | None, weights: WeightsFile | None) -> ConvGeometry | None:
-    param = parameters(spec)
-    if shape is not None and spec.type == LINEAR:
-        return linear_geometry(spec, split_shape(spec, shape)[0])
+def _geometry(
+    spec: LayerSpec, kind: Kind, shape: Size | None, weights: WeightsFile | None
+) -> ConvGeometry | None:
     if shape is not None:
-        return geometry(spec, len(shape) - 2, shape[1]) if param.integer("axis") == 1 else None
+        taken = kind.taken(spec, shape)
+        return None if taken is None else kind.geometry(spec, len(taken[1]), taken[0])
     entry = weights.layer(spec.name) if weights is not None else None
     if entry is None or not entry.blobs:
         return None
     stored = entry.blobs[0].shape
-    if spec.type == LINEAR:
-        return linear_geometry(spec, math.prod(stored) // max(1, param.integer("num_output")))
-    groups = param.integer("group")
-    return geometry(spec, len(stored) - 2, stored[0] if spec.type == "Deconvolution" else stored[1] * groups)
+    return kind.geometry(spec, len(stored) - 2, kind.channels(spec, stored))
 
 
 def as_layer(group: Group, document: Document, weights: WeightsFile | None) -> ConvLayer | Skipped:
@@ -239,8 +235,7 @@ def _unfilled(group: Group, weights: WeightsFile) -> str | None:
     """Why the weights do not tell all that the group holds; None where they do."""
     known = [use for use in group.uses if weights.layer(use.spec.name) is not None]
     for use in group.uses:
-        biased = parameters(use.spec).flag("bias_term")
-        if use not in known and (biased or not known):
+        if use not in known and (use.biased or not known):
             which = (
                 "" if use.spec.name == group.name else f"layer {use.spec.name!r}, which shares its weight, "
             )
@@ -251,17 +246,11 @@ def _unfilled(group: Group, weights: WeightsFile) -> str | None:
 def _refusal(group: Group) -> str | None:
     first = group.uses[0]
     for use in group.uses:
-        if use.spec.type in DEPTHWISE:
-            return f"a depthwise convolution (type {use.spec.type}); these are not decomposed"
-        if use.spec.type == LINEAR and use.input_shape and linear_axis(use.spec, len(use.input_shape)) < 1:
-            return "it takes the whole batch as one vector (axis 0)"
-        if use.spec.type != LINEAR and parameters(use.spec).integer("axis") != 1:
-            return "its channel axis is not 1"
-        reason = refusal(use.message)
+        reason = use.kind.refusal(use.spec, use.input_shape) or refusal(use.message)
         if reason is not None:
             return reason
-        flags = [one.spec.type == LINEAR and parameters(one.spec).flag("transpose") for one in (use, first)]
-        if use.geometry != first.geometry or flags[0] != flags[1]:
+        turned = [one.kind.turned(one.spec) for one in (use, first)]
+        if use.geometry != first.geometry or turned[0] != turned[1]:
             return f"shares its weight with layer {use.spec.name!r}, which has another shape or stride"
     if group.tied:
         return (
@@ -290,7 +279,8 @@ def _stored(group: Group, document: Document, weights: WeightsFile) -> tuple[Arr
     own = weights.layer(group.name)
     shape = group.uses[0].geometry
     assert shape is not None
-    weight = from_blob(group.uses[0].spec, last.blobs[0].array(), shape)
+    first = group.uses[0]
+    weight = first.kind.weight(first.spec, last.blobs[0].array(), shape)
     bias = own.blobs[1].array().reshape(-1) if own is not None and len(own.blobs) > 1 else None
     return weight, bias
 
@@ -298,8 +288,8 @@ def _stored(group: Group, document: Document, weights: WeightsFile) -> tuple[Arr
 def _check_fit(use: Use, blobs: Sequence[Blob], document: Document, weights: WeightsFile) -> None:
     spec, shaped = use.spec, use.geometry
     assert shaped is not None
-    wanted = [blob_shape(spec, shaped)]
-    if parameters(spec).flag("bias_term"):
+    wanted = [use.kind.stored_shape(spec, shaped)]
+    if use.biased:
         wanted.append((shaped.c_out,))
     check_fit(spec.name, blobs, wanted, document.path, weights)
     for blob in blobs:

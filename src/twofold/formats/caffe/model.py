@@ -16,13 +16,13 @@ from ...errors import FormatError, ModelError, OptionError, OutputError
 from ..base import commit, digest, recover
 from ..graph import NetGraph
 from .caffemodel import read_weights
-from .convolution import parameters, to_blob
 from .emit import NewLayerText, free_name, replace_layer
 from .graph import net_graph
 from .groups import Group, Use, as_layer, find_groups
+from .kinds import plain
 from .net import NetDefinition, read_layers, read_net
 from .prototxt import Document, parse
-from .shapes import RULES
+from .shapes import rule_of
 from .weights import NewWeights, WeightsFile, WeightsLayer
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class CaffeModel:
         """What is unusual about the files but does no harm."""
         unknown: dict[str, list[str]] = {}
         for spec in read_layers(self.definition):
-            if spec.type not in RULES and spec.type not in _NO_RULE:
+            if rule_of(spec.type) is None and spec.type not in _NO_RULE:
                 unknown.setdefault(spec.type, []).append(spec.name)
         return (
             *self.definition.notes,
@@ -221,8 +221,7 @@ class CaffeModel:
         last, owner, own = convs[-1], self._own_bias(group.name), self._own_bias(use.spec.name)
         bias = np.zeros(last.geometry.c_out) if last.bias is None else last.bias.astype(np.float64)
         bias = bias - (0.0 if owner is None else owner)
-        has_bias = parameters(use.spec).flag("bias_term")
-        if not has_bias and not np.any(bias):
+        if not use.biased and not np.any(bias):
             return (*convs[:-1], replace(last, bias=None))
         total = bias + (0.0 if own is None else own)
         return (*convs[:-1], replace(last, bias=total.astype(np.float32)))
@@ -367,9 +366,11 @@ def _some(names: Iterable[str], count: int = 5) -> str:
 
 
 def _new_weights(use: Use, text: NewLayerText, conv: FactorConv) -> NewWeights:
-    weight = to_blob(use.spec, conv.weight, conv.geometry)
+    weight = use.kind.stored(use.spec, conv.weight, conv.geometry)
     blobs = (weight,) if conv.bias is None else (weight, conv.bias)
-    return NewWeights(text.name, blobs, (text.bottom,), (text.top,), text.geometry)
+    kind = plain(conv.geometry.kind, use.kind)
+    type_ = "" if kind is use.kind else kind.types[0]
+    return NewWeights(text.name, blobs, (text.bottom,), (text.top,), text.geometry, type_)
 
 
 class _Names:

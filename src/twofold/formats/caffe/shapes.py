@@ -13,9 +13,10 @@ from itertools import pairwise
 
 from ...conv import Size
 from ...errors import ModelError
-from .convolution import geometry, window
-from .fields import Fields
+from .fields import Fields, axis_of
+from .kinds import kind_of
 from .net import LayerSpec, NetDefinition
+from .window import window
 
 Shape = Size | None
 #: From a layer and the known shapes of its bottoms to the shapes of its tops.
@@ -35,6 +36,14 @@ def rule(*types: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def rule_of(type_: str) -> Rule | None:
+    """The shape rule of a layer type: its own, or that of its kind, by which every bottom gives one top."""
+    kind = kind_of(type_)
+    if type_ in RULES or kind is None:
+        return RULES.get(type_)
+    return lambda layer, bottoms: [kind.top(layer, one) for one in bottoms]
 
 
 def infer_shapes(net: NetDefinition, inputs: Mapping[str, Size] | None = None) -> dict[str, Shape]:
@@ -73,7 +82,7 @@ def walk_shapes(
 
 def _tops(layer: LayerSpec, bottoms: Sequence[Shape]) -> Sequence[Shape]:
     unknown = (None,) * len(layer.tops)
-    apply = RULES.get(layer.type)
+    apply = rule_of(layer.type)
     if apply is None:
         return unknown
     known = [shape for shape in bottoms if shape is not None]
@@ -96,10 +105,7 @@ def _product(shape: Sequence[int]) -> int:
 
 def _axis(axis: int, shape: Size, *, end: bool = False) -> int:
     """A canonical axis index; `end` allows one past the last."""
-    index = axis + len(shape) + (1 if end else 0) if axis < 0 else axis
-    if not 0 <= index < len(shape) + (1 if end else 0):
-        raise ValueError(f"axis {axis} of {shape}")
-    return index
+    return axis_of(axis, len(shape) + end)
 
 
 def _blob_shape(message: Fields) -> Size:
@@ -165,33 +171,6 @@ def _data(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(batch, 1 if gray else 3, size, size), (batch,)]
 
 
-@rule("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", "CuDNNConvolution")
-def _convolution(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
-    param = layer.fields.message("convolution_param")
-    tops: list[Shape] = []
-    for shape in bottoms:
-        axis = _axis(param.integer("axis"), shape)
-        if len(shape) - axis == 1:
-            raise ValueError("no spatial axes")
-        conv = geometry(layer, len(shape) - axis - 1, shape[axis])
-        size = conv.output_size(shape[axis + 1 :])
-        if min(size) < 1:
-            raise ValueError("the kernel is larger than the padded input")
-        tops.append((*shape[:axis], conv.c_out, *size))
-    return tops
-
-
-@rule("Deconvolution")
-def _deconvolution(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
-    param = layer.fields.message("convolution_param")
-    tops: list[Shape] = []
-    for shape in bottoms:
-        axis = _axis(param.integer("axis"), shape)
-        conv = geometry(layer, len(shape) - axis - 1, shape[axis])
-        tops.append((*shape[:axis], conv.c_out, *conv.output_size(shape[axis + 1 :])))
-    return tops
-
-
 @rule("Im2col")
 def _im2col(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("convolution_param")
@@ -245,13 +224,6 @@ def _spp(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     if height == 1:
         return [(*bottoms[0][:2], 1, 1)]  # Caffe flattens only what it joins
     return [(bottoms[0][0], bottoms[0][1] * sum(4**level for level in range(height)))]
-
-
-@rule("InnerProduct")
-def _inner_product(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
-    param = layer.fields.message("inner_product_param")
-    axis = _axis(param.integer("axis"), bottoms[0])
-    return [(*bottoms[0][:axis], param.integer("num_output"))]
 
 
 @rule("Embed")

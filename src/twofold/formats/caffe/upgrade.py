@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...errors import FormatError
+from ...errors import FormatError, ModelError
 from .fields import Fields, Value
 from .schema import MESSAGES
 
@@ -55,6 +55,19 @@ V1_TYPES = {
     "THRESHOLD": "Threshold",
     "WINDOW_DATA": "WindowData",
 }
+
+
+def v1_type(type_: str) -> str:
+    """V1's name of a type.
+
+    Raises:
+        ModelError: it has none.
+    """
+    found = next((name for name, own in V1_TYPES.items() if own == type_), None)
+    if found is None:
+        raise ModelError(f"files of this age have no layers of the type {type_!r}; upgrade the file first")
+    return found
+
 
 #: V0's type string -> V2's type name
 V0_TYPES = {

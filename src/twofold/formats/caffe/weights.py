@@ -89,6 +89,7 @@ class NewWeights:
         bottoms: its inputs, where the file stores the net; the first of a stack keeps the original's.
         tops: its outputs; the last of a stack keeps the original's.
         geometry: written into the convolution parameters, where the file stores them; None keeps them.
+        type: V2 name of its type, where that is another than the layer's that it comes from; "" for the same.
     """
 
     name: str
@@ -96,6 +97,7 @@ class NewWeights:
     bottoms: tuple[str, ...] = ()
     tops: tuple[str, ...] = ()
     geometry: ConvGeometry | None = None
+    type: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from ...conv import Array, ConvGeometry, FactorConv, Factors
-from .convolution import LINEAR, Use, auto_pad, biased, to_tensor
+from ...conv import Array, FactorConv, Factors
+from .convolution import Use
 from .graphs import Constant, Graphs, Scope, value_names
 from .groups import Group, bias_of
 from .tensors import Files, new_tensor
@@ -44,8 +44,8 @@ class Editor:
     def replace(self, group: Group, stack: Factors) -> tuple[str, ...]:
         """Replace all nodes of a group; gives the names of those that stand for the first."""
         weight = self._own(group.weight)
-        first = group.uses[0].node
-        arrays = [to_tensor(first, conv.weight, conv.geometry) for conv in stack.convs]
+        first = group.uses[0]
+        arrays = [first.kind.stored(first.node, conv.weight, conv.geometry) for conv in stack.convs]
         weights = [self._add(weight, f"{weight.name}_{i}", array) for i, array in enumerate(arrays)]
         names = [self._replace_node(use, group, stack, weights) for use in group.uses]
         return names[0]
@@ -117,8 +117,8 @@ class Editor:
             bias = self._bias(use, group, conv) if i == count - 1 else ""
             new.input[:] = [chain[i], weights[i], *([bias] if bias else [])]
             new.output[:] = [chain[i + 1]]
-            _set_shape(new, conv.geometry)
-            nodes += biased(
+            use.kind.write(new, conv.geometry, last=i == count - 1)
+            nodes += use.kind.biased(
                 new, partial(self._free, taken=self._values), partial(self._free, taken=self._names)
             )
         self._instead[use.scope.number, use.position] = nodes
@@ -141,34 +141,6 @@ class Editor:
         )
 
 
-def _set_shape(node: NodeProto, geometry: ConvGeometry) -> None:
-    """Write a geometry into a node's attributes; "SAME" pads stay so: they split by axis like the others."""
-    if geometry.kind == "linear":
-        return
-    if geometry.kind == "convolution":  # a factor of a ConvTranspose that has one tap, too
-        node.op_type = "Conv"
-    wanted: dict[str, Iterable[int] | int] = {
-        "dilations": geometry.dilation,
-        "group": geometry.groups,
-        "kernel_shape": geometry.kernel,
-        "pads": (*(before for before, _ in geometry.pad), *(after for _, after in geometry.pad)),
-        "strides": geometry.stride,
-    }
-    if geometry.kind == "transposed":
-        wanted["output_padding"] = geometry.output_padding
-    if auto_pad(node).startswith("SAME"):
-        del wanted["pads"]
-    kept = [
-        one
-        for one in node.attribute
-        if one.name not in {*wanted, "pads", "output_padding"}
-        and (one.name != "auto_pad" or "pads" not in wanted)
-    ]
-    new = [helper.make_attribute(name, value) for name, value in wanted.items()]
-    del node.attribute[:]
-    node.attribute.extend(sorted([*new, *kept], key=lambda one: one.name))
-
-
 def _value_infos(use: Use, node: NodeProto, values: list[str], stack: Factors) -> list[ValueInfoProto]:
     """What a model that describes the node's output says of the values inside the stack."""
     graph = use.scope.graph
@@ -176,43 +148,10 @@ def _value_infos(use: Use, node: NodeProto, values: list[str], stack: Factors) -
     output, source = known.get(node.output[0]), known.get(node.input[0])
     if output is None or not output.type.tensor_type.HasField("shape"):
         return []
-    whole = output.type.tensor_type.shape.dim
-    if use.node.op_type in LINEAR:
-        return [
-            _with_last(output, name, conv.geometry.c_out)
-            for name, conv in zip(values, stack.convs, strict=False)
-        ]
-    size: list[int | None] = [None] * len(stack.convs[0].geometry.kernel)
-    if source is not None and len(source.type.tensor_type.shape.dim) == len(whole):
-        size = [dim.dim_value or None for dim in source.type.tensor_type.shape.dim[2:]] or size
-    infos = []
-    for name, conv in zip(values, stack.convs, strict=False):
-        size = [_output(conv.geometry, axis, length) for axis, length in enumerate(size)]
-        same = auto_pad(node).startswith(
-            "SAME"
-        )  # then pads may depend on the size, which the shape does not tell
-        dims = [conv.geometry.c_out, *([None] * len(size) if same else size)]
-        info = helper.make_tensor_value_info(name, output.type.tensor_type.elem_type, [None, *dims])
-        info.type.tensor_type.shape.dim[0].CopyFrom(whole[0])
-        infos.append(info)
+    infos = use.kind.between(node, source, output, stack.chain)
+    for info, name in zip(infos, values, strict=True):
+        info.name = name
     return infos
-
-
-def _with_last(info: ValueInfoProto, name: str, channels: int) -> ValueInfoProto:
-    """What is said of a value, said of one that differs in the last axis."""
-    found = ValueInfoProto()
-    found.CopyFrom(info)
-    found.name = name
-    found.type.tensor_type.shape.dim[-1].Clear()
-    found.type.tensor_type.shape.dim[-1].dim_value = channels
-    return found
-
-
-def _output(geometry: ConvGeometry, axis: int, length: int | None) -> int | None:
-    if length is None:
-        return None
-    filled = tuple(length if a == axis else 10**6 for a in range(len(geometry.kernel)))
-    return geometry.output_size(filled)[axis]
 
 
 def prune(model: ModelProto, candidates: Collection[tuple[int, str]]) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from onnx import ModelProto, NodeProto
 
 from ...conv import Array, ConvLayer, Size, Skipped
-from .convolution import Use, from_tensor, is_convolution, is_transposed, read_use
+from .convolution import Use, read_use
 from .graphs import Constant, Graphs, Scope, held, holder_of, is_op
+from .kinds import Kind, kind_of
 from .shapes import Shape, measured_shapes, value_shapes
 from .tensors import BITS, Files, all_tensors, is_external, read_weight
 
@@ -48,21 +49,26 @@ def find_groups(graphs: Graphs, inputs: Mapping[str, Size], path: str) -> tuple[
     Raises:
         ModelError: `inputs` do not fit the model.
     """
-    nodes = [
-        place for place in graphs.nodes() if is_convolution(place[2]) and not _of_activations(graphs, place)
-    ]
+    nodes, kinds = [], []
+    for place in graphs.nodes():
+        kind = kind_of(place[2])
+        if kind is not None and not _of_activations(graphs, place, kind):
+            nodes.append(place)
+            kinds.append(kind)
     shapes = _input_shapes(graphs, nodes, inputs, path)
     groups: dict[tuple[int, str] | str, list[Use]] = {}
-    for (scope, position, _), name, shape in zip(nodes, _names(graphs, nodes), shapes, strict=True):
-        use = read_use(graphs, scope, position, name, shape)
+    for (scope, position, _), kind, name, shape in zip(
+        nodes, kinds, _names(graphs, nodes), shapes, strict=True
+    ):
+        use = read_use(graphs, scope, position, kind, name, shape)
         groups.setdefault(use.weight.key if use.weight is not None else name, []).append(use)
     return tuple(Group(tuple(uses), _reason(graphs, uses)) for uses in groups.values())
 
 
-def _of_activations(graphs: Graphs, place: Node) -> bool:
+def _of_activations(graphs: Graphs, place: Node, kind: Kind) -> bool:
     """Whether a node multiplies two results, as attention does: that is no layer with a weight."""
     scope, _, node = place
-    if not is_op(node, "MatMul") or len(node.input) < 2:
+    if not kind.constant or len(node.input) <= kind.weight:
         return False
 
     def is_weight(name: str) -> bool:
@@ -71,7 +77,7 @@ def _of_activations(graphs: Graphs, place: Node) -> bool:
         maker = graphs.maker(scope, name)
         return maker is not None and is_op(maker, "DequantizeLinear") and is_weight(maker.input[0])
 
-    return not is_weight(node.input[1])
+    return not is_weight(node.input[kind.weight])
 
 
 def _input_shapes(
@@ -115,15 +121,16 @@ def _reason(graphs: Graphs, uses: list[Use]) -> str:
     for use in uses:
         if use.reason:
             return use.reason if use is uses[0] else f"shares its weight with {use.name!r}: {use.reason}"
-        if use.geometry != uses[0].geometry or is_transposed(use.node) != is_transposed(uses[0].node):
+        turned = [one.kind.turned(one.node) for one in (use, uses[0])]
+        if use.geometry != uses[0].geometry or turned[0] != turned[1]:
             return f"shares its weight with {use.name!r}, which has another shape or stride"
     weight = uses[0].weight
     assert weight is not None, "Bug: a node without weight has a reason"
-    places = {(use.scope.number, use.position) for use in uses}
+    places = {(use.scope.number, use.position): use.kind.weight for use in uses}
     for reader in graphs.final_readers(weight):
         if reader.node is None:
             return f"its weight {weight.name!r} is an output of the graph"
-        if (reader.graph, reader.node) not in places or reader.index != 1:
+        if places.get((reader.graph, reader.node)) != reader.index:
             node = graphs.node(reader.graph, reader.node)
             return (
                 f"its weight {weight.name!r} is also used by {node.name or node.output[0]!r} ({node.op_type})"
@@ -146,7 +153,7 @@ def as_layer(group: Group, files: Files) -> ConvLayer | Skipped:
     return ConvLayer(
         group.name,
         shaped,
-        from_tensor(first.node, read_weight(group.weight.tensor, files), shaped),
+        first.kind.canonical(first.node, read_weight(group.weight.tensor, files), shaped),
         bias_of(first, files),
         sizes if len(sizes) == len(group.uses) else (),
         tuple(use.name for use in group.uses[1:]),
@@ -171,9 +178,10 @@ def in_functions(model: ModelProto) -> tuple[Skipped, ...]:
             waiting += [list(graph.node) for node in nodes for graph in held(node)]
             makers = {name: node for node in nodes for name in node.output}
             for node in nodes:
-                maker = makers.get(node.input[1]) if is_op(node, "MatMul") else None
+                kind = kind_of(node)
+                maker = makers.get(node.input[kind.weight]) if kind is not None and kind.constant else None
                 results = maker is not None and not is_op(maker, "Constant", "DequantizeLinear")
-                if is_convolution(node) and not results:
+                if kind is not None and not results:
                     name = _free(f"{function.name}/{node.name or node.output[0]}", found)
                     found[name] = Skipped(name, reason)
     return tuple(found.values())

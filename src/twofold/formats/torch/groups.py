@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from ...conv import ConvLayer, Size, Skipped
-from ..layout import canonical
-from .convolution import BITS, READ_BY, geometry, is_convolution, refusal, values
+from .convolution import BITS, READ_BY, bias_of, geometry, layer_kind, refusal, values
+from .kinds import kind_of
 
 #: What a layer is called that is the whole module.
 ROOT = "(module)"
@@ -56,7 +56,7 @@ def find_groups(root: nn.Module) -> tuple[Group, ...]:
     paths: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
     for name, module in root.named_modules(remove_duplicate=False):
-        if is_convolution(module):
+        if kind_of(module) is not None:
             paths.setdefault(id(module), []).append(name)
             modules[id(module)] = module
     shared: dict[int, list[int]] = {}
@@ -93,9 +93,11 @@ def _reason(
         reason = refusal(module)
         if reason is not None:
             return reason if module is first else f"shares its weight with {names[0]!r}: {reason}"
-        same = ("padding_mode", "padding", "transposed")
-        if geometry(module) != geometry(first) or any(
-            getattr(module, a, None) != getattr(first, a, None) for a in same
+        kind = layer_kind(module)  # which says how the weight is stored, too
+        if (
+            kind is not layer_kind(first)
+            or geometry(module) != geometry(first)
+            or kind.settings(module) != kind.settings(first)
         ):
             return f"shares its weight with {names[0]!r}, which has another shape, stride or padding"
     own = {f"{name}.weight".lstrip(".") for _, names in members for name in names}
@@ -124,9 +126,9 @@ def as_layer(group: Group, calls: Calls | None) -> ConvLayer | Skipped:
         macs = sum(shaped.macs(size) for size in sizes) if shaped is not None else 0
         params = 0 if shaped is None else shaped.params
         return Skipped(group.name, reason or "its shape is not known", shaped, macs, params)
-    weight, bias = first.weight, first.bias
+    weight, bias = first.weight, bias_of(first)
     assert isinstance(weight, nn.Parameter), "Bug: a module without a plain weight was not refused"
     return ConvLayer(
-        group.name, shaped, canonical(values(weight), shaped),
-        values(bias) if isinstance(bias, nn.Parameter) else None, sizes, group.names[1:], BITS[weight.dtype],
+        group.name, shaped, layer_kind(first).weight(values(weight), shaped),
+        None if bias is None else values(bias), sizes, group.names[1:], BITS[weight.dtype],
     )  # fmt: skip

@@ -20,10 +20,11 @@ from ...errors import InputError, ModelError, OptionError, OutputError
 from ...progress import track
 from ..base import commit
 from ..graph import NetGraph
-from .convolution import fresh_stack, input_size, is_convolution, stack_like, values
+from .convolution import bias_of, fresh_stack, stack_like, values
 from .graph import net_graph
 from .groups import ROOT, Calls, Group, as_layer, find_groups
 from .inputs import Arguments
+from .kinds import Kind, kind_of
 
 #: Name of the file that `save_to` writes.
 STATE_FILE = "state_dict.pt"
@@ -203,7 +204,7 @@ def restructured(
     """
 
     def stack(name: str, module: nn.Module, _: nn.Module) -> nn.Sequential:
-        return fresh_stack(module, chains[name], bias=module.bias is not None or name in biased)
+        return fresh_stack(module, chains[name], bias=bias_of(module) is not None or name in biased)
 
     return _put(copied(root), chains, stack)
 
@@ -239,9 +240,10 @@ def with_own_bias(
         return convs
     last = convs[-1]
     zeros = np.zeros(last.geometry.c_out)
-    own, owners = (zeros if m.bias is None else values(m.bias) for m in (module, owner))  # type: ignore[arg-type]
+    biases = [bias_of(one) for one in (module, owner)]
+    own, owners = (zeros if bias is None else values(bias) for bias in biases)
     shift = (zeros if last.bias is None else last.bias) - owners
-    if module.bias is None and not np.any(shift):
+    if biases[0] is None and not np.any(shift):
         return (*convs[:-1], replace(last, bias=None))
     return (*convs[:-1], replace(last, bias=own + shift))
 
@@ -257,15 +259,18 @@ def calls(module: nn.Module, example_inputs: Any) -> Calls:
     arguments = Arguments.of(module, example_inputs)
     batch = next((tensor.shape[0] for tensor in arguments.tensors.values() if tensor.dim()), 1)
 
-    def note(name: str, one: nn.Module, given: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
+    def note(
+        name: str, kind: Kind, one: nn.Module, given: tuple[Tensor, ...], named: Mapping[str, Tensor]
+    ) -> None:
         tensor, *more = (*given, *named.values()) if given else named.values()
         if any(value is not None for value in more):
             more_given.add(name)
-        found.setdefault(name, []).append(input_size(one, tensor, batch))
+        found.setdefault(name, []).append(kind.size(one, tensor, batch))
 
     for name, one in module.named_modules():
-        if is_convolution(one):
-            one.register_forward_pre_hook(partial(note, name), with_kwargs=True)
+        kind = kind_of(one)
+        if kind is not None:
+            one.register_forward_pre_hook(partial(note, name, kind), with_kwargs=True)
     with torch.no_grad():
         arguments.call(module.eval())
     return Calls({name: tuple(sizes) for name, sizes in found.items()}, frozenset(more_given))

@@ -10,28 +10,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ....conv import ConvLayer
 from ....errors import ModelError
-from ....formats.onnx.convolution import LINEAR
 from ....onnx_torch import OnnxNet
-from ...runner import Seen, as_images
+from ...runner import Seen
 from ..gradients import felt
 
 
 def watch(
-    net: OnnxNet, names: Mapping[int, str], values: Mapping[str, NDArray[Any]], generator: np.random.Generator
+    net: OnnxNet,
+    places: Mapping[int, ConvLayer],
+    values: Mapping[str, NDArray[Any]],
+    generator: np.random.Generator,
 ) -> Iterator[Seen]:
     """What convolutions are given, and what the outputs feel of what they give.
 
     Args:
         net: the graph.
-        names: position of a node -> name of its layer.
+        places: position of a node -> its layer.
         values: inputs by name.
         generator: draws the projection of the outputs.
 
     Raises:
         ModelError: the graph does not run on these values.
     """
-    seen: list[tuple[str, bool, Tensor, Tensor]] = []
+    seen: list[tuple[ConvLayer, Tensor, Tensor]] = []
     found: Mapping[str, Tensor] = {}
     # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
     feed = {name: torch.from_numpy(np.array(value)) for name, value in values.items()}
@@ -39,12 +42,12 @@ def watch(
         with torch.enable_grad():
             for step in net.walk(feed):
                 found = step.values
-                if step.position in names:
+                if step.position in places:
                     source, output = step.inputs[0], step.outputs[0]
                     assert source is not None, "Bug: a convolution without an input"
                     if not output.requires_grad:
                         output.requires_grad_()
-                    seen.append((names[step.position], step.operator in LINEAR, source, output))
+                    seen.append((places[step.position], source, output))
             outputs = [found[name] for name in net.outputs]
             gradients = felt(outputs, [output for *_, output in seen], generator)
     except RuntimeError as error:
@@ -52,6 +55,6 @@ def watch(
             f"the model does not run in torch, which gives its gradients: {error}; use "
             "CalibrationOptions(gradients=False), and tell us"
         ) from error
-    for (name, linear, source, _), gradient in zip(seen, gradients, strict=True):
-        images = (tensor.detach().float().numpy() for tensor in (source, gradient))
-        yield Seen(name, *(map(as_images, images) if linear else images))
+    for (layer, source, _), gradient in zip(seen, gradients, strict=True):
+        found_there = (tensor.detach().float().numpy() for tensor in (source, gradient))
+        yield Seen(layer.name, *map(layer.geometry.meaning.images, found_there))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ....formats.onnx.convolution import attribute
+from ....formats.onnx.attributes import attribute
 from ....formats.onnx.graphs import is_op
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from ....formats.onnx.convolution import biased
+from ....formats.onnx.kinds import kind_of
 from .graph import Graph
 from .session import Arrays, Session
 
@@ -78,6 +78,8 @@ class Pieces:
             node = NodeProto()
             node.CopyFrom(self._graph.model.graph.node[first])
             node.input[:] = [node.input[0], _WEIGHT, _BIAS]
-            instead = {first: biased(node)}
+            kind = kind_of(node)
+            assert kind is not None, "Bug: a piece begins with a node that is no layer"
+            instead = {first: kind.biased(node)}
         made = sorted(self._live[piece + 1] - self._live[piece])
         return Session(self._graph.part(first, stop, kinds, made, instead), made)

@@ -13,7 +13,6 @@ from onnx import ModelProto, helper
 
 from ....conv import ConvLayer, Factors
 from ....errors import InputError, ModelError, OptionError
-from ....formats.onnx.convolution import LINEAR, to_tensor
 from ....formats.onnx.graphs import is_op
 from ....formats.onnx.groups import bias_of
 from ....formats.onnx.model import OnnxModel
@@ -21,7 +20,7 @@ from ....formats.onnx.shapes import input_shapes
 from ....lowrank.measure import composed
 from ...images import ImageOptions
 from ...inputs import Batch, SampleShape
-from ...runner import Outputs, Seen, Stacks, as_images
+from ...runner import Outputs, Seen, Stacks
 from ..readout import ONNX as READOUT
 from .graph import Graph, types_of
 from .norms import with_batch_statistics
@@ -100,22 +99,22 @@ class OnnxRunner:
         stacks: Stacks = (),
     ) -> Iterator[Seen]:  # fmt: skip
         """See `Runner.watch`."""
-        names = {use: layer.name for layer in layers for use in self._network.uses(layer)}
+        places = {use: layer for layer in layers for use in self._network.uses(layer)}
         if gradients is not None:
-            yield from self._network.watch_gradients(names, self.parts(batch), gradients)
+            yield from self._network.watch_gradients(places, self.parts(batch), gradients)
             return
         envs, pieces = self.parts(batch), self._network.pieces
         changed: dict[int, Weights] = {}
         for layer, stack in stacks:
             changed |= self._weights(layer, stack)
-        for number in range(pieces.number(max(names, default=0))):
+        for number in range(pieces.number(max(places, default=0))):
             envs = [pieces.advance(values, number, changed.get(number)) for values in envs]
             position = pieces.cuts[number]
-            if position in names:
-                node = self._network.graph.model.graph.node[position]
+            if position in places:
+                node, layer = self._network.graph.model.graph.node[position], places[position]
                 for values in envs:
                     given = values[node.input[0]].astype(np.float32, copy=False)
-                    yield Seen(names[position], as_images(given) if node.op_type in LINEAR else given)
+                    yield Seen(layer.name, layer.geometry.meaning.images(given))
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`; with stacks the changed model itself is run."""
@@ -150,15 +149,15 @@ class OnnxRunner:
     def _weights(self, layer: ConvLayer, stack: Factors) -> dict[int, Weights]:
         """Weight and bias of the convolution that a stack equals, by the number of each use's piece."""
         group, pieces = self._model.group(layer.name), self._network.pieces
-        kind = helper.tensor_dtype_to_np_dtype(group.weight.tensor.data_type)
+        first, dtype = group.uses[0], helper.tensor_dtype_to_np_dtype(group.weight.tensor.data_type)
         whole = composed(stack).reshape(layer.geometry.weight_shape)
-        weight = to_tensor(group.uses[0].node, whole, layer.geometry).astype(kind)
+        weight = first.kind.stored(first.node, whole, layer.geometry).astype(dtype)
         zeros = np.zeros(layer.geometry.c_out)
         biases = [bias_of(use, self._model.files) for use in group.uses]
         last = stack.convs[-1].bias
         shift = (zeros if last is None else last) - (zeros if biases[0] is None else biases[0])
         return {
-            pieces.number(position): (weight, (shift + (zeros if own is None else own)).astype(kind))
+            pieces.number(position): (weight, (shift + (zeros if own is None else own)).astype(dtype))
             for position, own in zip(self._network.uses(layer), biases, strict=True)
         }
 
@@ -234,7 +233,7 @@ class _Network:
             return None, f"{blind}: no gradients are known of {error}"
 
     def watch_gradients(
-        self, names: Mapping[int, str], parts: Sequence[Values], generator: np.random.Generator
+        self, places: Mapping[int, ConvLayer], parts: Sequence[Values], generator: np.random.Generator
     ) -> Iterator[Seen]:
         """Run in torch, forward and back."""
         from .differentiate import watch  # noqa: PLC0415 - an extra
@@ -242,7 +241,7 @@ class _Network:
         net = self._net
         assert net is not None, "Bug: asked for gradients that there are not"
         for values in parts:
-            yield from watch(net, names, values, generator)
+            yield from watch(net, places, values, generator)
 
     @cached_property
     def _net(self) -> OnnxNet | None:

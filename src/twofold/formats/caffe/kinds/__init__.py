@@ -1,0 +1,16 @@
+"""Layers that are decomposed: one file per kind, which says how such a layer is read and written."""
+
+from .base import Kind, Sizes, geometry, kind_of, plain, plain_type, register, types
+from .convolution import Convolution, Depthwise
+from .linear import Linear
+from .transposed import Transposed
+
+__all__ = [
+    "Convolution", "Depthwise", "Kind", "Linear", "Sizes", "Transposed", "geometry", "kind_of", "plain",
+    "plain_type", "register", "types",
+]  # fmt: skip
+
+register(Convolution())
+register(Depthwise())
+register(Transposed())
+register(Linear())

@@ -1,0 +1,151 @@
+"""What is to be known of a kind of Caffe layer, and the registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ....conv import Array, ConvGeometry, Size
+from ....errors import ModelError
+from ...registry import Registry
+from ..fields import Fields
+from ..net import LayerSpec
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a layer, one per axis, and the fields that hold them.
+
+    Attributes:
+        names: of the field that holds one for all axes or one for each, then, if there are, of those for
+            height and width.
+        default: what Caffe takes where nothing is said.
+        values: the sizes.
+    """
+
+    names: tuple[str, ...]
+    default: int
+    values: Size
+
+    @property
+    def spelled(self) -> list[tuple[str, int]]:
+        """The shortest way to write them that Caffe takes, as names and values."""
+        one, *each = self.names
+        if len(set(self.values)) == 1:
+            return [(one, self.values[0])]
+        spread = each if each and len(self.values) == 2 else [one] * len(self.values)
+        return list(zip(spread, self.values, strict=True))
+
+
+class Kind(ABC):
+    """How layers of some types say a layer.
+
+    Attributes:
+        means: name of the kind in `twofold.kinds`.
+        types: names of the types. A factor keeps the type of its layer where that means its kind; else it
+            gets the first that is registered for that.
+        param: field of a layer that holds its parameters, of which one is `num_output`, one `bias_term`.
+    """
+
+    means: str
+    types: tuple[str, ...]
+    param: str
+
+    def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
+        """Why a layer with an input of that shape cannot be replaced; None where it can."""
+        return None
+
+    @abstractmethod
+    def taken(self, layer: LayerSpec, shape: Size) -> tuple[int, Size] | None:
+        """Channels and spatial size of an input; None where they are not what `ConvLayer` means by them."""
+
+    @abstractmethod
+    def top(self, layer: LayerSpec, shape: Size) -> Size:
+        """Shape of what it gives for an input of that shape; raises ValueError where there is no such."""
+
+    @abstractmethod
+    def channels(self, layer: LayerSpec, stored: Size) -> int:
+        """Input channels of a layer whose weight has that shape in the file."""
+
+    @abstractmethod
+    def geometry(self, layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
+        """Shape of a layer with `axes` spatial axes and `c_in` input channels.
+
+        Raises:
+            ModelError: parameters that Caffe refuses.
+        """
+
+    def sizes(self, geometry: ConvGeometry) -> tuple[Sizes, ...]:
+        """What is written of a shape, besides `num_output`.
+
+        Raises:
+            ModelError: Caffe has no such layer.
+        """
+        return ()
+
+    def turned(self, layer: LayerSpec) -> bool:
+        """Whether the file has its weight with the axes in reverse."""
+        return False
+
+    def values(self, layer: LayerSpec, blob: Any) -> Any:
+        """What the layer makes of an input blob before it takes it, an array or a tensor."""
+        return blob
+
+    # ---- what follows from this
+
+    def parameters(self, layer: LayerSpec) -> Fields:
+        """The parameters of a layer."""
+        return layer.fields.message(self.param)
+
+    def outputs(self, layer: LayerSpec) -> int:
+        """Output channels, once the layer has no more training entries than blobs.
+
+        Raises:
+            ModelError: it has, or there are no outputs.
+        """
+        param = self.parameters(layer)
+        blobs = 2 if param.flag("bias_term") else 1
+        given = len(layer.fields.all("param"))
+        if given > blobs:
+            what = "weight and bias" if blobs > 1 else "weight"
+            raise ModelError(
+                f"{layer.label}: has {given} param entries for {blobs} blobs ({what}); remove the rest"
+            )
+        c_out = param.integer("num_output")
+        if c_out < 1:
+            raise ModelError(f"{layer.label}: num_output is {c_out}; it must be at least 1")
+        return c_out
+
+    def stored_shape(self, layer: LayerSpec, geometry: ConvGeometry) -> Size:
+        """Shape of the weight in the file."""
+        return geometry.meaning.stored_shape(geometry)[:: -1 if self.turned(layer) else 1]
+
+    def weight(self, layer: LayerSpec, array: Array, geometry: ConvGeometry) -> Array:
+        """The weight as `ConvLayer` has it."""
+        array = array.reshape(self.stored_shape(layer, geometry))
+        return geometry.meaning.canonical(array.T if self.turned(layer) else array, geometry)
+
+    def stored(self, layer: LayerSpec, weight: Array, geometry: ConvGeometry) -> Array:
+        """The weight as a layer that stands in this one's place has it."""
+        array = geometry.meaning.stored(weight, geometry)
+        return np.ascontiguousarray(array.T) if self.turned(layer) else array
+
+
+registry: Registry[str, Kind] = Registry("layer type", lambda kind: kind.types)
+register, kind_of, types, plain = registry.register, registry.get, registry.known, registry.plain
+
+
+def plain_type(type_: str) -> str:
+    """By which type a layer is run: that of a fork by the first of its kind; one of no kind by itself."""
+    kind = kind_of(type_)
+    return type_ if kind is None else plain(kind.means).types[0]
+
+
+def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
+    """Shape of a layer of a registered type; see `Kind.geometry`."""
+    kind = kind_of(layer.type)
+    assert kind is not None, f"Bug: {layer.label} is no layer that is decomposed"
+    return kind.geometry(layer, axes, c_in)

@@ -1,0 +1,17 @@
+"""Deconvolution."""
+
+from __future__ import annotations
+
+from ....conv import Size
+from ..net import LayerSpec
+from .convolution import Convolution
+
+
+class Transposed(Convolution):
+    """Transposed convolutions, which have the parameters of convolutions."""
+
+    means = "transposed"
+    types = ("Deconvolution",)
+
+    def channels(self, layer: LayerSpec, stored: Size) -> int:
+        return stored[0]

@@ -1,0 +1,90 @@
+"""Gemm and MatMul."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from onnx import NodeProto, ValueInfoProto, helper
+
+from ....conv import ConvGeometry, Size
+from ..attributes import attribute, integer
+from .base import Kind, Operator, Shape
+
+
+class Linear(Kind):
+    """Fully connected layers whose weight is (in, out)."""
+
+    means = "linear"
+
+    def size(self, shape: Shape) -> Size | None:
+        """Vectors, as many as there are between the batch and their values."""
+        inner = None if shape is None else shape[1:-1]
+        return None if inner is None or None in inner else (math.prod(d for d in inner if d is not None),)
+
+    def geometry(self, node: NodeProto, dims: Size, size: Size | None) -> tuple[ConvGeometry | None, str]:
+        if len(dims) != 2:
+            return None, f"its weight has the shape {list(dims)}; one of 2 axes is needed"
+        c_in, c_out = dims if self.turned(node) else dims[::-1]
+        return ConvGeometry.linear(c_out, c_in), ""
+
+    def turned(self, node: NodeProto) -> bool:
+        return True
+
+    def write(self, node: NodeProto, geometry: ConvGeometry, *, last: bool) -> None:
+        """Its weight says all."""
+
+    def between(
+        self, node: NodeProto, source: ValueInfoProto | None, output: ValueInfoProto,
+        chain: Sequence[ConvGeometry],
+    ) -> list[ValueInfoProto]:  # fmt: skip
+        """As the output, but for the last axis."""
+        infos = []
+        for shape in chain[:-1]:
+            info = ValueInfoProto()
+            info.CopyFrom(output)
+            info.type.tensor_type.shape.dim[-1].Clear()
+            info.type.tensor_type.shape.dim[-1].dim_value = shape.c_out
+            infos.append(info)
+        return infos
+
+
+class Gemm(Linear):
+    """Gemm, of one vector per sample; its weight may be (out, in)."""
+
+    operators: tuple[Operator, ...] = (("", "Gemm"),)
+
+    def size(self, shape: Shape) -> Size | None:
+        return (1,)
+
+    def geometry(self, node: NodeProto, dims: Size, size: Size | None) -> tuple[ConvGeometry | None, str]:
+        shaped, problem = super().geometry(node, dims, size)
+        for name in ("alpha", "beta"):
+            found = attribute(node, name)
+            if found is not None and found.f != 1.0:
+                problem = problem or f"it scales by {name} = {found.f:g}"
+        if integer(node, "transA", 0):
+            problem = problem or "it transposes its input"
+        return shaped, problem
+
+    def turned(self, node: NodeProto) -> bool:
+        return not integer(node, "transB", 0)
+
+
+class MatMul(Linear):
+    """MatMul by a constant; that of two results, as in attention, is no layer."""
+
+    operators: tuple[Operator, ...] = (("", "MatMul"),)
+    constant = True
+
+    def biased(
+        self, node: NodeProto, value: Callable[[str], str] = str, name: Callable[[str], str] = str
+    ) -> list[NodeProto]:
+        """With an Add behind it, since it takes no bias."""
+        if len(node.input) < 3:
+            return [node]
+        *factors, bias = node.input
+        output, product = node.output[0], value(f"{node.output[0]}_unbiased")
+        node.input[:] = factors
+        node.output[:] = [product]
+        return [node, helper.make_node("Add", [product, bias], [output], name(f"{node.name}_bias"))]

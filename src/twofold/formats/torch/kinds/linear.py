@@ -1,0 +1,32 @@
+"""nn.Linear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ....conv import ConvGeometry, Size
+from .base import Kind
+
+
+class Linear(Kind):
+    """Fully connected layers, which take vectors (..., C_in)."""
+
+    means = "linear"
+    modules: tuple[type[nn.Module], ...] = (nn.Linear,)
+
+    def geometry(self, module: nn.Module) -> ConvGeometry:
+        return ConvGeometry.linear(int(module.out_features), int(module.in_features))  # type: ignore[arg-type]
+
+    def size(self, module: nn.Module, tensor: Tensor, batch: int) -> Size:
+        """The positions per sample."""
+        return (-(-(tensor.numel() // tensor.shape[-1]) // max(batch, 1)),)
+
+    def make(self, geometry: ConvGeometry, settings: Mapping[str, object], **options: Any) -> nn.Module:
+        return nn.Linear(geometry.c_in, geometry.c_out, **options)
+
+    def run(self, geometry: ConvGeometry, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y = weight.flatten(1) @ x
+        return y if bias is None else y + bias[:, None]
