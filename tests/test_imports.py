@@ -23,6 +23,7 @@ FLOW = (
     ("calibration",),
     ("planning",),
     ("load", "calibrate", "inspect"),
+    ("factorize",),
     ("result", "search", "export"),
     ("latency",),
     ("decompose", "apply", "compare", "doctor"),

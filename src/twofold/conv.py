@@ -143,7 +143,7 @@ class LayerStatistics:
             None for layers over the memory limit.
         strips: for each spatial axis a, the covariance of the input along that axis's kernel alone, summed
             over the positions of the other axes: strips[a] has shape (C_in * kernel[a],) * 2. Always present;
-            of layers over the memory limit whose kernel has one tap its diagonal alone, (C_in,).
+            of layers over the memory limit whose strips are, too, the diagonals (C_in * kernel[a],).
         gradient: (C_out, C_out), second moment of the gradient of the network's outputs by the layer's output
             at one position, scaled to a mean of 1 on the diagonal; None where it was not gathered.
         shrinkage: share by which a covariance that is not here is to be drawn towards the multiple of the

@@ -13,6 +13,7 @@ from twofold.calibration.statistics import StatisticsAccumulator, StatisticsOpti
 from twofold.calibration.store import SavedStatistics, load_statistics, save_statistics
 from twofold.calibration.vectors import _KEPT, VectorAccumulator
 from twofold.conv import ConvGeometry, ConvLayer
+from twofold.errors import OptionError
 from twofold.lowrank import SCHEMES, energy_error
 
 LESS = StatisticsOptions(memory=0, positions=10**6)
@@ -130,7 +131,7 @@ def test_a_module_is_decomposed_within_the_limit(tmp_path):
     assert errors["full"][1] != errors["blind"][1] == pytest.approx(errors["found"][1])
     assert found.plan.calibration["weights_alone"] == ["4"]
     assert "1 layers are over the memory limit of 1.9e-05 GiB and take another pass" in str(found.plan.notes)
-    assert "have too many outputs for another pass, so they are fitted to their weights alone: 4" in str(
+    assert "are too large for another pass, so they are fitted to their weights alone: 4" in str(
         found.plan.notes
     )
     again = found.plan.apply(module)
@@ -138,3 +139,30 @@ def test_a_module_is_decomposed_within_the_limit(tmp_path):
     assert again[0][1].bias is not None
     # Its mean, too, where the correction in sequence was taken.
     assert (again[4][1].bias is not None) is ("4" in found.plan.calibration["means_corrected"])
+
+
+def test_a_layer_whose_strips_are_too_large_takes_another_pass(monkeypatch):
+    """As nets on audio have: long on one axis, with many channels."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(16, 32, (16, 1), bias=False), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3, bias=False)
+    )
+    rng = np.random.default_rng(0)
+    mixed = np.einsum("cd,ndhw->nchw", rng.normal(size=(16, 4)), rng.normal(size=(24, 4, 40, 5)))
+    how = {"data": mixed.astype(np.float32), "ranks": {"0": 16, "2": 16}, "schemes": "channel"}
+    bare = {"gradients": False}
+    full = twofold.decompose(module, calibration=CalibrationOptions(**bare), **how)
+    blind = twofold.decompose(module, no_data=True, ranks=how["ranks"], schemes="channel")
+    # Strips of the first take 20 * (256**2 + 16**2) bytes; its outputs 16 * 32**2.
+    monkeypatch.setattr("twofold.calibration.gather.free_memory", lambda: 2 * 20 * 200**2)
+    less = CalibrationOptions(memory=16 * 32**2, **bare)
+    found = twofold.decompose(module, calibration=less, **how)
+    errors = {
+        name: [choice.relative_error for choice in result.plan.choices]
+        for name, result in (("found", found), ("full", full), ("blind", blind))
+    }
+    assert errors["found"][0] == pytest.approx(errors["full"][0], rel=0.02)
+    assert errors["full"][0] < 0.9 * errors["blind"][0]
+    with pytest.raises(OptionError, match="over the memory limit: leave such layers to the scheme 'channel'"):
+        twofold.decompose(module, calibration=less, **{**how, "schemes": "input"})

@@ -27,7 +27,7 @@ from .memory import SHARE, free_memory, share_out
 from .runner import Runner
 from .shrink import shrunk
 from .statistics import StatisticsOptions, patch_size
-from .vectors import one_tap, outputs_bytes
+from .vectors import another_pass_fits
 
 #: Patches per value of a patch that are looked at where the user does not say how many positions: enough for
 #: covariances whose small eigenvalues still mean something.
@@ -102,16 +102,16 @@ def gather(
     Raises:
         InputError: a layer sees nothing, or values that are not finite.
     """
-    memory = int(SHARE * free_memory()) if options.memory is None else options.memory
+    free = int(SHARE * free_memory())
+    memory = free if options.memory is None else options.memory
     full = share_out(layers, memory)
-    # Another pass gathers the covariance of a layer's outputs, at least.
     alone = [
         layer.name for layer in layers
-        if layer.name not in full and one_tap(layer.geometry) and outputs_bytes(layer.geometry) > memory
+        if layer.name not in full and not another_pass_fits(layer.geometry, memory, free)
     ]  # fmt: skip
     layers = [layer for layer in layers if layer.name not in alone]
     accumulators = {
-        layer.name: accumulator(layer.geometry, layer_options(layer, inputs, options, full))
+        layer.name: accumulator(layer.geometry, layer_options(layer, inputs, options, full, free))
         for layer in layers
     }
     metrics: dict[str, NDArray[np.float64]] = {}
@@ -138,7 +138,7 @@ def gather(
     over = [name for name in found if name not in full]
     for names, what in (
         (over, "take another pass over the inputs"),
-        (alone, "have too many outputs for another pass, so they are fitted to their weights alone"),
+        (alone, "are too large for another pass, so they are fitted to their weights alone"),
     ):
         if names:
             notes.append(
@@ -182,14 +182,15 @@ def mode(runner: Runner, options: CalibrationOptions) -> AbstractContextManager[
 
 
 def layer_options(
-    layer: ConvLayer, inputs: Inputs, options: CalibrationOptions, full: frozenset[str]
-) -> StatisticsOptions:
-    """How one layer is looked at; those not in `full` keep no covariance."""
+    layer: ConvLayer, inputs: Inputs, options: CalibrationOptions, full: frozenset[str],
+    strips: int | None = None,
+) -> StatisticsOptions:  # fmt: skip
+    """How one layer is looked at; those not in `full` keep no covariance, but strips of so many bytes."""
     positions = options.positions
     if positions is None:
         wanted = PATCHES_PER_VALUE * patch_size(layer.geometry) / inputs.count
         positions = max(_FEWEST_POSITIONS, math.ceil(wanted))
-    return StatisticsOptions(None if layer.name in full else 0, positions, options.seed)
+    return StatisticsOptions(None if layer.name in full else 0, positions, options.seed, strips)
 
 
 def _second_moment(gradients: Array) -> NDArray[np.float64]:

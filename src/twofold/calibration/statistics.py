@@ -44,11 +44,14 @@ class StatisticsOptions:
             `covariance_bytes`) keep strips only. None for no limit.
         positions: largest number of output positions looked at in each image.
         seed: of the draw of positions.
+        strips: bytes that strips may take (see `strips_bytes`); layers that need more keep variances only.
+            None for no limit.
     """
 
     memory: int | None = None
     positions: int = 1024
     seed: int = 0
+    strips: int | None = None
 
     def __post_init__(self) -> None:
         if self.positions < 1:
@@ -63,6 +66,12 @@ def patch_size(geometry: ConvGeometry) -> int:
 def covariance_bytes(geometry: ConvGeometry) -> int:
     """Peak bytes of gathering a layer's full covariance: float64 sum and result, one float32 product."""
     return 20 * geometry.groups * patch_size(geometry) ** 2
+
+
+def strips_bytes(geometry: ConvGeometry) -> int:
+    """Peak bytes of gathering a layer's strips: float64 sums and results, one float32 product."""
+    channels = geometry.c_in // geometry.groups
+    return 20 * geometry.groups * sum((channels * k) ** 2 for k in geometry.kernel)
 
 
 class PatchSampler:
@@ -196,11 +205,11 @@ class StatisticsAccumulator:
 
     def _moments(self, g: ConvGeometry, n: int, m: Array) -> LayerStatistics:
         assert self._shift is not None
-        mean = _channels_first(self._shift + m, g)
+        mean = channels_first(self._shift + m, g)
         if self.full:
             centred = self._squares / n
             centred -= np.outer(m, m)
-            covariance = _channels_first(centred, g)
+            covariance = channels_first(centred, g)
             return LayerStatistics(n, mean, covariance, strips_of(covariance, g))
         view = m.reshape(1, *g.kernel, g.c_in)
         strips = []
@@ -223,7 +232,8 @@ def _permutation(kernel: tuple[int, ...], c_in: int) -> Indices:
     return np.arange(math.prod(kernel) * c_in, dtype=np.intp).reshape(-1, c_in).T.ravel()
 
 
-def _channels_first(moments: Array, geometry: ConvGeometry) -> Array:
+def channels_first(moments: Array, geometry: ConvGeometry) -> Array:
+    """Moments of patches (*kernel, C_in) as those of patches (C_in, *kernel)."""
     order = _permutation(geometry.kernel, geometry.c_in)
     moved: Array = moments[order] if moments.ndim == 1 else moments[np.ix_(order, order)]
     return moved

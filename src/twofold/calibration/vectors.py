@@ -1,9 +1,11 @@
-"""Moments of layers with one tap that are over the memory limit: no matrix of their inputs' size.
+"""Moments of layers that are over the memory limit: no matrix of their inputs' size.
 
 Only the scheme `channel` takes a layer whose kernel has one tap: a fully connected layer, a 1x1 convolution.
-All it needs is the covariance of the outputs, which another pass over the inputs gathers. The first pass is
-left with the mean, the variances, and for a fully connected layer how far its covariance S is drawn towards
-the identity (see `shrink`). That takes tr S^2, which is had without S from the vectors themselves:
+Of a layer that is long on one axis other schemes need the covariance along it, which may be too large itself:
+with 64 taps and 1024 channels it takes 34 GB. All that `channel` needs is the covariance of the outputs,
+which another pass over the inputs gathers. The first pass is left with the mean, the variances, and for a
+fully connected layer how far its covariance S is drawn towards the identity (see `shrink`). That takes tr S^2,
+which is had without S from the vectors themselves:
 
     tr S^2 = sum over i, j of ((x_i - m)^T (x_j - m))^2 / n^2.
 
@@ -16,7 +18,14 @@ from __future__ import annotations
 import numpy as np
 
 from twofold.calibration.shrink import shrinkage
-from twofold.calibration.statistics import PatchSampler, StatisticsOptions, covariance_bytes, patch_size
+from twofold.calibration.statistics import (
+    PatchSampler,
+    StatisticsOptions,
+    channels_first,
+    covariance_bytes,
+    patch_size,
+    strips_bytes,
+)
 from twofold.conv import Array, ConvGeometry, LayerStatistics
 from twofold.errors import InputError
 
@@ -33,14 +42,29 @@ def outputs_bytes(geometry: ConvGeometry) -> int:
     return 16 * geometry.c_out**2 // geometry.groups
 
 
+def another_pass_fits(geometry: ConvGeometry, memory: int, strips: int) -> bool:
+    """Whether another pass over the inputs can stand for the covariance of a layer over the limit.
+
+    Args:
+        geometry: the layer's.
+        memory: bytes that covariances may take.
+        strips: bytes that strips may take.
+    """
+    if not one_tap(geometry) and strips_bytes(geometry) <= strips:
+        return True
+    alone = sum(k > 1 for k in geometry.kernel) <= 1  # else the scheme `spatial` takes it, too
+    return alone and outputs_bytes(geometry) <= memory
+
+
 def over_the_limit(geometry: ConvGeometry, options: StatisticsOptions) -> bool:
-    """Whether a layer has one tap, and a covariance that memory does not allow."""
-    limit = options.memory
-    return one_tap(geometry) and limit is not None and covariance_bytes(geometry) > limit
+    """Whether memory allows neither a layer's covariance, nor strips that could stand for it."""
+    if options.memory is None or covariance_bytes(geometry) <= options.memory:
+        return False
+    return one_tap(geometry) or (options.strips is not None and strips_bytes(geometry) > options.strips)
 
 
 class VectorAccumulator:
-    """Gathers the `LayerStatistics` of one layer with one tap, without its covariance."""
+    """Gathers the `LayerStatistics` of one layer without its covariance."""
 
     full = False
 
@@ -88,8 +112,13 @@ class VectorAccumulator:
             m = self._sum / self.count
             variances = self._squares / self.count - m**2
             share = self._shrinkage(m, float(variances.sum())) if self._kept else 0.0
-        strips = (variances,) * len(self._geometry.kernel)
-        return LayerStatistics(self.count, self._shift + m, None, strips, shrinkage=share)
+        g = self._geometry
+        shape = (g.c_in, *g.kernel)
+        of_taps = channels_first(variances, g).reshape(shape)
+        others = [tuple(a for a in range(1, len(shape)) if a != axis) for axis in range(1, len(shape))]
+        strips = tuple(of_taps.sum(axis=axes).ravel() for axes in others)
+        mean = channels_first(self._shift + m, g)
+        return LayerStatistics(self.count, mean, None, strips, shrinkage=share)
 
     def _shrinkage(self, m: Array, trace: float) -> float:
         X, n = np.stack(self._kept) - m.astype(np.float32), self.count

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from twofold.conv import Array, ConvGeometry, ConvLayer, LayerStatistics
-from twofold.errors import ModelError
+from twofold.errors import ModelError, OptionError
 from twofold.lowrank.unfold import Split
 
 
@@ -43,7 +43,15 @@ def strip_covariance(statistics: LayerStatistics, geometry: ConvGeometry, split:
 
     From the strips alone, so that layers over the memory limit have it too; hence at most one axis may belong
     to the first convolution.
+
+    Raises:
+        OptionError: the strips were over the memory limit, too.
     """
+    if statistics.strips[0].ndim == 1:
+        raise OptionError(
+            "covariances along one axis of a kernel are over the memory limit: leave such layers to the "
+            "scheme 'channel', or use weights only"
+        )
     if len(split.first) == 1:
         return np.array(statistics.strips[split.first[0]], dtype=np.float64)
     if not split.first:
