@@ -4,8 +4,8 @@ Only the scheme `channel` takes a layer whose kernel has one tap: a fully connec
 Of a layer that is long on one axis other schemes need the covariance along it, which may be too large itself:
 with 64 taps and 1024 channels it takes 34 GB. All that `channel` needs is the covariance of the outputs,
 which another pass over the inputs gathers. The first pass is left with the mean, the variances, and for a
-fully connected layer how far its covariance S is drawn towards the identity (see `shrink`). That takes tr S^2,
-which is had without S from the vectors themselves:
+fully connected layer how far its covariance S is drawn towards the identity (see `shrink`). That takes
+tr S^2, which is had without S from the vectors themselves:
 
     tr S^2 = sum over i, j of ((x_i - m)^T (x_j - m))^2 / n^2.
 
