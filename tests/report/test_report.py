@@ -291,6 +291,27 @@ def test_branches_get_lanes_of_their_own():
     assert blocks["right"].lane == 1
 
 
+def test_activations_that_are_spelt_out_are_drawn_into_their_layer():
+    """SiLU and Mish as ONNX has them; a product with what somebody else reads, too, stays."""
+    nodes = (
+        Node("silu", "Conv", layer="silu"),
+        Node("s", "Sigmoid", (0,)),
+        Node("x*s", "Mul", (0, 1)),
+        Node("mish", "Conv", (2,), layer="mish"),
+        Node("p", "Softplus", (3,)),
+        Node("t", "Tanh", (4,)),
+        Node("t*x", "Mul", (5, 3)),
+        Node("gate", "Conv", (6,), layer="gate"),
+        Node("g", "Sigmoid", (7,)),
+        Node("x*g", "Mul", (7, 8)),
+        Node("beside", "Add", (7, 9)),
+    )
+    blocks = {block.node.name: block for block in lay_out(NetGraph(nodes), {})}
+    assert set(blocks) == {"silu", "mish", "gate", "g", "x*g", "beside"}
+    assert blocks["silu"].with_kinds == ("Sigmoid", "Mul")
+    assert blocks["mish"].with_kinds == ("Softplus", "Tanh", "Mul")
+
+
 @st.composite
 def networks(draw):
     """Graphs with branches, skips over many layers and second inputs, and heights of some layers."""

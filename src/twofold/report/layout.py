@@ -18,9 +18,11 @@ from ..formats.graph import NetGraph, Node
 _FOLDED = re.compile(
     r"(p|leaky|c|r|thresholded)?relu6?|batch_?norm(alization)?(\d?d)?|scale|bias|dropout\d?d?|sigmoid|tanh|clip|"
     r"c?elu|selu|silu|gelu|mish|hard_?swish|hard_?sigmoid|swish|identity|instance_?norm(alization)?(\d?d)?|"
-    r"group_?norm(alization)?|power|split",
+    r"group_?norm(alization)?|power|split|softplus|softsign|erf",
     re.IGNORECASE,
 )
+#: What joins a value with an activation of it.
+_GATE = re.compile("mul", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,13 @@ def _layers(blocks: Sequence[Block]) -> list[int]:
 
 
 def _folded(graph: NetGraph) -> list[Block]:
-    readers = [0] * len(graph.nodes)
-    for node in graph.nodes:
-        for source in node.sources:
-            readers[source] += 1
+    gated = _gated(graph)
+    readers = _readers(graph)
     of_node: list[int] = []
     parts: list[tuple[Node, list[str], tuple[int, ...]]] = []
-    for node in graph.nodes:
-        alone = len(node.sources) == 1 and readers[node.sources[0]] == 1
-        if alone and node.layer is None and _FOLDED.fullmatch(node.kind):
+    for index, node in enumerate(graph.nodes):
+        alone = _alters(node) and len(readers[node.sources[0]]) == 1
+        if alone or index in gated:
             block = of_node[node.sources[0]]
             parts[block][1].append(node.kind)
             of_node.append(block)
@@ -92,6 +92,36 @@ def _folded(graph: NetGraph) -> list[Block]:
         of_node.append(len(parts))
         parts.append((node, [], tuple(dict.fromkeys(of_node[source] for source in node.sources))))
     return [Block(node, tuple(kinds), sources) for node, kinds, sources in parts]
+
+
+def _readers(graph: NetGraph) -> list[list[int]]:
+    """For each node, the nodes that read it."""
+    readers: list[list[int]] = [[] for _ in graph.nodes]
+    for index, node in enumerate(graph.nodes):
+        for source in node.sources:
+            readers[source].append(index)
+    return readers
+
+
+def _alters(node: Node) -> bool:
+    """Whether a node changes one value, not its shape."""
+    return len(node.sources) == 1 and node.layer is None and _FOLDED.fullmatch(node.kind) is not None
+
+
+def _gated(graph: NetGraph) -> set[int]:
+    """Nodes of activations that are spelt out: x * f(x), as ONNX has SiLU and Mish."""
+    readers = _readers(graph)
+    found: set[int] = set()
+    for index, node in enumerate(graph.nodes):
+        if node.layer is not None or not _GATE.fullmatch(node.kind) or len(node.sources) != 2:
+            continue
+        for source, last in (node.sources, node.sources[::-1]):
+            path = [last]
+            while _alters(graph.nodes[path[-1]]) and len(readers[path[-1]]) == 1:
+                path.append(graph.nodes[path[-1]].sources[0])
+            if len(path) > 1 and path[-1] == source and sorted(readers[source]) == sorted((path[-2], index)):
+                found.update(path[:-1], (index,))
+    return found
 
 
 def _lanes(blocks: Sequence[Block], layers: Sequence[int]) -> list[int]:
