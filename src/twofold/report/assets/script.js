@@ -108,7 +108,7 @@
     in: () => zoom(0.75),
     out: () => zoom(1 / 0.75),
     // Text stays as large as it is drawn, and no smaller than two thirds of that.
-    width: () => { view.w = Math.max(whole.w, graph.clientWidth); center(); },
+    width: () => { view.w = Math.max(Math.min(whole.w, 1.5 * graph.clientWidth), graph.clientWidth); center(); },
     all: () => { view.w = widest(); center(); },
   };
   all("[data-zoom]").forEach((button) => button.addEventListener("click", () => fit[button.dataset.zoom]()));

@@ -1,4 +1,8 @@
-"""The network before and after, side by side: what became of each convolution can be pointed at."""
+"""The network before and after, side by side: what became of each convolution can be pointed at.
+
+The network before is drawn in a mirror, so that the longest paths of both run beside each other in the
+middle, and what branches off goes outwards.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +70,7 @@ class _Canvas:
     def parts(self) -> Iterator[Markup]:
         skipped = {one.name: one for one in self.plan.skipped}
         for right, name in ((0, "before"), (1, "after")):
-            yield Markup('<text class="head" x="{}" y="20">{}</text>').format(self._shift(right), name)
+            yield Markup('<text class="head" x="{}" y="20">{}</text>').format(self._x(0, WIDTH, right), name)
         if self.routes.width == WIDTH:  # beside branches, bands would cross what they do not belong to
             yield from map(self._band, (one for one in self.blocks if one.node.layer in self.choices))
         for right in (0, 1):
@@ -80,16 +84,16 @@ class _Canvas:
             yield self._before(block, choice)
             yield from self._stack(block, choice)
 
-    def _shift(self, right: int) -> int:
-        """What is added to every x of one of the two networks."""
-        return _MARGIN + right * (self.routes.width + _BETWEEN)
+    def _x(self, x: float, width: int, right: int) -> float:
+        """Left end, in one of the two networks, of what the routes have at x."""
+        return _MARGIN + (x + self.routes.width + _BETWEEN if right else self.routes.width - x - width)
 
-    def _place(self, block: Block, right: int, row: int = 0) -> tuple[int, int]:
+    def _place(self, block: Block, right: int, row: int = 0) -> tuple[float, int]:
         x, y = self.routes.place(block)
-        return x + self._shift(right), y + _TOP + (height_of(row + 1) - HEIGHT)
+        return self._x(x, WIDTH, right), y + _TOP + (height_of(row + 1) - HEIGHT)
 
     def _box(
-        self, at: tuple[int, int], height: int, css: str, words: tuple[str, str], text: str, link: str
+        self, at: tuple[float, int], height: int, css: str, words: tuple[str, str], text: str, link: str
     ) -> Markup:
         x, y = at
         attributes = Markup(' data-link="{}"').format(link) if link else ""
@@ -163,7 +167,7 @@ class _Canvas:
         )
 
     def _edge(self, way: tuple[Point, ...], right: int) -> Markup:
-        corners = [(x + self._shift(right), y + _TOP) for x, y in way]
+        corners = [(self._x(x, 0, right), y + _TOP) for x, y in way]
         return Markup('<path class="edge" d="{}"/>').format(_rounded(corners))
 
 
