@@ -23,7 +23,7 @@ FLOW = (
     ("calibration",),
     ("planning",),
     ("load", "calibrate", "inspect"),
-    ("result", "search", "export"),
+    ("result", "search", "export", "factorize"),
     ("latency",),
     ("decompose", "apply", "compare", "doctor"),
     ("int8",),

@@ -150,7 +150,7 @@ def decompose(
         >>> [path.name for path in result.save("out/")]
         ['net.prototxt', 'net.caffemodel', 'plan.json']
     """
-    model, data = with_data(model, example_inputs, data)
+    (model,), data = with_data((model,), example_inputs, data)
     source = CalibrationSource(
         images=images,
         data=data,
