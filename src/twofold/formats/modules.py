@@ -29,7 +29,7 @@ def as_model(model: Any, example_inputs: Any = None) -> Any:
         from .torch.model import TorchModel  # noqa: PLC0415 - an extra
 
         return TorchModel(model, example_inputs)
-    found = model if _is_model(model) else getattr(model, "model", None)
+    found: Any = model if _is_model(model) else getattr(model, "model", None)
     if not _is_model(found):
         raise OptionError(
             f"a value of type {type(model).__name__} is no model; "
