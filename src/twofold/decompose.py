@@ -39,7 +39,7 @@ from .planning import (
     requests,
 )
 from .planning.devices import parse_multiple
-from .planning.options import left_alone
+from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES, left_alone
 from .planning.text import error_text
 from .planning.tradeoff import Outlook
 from .planning.workload import Workload
@@ -52,8 +52,6 @@ M = TypeVar("M", bound=Model)
 _log = logging.getLogger(__name__)
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
-#: Schemes that compete where inputs tell which is best.
-DATA_SCHEMES = ("spatial", "channel")
 
 
 def decompose(
@@ -205,7 +203,7 @@ def default_schemes(
     """The schemes that compete where the user names none: all of them where time tells which is best."""
     if watch is not None:
         return tuple(SCHEMES)
-    return DATA_SCHEMES if isinstance(calibration, Calibration) else ("spatial",)
+    return DATA_SCHEMES if isinstance(calibration, Calibration) else WEIGHT_SCHEMES
 
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
