@@ -97,6 +97,38 @@ def test_files_of_nets_are_compared_on_data_and_images(tmp_path):
         twofold.compare(model, result, images=tmp_path / "missing")
 
 
+def test_the_table_says_what_the_error_was_measured_on(net, result, x):
+    where = "relative error of the network's outputs, root mean square over 2, measured on"
+    assert f"{where} 4 inputs that no factor was fitted to: " in str(result.plan)
+    few = twofold.decompose(net, macs=0.6, multiple=4, data=x[:9])
+    assert f"{where} 9 inputs that factors were fitted to, too: " in str(few.plan)
+    again = twofold.Plan.from_json(few.plan.to_json())
+    assert str(again) == str(few.plan)
+    # The numbers follow from what PyTorch's forwards give.
+    with torch.no_grad():
+        ref, out = ([value.double() for value in heads(one, x[:9])] for one in (net, few.model.module))
+    pairs = zip(ref, out, strict=True)
+    squares = [float(((o - r) ** 2).sum() / ((r - r.mean()) ** 2).sum()) for r, o in pairs]
+    assert few.plan.measured_error == pytest.approx(np.mean(squares) ** 0.5, rel=1e-3)
+
+
+def heads(module, x):
+    """What the two outputs are read out of, before the softmax."""
+    inside = []
+    handle = module.left.register_forward_hook(lambda one, given, value: inside.append(value))
+    right = module(x)[1]
+    handle.remove()
+    return inside[0], right
+
+
+def test_a_result_is_saved_with_its_report(result, tmp_path):
+    names = ["state_dict.pt", "plan.json"]
+    assert [path.name for path in result.save(tmp_path / "plain")] == names
+    files = result.save(tmp_path / "out", report=True)
+    assert sorted(path.name for path in files) == sorted([*names, "report.html", "report.json"])
+    assert "two" in (tmp_path / "out" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_modules_are_quantized(result, x, form, tmp_path):
     found = twofold.quantize(FORMS[form](result), tmp_path / "int8.onnx", data=x)

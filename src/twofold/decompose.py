@@ -299,6 +299,11 @@ def _run(
             **seen.record,
             "shrunk": dict(factored.shares),
             "means_corrected": _means_corrected(layers, found.factors),
+            "measured": {
+                "count": known.held_out.count,
+                "held_out": known.apart,
+                "outputs": list(known.runner.outputs),
+            },
         }
         plan = replace(plan, calibration=record, measured_error=error)
         notes = (*notes, *seen.notes, *correction)
