@@ -18,7 +18,7 @@ from .calibration.images import ImageOptions
 from .calibration.measure import Metric
 from .calibration.runner import Stacks
 from .conv import ConvLayer, Factors, Skipped
-from .errors import InputError, ModelError, OptionError, PlanError
+from .errors import InputError, ModelError, OptionError, PlanError, option
 from .factorize import Factored, factorize
 from .formats.base import Model
 from .formats.modules import with_data
@@ -428,9 +428,8 @@ def _reached(
 
     def why(layer: ConvLayer) -> str:
         if layer.inside:
-            return (
-                f"inside {layer.inside}, where nothing watches it; without data (--no-data) it is decomposed"
-            )
+            without = f"without data ({option('no_data=True')}) it is decomposed"
+            return f"inside {layer.inside}, where nothing watches it; {without}"
         return f"no protected output ({', '.join(calibration.runner.outputs)}) depends on it"
 
     others = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name not in names]
