@@ -45,7 +45,7 @@ def inspect(
     input: Inputs = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every convolution: shape, cost, schemes, and what ranks would cost and keep.
+    """List every convolution: shape, schemes, what ranks would cost and keep.
 
     Example: twofold inspect net.prototxt net.caffemodel
     """
