@@ -78,8 +78,12 @@ def test_inspect_lists_every_convolution(small, capsys):
     without, _ = capsys.readouterr()
     for out in (with_weights, without):
         assert re.search(r"one +16->64 3x3 +1.33M", out)
-        assert "1x1; both sides must be larger than 1" in out
+        assert re.search(r"out .*no rank that is a multiple of 16 makes it cheaper", out)
+        assert re.search(r"one .*spatial, channel", out)
         assert "2 of 3 eligible" in out
+    assert main(["inspect", *small, "--multiple", "4"]) == 0
+    finer, _ = capsys.readouterr()
+    assert re.search(r"out .*1x1 .* channel .* \d+ \(0\.\d+\)", finer)
     assert re.search(r"two .* 48 \(0\.\d+\)", with_weights)
     assert re.search(r"two .* 48 ", without)
     assert main(["inspect", *small, "--json", "--scheme", "channel"]) == 0

@@ -147,7 +147,7 @@ def test_an_input_without_a_shape_is_asked_for(tmp_path):
     head = 'layer { name: "data" type: "Input" top: "data" }\n'
     files = write(tmp_path, NET)
     (tmp_path / "net.prototxt").write_text(NET.replace(HEAD, head))
-    with pytest.raises(InputError, match="--input data="):
+    with pytest.raises(InputError, match=r"give it: inputs={'data': \(1, 3, 224, 224\)}"):
         twofold.export(twofold.load(*files), tmp_path / "net.onnx")
     found = twofold.export(twofold.load(*files, inputs={"data": (1, 16, 12, 12)}), tmp_path / "net.onnx")
     assert found.difference < 1e-5

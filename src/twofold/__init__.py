@@ -8,7 +8,9 @@ result.save("out/")
 
 from .amct import auto_decomposition
 from .apply import apply_plan
+from .calibrate import CalibrationSource
 from .calibration.gather import CalibrationOptions
+from .calibration.images import ImageOptions
 from .compare import compare
 from .conv import ConvGeometry, ConvLayer, Factors, Skipped
 from .decompose import decompose
@@ -18,16 +20,19 @@ from .load import load
 from .lowrank.schemes import SCHEMES
 from .planning.plan import Plan
 from .quantize import quantize
-from .recover import recover
+from .recover import RecoverOptions, recover
 from .result import Result
 
 __all__ = [
     "SCHEMES",
     "CalibrationOptions",
+    "CalibrationSource",
     "ConvGeometry",
     "ConvLayer",
     "Factors",
+    "ImageOptions",
     "Plan",
+    "RecoverOptions",
     "Result",
     "Skipped",
     "TwofoldError",

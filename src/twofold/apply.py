@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from .conv import ConvLayer, FactorConv, Factors, Skipped
-from .errors import PlanError, TwofoldError
+from .errors import PlanError, TwofoldError, option
 from .formats.base import Model
 from .formats.modules import as_model, parameters_of
 from .lowrank import LayerFit, scheme
@@ -82,7 +82,8 @@ def _fitted(plan: Plan, fitted: Any) -> dict[str, Factors]:
         if not choice.becomes:
             raise PlanError(
                 f"{choice.layer}: its scheme or ranks were edited, and factors for {choice.label} have not "
-                "been fitted to inputs; decompose the original again and fix the rank there (--rank)"
+                "been fitted to inputs; decompose the original again and fix the rank there "
+                f"({option('ranks', '--rank')})"
             )
         found = [there[name] for name in choice.becomes if name in there]
         wanted = chains[choice.layer]

@@ -76,6 +76,27 @@ class CalibrationSource:
         if self.images is not None and self.data is not None:
             raise OptionError("images or data: give one of them")
 
+    @classmethod
+    def of(
+        cls, source: CalibrationSource | None, *, images: str | Path | Iterable[str | Path] | None,
+        image_options: ImageOptions | None, data: Any,
+    ) -> CalibrationSource:  # fmt: skip
+        """What a call names: a source as one value, or its main parts.
+
+        Raises:
+            OptionError: it names both, or something else in the place of a source.
+        """
+        if source is not None and not isinstance(source, cls):
+            raise OptionError(
+                f"the source of inputs is a CalibrationSource, got a {type(source).__name__}; "
+                "give arrays as data=..., and pictures as images=..."
+            )
+        parts = {"images": images, "image_options": image_options, "data": data}
+        named = {name: value for name, value in parts.items() if value is not None}
+        if source is not None and named:
+            raise OptionError(f"a source and {' and '.join(named)}: give one of them")
+        return source or cls(**named)
+
     @property
     def given(self) -> bool:
         """Whether the user named inputs."""

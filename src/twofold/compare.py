@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .calibrate import CalibrationSource, calibration_inputs
+from .calibration.images import ImageOptions
 from .calibration.inputs import Batch
 from .calibration.measure import OutputError
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
 from .errors import ModelError, TwofoldError
 from .formats.base import Model
+from .formats.modules import with_data
 from .latency.runtimes import default_threads, installed
 from .latency.stopwatch import Here
 from .planning.text import aligned, count_text, error_text
@@ -106,19 +109,28 @@ class Comparison:
 
 
 def compare(
-    first: Model,
-    second: Model,
+    first: Any,
+    second: Any,
     source: CalibrationSource | None = None,
     *,
+    images: str | Path | Iterable[str | Path] | None = None,
+    image_options: ImageOptions | None = None,
+    data: Any = None,
+    example_inputs: Any = None,
     threads: int | None = None,
     watch: Callable[[Batch, Outputs, Outputs], None] | None = None,
 ) -> Comparison:
     """Run two models on the same inputs, and time them in every runtime that is installed.
 
     Args:
-        first: the original.
-        second: what became of it; has the same inputs and outputs.
-        source: the inputs; made-up pictures where it names none.
+        first: the original: what `load` gives, or a `torch.nn.Module`.
+        second: what became of it, of the same inputs and outputs: such a model, or what `decompose` or
+            `recover` gives.
+        source: the inputs, as one value; made-up pictures where it names none.
+        images: the inputs, as in `decompose`, instead of a source.
+        image_options: as in `decompose`.
+        data: the inputs, as in `decompose`, instead of a source.
+        example_inputs: of modules, as in `decompose`.
         threads: of the runtimes; None for all cores.
         watch: is shown every batch with the outputs of both, to keep what it wants.
 
@@ -135,7 +147,9 @@ def compare(
         >>> found.macs[1] <= 0.5 * found.macs[0]
         True
     """
-    source = source or CalibrationSource()
+    source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
+    (first, second), data = with_data((first, second), example_inputs, source.data)
+    source = replace(source, data=data)
     probe = runner_for(first, source.protect)
     names = tuple(dict.fromkeys((*probe.outputs, *probe.ends)))
     runners = runner_for(first, names), runner_for(second, names)

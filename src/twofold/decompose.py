@@ -18,7 +18,7 @@ from .calibration.images import ImageOptions
 from .calibration.measure import Metric
 from .calibration.runner import Stacks
 from .conv import ConvLayer, Factors, Skipped
-from .errors import InputError, ModelError, OptionError, PlanError
+from .errors import InputError, ModelError, OptionError, PlanError, option
 from .factorize import Factored, factorize
 from .formats.base import Model
 from .formats.modules import with_data
@@ -39,7 +39,7 @@ from .planning import (
     requests,
 )
 from .planning.devices import parse_multiple
-from .planning.options import left_alone
+from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES, left_alone
 from .planning.text import error_text
 from .planning.tradeoff import Outlook
 from .planning.workload import Workload
@@ -52,8 +52,6 @@ M = TypeVar("M", bound=Model)
 _log = logging.getLogger(__name__)
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
-#: Schemes that compete where inputs tell which is best.
-DATA_SCHEMES = ("spatial", "channel")
 
 
 def decompose(
@@ -150,7 +148,7 @@ def decompose(
         >>> [path.name for path in result.save("out/")]
         ['net.prototxt', 'net.caffemodel', 'plan.json']
     """
-    model, data = with_data(model, example_inputs, data)
+    (model,), data = with_data((model,), example_inputs, data)
     source = CalibrationSource(
         images=images,
         data=data,
@@ -205,7 +203,7 @@ def default_schemes(
     """The schemes that compete where the user names none: all of them where time tells which is best."""
     if watch is not None:
         return tuple(SCHEMES)
-    return DATA_SCHEMES if isinstance(calibration, Calibration) else ("spatial",)
+    return DATA_SCHEMES if isinstance(calibration, Calibration) else WEIGHT_SCHEMES
 
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -301,6 +299,11 @@ def _run(
             **seen.record,
             "shrunk": dict(factored.shares),
             "means_corrected": _means_corrected(layers, found.factors),
+            "measured": {
+                "count": known.held_out.count,
+                "held_out": known.apart,
+                "outputs": list(known.runner.outputs),
+            },
         }
         plan = replace(plan, calibration=record, measured_error=error)
         notes = (*notes, *seen.notes, *correction)
@@ -425,9 +428,8 @@ def _reached(
 
     def why(layer: ConvLayer) -> str:
         if layer.inside:
-            return (
-                f"inside {layer.inside}, where nothing watches it; without data (--no-data) it is decomposed"
-            )
+            without = f"without data ({option('no_data=True')}) it is decomposed"
+            return f"inside {layer.inside}, where nothing watches it; {without}"
         return f"no protected output ({', '.join(calibration.runner.outputs)}) depends on it"
 
     others = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name not in names]

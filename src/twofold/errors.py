@@ -2,6 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Within the context messages name options as the command line spells them."""
+    before = _on_command_line.set(True)
+    try:
+        yield
+    finally:
+        _on_command_line.reset(before)
+
+
+def option(python: str, command: str | None = None) -> str:
+    """Name an option in a message, as whoever reads it would write it.
+
+    Args:
+        python: in a call.
+        command: on the command line; by default the same name, so `--no-data` for `no_data=True`.
+    """
+    if not _on_command_line.get():
+        return python
+    return command or "--" + python.removesuffix("=True").replace("_", "-")
+
+
+def shape_option(name: str) -> str:
+    """The option that says the shape of an input."""
+    return option(f"inputs={{{name!r}: (1, 3, 224, 224)}}", f"--input {name}=1x3x224x224")
+
 
 class TwofoldError(Exception):
     """Base of every error that twofold raises on purpose; the command line prints it as one line."""

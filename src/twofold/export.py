@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .conv import Size
-from .errors import InputError, MissingExtraError, ModelError, OptionError, OutputError
+from .errors import InputError, MissingExtraError, ModelError, OptionError, OutputError, shape_option
 from .formats.base import commit
 from .formats.caffe.model import CaffeModel
 from .formats.caffe.shapes import walk_shapes
@@ -199,7 +199,7 @@ def _input_shapes(net: CaffeNet, inputs: Mapping[str, Size], outputs: tuple[str,
                 shape = tops[name]
                 if shape is None:
                     raise InputError(
-                        f"the shape of input {name!r} is not known; give it: --input {name}=1x3x224x224"
+                        f"the shape of input {name!r} is not known; give it: {shape_option(name)}"
                     )
                 found[name] = shape
     return found

@@ -6,13 +6,16 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .calibration.runners import runner_for
 from .conv import ConvLayer, Skipped
-from .errors import ModelError
+from .errors import InputError, MissingExtraError, ModelError
 from .formats.base import Model
 from .lowrank import scheme
 from .lowrank.assemble import checked_weight
 from .planning.amct import amct_mode, amct_refusal
-from .planning.rules import amct_layer_rank
+from .planning.candidates import has_candidates
+from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES, PlanOptions, scheme_refusal
+from .planning.rules import amct_layer_rank, no_candidate_reason
 from .planning.text import aligned, count_text, error_text, shape_text
 from .planning.workload import Workload, layer_params
 from .progress import track
@@ -46,8 +49,9 @@ class Inspected:
         macs: multiply-accumulates per image; 0 where the input size is not known.
         params: weights, bias not counted.
         reason: why it is not eligible; "" where it is.
+        schemes: those that have ranks which make it cheaper; empty where it is not eligible.
         reference: rank that the reference's rule gives; None where it leaves the layer alone or weights lack.
-        ranks: what ranks would cost and keep.
+        ranks: what ranks of the first of `schemes` would cost and keep.
     """
 
     name: str
@@ -55,24 +59,35 @@ class Inspected:
     macs: int
     params: int
     reason: str
+    schemes: tuple[str, ...]
     reference: int | None
     ranks: tuple[RankCost, ...]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All convolutions of a model; prints as a table."""
+    """All convolutions of a model; prints as a table.
+
+    Attributes:
+        layers: the convolutions.
+        options: by which they are eligible: the schemes, and what ranks are multiples of.
+        notes: why these schemes and no others, where that is not what anybody asked for.
+    """
 
     layers: tuple[Inspected, ...]
+    options: PlanOptions
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        head = ("layer", "shape", "MACs", "params", "reference", *(f"at {share} of MACs" for share in SHARES))
+        shares = (f"at {share} of MACs" for share in SHARES)
+        head = ("layer", "shape", "MACs", "params", "schemes", "reference", *shares)
         rows = [
             (
                 layer.name,
                 layer.shape,
                 count_text(layer.macs) if layer.macs else "?",
                 count_text(layer.params),
+                ", ".join(layer.schemes) or "-",
                 "-" if layer.reference is None else str(layer.reference),
                 *([_cell(cost) for cost in layer.ranks] or [layer.reason]),
             )
@@ -87,9 +102,12 @@ class Inspection:
         )
         return "\n".join(
             [
-                *aligned([head, *rows, total], right=(2, 3, 4)),
-                "reference: rank of the reference's rule; then the largest rank within a share of the "
-                "layer's MACs, and the relative error of the weight",
+                *aligned([head, *rows, total], right=(2, 3, 5)),
+                f"schemes: of {', '.join(self.options.schemes)} those that make the layer cheaper with ranks "
+                f"that are multiples of {self.options.multiple}",
+                "reference: rank of the reference's rule; then the largest rank of the first scheme within a "
+                "share of the layer's MACs, and the relative error of the weight",
+                *self.notes,
             ]
         )
 
@@ -104,43 +122,64 @@ def _cell(cost: RankCost) -> str:
     )
 
 
-def inspect(model: Model, schemes: Sequence[str] = ("spatial",)) -> Inspection:
+def inspect(model: Model, schemes: Sequence[str] | None = None, multiple: int = 16) -> Inspection:
     """List a model's convolutions.
 
     Args:
         model: what `load` gives; without weights only shapes are known.
-        schemes: the first that applies to a layer is shown.
+        schemes: those that may take a layer; by default what `decompose` uses for this model.
+        multiple: ranks are multiples of this, and at least this.
     """
+    notes: tuple[str, ...] = ()
+    if schemes is None:
+        schemes, notes = _usual_schemes(model)
+    options = PlanOptions(schemes=tuple(schemes), multiple=multiple)
     layers = model.convolutions()
     workload = Workload.of(layers)
-    inspected = [_inspect(layer, schemes, workload) for layer in track(layers, "inspecting layers")]
-    return Inspection(tuple(inspected))
+    inspected = [_inspect(layer, options, workload) for layer in track(layers, "inspecting layers")]
+    return Inspection(tuple(inspected), options, notes)
 
 
-def _inspect(layer: ConvLayer | Skipped, schemes: Sequence[str], workload: Workload) -> Inspected:
+def _usual_schemes(model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The schemes that `decompose` uses where none are named, and a note where it has the weights alone."""
+    try:
+        runner_for(model)
+    except (MissingExtraError, ModelError, InputError) as error:
+        return WEIGHT_SCHEMES, (f"weights only, since no calibration is possible: {error}",)
+    return DATA_SCHEMES, ()
+
+
+def _inspect(layer: ConvLayer | Skipped, options: PlanOptions, workload: Workload) -> Inspected:
     shape = "?" if layer.geometry is None else shape_text(layer.geometry)
-    params = layer_params(layer)
+
+    def found(
+        reason: str,
+        reference: int | None = None,
+        ranks: tuple[RankCost, ...] = (),
+        schemes: Sequence[str] = (),
+    ) -> Inspected:
+        params = layer_params(layer)
+        return Inspected(layer.name, shape, layer.macs, params, reason, tuple(schemes), reference, ranks)
+
     if isinstance(layer, Skipped):
-        return Inspected(layer.name, shape, layer.macs, params, layer.reason, None, ())
-    refusals = [scheme(name).refusal(layer.geometry) for name in schemes]
-    if layer.weight is not None and not all(refusals):
+        return found(layer.reason)
+    refusal = scheme_refusal(layer.geometry, options.schemes)
+    if layer.weight is not None and refusal is None:
         try:
             checked_weight(layer)
         except ModelError as error:
-            reason = str(error).removeprefix(f"{layer.name}: ")
-            return Inspected(layer.name, shape, layer.macs, params, reason, None, ())
+            return found(str(error).removeprefix(f"{layer.name}: "))
     reference = None
     if layer.weight is not None and amct_refusal(layer.geometry) is None:
         reference = amct_layer_rank(layer)
-    if all(refusals):
-        return Inspected(layer.name, shape, layer.macs, params, str(refusals[0]), reference, ())
-    name = next(name for name, refusal in zip(schemes, refusals, strict=True) if refusal is None)
-    variant = scheme(name).variants(layer.geometry)[0]
-    if amct_refusal(layer.geometry) is None and name == "spatial":
+    taking = [name for name in options.schemes if scheme(name).refusal(layer.geometry) is None]
+    taking = [name for name in taking if has_candidates(layer, name, workload, options.multiple)]
+    if not taking:
+        return found(refusal or no_candidate_reason(options), reference)
+    variant = scheme(taking[0]).variants(layer.geometry)[0]
+    if amct_refusal(layer.geometry) is None and taking[0] == "spatial":
         variant = amct_mode(layer.geometry).variant
-    return Inspected(
-        layer.name, shape, layer.macs, params, "", reference, _rank_costs(layer, name, variant, workload)
-    )
+    return found("", reference, _rank_costs(layer, taking[0], variant, workload), taking)
 
 
 def _rank_costs(layer: ConvLayer, name: str, variant: str, workload: Workload) -> tuple[RankCost, ...]:

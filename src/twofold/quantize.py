@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from .calibrate import CalibrationSource, calibration_inputs, split
+from .calibration.images import ImageOptions
 from .calibration.inputs import Batch, Inputs
 from .calibration.measure import OutputError
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
-from .errors import OptionError
-from .formats.base import Model, commit
+from .formats.base import commit
+from .formats.modules import with_data
 from .int8.qdq import LAYERS, fitting, prepare, session, with_outputs, write_int8
 from .int8.source import as_onnx
 from .planning.text import aligned, count_text, error_text
@@ -25,9 +26,6 @@ from .progress import track
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
-
-#: What can be quantized.
-_KINDS = ("CaffeModel", "OnnxModel")
 
 
 @dataclass(frozen=True)
@@ -70,28 +68,38 @@ class Quantized:
 
 
 def quantize(
-    model: Model,
+    model: Any,
     path: str | Path,
     source: CalibrationSource | None = None,
     *,
+    images: str | Path | Iterable[str | Path] | None = None,
+    image_options: ImageOptions | None = None,
+    data: Any = None,
+    example_inputs: Any = None,
     force: bool = False,
     extra: Callable[[Quantized], Mapping[Path, bytes]] | None = None,
 ) -> Quantized:
     """Write a model in int8, as ONNX.
 
     Args:
-        model: an ONNX model, or a Caffe model, which is exported first.
+        model: an ONNX model, or what is exported first: a Caffe model, or a `torch.nn.Module`; or what
+            `decompose` or `recover` gives.
         path: where it goes.
-        source: inputs that show the ranges of activations; made-up pictures where it names none.
+        source: inputs that show the ranges of activations, as one value; made-up pictures where it names
+            none.
+        images: the inputs, as in `decompose`, instead of a source.
+        image_options: as in `decompose`.
+        data: the inputs, as in `decompose`, instead of a source.
+        example_inputs: of a module, as in `decompose`.
         force: exchange a file that exists.
         extra: more files to write with it, such as a report, from what was found.
 
     Raises:
-        OptionError: the model is of another kind.
+        OptionError: it is no model.
         ModelError: it cannot be run, exported or quantized.
         InputError: no inputs can be read or made, or the model takes batches that they do not fill.
         OutputError: the file exists, or the system refuses.
-        MissingExtraError: onnx or ONNX Runtime is not installed.
+        MissingExtraError: onnx or ONNX Runtime is not installed, or what exports a module.
 
     Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
@@ -99,12 +107,10 @@ def quantize(
         >>> sorted(quantized.outputs)
         ['prob']
     """
-    path, source = Path(path), source or CalibrationSource()
-    if type(model).__name__ not in _KINDS:
-        raise OptionError(
-            f"{type(model).__name__}: ONNX and Caffe models are quantized; export it to ONNX first"
-        )
-    inputs = calibration_inputs(runner_for(model), source)
+    path = Path(path)
+    source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
+    (model,), data = with_data((model,), example_inputs, source.data)
+    inputs = calibration_inputs(runner_for(model), replace(source, data=data))
     with tempfile.TemporaryDirectory(prefix="twofold-quantize-") as place:
         plain, int8 = Path(place) / "plain.onnx", Path(place) / "int8.onnx"
         prepare(as_onnx(model), plain)

@@ -80,6 +80,7 @@ class Result(Generic[M]):
         folder: str | Path,
         *,
         force: bool = False,
+        report: bool = False,
         keep: str | Path | None = None,
         extra: Mapping[str, bytes] | None = None,
     ) -> tuple[Path, ...]:
@@ -91,7 +92,8 @@ class Result(Generic[M]):
         Args:
             folder: made if it is missing.
             force: exchange files that exist with another content.
-            extra: more files by name, such as a report's (`result.report().files()`).
+            report: write `report.html` and `report.json`, too, as the command does.
+            extra: more files by name.
             keep: the plan file that was applied; where it is the folder's own `plan.json`, it stays as it is.
 
         Returns:
@@ -104,7 +106,8 @@ class Result(Generic[M]):
         plan = folder / PLAN_FILE
         kept = keep is not None and plan.exists() and plan.samefile(keep)
         more = {} if kept else {plan: self.plan.to_json().encode()}
-        more |= {folder / name: content for name, content in (extra or {}).items()}
+        added = {**(self.report().files() if report else {}), **(extra or {})}
+        more |= {folder / name: content for name, content in added.items()}
         return self.model.save_to(folder, force=force, extra=more, check=self.check)
 
     def check(self, written: Model) -> None:

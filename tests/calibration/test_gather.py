@@ -90,7 +90,7 @@ def test_positions_are_drawn_by_the_seed(setting):
 def test_values_that_are_not_finite_name_the_layer(setting):
     runner, layers, _ = setting
     huge = from_arrays(np.full((2, 16, 12, 12), 3e38, np.float32), runner.inputs)
-    with pytest.raises(InputError, match=r"(one|two|out): sees values that are not finite.*--no-data"):
+    with pytest.raises(InputError, match=r"(one|two|out): sees values that are not finite.*no_data=True"):
         gather(runner, layers, huge, CalibrationOptions(gradients=False))
 
 

@@ -72,7 +72,17 @@ def test_the_limit_stops_an_endless_generator_and_says_so():
 
     inputs = from_arrays(endless(), SHAPE, limit=10)
     assert inputs.count == 10
-    assert "10 samples" in inputs.provenance.notes[0]
+    assert "first 10 samples" in inputs.provenance.notes[0]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 10])
+def test_a_limit_is_told_only_where_something_is_left_out(parts):
+    array = np.zeros((10, 3, 4, 5))
+    for limit, notes in ((9, 1), (10, 0), (11, 0)):
+        for items in (array, np.split(array, parts), iter(np.split(array, parts))):
+            inputs = from_arrays(items, SHAPE, limit=limit)
+            assert inputs.count == min(limit, 10)
+            assert len(inputs.provenance.notes) == notes
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_the_mean_file_is_found_beside_the_net(tmp_path):
     told = net(transform={"mean_file": "data/x/mean.npy"})
     options, _ = model_options(told, tmp_path)
     np.testing.assert_array_equal(options.mean, mean)
-    with pytest.raises(InputError, match=r"layer d names the mean file .*--mean"):
+    with pytest.raises(InputError, match=r"layer d names the mean file .*mean=\(104, 117, 123\)"):
         model_options(told, tmp_path / "elsewhere")
 
 

@@ -123,7 +123,7 @@ def test_every_input_of_a_net_gets_its_own():
     "shape", [(10,), (3, 4, 4), (512, 32, 32), (3, None, None), (3, 8, 8, 8), (None, 32, 32)]
 )
 def test_what_is_no_picture_is_refused_with_advice(shape):
-    with pytest.raises(InputError, match="--no-data"):
+    with pytest.raises(InputError, match="no_data=True"):
         synthetic_inputs({"data": shape})
 
 

@@ -56,7 +56,7 @@ def test_one_file_and_no_file(tmp_path):
 def test_existing_files_need_force(tmp_path):
     fill(tmp_path, {"b.caffemodel": b"old b"})
     with pytest.raises(
-        OutputError, match=r"b\.caffemodel: exists already and is not overwritten without --force"
+        OutputError, match=r"b\.caffemodel: exists already and is not overwritten without force=True"
     ):
         commit(files(tmp_path), force=False)
     assert state(tmp_path) == {"b.caffemodel": b"old b"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, option
 from ..progress import track
 from .images import ImageOptions, load_images
 from .inputs import Batch, Inputs, SampleShape
@@ -74,6 +74,6 @@ def _scores(outputs: Outputs) -> NDArray[np.float32]:
         shapes = ", ".join(f"{name} {value.shape}" for name, value in outputs.items())
         raise OptionError(
             f"a labelled folder needs one output with a score per class; the network gives {shapes}. "
-            "Name the output (--protect), or give a function"
+            f"Name the output ({option('protect')}), or give a function"
         )
     return found[0].reshape(found[0].shape[:2])

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..conv import Array, ConvLayer, Factors, FactorStatistics, LayerStatistics
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, option
 from ..progress import track
 from .grouped import accumulator, factor_accumulator
 from .inputs import Inputs
@@ -214,5 +214,5 @@ def _check(layer: ConvLayer, statistics: LayerStatistics) -> None:
     if not all(np.isfinite(value).all() for value in (*values, statistics.mean)):
         raise InputError(
             f"{layer.name}: sees values that are not finite on the calibration inputs; look at their range "
-            "(mean and scale) and at the weights before, or use weights only (--no-data)"
+            f"(mean and scale) and at the weights before, or use weights only ({option('no_data=True')})"
         )

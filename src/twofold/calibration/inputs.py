@@ -200,6 +200,9 @@ def from_arrays(
         raise InputError(f"inputs must be arrays or an iterable of arrays, got {type(items).__name__}")
     sequence: Iterable[Any] = (items,) if single else items  # type: ignore[assignment]
     for position, item in enumerate(sequence):
+        if limit is not None and taken >= limit:  # there is one more
+            notes.append(_limited(limit))
+            break
         where = "the given array" if single else f"input {position}"
         item = _without_labels(item, shapes)  # noqa: PLW2901
         named = {
@@ -212,13 +215,17 @@ def from_arrays(
         for name, array in named.items():
             parts[name].append(array)
         taken += next(iter(counts.values()))
-        if limit is not None and taken >= limit:
-            notes.append(f"at most {limit} samples are used; what follows was not read")
+        if limit is not None and taken > limit:
+            notes.append(_limited(limit))
             break
     if not taken:
         raise InputError("there is not a single sample: the inputs are empty")
     arrays = {name: np.concatenate(chunk)[:limit] for name, chunk in parts.items()}
     return Inputs(arrays, Provenance("arrays", options={"limit": limit}, notes=tuple(notes)))
+
+
+def _limited(limit: int) -> str:
+    return f"the first {limit} samples are used; what follows is left out"
 
 
 def _without_labels(item: Any, shapes: Mapping[str, SampleShape]) -> Any:

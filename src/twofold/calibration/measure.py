@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, option
 from .runner import Outputs
 
 #: A quality of the network that the user measures: outputs of all samples, by name, to a number.
@@ -76,7 +76,7 @@ class OutputError:
         if not (math.isfinite(lost) and math.isfinite(squares)):
             raise InputError(
                 f"output {name!r} has values that are not finite on the calibration inputs; look at their "
-                "range (mean and scale), or use weights only (--no-data)"
+                f"range (mean and scale), or use weights only ({option('no_data=True')})"
             )
         variance = squares - total * total / count
         if variance <= 0:  # an output that never varies has nothing to be compared with

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, option
 from ..formats.caffe.fields import Fields
 from ..formats.caffe.net import LayerSpec, NetDefinition
 from .images import ImageOptions
@@ -77,5 +77,5 @@ def _mean_file(layer: str, name: str, folder: Path) -> NDArray[np.float32]:
             return np.asarray(mean, np.float32)
     raise InputError(
         f"layer {layer} names the mean file {name}, which is neither there nor in {folder}: "
-        "give the mean as values (--mean 104,117,123) or another file"
+        f"give the mean as values ({option('mean=(104, 117, 123)', '--mean 104,117,123')}) or another file"
     )

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, option
 from ..progress import track
 from .images import ImageOptions
 from .inputs import Inputs, Provenance, SampleShape, describe
@@ -153,7 +153,7 @@ def beside(given: Inputs, count: int, *, seed: int = 0) -> Inputs:
 
 
 def _picture_shape(name: str, shape: SampleShape) -> tuple[int, int, int]:
-    advice = "give inputs of your own, or use weights only (--no-data)"
+    advice = f"give inputs of your own, or use weights only ({option('no_data=True')})"
     if len(shape) != 3 or not shape[0] or shape[0] > MAX_CHANNELS:
         raise InputError(f"input {name} takes {describe(shape)}, which is no picture to make up: {advice}")
     channels, (height, width) = shape[0], shape[1:]

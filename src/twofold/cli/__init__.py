@@ -14,7 +14,7 @@ from typing import Annotated, cast
 
 import typer
 
-from ..errors import TwofoldError
+from ..errors import TwofoldError, command_line
 from .check import compare
 from .common import say
 from .deploy import export, quantize
@@ -83,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = list(sys.argv[1:] if argv is None else argv)
         COMMAND.set(("twofold", *words))
-        code = app(args=words, prog_name="twofold", standalone_mode=False)
+        with command_line():
+            code = app(args=words, prog_name="twofold", standalone_mode=False)
     except SystemExit as end:  # a pipe that closed, or what completion ends with
         return end.code if isinstance(end.code, int) else 0
     except _UsageError as error:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..apply import apply_plan
-from ..decompose import DATA_SCHEMES, calibrate, default_schemes, run
+from ..decompose import calibrate, default_schemes, run
 from ..errors import OptionError
 from ..formats.base import refuse_existing
 from ..inspect import inspect as inspect_model
@@ -20,10 +20,16 @@ from ..lowrank import FitOptions
 from ..lowrank.schemes import SCHEMES
 from ..planning import RULES, Budget, FixedRanks, Plan, PlanOptions
 from ..planning.devices import PRESETS, parse_multiple
+from ..planning.options import DATA_SCHEMES
 from ..result import PLAN_FILE
 from . import inputs, times
 from . import report as reports
 from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model, say
+
+Multiple = Annotated[
+    str,
+    typer.Option(metavar="N", help="Ranks are multiples of N, or suit a device: " + ", ".join(PRESETS)),
+]
 
 
 def inspect(
@@ -31,16 +37,20 @@ def inspect(
     weights: Annotated[
         Path | None, typer.Argument(help="The weights of a prototxt; without them only shapes.")
     ] = None,
-    scheme: Annotated[list[str] | None, typer.Option(help="Schemes: " + ", ".join(SCHEMES))] = None,
+    scheme: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Schemes: {', '.join(SCHEMES)}. Default: those that decompose would use."),
+    ] = None,
+    multiple: Multiple = "16",
     input: Inputs = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every convolution: shape, cost, and what ranks would cost and keep.
+    """List every convolution: shape, schemes, what ranks would cost and keep.
 
     Example: twofold inspect net.prototxt net.caffemodel
     """
     model = load_model(definition, weights, input)
-    found = inspect_model(model, tuple(scheme or ("spatial",)))
+    found = inspect_model(model, scheme, parse_multiple(multiple)[0])
     if as_json:
         print(json.dumps([asdict(layer) for layer in found.layers], indent=2))
     else:
@@ -71,10 +81,7 @@ def decompose(
     threads: times.Threads = None,
     latency_table: times.LatencyTable = None,
     rule: Annotated[str | None, typer.Option(help="Choose ranks by a rule: " + ", ".join(RULES))] = None,
-    multiple: Annotated[
-        str,
-        typer.Option(metavar="N", help="Ranks are multiples of N, or suit a device: " + ", ".join(PRESETS)),
-    ] = "16",
+    multiple: Multiple = "16",
     scheme: Annotated[
         list[str] | None,
         typer.Option(

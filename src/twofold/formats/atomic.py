@@ -33,7 +33,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from ..errors import OutputError
+from ..errors import OutputError, option
 from .recovery import Journal, locked, recover, recover_locked, sync_folder
 
 __all__ = ["commit", "recover", "refuse_existing"]
@@ -122,7 +122,7 @@ def refuse_existing(files: Iterable[Path]) -> None:
     existing = [path for path in files if path.exists()]
     if existing:
         names = ", ".join(map(str, existing))
-        raise OutputError(f"{names}: exists already and is not overwritten without --force (force=True)")
+        raise OutputError(f"{names}: exists already and is not overwritten without {option('force=True')}")
 
 
 def _refuse_irregular(slots: Sequence[_Slot]) -> None:

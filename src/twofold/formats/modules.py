@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def as_model(model: Any, example_inputs: Any = None) -> Any:
-    """Return a model as it is, and a PyTorch module as a `TorchModel`.
+    """Return a model as it is, a PyTorch module as a `TorchModel`, and of a result the model in it.
 
     Args:
-        model: a model, or an `nn.Module`.
+        model: a model, an `nn.Module`, or what `decompose` or `recover` gives.
         example_inputs: for a module, what its forward gets: a tensor, a tuple of arguments, or a dict.
 
     Raises:
@@ -28,32 +29,50 @@ def as_model(model: Any, example_inputs: Any = None) -> Any:
         from .torch.model import TorchModel  # noqa: PLC0415 - an extra
 
         return TorchModel(model, example_inputs)
-    if not callable(getattr(model, "convolutions", None)):
+    found: Any = model if _is_model(model) else getattr(model, "model", None)
+    if not _is_model(found):
         raise OptionError(
-            f"cannot decompose a value of type {type(model).__name__}; "
-            "give a torch.nn.Module, or what twofold.load returns"
+            f"a value of type {type(model).__name__} is no model; "
+            "give a torch.nn.Module, or what twofold.load or twofold.decompose returns"
         )
-    if example_inputs is not None:
+    if example_inputs is None:
+        return found
+    if not hasattr(found, "example_inputs"):
         raise OptionError("example inputs belong to a torch.nn.Module; a loaded model knows its inputs")
-    return model
+    same = found.example_inputs is example_inputs
+    return found if same else replace(found, example_inputs=example_inputs)
 
 
-def with_data(model: Any, example_inputs: Any, data: Any) -> tuple[Any, Any]:
-    """As `as_model`, where data are given, too: a module's first sample then serves as its example inputs.
+def with_data(models: Sequence[Any], example_inputs: Any, data: Any) -> tuple[tuple[Any, ...], Any]:
+    """As `as_model`, for forms of one network, all of which get the same inputs.
+
+    What the forward of modules gets is what is said here, what comes with the first of them, the first sample
+    of the data, or what comes with another: the first of these that is known.
 
     Returns:
-        The model, and the data, of which nothing is lost.
+        The models, and the data, of which nothing is lost.
 
     Raises:
         OptionError: as `as_model`.
         InputError: the data are no inputs of a module.
     """
+    found = [as_model(model) for model in models]
+    modules = [one for one in found if hasattr(one, "example_inputs")]
+    if not modules:
+        return tuple(as_model(one, example_inputs) for one in found), data
     named = isinstance(data, (str, Path))  # a file can only be read once the shapes are known
-    if is_module(model) and example_inputs is None and data is not None and not named:
+    known = modules[0].example_inputs if example_inputs is None else example_inputs
+    if known is None and data is not None and not named:
         from .torch.inputs import peeked  # noqa: PLC0415 - an extra
 
-        example_inputs, data = peeked(model, data)
-    return as_model(model, example_inputs), data
+        known, data = peeked(modules[0].module, data)
+    if known is None:
+        known = next((one.example_inputs for one in modules if one.example_inputs is not None), None)
+    return tuple(as_model(one, known) if one in modules else one for one in found), data
+
+
+def _is_model(value: Any) -> bool:
+    return callable(getattr(value, "convolutions", None))
 
 
 def restructured(

@@ -18,7 +18,7 @@ from onnx.numpy_helper import from_array as from_numpy
 from onnx.numpy_helper import to_array
 from torch import Tensor
 
-from ..errors import MissingExtraError, ModelError
+from ..errors import MissingExtraError, ModelError, option
 from ..onnx_torch import OnnxNet
 from ..onnx_torch.registry import Operation, from_array
 from ..progress import quiet
@@ -184,7 +184,7 @@ def _rounded(int8: ModelProto, names: Sequence[str]) -> dict[str, str]:
         if value is None:
             raise ModelError(
                 f"the int8 model computes no {name!r}: ONNX Runtime joins what gives it with its neighbours, "
-                "or the two models do not belong together; protect another value (--protect)"
+                f"or the two models do not belong together; protect another value ({option('protect')})"
             )
         found[name] = value
     return found

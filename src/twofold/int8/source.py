@@ -24,7 +24,10 @@ def as_onnx(model: Model) -> ModelProto:
         ModelError: it cannot be exported.
         MissingExtraError: what exports it is not installed.
     """
-    proto: ModelProto = _SOURCES[type(model).__name__](model)
+    kind = type(model).__name__
+    if kind not in _SOURCES:
+        raise ModelError(f"models of type {kind} cannot be exported to ONNX, only {', '.join(_SOURCES)}")
+    proto: ModelProto = _SOURCES[kind](model)
     return proto
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..conv import Size
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, shape_option
 from ..formats.caffe.shapes import walk_shapes
 from .runtimes import Run, Runtime, Whole
 
@@ -56,7 +56,7 @@ def _declared(model: Any) -> dict[str, tuple[Size, np.dtype[Any]]]:
     found = {"CaffeModel": _caffe, "OnnxModel": _onnx}.get(kind, lambda model: {})(model)
     for name, (shape, _) in found.items():
         if shape is None:
-            raise InputError(f"the size of input {name!r} is not known; give it: --input {name}=1x3x224x224")
+            raise InputError(f"the size of input {name!r} is not known; give it: {shape_option(name)}")
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.fft import dct
 
 from twofold.conv import Array, ConvLayer, FactorConv, Factors, Size
-from twofold.errors import ModelError, OptionError
+from twofold.errors import ModelError, OptionError, option
 from twofold.lowrank.unfold import Split, first_weight, pair_chain, patch_strips, second_weight
 
 
@@ -25,7 +25,7 @@ def checked_weight(layer: ConvLayer) -> Array:
         bad = layer.weight.size - int(np.isfinite(layer.weight).sum())
         raise ModelError(
             f"{layer.name}: {bad} of its {layer.weight.size} weights are NaN or infinite; leave it as it"
-            f" is with --skip {layer.name} (skip={layer.name!r}), or repair the model"
+            f" is ({option(f'skip={layer.name!r}', f'--skip {layer.name}')}), or repair the model"
         )
     return layer.weight
 

@@ -122,11 +122,27 @@ def useful_ranks(layer: ConvLayer, scheme_name: str, variant: str, workload: Wor
     return tuple(useful)
 
 
+def has_candidates(layer: ConvLayer, scheme_name: str, workload: Workload, multiple: int) -> bool:
+    """Whether a scheme that takes the layer has ranks that make it cheaper; the smallest do, if any do."""
+    kind, step = scheme(scheme_name), _step(layer, multiple)
+    for variant in kind.variants(layer.geometry):
+        full = kind.full_rank(layer.geometry, variant)
+        unit = kind.chain(layer.geometry, variant, tuple(1 for _ in full))
+        macs, params = workload.grid(layer, unit, [np.array([step]) for _ in full])
+        if step <= min(full) and _cheaper(layer, macs, params, workload).all():
+            return True
+    return False
+
+
+def _step(layer: ConvLayer, multiple: int) -> int:
+    # Ranks count the channels of one group; it is those of all that are to be a multiple.
+    return multiple // math.gcd(multiple, layer.geometry.groups)
+
+
 def _of_one(
     layer: ConvLayer, factorization: Factorization, workload: Workload, multiple: int
 ) -> list[Candidate]:
-    # Ranks count the channels of one group; it is those of all that are to be a multiple.
-    step = multiple // math.gcd(multiple, layer.geometry.groups)
+    step = _step(layer, multiple)
     axes = [np.arange(step, limit + 1, step) for limit in factorization.max_ranks]
     kind = scheme(factorization.scheme)
     unit = kind.chain(layer.geometry, factorization.variant, tuple(1 for _ in axes))

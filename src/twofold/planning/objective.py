@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.errors import PlanError
+from twofold.errors import PlanError, option
 from twofold.planning.candidates import Candidate
 
 Vector = NDArray[np.float64]
@@ -108,7 +108,10 @@ class MeasuredSensitivity:
         names = {c.layer for c in candidates}
         missing = sorted(names - self.curves.keys())
         if missing:
-            raise PlanError(f"no sensitivity was measured for {', '.join(missing)}; measure it or --skip it")
+            raise PlanError(
+                f"no sensitivity was measured for {', '.join(missing)}; "
+                f"measure it or leave it out ({option('skip')})"
+            )
         energy = np.array([c.energy_error for c in candidates], np.float64)
         values = np.zeros_like(energy)
         for name in names:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer, Skipped
-from twofold.errors import PlanError
+from twofold.errors import PlanError, option
 from twofold.lowrank.schemes import Factorization
 from twofold.planning.budget import Budget, Cost
 from twofold.planning.candidates import Candidate, candidates
@@ -133,11 +133,11 @@ def out_of_reach(problem: Problem, limit: float, cost: Cost, options: PlanOption
     if options.budget is not None and options.budget.absolute:
         remedies = [f"{math.ceil(problem.least)} {cost.label} or more"]
     if options.multiple > 1:
-        remedies.append(f"--multiple below {options.multiple}")
+        remedies.append(f"{option('multiple')} below {options.multiple}")
     if options.ranks:
         remedies.append("smaller fixed ranks")
     if options.only or options.skip:
-        remedies.append("fewer layers left out by --only and --skip")
+        remedies.append(f"fewer layers left out by {option('only')} and {option('skip')}")
     if len(options.schemes) == 1:
         remedies.append("more schemes")
     held = problem.spent / problem.total if problem.total else 0.0

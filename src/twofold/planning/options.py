@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from twofold.conv import ConvLayer, Size, Skipped
+from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
 from twofold.errors import OptionError, PlanError
 from twofold.lowrank.schemes import scheme
 from twofold.planning.budget import Budget
@@ -17,6 +17,10 @@ from twofold.planning.text import ranks_text
 
 DEFAULT_MULTIPLE = 16
 """What the reference uses; also the channel block of fp16 matrix units."""
+DATA_SCHEMES = ("spatial", "channel")
+"""What competes by default where inputs tell which is best."""
+WEIGHT_SCHEMES = ("spatial",)
+"""What is used by default where the weights decide."""
 
 
 @dataclass(frozen=True)
@@ -160,16 +164,22 @@ def _left_alone(layer: ConvLayer, options: PlanOptions) -> str | None:
         return "skipped on request"
     if options.only and not any(_matches(layer, pattern) for pattern in options.only):
         return f"not among the layers asked for ({', '.join(options.only)})"
-    refusals = {name: scheme(name).refusal(layer.geometry) for name in options.schemes}
-    if all(refusals.values()):
-        # Schemes often refuse for one common reason, which is then said once.
-        reasons = dict.fromkeys(str(reason) for reason in refusals.values())
-        if len(reasons) == 1:
-            return next(iter(reasons))
-        return "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
-    if layer.weight is None:
+    refusal = scheme_refusal(layer.geometry, options.schemes)
+    if refusal is None and layer.weight is None:
         return "its weights are not loaded"
-    return None
+    return refusal
+
+
+def scheme_refusal(geometry: ConvGeometry, schemes: Sequence[str]) -> str | None:
+    """Why none of these schemes takes a layer; None where one does."""
+    refusals = {name: scheme(name).refusal(geometry) for name in schemes}
+    if not all(refusals.values()):
+        return None
+    # Schemes often refuse for one common reason, which is then said once.
+    reasons = dict.fromkeys(str(reason) for reason in refusals.values())
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    return "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
 
 
 def _names(layer: ConvLayer | Skipped) -> tuple[str, ...]:

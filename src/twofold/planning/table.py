@@ -67,14 +67,23 @@ def _remarks(plan: Plan) -> list[str]:
             "output error: predicted relative error of the network's output, by each alone and by all"
         )
     if plan.measured_error is not None:
-        text = error_text(plan.measured_error)
-        lines.append(f"relative error of the network's output, measured on inputs: {text}")
+        lines.append(_measured(plan, error_text(plan.measured_error)))
     if plan.timing is not None:
         lines += [str(plan.timing), *_layer_times(plan)]
     if plan.macs_per != "image":
         lines.append(f"MACs: per {plan.macs_per} of each layer, because not all input sizes are known")
     lines += [f"* {choice.layer}: {remark}" for choice in plan.choices if (remark := _remark(choice))]
     return lines + list(plan.notes)
+
+
+def _measured(plan: Plan, error: str) -> str:
+    """The error of the whole network, and what it was measured on, where the plan says so."""
+    how = (plan.calibration or {}).get("measured", {})
+    count, outputs = how.get("count", ""), len(how.get("outputs", ()))
+    of = f"outputs, root mean square over {outputs}" if outputs > 1 else "output"
+    fitted = {True: " that no factor was fitted to", False: " that factors were fitted to, too"}
+    inputs = f"{count} inputs".lstrip() + fitted.get(how.get("held_out"), "")
+    return f"relative error of the network's {of}, measured on {inputs}: {error}"
 
 
 def _layer_times(plan: Plan) -> list[str]:

@@ -8,16 +8,18 @@ the first ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibrate import CalibrationSource, calibration_inputs, split
+from ..calibration.images import ImageOptions
 from ..calibration.runners import runner_for
 from ..errors import InputError, MissingExtraError, ModelError
 from ..formats.base import Model
-from ..formats.modules import as_model, with_data
+from ..formats.modules import with_data
 from ..planning.text import error_text
 from .options import RecoverOptions
 
@@ -66,19 +68,30 @@ class Recovery:
 
 
 def recover(
-    original: Any, decomposed: Any, source: CalibrationSource | None = None,
+    original: Any,
+    decomposed: Any,
+    source: CalibrationSource | None = None,
     options: RecoverOptions | None = None,
-) -> Recovery:  # fmt: skip
+    *,
+    images: str | Path | Iterable[str | Path] | None = None,
+    image_options: ImageOptions | None = None,
+    data: Any = None,
+    example_inputs: Any = None,
+) -> Recovery:
     """Train the factors of a decomposed model to give what the original gives.
 
     Under `torchrun` the processes share every batch, and all of them get the same model.
 
     Args:
-        original: the model before, or a `torch.nn.Module`, whose forward the first of the source's data goes
-            into.
-        decomposed: what `decompose` made of it: its result's model, or the module. It stays as it is.
-        source: the inputs; made-up pictures where it names none.
+        original: the model before: what `load` gives, or a `torch.nn.Module`.
+        decomposed: what `decompose` made of it: its result, the model or the module in it, or what was
+            written. It stays as it is.
+        source: the inputs, as one value; made-up pictures where it names none.
         options: how.
+        images: the inputs, as in `decompose`, instead of a source.
+        image_options: as in `decompose`.
+        data: the inputs, as in `decompose`, instead of a source.
+        example_inputs: of modules, as in `decompose`.
 
     Raises:
         ModelError: the models do not belong together, or cannot be trained.
@@ -87,16 +100,15 @@ def recover(
         MissingExtraError: PyTorch is not installed.
 
     Examples:
-        >>> from twofold.recover import RecoverOptions
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
-        >>> smaller = twofold.decompose(model, macs=0.5, no_data=True).model
-        >>> recovery = twofold.recover(model, smaller, options=RecoverOptions(steps=20))
+        >>> smaller = twofold.decompose(model, macs=0.5, no_data=True)
+        >>> options = twofold.RecoverOptions(steps=20)
+        >>> recovery = twofold.recover(model, smaller, options=options, images="photos/")
         >>> recovery.after <= recovery.before
         True
     """
-    source = source or CalibrationSource()
-    original, data = with_data(original, None, source.data)
-    decomposed = as_model(decomposed)
+    source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
+    (original, decomposed), data = with_data((original, decomposed), example_inputs, source.data)
     if type(original) is not type(decomposed) or type(original).__name__ not in _STUDENTS:
         kinds = " and ".join(type(model).__name__ for model in (original, decomposed))
         raise ModelError(f"two models of one format are needed, got {kinds}")
@@ -129,7 +141,7 @@ def _recover(
 
         runner = make_teacher(original, source.protect)
         fitted, held_out = (one.only(runner.inputs) for one in (fitted, held_out))
-        student = Int8Student(_called_like(original, decomposed), runner, fitted, world.device)
+        student = Int8Student(decomposed, runner, fitted, world.device)
     lesson, exam = Lesson(runner, fitted, world), Lesson(runner, held_out, world)
     course = train(student, lesson, exam, sized, world)
     curve = course.errors
@@ -148,9 +160,3 @@ def _float_student(original: Model, decomposed: Model, teacher: Runner, world: W
     if not student.parameters():
         raise ModelError("the second model has no layer that the first lacks: there is nothing to train")
     return student
-
-
-def _called_like(original: Model, decomposed: Model) -> Model:
-    """A module with the example inputs of another, which its export needs."""
-    examples = getattr(original, "example_inputs", None)
-    return decomposed if examples is None else replace(decomposed, example_inputs=examples)  # type: ignore[type-var]

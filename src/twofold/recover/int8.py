@@ -19,7 +19,7 @@ from torch import Tensor
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import OutputError
 from ..calibration.runners import runner_for
-from ..errors import ModelError
+from ..errors import ModelError, option
 from ..formats.base import Model
 from ..formats.onnx.model import OnnxModel
 from ..int8.agree import refuse_disagreement
@@ -92,7 +92,9 @@ class Int8Student:
         names = self._fake.values
         found = self._difference(model.proto, names.values(), exam)
         rounding = self._difference(trained, names, exam)
-        refuse_disagreement(found, rounding, "recover without --qat, and quantize what comes out")
+        refuse_disagreement(
+            found, rounding, f"recover without {option('qat=True')}, and quantize what comes out"
+        )
         return model, (f"int8 in ONNX Runtime and in training differ by {error_text(found)}",)
 
     def _difference(self, proto: ModelProto, values: Iterable[str], exam: Inputs) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.runners.onnx.runner import OnnxRunner
-from ..errors import ModelError, OptionError
+from ..errors import ModelError, OptionError, option
 from ..formats.onnx.graphs import Constant
 from ..formats.onnx.model import OnnxModel
 from ..onnx_torch import OnnxNet, UnsupportedError
@@ -38,7 +38,7 @@ class OnnxStudent:
         except UnsupportedError as error:
             raise ModelError(
                 f"{decomposed.path}: cannot be trained, since no gradients are known of {error}; train the "
-                "module that the model was exported from, or protect outputs before it (--protect)"
+                f"module that the model was exported from, or protect outputs before it ({option('protect')})"
             ) from error
         known = {layer.name for layer in original.convolutions()}
         new = [layer.name for layer in decomposed.convolutions() if layer.name not in known]

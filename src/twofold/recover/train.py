@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import OutputError
 from ..calibration.runner import Outputs, Runner
-from ..errors import ModelError
+from ..errors import ModelError, option
 from ..finetune.parallel import World
 from ..progress import track
 from .options import RecoverOptions
@@ -73,7 +73,7 @@ class Lesson:
             if len(value) != min(inputs.batch, inputs.count):
                 raise ModelError(
                     f"output {name!r} has {len(value)} rows for a batch of {inputs.batch} samples, so it "
-                    "cannot be told which are whose; take them one by one (--batch 1)"
+                    f"cannot be told which are whose; take them one by one ({option('batch=1', '--batch 1')})"
                 )
         self._answers = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
         total = OutputError()

@@ -93,7 +93,7 @@ def test_with_data_it_stays_and_says_why(kind, tmp_path):
         twofold.load(path), ranks={"first": "full", "last": "full"}, schemes=("spatial",), data=x
     )
     assert reasons(result.plan.skipped) == {
-        "inner": f"inside the {kind} 'holds', where nothing watches it; without data (--no-data) it is "
+        "inner": f"inside the {kind} 'holds', where nothing watches it; without data (no_data=True) it is "
         "decomposed"
     }
     result.save(tmp_path / "out")

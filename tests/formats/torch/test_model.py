@@ -300,7 +300,7 @@ def test_wrappers_are_refused(net, make, reason):
 def test_bad_inputs(net):
     with pytest.raises(InputError, match="Net does not run on the inputs"):
         decompose(net, macs=0.5, example_inputs=torch.zeros(1, 3, 8, 8))
-    with pytest.raises(OptionError, match="cannot decompose a value of type OrderedDict"):
+    with pytest.raises(OptionError, match="a value of type OrderedDict is no model"):
         decompose(net.state_dict(), macs=0.5)
 
 

@@ -16,7 +16,7 @@ from ...caffe_torch.layer import Unavailable
 from ...caffe_torch.normalization import BatchNorm
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, Factors, Size
-from ...errors import InputError, ModelError, OptionError
+from ...errors import InputError, ModelError, OptionError, option, shape_option
 from ...formats.caffe.kinds import Kind, kind_of
 from ...formats.caffe.model import CaffeModel
 from ...formats.caffe.net import LayerSpec
@@ -76,7 +76,7 @@ class CaffeRunner:
                 if name in self.net.inputs and index in self._scheduled:
                     if shape is None:
                         raise InputError(
-                            f"the shape of input {name!r} is not known; give it: --input {name}=1x3x224x224"
+                            f"the shape of input {name!r} is not known; give it: {shape_option(name)}"
                         )
                     found[name] = tuple(shape[1:])
         return found
@@ -283,7 +283,8 @@ def _protected(net: CaffeNet) -> tuple[str, ...]:
         why = "; ".join(f"layer {spec.name!r} has the unknown type {spec.type!r}" for spec in unknown[:3])
         raise ModelError(
             f"no output of the net can be computed ({why or 'none depends on the inputs'}); "
-            "register the type (twofold.caffe_torch.register), or use weights only (--no-data)"
+            "register the type (twofold.caffe_torch.register), or use weights only "
+            f"({option('no_data=True')})"
         )
     return protected
 

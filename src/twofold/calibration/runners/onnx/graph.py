@@ -7,7 +7,7 @@ from functools import cached_property
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from ....errors import ModelError
+from ....errors import ModelError, option
 from ....formats.onnx.tensors import Files, is_external, read_array
 
 #: Bytes that a protobuf message can have.
@@ -114,7 +114,7 @@ class Graph:
         if made.ByteSize() > _LARGEST_MESSAGE:
             raise ModelError(
                 f"a part of the model has {made.ByteSize() / 2**30:.1f} GiB, more than ONNX Runtime takes at "
-                "once; use weights only (--no-data)"
+                f"once; use weights only ({option('no_data=True')})"
             )
         return made
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from ....conv import ConvLayer, Factors
-from ....errors import InputError, ModelError, OptionError
+from ....errors import InputError, ModelError, OptionError, option
 from ....formats.onnx.graphs import is_op
 from ....formats.onnx.groups import bias_of
 from ....formats.onnx.model import OnnxModel
@@ -258,7 +258,7 @@ def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Outputs:
         if not value.ndim or len(shapes) > 1:
             raise ModelError(
                 f"output {name!r} differs in shape from sample to sample ({', '.join(map(str, shapes))}); "
-                "name others (--protect)"
+                f"name others ({option('protect')})"
             )
         found[name] = np.concatenate([part[name] for part in parts]).astype(np.float32)
     return found

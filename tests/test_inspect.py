@@ -1,0 +1,64 @@
+"""`inspect` foretells what `decompose` can do, and why a layer stays."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tests.small import HEAD, conv, write
+
+import twofold
+from twofold.calibration import runners
+from twofold.inspect import inspect
+
+pytest.importorskip("torch")
+
+#: 3x3, 1x1, 1x1 with few channels, depthwise.
+TEXT = (
+    HEAD
+    + conv("wide", "data")
+    + conv("point", "wide").replace("kernel_size: 3\n    pad: 1", "kernel_size: 1")
+    + conv("depth", "point").replace("pad: 1", "pad: 1\n    group: 64")
+    + conv("few", "depth").replace("kernel_size: 3\n    pad: 1", "kernel_size: 1").replace("64", "8")
+)
+
+
+@pytest.mark.parametrize("multiple", [16, 4])
+@pytest.mark.parametrize("runs", [True, False])
+def test_what_it_says_of_each_layer_is_what_becomes_of_it(tmp_path, monkeypatch, multiple, runs):
+    if not runs:
+        monkeypatch.setitem(runners._RUNNERS, "CaffeModel", ("missing", "PyTorch", "torch"))
+    model = twofold.load(*write(tmp_path, TEXT))
+    found = inspect(model, multiple=multiple)
+    plan = twofold.decompose(model, macs=least(model, multiple), multiple=multiple).plan
+    assert {one.name: one.reason for one in found.layers if one.reason} == {
+        one.name: one.reason for one in plan.skipped
+    }
+    assert found.options.schemes == plan.options.schemes
+    for choice in plan.choices:
+        (layer,) = [one for one in found.layers if one.name == choice.layer]
+        assert choice.scheme in layer.schemes
+    assert set(found.notes) <= set(plan.notes)
+    assert bool(found.notes) == (not runs)
+
+
+def least(model, multiple):
+    """The smallest budget of MACs: it makes every layer that can be decomposed one that is."""
+    with pytest.raises(twofold.TwofoldError) as refusal:
+        twofold.decompose(model, macs=1e-6, multiple=multiple)
+    return float(re.search(r"lowest reachable ratio is (\d\.\d+)", str(refusal.value))[1])
+
+
+def test_the_1x1_stays_where_weights_decide(tmp_path):
+    model = twofold.load(*write(tmp_path, TEXT))
+    layers = {one.name: one for one in inspect(model, ("spatial",)).layers}
+    assert layers["point"].reason == "the kernel is 1x1; both sides must be larger than 1"
+    assert inspect(model).layers[1].schemes == ("channel",)
+
+
+def test_shapes_alone_are_enough(tmp_path):
+    path, _ = write(tmp_path, TEXT)
+    (_, point, _, few) = inspect(twofold.load(path)).layers
+    assert point.schemes == ("channel",)
+    assert [cost.relative_error for cost in point.ranks] == [None] * 3
+    assert few.reason == "no rank that is a multiple of 16 makes it cheaper"
