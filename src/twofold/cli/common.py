@@ -46,6 +46,8 @@ def finish(
     extra: Mapping[str, bytes] | None = None,
 ) -> None:  # fmt: skip
     """Save a result, with `extra` files, and print it; `keep` is the plan that is not to be written again."""
+    for warning in result.warnings:
+        say(f"warning: {warning}")
     files = result.save(output, force=force, keep=keep, extra=extra)
     if as_json:
         print(
