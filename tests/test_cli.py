@@ -262,7 +262,9 @@ def commands() -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_every_command_shows_an_example_and_has_json(capsys, command):
     assert main([*command, "--help"]) == 0
-    words = re.sub(r"\s+", " ", capsys.readouterr().out)
+    page = capsys.readouterr().out
+    assert all(line.startswith(" Example: ") for line in page.splitlines() if "Example: " in line)
+    words = re.sub(r"\s+", " ", page)
     assert f"Example: twofold {' '.join(command)}" in words
     assert "--json" in words
 

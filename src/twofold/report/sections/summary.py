@@ -76,7 +76,8 @@ def tiles(report: Report) -> tuple[Tile, ...]:
         found.append(_counts("Params", one.params))
         found += [_counts("File bytes", one.bytes)] if one.bytes else []
         found += [
-            _seconds(f"Time, {time.runtime}", time.seconds, time.ratio, time.spread) for time in one.times
+            _seconds(f"Time, {time.runtime}", time.seconds, time.ratio, time.spread, tells=time.tells)
+            for time in one.times
         ]
     if report.quantized is not None:
         found.append(_counts("File bytes", report.quantized.bytes))
@@ -135,6 +136,9 @@ def _timing(name: str, timing: Timing) -> Tile:
     return Tile(name, tile.value, f"{tile.detail}, {how}", tile.share)
 
 
-def _seconds(name: str, pair: tuple[float, float], ratio: float, spread: float | None) -> Tile:
+def _seconds(
+    name: str, pair: tuple[float, float], ratio: float, spread: float | None, *, tells: bool = True
+) -> Tile:
     about = "" if not spread else f" ± {spread:.3f}"
-    return Tile(name, f"{ratio:.3f}{about}", f"{1e3 * pair[0]:.3g} → {1e3 * pair[1]:.3g} ms", ratio)
+    noisy = "" if tells else "; too noisy to tell"
+    return Tile(name, f"{ratio:.3f}{about}", f"{1e3 * pair[0]:.3g} → {1e3 * pair[1]:.3g} ms{noisy}", ratio)
