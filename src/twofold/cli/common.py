@@ -18,7 +18,10 @@ from ..result import Result
 from . import inputs
 
 Definition = Annotated[
-    Path, typer.Argument(help="The net: a Caffe prototxt, or an ONNX model.", show_default=False)
+    Path,
+    typer.Argument(
+        help="The net: a Caffe prototxt, an ONNX model, or a folder with one.", show_default=False
+    ),
 ]
 Weights = Annotated[
     Path | None, typer.Argument(help="The weights of a prototxt: a caffemodel.", show_default=False)
