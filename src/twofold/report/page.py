@@ -43,6 +43,7 @@ def page(report: Report) -> str:
         plan=plan,
         style=Markup(_asset("style.css")),
         script=Markup(_asset("script.js")),
+        kind=summary.kind(report),
         sentence=summary.sentence(report),
         tiles=summary.tiles(report),
         drawing=network.drawing(report),

@@ -31,6 +31,18 @@ class Tile:
     share: float | None = None
 
 
+def kind(report: Report) -> str:
+    """What was done, in a word."""
+    parts = {
+        "recovery": report.recovered,
+        "decomposition": report.plan,
+        "comparison": report.comparison,
+        "int8": report.quantized,
+        "training": report.training,
+    }
+    return next((name for name, part in parts.items() if part is not None), "report")
+
+
 def sentence(report: Report) -> str:
     """The whole report in one sentence."""
     plan = report.decided
