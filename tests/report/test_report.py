@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -16,9 +17,11 @@ from tests.small import write
 
 import twofold
 from twofold.cli import main
+from twofold.cli.report import files_of
 from twofold.errors import FormatError
 from twofold.formats.graph import NetGraph, Node
 from twofold.report import Made, Recovered, Report, Training, of_result
+from twofold.report.data import Box, Sample, Shown
 from twofold.report.layout import lay_out
 from twofold.report.routes import WIDTH, height_of, route
 from twofold.report.sections.origin import _calibration
@@ -252,6 +255,22 @@ def test_compare_and_quantize_write_their_reports(tmp_path, monkeypatch, capsys)
     assert main(["report", "int8/report.json"]) == 0
     assert (tmp_path / "int8" / "report.html").read_bytes() == before
     capsys.readouterr()
+
+
+def test_boxes_that_are_lost_are_in_the_first_sentence_and_on_the_terminal(result, capsys):
+    found = Box(0.1, 0.1, 0.5, 0.5, 0.9, "class 1")
+    samples = (
+        Sample("data:,", (Shown("out", boxes=((found,), ())),)),
+        Sample("data:,", (Shown("out", boxes=((found, found), (found,))),)),
+    )
+    report = replace(of_result(result), samples=samples)
+    lead = re.search('<p class="lead">(.*)</p>', report.page())[1]
+    assert lead.endswith("; boxes in the inputs shown: 3 before, 1 after.")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("twofold.report.of_result", lambda *_: report)
+        files_of(result)
+    assert capsys.readouterr().err == "note: boxes in the inputs shown: 3 before, 1 after\n"
+    assert replace(report, samples=()).boxes == ""
 
 
 def test_how_it_was_made_is_said_in_words():

@@ -60,7 +60,7 @@ def sentence(report: Report) -> str:
             text += f", {before / after:.2f} times as fast"
         if plan.measured_error is not None:
             text += f", output error {error_text(plan.measured_error)}"
-        return text + "."
+        return text + (f"; {report.boxes}." if report.boxes else ".")
     if report.comparison is not None:
         worst = [one.error for one in report.comparison.outputs if one.error is not None]
         error = f"output error {error_text(max(worst))}, " if worst else ""
