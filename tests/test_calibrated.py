@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -56,6 +57,28 @@ def test_data_beat_weights_at_the_same_cost(files, tmp_path):
     assert errors["data"] < 0.5 * errors["weights"]
     assert result.plan.measured_error == pytest.approx(errors["data"], rel=0.5)
     assert result.plan.predicted_error == pytest.approx(result.plan.measured_error, rel=0.5)
+
+
+def test_a_net_that_lost_its_outputs_is_not_handed_over_in_silence(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("data.npy", np.random.default_rng(3).normal(size=(24, 16, 12, 12)).astype(np.float32))
+    argv = ["decompose", *files, "--data", "data.npy", "--scheme", "spatial"]
+    assert main([*argv, "-o", "lost", "--rank", "*=1"]) == 0
+    error = Plan.load("lost/plan.json").measured_error
+    assert error > 0.3
+    word = "lost" if error >= 1 else "far from the original's"
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 1
+    assert re.search(rf"the outputs are {word}.* {error:.2f} of what they vary.*larger budget", lines[0])
+    assert lines[0].removeprefix("warning: ") in Plan.load("lost/plan.json").notes
+    assert lines[0].removeprefix("warning: ") in html.unescape(Path("lost/report.html").read_text())
+    # Small errors, those of a limit that the user set, and those in units of his own are no reason.
+    good = [["--macs", "0.6"], ["--error", "0.9"], ["--rank", "*=1", "--metric", "measure:metric"]]
+    Path("measure.py").write_text("def metric(outputs):\n    return 9 * float(outputs['out'].std())\n")
+    for i, given in enumerate(good):
+        assert main([*argv, *given, "-o", f"good{i}", "--multiple", "4"]) == 0
+        assert "warning: " not in capsys.readouterr().err
+        assert (Plan.load(f"good{i}/plan.json").measured_error > 0.3) == (i > 0)
 
 
 def test_without_inputs_pictures_are_made_up_and_it_is_said(files):

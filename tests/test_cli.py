@@ -17,6 +17,7 @@ import pytest
 import typer
 from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
 
+from twofold.calibrate import Calibration
 from twofold.cli import PANELS, main
 from twofold.planning import Plan
 
@@ -222,6 +223,27 @@ def test_options_that_make_no_sense_are_one_line(small, capsys, argv, pattern):
 
 
 @pytest.mark.parametrize(
+    ("argv", "pattern"),
+    [
+        (
+            ["--macs", "0.0001"],
+            r"reach: the lowest reachable ratio is 0\.\d+.*would do: a ratio of",
+        ),
+        (["--params", "10"], r"10 is a ratio above 1"),
+        (["--params", "0.01k"], r"10 params are out of reach"),
+        (["--skip", "Conv_999"], "no convolution is called 'Conv_999'"),
+        (["--multiple", "0"], "multiple"),
+        (["--rank", "one=4711"], "rank 4711 is outside 1 to 48"),
+    ],
+)
+def test_what_shapes_alone_tell_is_refused_before_any_input_is_made(
+    small, capsys, monkeypatch, argv, pattern
+):
+    monkeypatch.setattr(Calibration, "prepare", lambda *_: pytest.fail("made inputs before it refused"))
+    refused(capsys, ["decompose", *small, "-o", "out", *argv], pattern)
+
+
+@pytest.mark.parametrize(
     "argv", [[], ["decompose"], ["nonsense"], ["decompose", "a", "b", "--nope", "-o", "c"]]
 )
 def test_a_wrong_command_line_ends_with_2(capsys, argv):
@@ -244,7 +266,9 @@ def commands() -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_every_command_shows_an_example_and_has_json(capsys, command):
     assert main([*command, "--help"]) == 0
-    words = re.sub(r"\s+", " ", capsys.readouterr().out)
+    page = capsys.readouterr().out
+    assert all(line.startswith(" Example: ") for line in page.splitlines() if "Example: " in line)
+    words = re.sub(r"\s+", " ", page)
     assert f"Example: twofold {' '.join(command)}" in words
     assert "--json" in words
 

@@ -43,6 +43,31 @@ def test_the_suffix_tells_the_format(net, tmp_path):
     assert isinstance(twofold.load(*write_caffe(tmp_path)), CaffeModel)
 
 
+def test_a_folder_is_its_one_model(net, tmp_path, capsys):
+    Path("folder").mkdir()
+    with pytest.raises(OptionError, match="folder: holds no single model"):
+        twofold.load("folder")
+    prototxt, _ = write_caffe(Path("folder"))
+    assert len(twofold.load("folder").convolutions()) == 3
+    assert main(["decompose", "folder/", "-o", "out", "--no-data", "--macs", "0.5"]) == 0
+    assert "out/net.caffemodel" in capsys.readouterr().out
+    assert main(["inspect", "out"]) == 0
+    assert "two_0" in capsys.readouterr().out
+    Path("folder/net.onnx").write_bytes(Path(net).read_bytes())
+    refused(capsys, ["inspect", "folder"], r"folder: holds no single model.*net\.onnx, net\.prototxt")
+    Path(prototxt).unlink()
+    Path("folder/net.caffemodel").unlink()
+    assert type(twofold.load("folder")).__name__ == "OnnxModel"
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "py"])
+def test_what_python_makes_is_sent_to_python(net, capsys, suffix):
+    name = f"tiny.{suffix}"
+    Path(name).write_bytes(b"PK")
+    for argv in (["inspect", name], ["decompose", name, "-o", "out"], ["compare", net, name]):
+        refused(capsys, argv, rf"{name}: a module of PyTorch .*twofold\.decompose\(module, \.\.\.\)")
+
+
 def test_no_two_formats_share_a_suffix():
     for clash in (Format("onnx", (".other",), twofold.load), Format("other", (".onnx",), twofold.load)):
         with pytest.raises(OptionError, match="clashes with 'onnx'"):

@@ -7,7 +7,7 @@ from tests.small import write
 
 import twofold
 from twofold import progress
-from twofold.progress import track
+from twofold.progress import meter, track
 
 
 class Recorder:
@@ -65,6 +65,53 @@ def test_nested_loops_share_a_display_that_stops_on_errors(shown):
         work()
     assert shown.tasks == {"outer": (3, 0), "inner": (2, 1)}
     assert (shown.started, shown.stopped) == (1, 1)
+
+
+class Clock:
+    """A clock that only tests advance."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    found = Clock()
+    monkeypatch.setattr(progress, "time", found)
+    token = progress.LINES.set(True)
+    yield found
+    progress.LINES.reset(token)
+
+
+def test_without_a_terminal_a_stage_that_lasts_has_a_line_and_one_a_minute(clock, capsys):
+    for _ in track(range(200), "working"):
+        clock.now += 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"working: {second} of 200, {second} s" for second in (5, 65, 125, 185)]
+    for _ in track(iter(range(4)), "short"):
+        clock.now += 1
+    assert capsys.readouterr().err == ""
+    for _ in track(iter(range(2)), "unknown"):
+        clock.now += 4
+    assert capsys.readouterr().err == "unknown: 2, 8 s\n"
+    with meter("training", 10, 20) as told:
+        for step in range(10):
+            clock.now += 3
+            told(f"loss {step}")
+    assert capsys.readouterr().err == "training: 12 of 20, loss 1, 6 s\n"
+
+
+def test_lines_are_for_the_command_line_alone(clock, capsys):
+    progress.LINES.set(False)
+    for _ in track(range(9), "working"):
+        clock.now += 9
+    with meter("training", 0, 9) as told:
+        clock.now += 9
+        told("loss")
+    assert capsys.readouterr().err == ""
 
 
 def test_nothing_shows_without_a_terminal(monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .calibrate import CalibrationSource, calibration_inputs
 from .calibration.images import ImageOptions
 from .calibration.inputs import Batch
-from .calibration.measure import OutputError
+from .calibration.measure import OutputError, quality_warning
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
 from .errors import ModelError, TwofoldError
@@ -29,6 +29,13 @@ from .progress import track
 SCORE = 0.3
 #: Overlap (intersection over union) from which two boxes are one.
 OVERLAP = 0.7
+#: How times and their ratio are to be read.
+TIMES = (
+    "times: each the median of its runs; their ratio is the median of second / first, run in turn, "
+    "so that it need not be that of the medians; ± half the distance of its quartiles"
+)
+#: How far the scores of classes may be from a sum of 1.
+_ROUNDING = 1e-3
 _BOX_COLUMNS = 7  # image, class, score, xmin, ymin, xmax, ymax
 
 
@@ -49,6 +56,19 @@ class OutputComparison:
     agreement: float | None = None
     boxes: tuple[int, int, int] | None = None
 
+    @property
+    def agreement_text(self) -> str:
+        """The share in words; "" where the output names no classes."""
+        return "" if self.agreement is None else f"{self.agreement:.4f}"
+
+    @property
+    def boxes_text(self) -> str:
+        """The boxes in words; "" where the output is no list of them."""
+        if self.boxes is None:
+            return ""
+        first, again, more = self.boxes
+        return f"{again} of {first}, {more} more" if first or more else "no boxes to find"
+
 
 @dataclass(frozen=True)
 class TimeComparison:
@@ -65,6 +85,11 @@ class TimeComparison:
     seconds: tuple[float, float]
     ratio: float
     spread: float
+
+    @property
+    def tells(self) -> bool:
+        """Whether the ratio says which is faster: its interval does not hold 1."""
+        return abs(self.ratio - 1) > self.spread
 
 
 @dataclass(frozen=True)
@@ -92,20 +117,34 @@ class Comparison:
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("output", "relative error", "same class", "boxes found again")]
         for one in self.outputs:
-            agreement = "" if one.agreement is None else f"{one.agreement:.4f}"
-            boxes = "" if one.boxes is None else f"{one.boxes[1]} of {one.boxes[0]}, {one.boxes[2]} more"
-            rows.append((one.name, "" if one.error is None else error_text(one.error), agreement, boxes))
-        lines = aligned(rows, {1, 2, 3})
-        lines.append(f"over {self.samples} inputs; boxes: score {SCORE:g} or more, overlap above {OVERLAP:g}")
+            error = "" if one.error is None else error_text(one.error)
+            rows.append((one.name, error, one.agreement_text, one.boxes_text))
+        # Columns for what no output is would be blank.
+        shown = [0, 1, *([2] if self.has_classes else []), *([3] if self.has_boxes else [])]
+        lines = aligned([tuple(row[column] for column in shown) for row in rows], {1, 2, 3})
+        legend = f"; boxes: score {SCORE:g} or more, overlap above {OVERLAP:g}" if self.has_boxes else ""
+        lines.append(f"over {self.samples} inputs{legend}")
         costs: list[tuple[str, ...]] = [("", "first", "second", "ratio")]
-        costs.append(("MACs of convolutions", *map(count_text, self.macs), _ratio(self.macs)))
-        costs.append(("params of convolutions", *map(count_text, self.params), _ratio(self.params)))
+        costs.append(("MACs of convolutions", *map(_counted, self.macs), _ratio(self.macs)))
+        costs.append(("params of convolutions", *map(_counted, self.params), _ratio(self.params)))
         if self.bytes is not None:
             costs.append(("bytes of the files", *map(count_text, self.bytes), _ratio(self.bytes)))
         for time in self.times:
-            shown = [f"{1000 * seconds:.1f} ms" for seconds in time.seconds]
-            costs.append((f"time in {time.runtime}", *shown, f"{time.ratio:.3f} ± {time.spread:.3f}"))
-        return "\n".join([*lines, "", *aligned(costs, {1, 2, 3}), *self.notes])
+            pair = [f"{1000 * seconds:.1f} ms" for seconds in time.seconds]
+            noisy = "" if time.tells else ", too noisy to tell"
+            costs.append((f"time in {time.runtime}", *pair, f"{time.ratio:.3f} ± {time.spread:.3f}{noisy}"))
+        how = [TIMES] if self.times else []
+        return "\n".join([*lines, "", *aligned(costs, {1, 2, 3}), *how, *self.notes])
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether an output names classes."""
+        return any(one.agreement is not None for one in self.outputs)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether an output is a list of boxes."""
+        return any(one.boxes is not None for one in self.outputs)
 
 
 def compare(
@@ -171,10 +210,26 @@ def compare(
         macs.append(0 if workload.per_position else sum(map(workload.layer_macs, of_model)))
         params.append(sum(map(layer_params, of_model)))
     times, notes = _times(first, second, threads or default_threads())
+    outputs = found.outputs()
     return Comparison(
-        found.outputs(), inputs.count, (macs[0], macs[1]), (params[0], params[1]), times,
-        (*inputs.provenance.notes, *notes),
+        outputs, inputs.count, (macs[0], macs[1]), (params[0], params[1]), times,
+        (*_remarks(outputs), *inputs.provenance.notes, *notes),
     )  # fmt: skip
+
+
+def _remarks(outputs: Sequence[OutputComparison]) -> Iterator[str]:
+    """What must not be overlooked in what was found."""
+    for one in outputs:
+        warning = None if one.error is None else quality_warning(one.error)
+        if warning is not None:
+            yield f"{one.name}: {warning}"
+        if one.boxes is not None and not one.boxes[0]:
+            yield (
+                f"{one.name}: the first model finds no box in these inputs, so they do not show whether "
+                "boxes are kept; give pictures of what it detects (--images)"
+            )
+        elif one.boxes is not None and one.boxes[1] < one.boxes[0]:
+            yield f"{one.name}: {one.boxes[0] - one.boxes[1]} of {one.boxes[0]} boxes are lost"
 
 
 class _Found:
@@ -200,7 +255,7 @@ class _Found:
                     "the models are not two forms of one"
                 )
             plain[name] = value
-            if value.ndim >= 2 and value.shape[1] > 1 and value.size == value.shape[0] * value.shape[1]:
+            if are_classes(value, alone=len(first) == 1):
                 classes = [one[name].reshape(value.shape[:2]).argmax(axis=1) for one in (first, second)]
                 self._same.setdefault(name, []).extend((classes[0] == classes[1]).tolist())
         self._errors.add("", plain, {name: second[name] for name in plain})
@@ -219,6 +274,18 @@ class _Found:
                 )
             )
         return tuple(found)
+
+
+def are_classes(value: NDArray[np.float32], *, alone: bool) -> bool:
+    """Whether an output has a score per class and sample: shares of 1, or whatever the `alone` output gives.
+
+    Numbers that are no shares may be scores before a softmax as well as places; where a net gives nothing
+    else, they are taken as scores.
+    """
+    if value.ndim < 2 or value.shape[1] < 2 or value.size != value.shape[0] * value.shape[1]:
+        return False
+    rows = value.reshape(value.shape[:2])
+    return alone or bool((rows >= 0).all() and (abs(rows.sum(axis=1) - 1) <= _ROUNDING).all())
 
 
 def are_boxes(value: NDArray[np.float32]) -> bool:
@@ -265,5 +332,10 @@ def _times(first: Model, second: Model, threads: int) -> tuple[tuple[TimeCompari
     return tuple(times), tuple(notes)
 
 
+def _counted(number: int) -> str:
+    """A count; convolutions whose sizes are not known give none."""
+    return count_text(number) if number else "not counted"
+
+
 def _ratio(pair: tuple[float, float]) -> str:
-    return f"{pair[1] / pair[0]:.3f}" if pair[0] else ""
+    return f"{pair[1] / pair[0]:.3f}" if all(pair) else ""

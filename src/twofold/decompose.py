@@ -15,7 +15,7 @@ from .calibrate import Calibration, CalibrationSource, WeightsOnly, prepare
 from .calibration.accuracy import Accuracy
 from .calibration.gather import CalibrationOptions, Statistics
 from .calibration.images import ImageOptions
-from .calibration.measure import Metric
+from .calibration.measure import Metric, quality_warning
 from .calibration.runner import Stacks
 from .conv import ConvLayer, Factors, Skipped
 from .errors import InputError, ModelError, OptionError, PlanError, option
@@ -40,6 +40,7 @@ from .planning import (
 )
 from .planning.devices import parse_multiple
 from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES, left_alone
+from .planning.reach import check_reach
 from .planning.text import error_text
 from .planning.tradeoff import Outlook
 from .planning.workload import Workload
@@ -164,18 +165,21 @@ def decompose(
         latency=time_budget(speedup, latency),
     )  # fmt: skip
     watch = stopwatch(budget, runtime_name=runtime, threads=threads, table=latency_table)
-    used = calibrate(model, source, no_data=no_data, rule=rule)
     number, device = parse_multiple(multiple)
     options = PlanOptions(
         budget=budget,
         rule=rule,
         multiple=number,
         device=device,
-        schemes=default_schemes(used, watch) if schemes is None else _words(schemes),
+        schemes=first_schemes(watch, no_data=no_data) if schemes is None else _words(schemes),
         only=_words(only),
         skip=_words(skip),
         ranks=_fixed(ranks or {}),
     )
+    check_reach(model.convolutions(), options)  # before the long work
+    used = calibrate(model, source, no_data=no_data, rule=rule)
+    if schemes is None:
+        options = replace(options, schemes=default_schemes(used, watch))
     return run(model, options, used, FitOptions(refine=refine), watch)
 
 
@@ -195,6 +199,11 @@ def calibrate(
     if no_data or (rule in ("amct", "evbmf") and not source.asked):
         return WeightsOnly()
     return prepare(model, source)
+
+
+def first_schemes(watch: Stopwatch | None = None, *, no_data: bool = False) -> tuple[str, ...]:
+    """All that `default_schemes` may come to, before it is known whether a calibration is possible."""
+    return tuple(SCHEMES) if watch is not None else WEIGHT_SCHEMES if no_data else DATA_SCHEMES
 
 
 def default_schemes(
@@ -267,7 +276,7 @@ def _run(
     layers = model.convolutions()
     if not layers:
         raise ModelError("the net has no convolutions, so there is nothing to decompose")
-    notes = calibration.notes
+    notes, warnings = calibration.notes, tuple[str, ...]()
     known = calibration if isinstance(calibration, Calibration) else None
     if known is not None:
         layers = _reached(layers, known)
@@ -306,11 +315,22 @@ def _run(
             },
         }
         plan = replace(plan, calibration=record, measured_error=error)
-        notes = (*notes, *seen.notes, *correction)
+        warnings = _warnings(known, options, error)
+        notes = (*warnings, *notes, *seen.notes, *correction)
     smaller = model.replace(found.factors)
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))
     shown = None if known is None else known.sample(SHOWN)
-    return Result(smaller, plan, model, found.factors, trial.outlook(plan), shown)
+    return Result(smaller, plan, model, found.factors, trial.outlook(plan), shown, warnings)
+
+
+def _warnings(calibration: Calibration, options: PlanOptions, error: float) -> tuple[str, ...]:
+    """What must not be overlooked in what was measured."""
+    chosen = options.budget is not None and options.budget.of_loss
+    # A metric is in a unit of the user's; and who sets a limit to what may be lost has chosen what is.
+    text = None if calibration.metric is not None or chosen else quality_warning(error)
+    if text is None:
+        return ()
+    return (f"{text}; give a larger budget (the report shows the trade-off), or let recover train it",)
 
 
 def _means_corrected(layers: Sequence[ConvLayer | Skipped], factors: Mapping[str, Factors]) -> list[str]:

@@ -11,6 +11,9 @@ from .errors import MissingExtraError, OptionError, PlanError
 from .formats.base import Model
 from .formats.caffe.model import CaffeModel
 
+#: Endings of what a Python program makes, and only it can load.
+_PYTHON = (".pt", ".pth", ".py")
+
 Inputs = Mapping[str, Size] | None
 
 
@@ -57,7 +60,7 @@ def load(
     """Load a model.
 
     Args:
-        model: the definition: a Caffe prototxt, or an ONNX model.
+        model: the definition: a Caffe prototxt, or an ONNX model; or the folder that holds one model.
         weights: its weights: a caffemodel, or Caffe's HDF5 weights. Without them only shapes are known. An
             ONNX model holds its own.
         inputs: shapes of inputs that replace what the definition says, as {"data": (1, 3, 224, 224)}.
@@ -68,7 +71,8 @@ def load(
     Raises:
         FormatError: a file is missing or is not what it should be.
         ModelError: the files do not fit each other.
-        OptionError: the files are given in the wrong order.
+        OptionError: the files are given in the wrong order, the folder holds no single model, or it is a
+            module of PyTorch.
         MissingExtraError: the format needs a package that is not installed.
 
     Examples:
@@ -77,7 +81,15 @@ def load(
         ['conv1', 'conv2', 'conv3', 'score']
     """
     path = Path(model)
+    if weights is None and path.is_dir():
+        path, *more = _files_in(path)
+        weights = more[0] if more else None
     suffix = path.suffix.lower()
+    if suffix in _PYTHON:
+        raise OptionError(
+            f"{path}: a module of PyTorch is decomposed from Python, where it is made: "
+            "twofold.decompose(module, ...); or export it to ONNX (torch.onnx.export) and give that file"
+        )
     entry = next((one for one in _formats if suffix in one.suffixes), _formats[0])
     return entry.open(path, None if weights is None else Path(weights), inputs)
 
@@ -99,7 +111,7 @@ def grouped(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
             waiting = None
         elif path.is_dir():
             found.append(_files_in(path))
-        elif path.suffix.lower() in _suffixes():
+        elif path.suffix.lower() in (*_suffixes(), *_PYTHON):
             found.append((path,))
         else:
             waiting = path

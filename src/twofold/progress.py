@@ -1,4 +1,4 @@
-"""Progress of long work on stderr; silent when stderr is not a terminal.
+"""Progress of long work on stderr: bars on a terminal; elsewhere plain lines, where they are asked for.
 
 Work that may last more than a second wraps its loop in `track`. Loops may nest: an inner one has a line
 of its own below the outer one.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -19,6 +21,36 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _local = threading.local()
+#: Whether work that lasts says so by plain lines where stderr is no terminal; the command line asks for it.
+LINES: ContextVar[bool] = ContextVar("lines", default=False)
+#: Seconds until a stage has its first line, and from one to the next.
+_QUIET, _PAUSE = 5.0, 60.0
+
+
+class _Lines:
+    """Plain lines that say how far a stage is, rarely."""
+
+    def __init__(self, description: str, total: int | None, done: int = 0) -> None:
+        self._description, self._total, self._done = description, total, done
+        self._begun = time.monotonic()
+        self._next = self._begun + _QUIET
+
+    def advance(self, text: str = "") -> None:
+        """One more is done."""
+        self._done += 1
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _PAUSE
+            far = f"{self._done}" if self._total is None else f"{self._done} of {self._total}"
+            more = f", {text}" if text else ""
+            line = f"{self._description}: {far}{more}, {now - self._begun:.0f} s"
+            print(line, file=sys.stderr, flush=True)
+
+
+def _spoken(items: Iterable[T], lines: _Lines) -> Iterator[T]:
+    for item in items:
+        yield item
+        lines.advance()
 
 
 @contextmanager
@@ -40,11 +72,11 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         description: the stage, in the present participle: "factoring layers".
         total: number of items where `items` has no `len`.
     """
-    if not sys.stderr.isatty():
-        yield from items
-        return
     if total is None and isinstance(items, Sized):
         total = len(items)
+    if not sys.stderr.isatty():
+        yield from _spoken(items, _Lines(description, total)) if LINES.get() else items
+        return
     shared: Progress | None = getattr(_local, "progress", None)
     progress = shared or _new_progress()
     if shared is None:
@@ -98,7 +130,7 @@ def meter(description: str, done: int, total: int) -> Iterator[Callable[[str], N
         What to call after every step, with what there is to tell.
     """
     if not sys.stderr.isatty():
-        yield lambda text: None
+        yield _Lines(description, total, done).advance if LINES.get() else lambda text: None
         return
     with _new_progress() as progress:
         task = progress.add_task(description, total=total, completed=done)

@@ -198,4 +198,4 @@ def _layers(plain: bytes, int8: bytes) -> dict[str, tuple[str, str] | None]:
 
 def default_path(model: Path, folder: Path) -> Path:
     """Where the command writes the int8 form of a model."""
-    return folder / f"{model.stem}_int8.onnx"
+    return folder / f"{model.resolve().stem}_int8.onnx"

@@ -44,6 +44,7 @@ class Result(Generic[M]):
         factors: the stack of every layer that was replaced.
         outlook: what other ranks and budgets would give; None where a plan was only carried out.
         calibration: runs the original on a few inputs, to show them; None for weights only.
+        warnings: those of the plan's notes that must not be overlooked.
     """
 
     model: M
@@ -52,6 +53,7 @@ class Result(Generic[M]):
     factors: Mapping[str, Factors]
     outlook: Outlook | None = None
     calibration: Calibration | None = None
+    warnings: tuple[str, ...] = ()
 
     def report(self) -> Report:
         """What `report.html` shows, as a value that saves as JSON and makes the page."""

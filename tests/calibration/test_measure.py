@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twofold.calibration.measure import MetricChange, OutputError
+from twofold.calibration.measure import MetricChange, OutputError, quality_warning
 from twofold.errors import InputError
 
 
@@ -55,3 +55,9 @@ def test_a_metric_of_the_user_sees_all_samples():
     broken.add(0, ref, changed)
     with pytest.raises(InputError, match="finite"):
         broken.error(0)
+
+
+def test_a_large_error_is_said_and_one_above_that_of_a_constant_more_so():
+    assert quality_warning(0.29) is None
+    assert "far from the original's: their error is 0.31" in quality_warning(0.31)
+    assert "lost: their error is 1.11" in quality_warning(1.11)

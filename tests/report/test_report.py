@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -16,11 +17,14 @@ from tests.small import write
 
 import twofold
 from twofold.cli import main
+from twofold.cli.report import files_of
 from twofold.errors import FormatError
 from twofold.formats.graph import NetGraph, Node
-from twofold.report import Report
+from twofold.report import Made, Recovered, Report, Training, of_result
+from twofold.report.data import Box, Sample, Shown
 from twofold.report.layout import lay_out
 from twofold.report.routes import WIDTH, height_of, route
+from twofold.report.sections.origin import _calibration
 from twofold.report.svg import log_ticks, nice_ticks
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -251,6 +255,52 @@ def test_compare_and_quantize_write_their_reports(tmp_path, monkeypatch, capsys)
     assert main(["report", "int8/report.json"]) == 0
     assert (tmp_path / "int8" / "report.html").read_bytes() == before
     capsys.readouterr()
+
+
+def test_boxes_that_are_lost_are_in_the_first_sentence_and_on_the_terminal(result, capsys):
+    found = Box(0.1, 0.1, 0.5, 0.5, 0.9, "class 1")
+    samples = (
+        Sample("data:,", (Shown("out", boxes=((found,), ())),)),
+        Sample("data:,", (Shown("out", boxes=((found, found), (found,))),)),
+    )
+    report = replace(of_result(result), samples=samples)
+    lead = re.search('<p class="lead">(.*)</p>', report.page())[1]
+    assert lead.endswith("; boxes in the inputs shown: 3 before, 1 after.")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("twofold.report.of_result", lambda *_: report)
+        files_of(result)
+    assert capsys.readouterr().err == "note: boxes in the inputs shown: 3 before, 1 after\n"
+    assert replace(report, samples=()).boxes == ""
+
+
+def test_how_it_was_made_is_said_in_words():
+    record = {
+        "inputs": {"kind": "images", "options": {"size": None, "scale": 0.5}, "skipped": []},
+        "shrunk": {f"layer{i}": i / 7 for i in range(40)},
+        "means_corrected": [f"conv{i}" for i in range(56)],
+        "nested": {"few": [1, 2], "many": [f"name{i}" for i in range(50)]},
+        "nothing": {"size": None},
+    }
+    facts = {one.name: one for one in _calibration(record)}
+    assert list(facts) == [
+        f"calibration: {name}" for name in ("inputs", "shrunk", "means corrected", "nested")
+    ]
+    assert facts["calibration: inputs"].value == "kind images, options scale 0.5"
+    assert facts["calibration: inputs"].details == ""
+    assert facts["calibration: shrunk"].value == "40 entries"
+    assert "layer1 0.1429" in facts["calibration: shrunk"].details
+    assert facts["calibration: means corrected"].value == "56 entries"
+    assert facts["calibration: means corrected"].details.endswith("conv55")
+    assert facts["calibration: nested"].value == "few 1, 2, many 50 entries"
+    assert not any(mark in one.value for one in facts.values() for mark in '{}[]"')
+
+
+def test_a_title_says_what_was_done(result):
+    made = Made()
+    assert "<title>decomposition: net.prototxt · twofold</title>" in of_result(result).page()
+    gained = Report("net", made, json.loads(result.plan.to_json()), recovered=Recovered((0.2, 0.1), 4))
+    assert "<title>recovery: net · twofold</title>" in gained.page()
+    assert "<title>training: net · twofold</title>" in Report("net", made, training=Training()).page()
 
 
 def test_a_result_shows_itself_in_a_notebook(result):

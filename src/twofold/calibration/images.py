@@ -108,7 +108,7 @@ class ImageOptions:
             return np.zeros(channels, np.float32)
         mean = mean.reshape(len(mean), -1).mean(axis=1) if mean.ndim else mean[None]
         if len(mean) not in {1, channels}:
-            raise OptionError(f"the mean has {len(mean)} values, but the net takes {channels} channels")
+            raise OptionError(f"the mean has {len(mean)} values, but the net takes {_channels(channels)}")
         return np.broadcast_to(mean, (channels,)).astype(np.float32)
 
 
@@ -192,6 +192,10 @@ def random_crops(
     return [(slice(y, y + size[0]), slice(x, x + size[1])) for y, x in corners]
 
 
+def _channels(count: int) -> str:
+    return f"{count} channel" + ("" if count == 1 else "s")
+
+
 def _settle(shapes: Mapping[str, SampleShape], options: ImageOptions) -> tuple[str, _Recipe]:
     if len(shapes) != 1:
         raise InputError(
@@ -208,7 +212,7 @@ def _settle(shapes: Mapping[str, SampleShape], options: ImageOptions) -> tuple[s
     color = options.color or ("gray" if channels == 1 else "bgr")
     if (color == "gray") != (channels == 1):
         raise OptionError(
-            f"color {color} gives {1 if color == 'gray' else 3} channels, input {name} takes {channels}"
+            f"color {color} gives {_channels(1 if color == 'gray' else 3)}, input {name} takes {channels}"
         )
     exact = None if isinstance(options.size, int) else options.size
     target = options.crop or tuple(n or (exact or (None, None))[i] for i, n in enumerate(shape[1:]))
@@ -223,7 +227,10 @@ def _settle(shapes: Mapping[str, SampleShape], options: ImageOptions) -> tuple[s
     least = (options.size,) * 2 if isinstance(options.size, int) else options.size
     if least and (least[0] < height or least[1] < width):
         wanted = "x".join(map(str, least)) if exact else f"with the shorter side at {options.size}"
-        raise OptionError(f"images {wanted} are smaller than what the net takes, {height}x{width}")
+        raise OptionError(
+            f"images {wanted} are smaller than what the net takes, {height}x{width}; give --size of at least "
+            f"that, or none: pictures are then resized to {height}x{width}"
+        )
     resize_to = options.size
     if resize_to is None and not options.crop and options.crops == 1:
         resize_to = (height, width)

@@ -16,6 +16,25 @@ from .runner import Outputs
 Metric = Callable[[Mapping[str, NDArray[np.float32]]], float]
 
 
+#: Relative errors of the outputs from which a net is hardly, and no longer, the one that it was.
+DOUBTFUL, LOST = 0.3, 1.0
+
+
+def quality_warning(error: float) -> str | None:
+    """What a user should be told of a relative error of the outputs; None where it is small.
+
+    Law: says something from `DOUBTFUL` on, and something stronger from `LOST` on.
+    """
+    if error >= LOST:
+        return (
+            f"the outputs are lost: their error is {error:.2f} of what they vary, no better than a constant "
+            "in their place"
+        )
+    if error >= DOUBTFUL:
+        return f"the outputs are far from the original's: their error is {error:.2f} of what they vary"
+    return None
+
+
 class Measure(Protocol):
     """Collects the outputs of the original and of changed networks, batch by batch."""
 

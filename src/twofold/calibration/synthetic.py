@@ -158,7 +158,11 @@ def _picture_shape(name: str, shape: SampleShape) -> tuple[int, int, int]:
         raise InputError(f"input {name} takes {describe(shape)}, which is no picture to make up: {advice}")
     channels, (height, width) = shape[0], shape[1:]
     if height is None or width is None:
-        raise InputError(f"input {name} takes {describe(shape)}: its size is not known; {advice}")
+        example = f"{name}=1x{channels}x{height or 224}x{width or 224}"
+        raise InputError(
+            f"input {name} takes {describe(shape)}: its size is not known; say it (--input {example}), "
+            f"{advice}"
+        )
     if min(height, width) < MIN_SIDE:
         raise InputError(f"input {name} takes {describe(shape)}, too small for a made-up picture: {advice}")
     return channels, height, width

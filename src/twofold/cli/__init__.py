@@ -15,6 +15,7 @@ from typing import Annotated, cast
 import typer
 
 from ..errors import TwofoldError, command_line
+from ..progress import LINES
 from .check import compare
 from .common import say
 from .deploy import export, quantize
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = list(sys.argv[1:] if argv is None else argv)
         COMMAND.set(("twofold", *words))
+        LINES.set(True)
         with command_line():
             code = app(args=words, prog_name="twofold", standalone_mode=False)
     except SystemExit as end:  # a pipe that closed, or what completion ends with

@@ -18,7 +18,10 @@ from ..result import Result
 from . import inputs
 
 Definition = Annotated[
-    Path, typer.Argument(help="The net: a Caffe prototxt, or an ONNX model.", show_default=False)
+    Path,
+    typer.Argument(
+        help="The net: a Caffe prototxt, an ONNX model, or a folder with one.", show_default=False
+    ),
 ]
 Weights = Annotated[
     Path | None, typer.Argument(help="The weights of a prototxt: a caffemodel.", show_default=False)
@@ -46,6 +49,8 @@ def finish(
     extra: Mapping[str, bytes] | None = None,
 ) -> None:  # fmt: skip
     """Save a result, with `extra` files, and print it; `keep` is the plan that is not to be written again."""
+    for warning in result.warnings:
+        say(f"warning: {warning}")
     files = result.save(output, force=force, keep=keep, extra=extra)
     if as_json:
         print(

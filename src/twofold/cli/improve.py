@@ -67,6 +67,7 @@ def recover(
     """Let the original teach the decomposed net, without labels. Runs under torchrun, too.
 
     Example: twofold recover net.prototxt net.caffemodel out/ -o recovered/ --images photos/
+
     Example: twofold recover net.prototxt net.caffemodel recovered/ -o int8/ --images photos/ --qat
     """
     source = inputs.source(
@@ -127,6 +128,7 @@ def finetune(
     Ctrl-C writes a snapshot; --resume goes on as if nothing had happened. Runs under torchrun, too.
 
     Example: twofold finetune solver.prototxt --weights out/net.caffemodel -o tuned/ --lr-scale 0.1
+
     Example: twofold finetune solver.prototxt --weights tuned/net.caffemodel -o int8/ --lr-scale 0.01 --qat
     """
     # Needs PyTorch, which the rest does not.

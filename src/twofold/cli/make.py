@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..apply import apply_plan
-from ..decompose import calibrate, default_schemes, run
+from ..decompose import calibrate, default_schemes, first_schemes, run
 from ..errors import OptionError
 from ..formats.base import refuse_existing
 from ..inspect import inspect as inspect_model
@@ -21,6 +21,7 @@ from ..lowrank.schemes import SCHEMES
 from ..planning import RULES, Budget, FixedRanks, Plan, PlanOptions
 from ..planning.devices import PRESETS, parse_multiple
 from ..planning.options import DATA_SCHEMES
+from ..planning.reach import check_reach
 from ..result import PLAN_FILE
 from . import inputs, times
 from . import report as reports
@@ -152,20 +153,23 @@ def decompose(
     if not force:
         names = (PLAN_FILE,) if no_report else (PLAN_FILE, *reports.FILES)
         refuse_existing([*model.targets(output), *(output / name for name in names)])
-    used = calibrate(model, source, no_data=no_data, rule=rule)
-    for note in used.notes:
-        say(f"note: {note}")
     number, device = parse_multiple(multiple)
     options = PlanOptions(
         budget=budget,
         rule=rule,
         multiple=number,
         device=device,
-        schemes=tuple(scheme) if scheme else default_schemes(used, watch),
+        schemes=tuple(scheme) if scheme else first_schemes(watch, no_data=no_data),
         only=tuple(only or ()),
         skip=tuple(skip or ()),
         ranks=fixed,
     )
+    check_reach(model.convolutions(), options)  # before the long work
+    used = calibrate(model, source, no_data=no_data, rule=rule)
+    for note in used.notes:
+        say(f"note: {note}")
+    if not scheme:
+        options = replace(options, schemes=default_schemes(used, watch))
     result = run(model, options, used, FitOptions(refine=refine), watch)
     extra = {} if no_report else reports.files_of(result)
     finish(result, output, as_json=as_json, force=force, extra=extra)

@@ -50,6 +50,8 @@ def files_of(result: Result[Model]) -> Mapping[str, bytes]:
     from ..report import of_result  # noqa: PLC0415 - needs what only a report needs
 
     found = attempt(lambda: of_result(result, COMMAND.get()))
+    if found is not None and found.boxes:
+        say(f"note: {found.boxes}")
     return {} if found is None else (attempt(found.files) or {})
 
 

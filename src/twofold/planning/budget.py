@@ -49,6 +49,11 @@ class Budget:
                 f"40 %, or an absolute amount with a suffix such as {self.value:g}M"
             )
 
+    @property
+    def of_loss(self) -> bool:
+        """Whether it limits what may be lost, and not what may be spent."""
+        return self.kind in _LOSSES
+
     @classmethod
     def parse(cls, kind: str, text: str) -> Budget:
         """Read "0.4" as a ratio (or as the share or error itself), "3.2G" or "500k" as an absolute amount."""

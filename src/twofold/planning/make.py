@@ -301,7 +301,7 @@ class _Maker:
                 # Nobody asked for a limit; ranks that the user fixes may cost more than the reference spends.
                 limit = max(limit, problem.least)
             if problem.least > limit:
-                raise PlanError(out_of_reach(problem, limit, self.cost, self.options))
+                raise PlanError(out_of_reach(problem, limit, self.cost, self.options, self.selection.skipped))
             solution = problem.within_cost(limit)
         if not solution.exact:
             gap = (solution.error - solution.bound) / solution.error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -123,13 +124,19 @@ class Problem:
         return picks
 
 
-def out_of_reach(problem: Problem, limit: float, cost: Cost, options: PlanOptions) -> str:
-    """Say by how much a budget cannot be met, and what would do."""
+def out_of_reach(
+    problem: Problem, limit: float, cost: Cost, options: PlanOptions, skipped: Sequence[Skipped]
+) -> str:
+    """Say by how much a budget cannot be met, and what would do; `skipped` are the layers that stay."""
     # Rounded up, so that what the message proposes is within reach.
     lowest = math.ceil(problem.least / problem.total * 1e4) / 1e4 if problem.total else 1.0
     asked = limit / problem.total if problem.total else 0.0
     words = _asked(options.budget, limit, asked, cost.label)
-    remedies = [f"a ratio of {lowest:.4f} or more"]
+    if not problem.layers and not options.ranks and skipped:
+        reason, count = Counter(layer.reason for layer in skipped).most_common(1)[0]
+        of_them = "all of them" if count == len(skipped) else f"{count} of them"
+        return f"{words}: none of the {len(skipped)} convolutions can be decomposed; {of_them}: {reason}"
+    remedies = [f"a ratio of {lowest:.4f} or more"] if lowest < 1 else []
     if options.budget is not None and options.budget.absolute:
         remedies = [f"{math.ceil(problem.least)} {cost.label} or more"]
     if options.multiple > 1:

@@ -15,7 +15,7 @@ from ..calibration.inputs import Batch
 from ..calibration.pixels import resize
 from ..calibration.runner import Outputs, Stacks
 from ..calibration.runners import runner_for
-from ..compare import SCORE, are_boxes
+from ..compare import SCORE, are_boxes, are_classes
 from ..errors import MissingExtraError
 from ..formats.base import Model
 from .data import Box, Sample, Shown
@@ -67,7 +67,8 @@ def samples(batch: Batch, before: Outputs, after: Outputs, color: str = "bgr") -
     found = []
     for index in range(count):
         pictures = [value[index] for value in batch.values() if _is_picture(value)]
-        outputs = (_shown(name, index, count, value, after[name]) for name, value in before.items())
+        alone = len(before) == 1
+        outputs = (_shown(name, index, count, value, after[name], alone) for name, value in before.items())
         picture = _input_uri(pictures[0], color) if pictures else ""
         kept = tuple(one for one in outputs if one is not None and (picture or not one.boxes))
         found.append(Sample(picture, kept))
@@ -78,7 +79,7 @@ def _is_picture(value: Array) -> bool:
     return value.ndim == 4 and value.shape[1] in (1, 3) and min(value.shape[2:]) >= _SMALLEST
 
 
-def _shown(name: str, index: int, count: int, before: Array, after: Array) -> Shown | None:
+def _shown(name: str, index: int, count: int, before: Array, after: Array, alone: bool) -> Shown | None:
     if before.shape != after.shape and not are_boxes(before):
         return None
     if are_boxes(before):
@@ -87,7 +88,7 @@ def _shown(name: str, index: int, count: int, before: Array, after: Array) -> Sh
     if len(before) < count:
         return None
     one, other = before[index], after[index]
-    if one.ndim >= 1 and one.size == one.shape[0] > 1:
+    if are_classes(before, alone=alone):
         return Shown(name, classes=_classes(one.reshape(-1), other.reshape(-1)))
     if one.ndim == 3 and min(one.shape[1:]) >= _SMALLEST:
         # Of several channels the strongest differs; their mean over all is one picture for both.

@@ -190,6 +190,13 @@ class Report:
         """The plan as a value."""
         return None if self.plan is None else plan_from_json(json.dumps(self.plan))
 
+    @property
+    def boxes(self) -> str:
+        """How many boxes both nets find in the inputs shown, in words; "" where neither finds any."""
+        pairs = [one.boxes for sample in self.samples for one in sample.outputs if one.boxes]
+        before, after = (sum(len(pair[i]) for pair in pairs) for i in (0, 1))
+        return f"boxes in the inputs shown: {before} before, {after} after" if before or after else ""
+
     def to_json(self) -> str:
         """Serialise; equal reports give equal text."""
         document = {"twofold_report": SCHEMA, **to_plain(self)}

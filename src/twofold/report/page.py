@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..compare import TIMES
 from ..planning.text import error_text
 from . import svg
 from .sections import curves, layers, network, origin, pictures, summary, training
@@ -38,9 +39,11 @@ def page(report: Report) -> str:
     plan = report.decided
     return _environment().get_template("page.html.j2").render(
         report=report,
+        times_legend=TIMES,
         plan=plan,
         style=Markup(_asset("style.css")),
         script=Markup(_asset("script.js")),
+        kind=summary.kind(report),
         sentence=summary.sentence(report),
         tiles=summary.tiles(report),
         drawing=network.drawing(report),

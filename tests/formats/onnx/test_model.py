@@ -361,6 +361,18 @@ def test_what_cannot_be_replaced_is_said(tmp_path, reason, made):
     assert result.save(tmp_path / "out")[0].read_bytes() == path.read_bytes()
 
 
+def test_a_quantized_weight_says_what_its_layer_costs(tmp_path):
+    made = model(
+        [helper.make_node("DequantizeLinear", ["q", "scale"], ["w"]), conv("c", "x", "y", "w", pads=[1] * 4)],
+        {"q": np.ones((8, 4, 3, 3), np.int8), "scale": np.array(0.1, np.float32)},
+        {"x": (1, 4, 9, 9)}, {"y": None},
+    )  # fmt: skip
+    (skipped,) = OnnxModel.load(write(tmp_path / "net.onnx", made)).convolutions()
+    assert isinstance(skipped, Skipped)
+    assert skipped.params == 8 * 4 * 9
+    assert skipped.macs == 8 * 4 * 9 * 81
+
+
 def test_quantized_operators_are_listed(tmp_path):
     scalar = {name: np.array(0.1, np.float32) for name in ("s1", "s2", "s3")}
     zeros = {name: np.array(0, np.uint8) for name in ("z1", "z2", "z3")}

@@ -78,7 +78,9 @@ def read_use(
             bias = found
         else:
             reason = f"its bias {found}"
-    geometry, problem = (None, "") if weight is None else kind.geometry(node, tuple(weight.tensor.dims), size)
+    # A quantized weight has a shape, too, which says what the layer costs.
+    shaped = weight or (graphs.quantized(scope, node.input[at]) if len(node.input) > at else None)
+    geometry, problem = (None, "") if shaped is None else kind.geometry(node, tuple(shaped.tensor.dims), size)
     if bias is not None and geometry is not None and list(bias.tensor.dims) != [geometry.c_out]:
         problem = problem or f"its bias has the shape {list(bias.tensor.dims)}, not [{geometry.c_out}]"
     return Use(scope, position, node, kind, name, weight, bias, geometry, size, reason or problem)

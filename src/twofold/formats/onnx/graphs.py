@@ -204,8 +204,17 @@ class Graphs:
             if tensors:
                 return Constant(holder, name, tensors[0], holder.makers[name])
         if is_op(node, "DequantizeLinear"):
-            return f"is quantized ({name!r} comes from DequantizeLinear); decompose first, then quantize"
+            return "is quantized (it comes from DequantizeLinear); decompose first, then quantize"
         return f"is computed ({name!r} comes from {node.op_type})"
+
+    def quantized(self, scope: Scope, name: str) -> Constant | None:
+        """The constant that a DequantizeLinear makes a value of; None where a value is no such."""
+        chain = self.sources(scope, name)
+        node = self.maker(scope, name)
+        if node is None or not is_op(node, "DequantizeLinear"):
+            return None
+        found = self.constant(self.scopes[chain[-1][0]], node.input[0])
+        return found if isinstance(found, Constant) else None
 
 
 def holder_of(scope: Scope, name: str) -> Scope | None:

@@ -31,6 +31,18 @@ class Tile:
     share: float | None = None
 
 
+def kind(report: Report) -> str:
+    """What was done, in a word."""
+    parts = {
+        "recovery": report.recovered,
+        "decomposition": report.plan,
+        "comparison": report.comparison,
+        "int8": report.quantized,
+        "training": report.training,
+    }
+    return next((name for name, part in parts.items() if part is not None), "report")
+
+
 def sentence(report: Report) -> str:
     """The whole report in one sentence."""
     plan = report.decided
@@ -48,7 +60,7 @@ def sentence(report: Report) -> str:
             text += f", {before / after:.2f} times as fast"
         if plan.measured_error is not None:
             text += f", output error {error_text(plan.measured_error)}"
-        return text + "."
+        return text + (f"; {report.boxes}." if report.boxes else ".")
     if report.comparison is not None:
         worst = [one.error for one in report.comparison.outputs if one.error is not None]
         error = f"output error {error_text(max(worst))}, " if worst else ""
@@ -76,7 +88,8 @@ def tiles(report: Report) -> tuple[Tile, ...]:
         found.append(_counts("Params", one.params))
         found += [_counts("File bytes", one.bytes)] if one.bytes else []
         found += [
-            _seconds(f"Time, {time.runtime}", time.seconds, time.ratio, time.spread) for time in one.times
+            _seconds(f"Time, {time.runtime}", time.seconds, time.ratio, time.spread, tells=time.tells)
+            for time in one.times
         ]
     if report.quantized is not None:
         found.append(_counts("File bytes", report.quantized.bytes))
@@ -135,6 +148,9 @@ def _timing(name: str, timing: Timing) -> Tile:
     return Tile(name, tile.value, f"{tile.detail}, {how}", tile.share)
 
 
-def _seconds(name: str, pair: tuple[float, float], ratio: float, spread: float | None) -> Tile:
+def _seconds(
+    name: str, pair: tuple[float, float], ratio: float, spread: float | None, *, tells: bool = True
+) -> Tile:
     about = "" if not spread else f" ± {spread:.3f}"
-    return Tile(name, f"{ratio:.3f}{about}", f"{1e3 * pair[0]:.3g} → {1e3 * pair[1]:.3g} ms", ratio)
+    noisy = "" if tells else "; too noisy to tell"
+    return Tile(name, f"{ratio:.3f}{about}", f"{1e3 * pair[0]:.3g} → {1e3 * pair[1]:.3g} ms{noisy}", ratio)

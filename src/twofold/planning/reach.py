@@ -1,0 +1,75 @@
+"""What can be refused before anything is factorized: patterns, and budgets that no ranks can keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.conv import ConvLayer, Factors, Size, Skipped
+from twofold.planning.budget import COSTS
+from twofold.planning.make import Request, make_plan, requests
+from twofold.planning.options import PlanOptions
+
+
+def check_reach(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> None:
+    """Refuse what `make_plan` would refuse whatever the layers' factorizations say.
+
+    What a stack costs follows from shapes alone. Law: options that are refused here are refused by
+    `make_plan`, too; a budget of MACs or params that `make_plan` finds out of reach is refused here.
+
+    Args:
+        layers: all convolutions of the model.
+        options: of the plan to come.
+
+    Raises:
+        PlanError: a budget out of reach, patterns that match nothing, fixed ranks that do not exist.
+    """
+    wanted = requests(layers, options)
+    budget = options.budget
+    if budget is None or options.rule is not None or budget.kind not in COSTS:
+        return
+    by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
+    shapes = {
+        name: [_Shape.least(by_name[name], request, options) for request in of_layer]
+        for name, of_layer in wanted.items()
+    }
+    make_plan(layers, shapes, options)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Stands for a factorization that is not made; all its errors are 0."""
+
+    scheme: str
+    variant: str
+    max_ranks: Size
+    ridge: float = 0.0
+    singular_values: None = None
+
+    @classmethod
+    def least(cls, layer: ConvLayer, request: Request, options: PlanOptions) -> _Shape:
+        """With the least ranks that the options allow, which are the cheapest; fixed ones as they are."""
+        if options.ranks:
+            return cls(request.scheme, request.variant, request.max_ranks)
+        step = options.multiple // math.gcd(options.multiple, layer.geometry.groups)
+        return cls(request.scheme, request.variant, tuple(min(rank, step) for rank in request.max_ranks))
+
+    def energy_errors(self) -> NDArray[np.float64]:
+        """See `Factorization`."""
+        return np.broadcast_to(0.0, tuple(rank + 1 for rank in self.max_ranks))
+
+    def energy_error(self, ranks: Size) -> float:
+        """See `Factorization`."""
+        return 0.0
+
+    def relative_error(self, ranks: Size) -> float:
+        """See `Factorization`."""
+        return 0.0
+
+    def factors(self, ranks: Size) -> Factors:
+        """See `Factorization`."""
+        raise AssertionError("Bug: factors were asked of a shape")
