@@ -64,3 +64,17 @@ def test_show(capsys):
     assert json.loads(capsys.readouterr().out)[0]["setting"]["threads"] == 2
     assert main(["latency", "show", "--runtime", "mine"]) == 1
     assert "known: onnxruntime" in capsys.readouterr().err
+
+
+def test_tables_of_one_runtime_are_forgotten_damaged_ones_too(capsys):
+    cuda, other = Setting("torch-cuda", "1.0", "A GPU", 2), Setting("torch", "1.0", "A CPU", 4)
+    for setting in (SETTING, cuda, other):
+        save(Table(setting, {"a": TIME}))
+    path_of(other).write_text("damaged")
+    assert main(["latency", "forget", "--runtime", "torch"]) == 0
+    assert str(path_of(other)) in capsys.readouterr().out
+    assert load(SETTING).times == load(cuda).times == {"a": TIME}
+    assert load(other).times == {}
+    assert main(["latency", "forget", "--runtime", "nope"]) == 1
+    assert main(["latency", "forget", "--json"]) == 0
+    assert load(SETTING).times == load(cuda).times == {}

@@ -12,7 +12,7 @@ import typer
 from ..errors import OptionError
 from ..latency.offline import FORMATS, export_models
 from ..latency.runtimes import RUNTIMES
-from ..latency.table import Table, cache_folder, saved
+from ..latency.table import Table, cache_folder, forget, saved
 from ..load import load
 from ..lowrank import SCHEMES
 from ..planning import PlanOptions
@@ -43,24 +43,39 @@ app = typer.Typer(
 )
 
 
+OfRuntime = Annotated[
+    str | None, typer.Option(help="Only tables of this runtime: " + ", ".join(RUNTIMES) + ".")
+]
+
+
 @app.command()
-def show(
-    runtime: Annotated[
-        str | None, typer.Option(help="Only tables of this runtime: " + ", ".join(RUNTIMES) + ".")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+def show(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
     """List the times that were measured on this machine.
 
     Example: twofold latency show --runtime onnxruntime
     """
-    if runtime is not None and runtime not in RUNTIMES:
-        raise OptionError(f"no runtime '{runtime}'; known: {', '.join(RUNTIMES)}")
+    _check(runtime)
     tables = [table for table in saved() if runtime in (None, table.setting.runtime)]
     if as_json:
         print(json.dumps([_as_json(table) for table in tables], indent=2))
         return
     print("\n\n".join(map(_text, tables)) or f"nothing was measured yet (kept in {cache_folder()})")
+
+
+@app.command(name="forget")
+def forget_times(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
+    """Remove the times that were measured on this machine: after a busy hour, measure anew.
+
+    Example: twofold latency forget --runtime onnxruntime
+    """
+    _check(runtime)
+    paths = [str(path) for path in forget(runtime)]
+    print(json.dumps(paths) if as_json else f"removed: {', '.join(paths) or 'nothing was measured yet'}")
+
+
+def _check(runtime: str | None) -> None:
+    if runtime is not None and runtime not in RUNTIMES:
+        raise OptionError(f"no runtime '{runtime}'; known: {', '.join(RUNTIMES)}")
 
 
 @app.command()

@@ -127,3 +127,19 @@ def save(table: Table) -> None:
 def saved() -> Iterable[Table]:
     """All tables on disk, by file name."""
     return [read(path) for path in sorted(cache_folder().glob("*.json"))]
+
+
+def forget(runtime: str | None = None) -> tuple[Path, ...]:
+    """Remove the tables of a runtime, or all, damaged ones too; gives their files.
+
+    Raises:
+        OutputError: a file cannot be removed.
+    """
+    pattern = "*.json" if runtime is None else f"{runtime}-[0-9]*.json"
+    paths = tuple(sorted(cache_folder().glob(pattern)))
+    try:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be removed ({error.strerror})") from error
+    return paths
