@@ -12,7 +12,8 @@ import typer
 from ..errors import OptionError
 from ..latency.offline import FORMATS, export_models
 from ..latency.runtimes import RUNTIMES
-from ..latency.table import Table, cache_folder, forget, saved
+from ..latency.table import Table, cache_folder, saved
+from ..latency.table import forget as forget_tables
 from ..load import load
 from ..lowrank import SCHEMES
 from ..planning import PlanOptions
@@ -62,14 +63,14 @@ def show(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
     print("\n\n".join(map(_text, tables)) or f"nothing was measured yet (kept in {cache_folder()})")
 
 
-@app.command(name="forget")
-def forget_times(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
+@app.command()
+def forget(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
     """Remove the times that were measured on this machine: after a busy hour, measure anew.
 
     Example: twofold latency forget --runtime onnxruntime
     """
     _check(runtime)
-    paths = [str(path) for path in forget(runtime)]
+    paths = [str(path) for path in forget_tables(runtime)]
     print(json.dumps(paths) if as_json else f"removed: {', '.join(paths) or 'nothing was measured yet'}")
 
 
