@@ -21,7 +21,10 @@ def test_every_command_is_there_with_its_example():
 
 def test_options_show_values_defaults_and_flags():
     text = PAGE.read_text().partition("## decompose\n")[2].partition("\n## ")[0]
-    assert "| `DEFINITION` | The net: a Caffe prototxt, or an ONNX model. | must be given |" in text
+    assert (
+        "| `DEFINITION` | The net: a Caffe prototxt, an ONNX model, or a folder with one. | must be given |"
+        in text
+    )
     assert "| `-o, --output OUTPUT` | Folder for the new files. | must be given |" in text
     assert re.search(r"\| `--multiple N` \| .* \| `16` \|", text)
     assert "| `--no-report` | Write no report.html beside the result. |  |" in text
