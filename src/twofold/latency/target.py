@@ -24,6 +24,8 @@ _ATTEMPTS = 4
 _LEAST_NOISE = 0.01
 #: Layers whose times differ from what was foretold by more than this share of the network's are chosen anew.
 _MOST_OFF = 0.05
+#: Without a limit a network shows what was foretold where its ratio differs by no more than this share.
+_NEAR = 0.05
 #: A factor follows what was measured at most so far in one step.
 _STEP = (0.25, 4.0)
 
@@ -62,16 +64,18 @@ class Tried:
         return max((self.pair.ratio.high - self.pair.ratio.low) / 2, _LEAST_NOISE)
 
     @property
-    def as_predicted(self) -> bool:
+    def layers_as_predicted(self) -> bool:
+        """Whether its stacks take what was foretold of them."""
+        return self.off <= _MOST_OFF
+
+    def as_predicted(self, limit: float | None) -> bool:
         """Whether the network shows what was foretold."""
-        return abs(self.ratio - self.predicted) <= self.noise
+        near = self.noise if limit is not None else max(self.noise, _NEAR * self.ratio)
+        return abs(self.ratio - self.predicted) <= near
 
     def settled(self, limit: float | None) -> bool:
-        """Whether another plan would be made by the same numbers."""
-        if self.pair is None:
-            return True
-        # Without a limit the share of the gains that the network shows changes no choice.
-        return self.off <= _MOST_OFF and (limit is None or self.as_predicted)
+        """Whether nothing is left to correct."""
+        return self.pair is None or (self.layers_as_predicted and self.as_predicted(limit))
 
     def corrected(self) -> Prices:
         """Prices with the share of the layers' gains that the network shows, as the layers are known now."""
@@ -110,12 +114,14 @@ def plan_by_time(
     prices = layer_prices(list(chosen.values()), wanted, watch, batch, workload, whole)
     tried: list[Tried] = []
     while len(tried) < _ATTEMPTS:
-        try:
-            attempt = plan(prices)
-        except PlanError:
-            if not tried:
-                raise
-            break
+        # Without a limit the share of the gains that the network shows changes no choice, only what is told.
+        if not tried or limit is not None or not tried[-1].layers_as_predicted:
+            try:
+                attempt = plan(prices)
+            except PlanError:
+                if not tried:
+                    raise
+                break
         if not attempt.plan.choices:
             return attempt
         tried.append(_timed(model, chosen, watch, batch, prices, attempt))
@@ -145,7 +151,8 @@ def _timed(
         off = sum(abs(one.measured[1] - one.predicted[1]) for one in timings.values() if one.measured)
         off *= factor / prices.whole
         spread = (pair.ratio.high - pair.ratio.low) / 2
-        network = replace(network, measured=(pair.first.median, pair.second.median), spread=spread)
+        first, ratio = pair.first.median, pair.ratio.median
+        network = replace(network, measured=(first, ratio * first), spread=spread)
     told = replace(
         plan,
         choices=tuple(replace(choice, timing=timings[choice.layer]) for choice in plan.choices),
@@ -155,9 +162,15 @@ def _timed(
 
 
 def _best(tried: Sequence[Tried], limit: float | None) -> Tried:
-    """Of the plans that keep the limit the one that goes least beyond it; without such, the fastest."""
+    """Of the plans that keep the limit the one that goes least beyond it; without such, the fastest.
+
+    Of those that are equally fast it is the last, of which most is known.
+    """
     keeping = [one for one in tried if limit is not None and one.ratio <= limit + one.noise]
-    return max(keeping, key=lambda one: one.ratio) if keeping else min(tried, key=lambda one: one.ratio)
+    if keeping:
+        return max(keeping, key=lambda one: one.ratio)
+    fastest = min(one.ratio for one in tried)
+    return next(one for one in reversed(tried) if one.ratio <= fastest + one.noise)
 
 
 def _handed_back(best: Tried, layers: Layers, limit: float | None, watch: Stopwatch) -> Attempt:

@@ -13,7 +13,8 @@ class Timing:
 
     Attributes:
         predicted: from times of single layers at a few ranks.
-        measured: both in turn in one run; None where they were not.
+        measured: both in turn in one run; None where they were not. Of a network the second is the first
+            times the median of after / before.
         spread: half the distance of the quartiles of after / before, as measured.
     """
 
