@@ -26,6 +26,17 @@ def files(tmp_path):
     return write(tmp_path)
 
 
+def test_outputs_that_are_lost_are_said(files, tmp_path):
+    x = samples(88)
+    held_out = [round((index + 0.5) * 8 - 0.5) for index in range(11)]
+    x[held_out] *= 50  # beyond the ranges of the others
+    found = quantize(twofold.load(*files), tmp_path / "net_int8.onnx", CalibrationSource(data=x))
+    assert found.samples == (77, 11)
+    assert found.outputs["out"] > 0.5
+    assert found.notes[0].startswith("out: the outputs are ")
+    assert "qat" in str(found)
+
+
 def weights_in_int8(path):
     """Names of operators whose weights are int8, with one scale per output channel."""
     graph = onnx.load(path).graph

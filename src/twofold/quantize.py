@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from .calibrate import CalibrationSource, calibration_inputs, split
 from .calibration.images import ImageOptions
 from .calibration.inputs import Batch, Inputs
-from .calibration.measure import OutputError
+from .calibration.measure import OutputError, quality_warning
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
 from .formats.base import commit
@@ -39,7 +39,7 @@ class Quantized:
             None for a layer that stays in float32.
         samples: how many inputs gave ranges, and how many errors were measured on.
         bytes: size of the model in float32, and in int8.
-        notes: about the inputs.
+        notes: what must not be overlooked, and about the inputs.
     """
 
     path: Path
@@ -121,7 +121,8 @@ def quantize(
         content = int8.read_bytes()
         sizes = plain.stat().st_size, len(content)
 
-    found = Quantized(path, outputs, layers, (fitted.count, held_out.count), sizes, inputs.provenance.notes)
+    notes = (*_remarks(outputs), *inputs.provenance.notes)
+    found = Quantized(path, outputs, layers, (fitted.count, held_out.count), sizes, notes)
     files = {path: content, **(extra(found) if extra is not None else {})}
 
     def check(places: Mapping[Path, Path]) -> None:
@@ -129,6 +130,13 @@ def quantize(
 
     commit({name: partial(_write, content=one) for name, one in files.items()}, force=force, check=check)
     return found
+
+
+def _remarks(outputs: Mapping[str, float]) -> Iterator[str]:
+    """What must not be overlooked in the errors of the outputs."""
+    for name, error in outputs.items():
+        if (warning := quality_warning(error)) is not None:
+            yield f"{name}: {warning}; more inputs to take ranges from, or training in int8 (qat), may help"
 
 
 def _write(stream: BinaryIO, content: bytes) -> None:
