@@ -17,8 +17,8 @@ import twofold
 from twofold.calibrate import Calibration, CalibrationSource
 from twofold.calibration.gather import CalibrationOptions
 from twofold.cli import main
-from twofold.decompose import run
 from twofold.errors import InputError, OptionError, PlanError
+from twofold.pipeline import run
 from twofold.planning import Budget, Plan, PlanOptions
 from twofold.planning.sensitivity import measure_sensitivity
 

@@ -16,13 +16,14 @@ import twofold
 from twofold.calibrate import CalibrationSource, WeightsOnly
 from twofold.cli import main
 from twofold.conv import ConvLayer
-from twofold.decompose import calibrate, run
+from twofold.decompose import calibrate
 from twofold.errors import PlanError
 from twofold.latency.clock import Time
 from twofold.latency.layers import layer_prices
 from twofold.latency.stacks import Stack
 from twofold.latency.stopwatch import Here, Pair
 from twofold.latency.table import Setting
+from twofold.pipeline import run
 from twofold.planning import Budget, Plan, PlanOptions, requests
 from twofold.planning.workload import Workload
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..apply import apply_plan
-from ..decompose import calibrate, default_schemes, first_schemes, run
+from ..decompose import calibrate, default_schemes, first_schemes
 from ..errors import OptionError
 from ..formats.base import refuse_existing
 from ..inspect import inspect as inspect_model
@@ -18,6 +18,7 @@ from ..latency.choose import stopwatch, time_budget
 from ..load import load_beside
 from ..lowrank import FitOptions
 from ..lowrank.schemes import SCHEMES
+from ..pipeline import run
 from ..planning import RULES, Budget, FixedRanks, Plan, PlanOptions
 from ..planning.devices import PRESETS, parse_multiple
 from ..planning.options import DATA_SCHEMES
