@@ -148,6 +148,8 @@ def rows(bench: Bench) -> list[Row]:
     for step, results in (("decomposed", ours), ("the reference's way", reference)):
         percent = bench.top1(results[LIGHT].model)
         found.append(Row(step, results[LIGHT].plan.totals.macs_ratio, (percent,), before))
+    for row in found:
+        print(f"{bench.name}, {row.step}: {row.percents[0]:.2f} of {before:.2f}", file=sys.stderr)
     base = found[0]
     found.append(Row("decomposed, int8", base.ratio, (bench.int8(ours[LIGHT].model),), base.percents[0]))
     found.append(Row("original, int8", 1.0, (bench.int8(original),), before))
@@ -156,7 +158,11 @@ def rows(bench: Bench) -> list[Row]:
         ("fine-tuned", LIGHTER, bench.finetuned),
     ):
         for label, result in ((step, ours[macs]), (f"the reference's, {step}", reference[macs])):
-            percents = tuple(bench.top1(change(result, seed)) for seed in bench.seeds)
+            percents: tuple[float, ...] = ()
+            for seed in bench.seeds:
+                percents += (bench.top1(change(result, seed)),)
+                # The table comes at the end, after an hour.
+                print(f"{bench.name}, {label}, seed {seed}: {percents[-1]:.2f}", file=sys.stderr)
             found.append(Row(label, result.plan.totals.macs_ratio, percents, before))
     return found
 

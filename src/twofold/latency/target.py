@@ -24,7 +24,7 @@ _ATTEMPTS = 4
 _LEAST_NOISE = 0.01
 #: Layers whose times differ from what was foretold by more than this share of the network's are chosen anew.
 _MOST_OFF = 0.05
-#: Without a limit a network shows what was foretold where its ratio differs by no more than this share.
+#: What is handed back shows what was foretold where its ratio differs by no more than this share.
 _NEAR = 0.05
 #: A factor follows what was measured at most so far in one step.
 _STEP = (0.25, 4.0)
@@ -64,18 +64,16 @@ class Tried:
         return max((self.pair.ratio.high - self.pair.ratio.low) / 2, _LEAST_NOISE)
 
     @property
-    def layers_as_predicted(self) -> bool:
-        """Whether its stacks take what was foretold of them."""
-        return self.off <= _MOST_OFF
-
-    def as_predicted(self, limit: float | None) -> bool:
-        """Whether the network shows what was foretold."""
-        near = self.noise if limit is not None else max(self.noise, _NEAR * self.ratio)
-        return abs(self.ratio - self.predicted) <= near
+    def surprise(self) -> float:
+        """By how much the network's ratio differs from what was foretold."""
+        return abs(self.ratio - self.predicted)
 
     def settled(self, limit: float | None) -> bool:
-        """Whether nothing is left to correct."""
-        return self.pair is None or (self.layers_as_predicted and self.as_predicted(limit))
+        """Whether another plan would be made by the same numbers."""
+        if self.pair is None:
+            return True
+        # Without a limit the share of the gains that the network shows changes no choice.
+        return self.off <= _MOST_OFF and (limit is None or self.surprise <= self.noise)
 
     def corrected(self) -> Prices:
         """Prices with the share of the layers' gains that the network shows, as the layers are known now."""
@@ -114,21 +112,23 @@ def plan_by_time(
     prices = layer_prices(list(chosen.values()), wanted, watch, batch, workload, whole)
     tried: list[Tried] = []
     while len(tried) < _ATTEMPTS:
-        # Without a limit the share of the gains that the network shows changes no choice, only what is told.
-        if not tried or limit is not None or not tried[-1].layers_as_predicted:
-            try:
-                attempt = plan(prices)
-            except PlanError:
-                if not tried:
-                    raise
-                break
+        try:
+            attempt = plan(prices)
+        except PlanError:
+            if not tried:
+                raise
+            break
         if not attempt.plan.choices:
             return attempt
         tried.append(_timed(model, chosen, watch, batch, prices, attempt))
         if tried[-1].settled(limit):
             break
         prices = tried[-1].corrected()
-    return _handed_back(_best(tried, limit), layers, limit, watch)
+    best = _best(tried, limit)
+    if best.surprise > max(best.noise, _NEAR * best.ratio):
+        # The share of the gains that it shows is known now: with it the plan foretells, and is held to it.
+        best = _timed(model, chosen, watch, batch, best.corrected(), best.attempt)
+    return _handed_back(best, layers, limit, watch)
 
 
 def _timed(
@@ -162,15 +162,9 @@ def _timed(
 
 
 def _best(tried: Sequence[Tried], limit: float | None) -> Tried:
-    """Of the plans that keep the limit the one that goes least beyond it; without such, the fastest.
-
-    Of those that are equally fast it is the last, of which most is known.
-    """
+    """Of the plans that keep the limit the one that goes least beyond it; without such, the fastest."""
     keeping = [one for one in tried if limit is not None and one.ratio <= limit + one.noise]
-    if keeping:
-        return max(keeping, key=lambda one: one.ratio)
-    fastest = min(one.ratio for one in tried)
-    return next(one for one in reversed(tried) if one.ratio <= fastest + one.noise)
+    return max(keeping, key=lambda one: one.ratio) if keeping else min(tried, key=lambda one: one.ratio)
 
 
 def _handed_back(best: Tried, layers: Layers, limit: float | None, watch: Stopwatch) -> Attempt:
