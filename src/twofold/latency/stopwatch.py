@@ -14,8 +14,8 @@ from .runtimes import Run, Runtime
 from .stacks import Stack
 from .table import Setting, Table, load, save
 
-#: Whole networks deserve more patience than single layers.
-_WHOLE = Effort(seconds=15.0, least=7, most=41)
+#: Whole networks deserve more patience than single layers: a machine may be slow for a second.
+_WHOLE = Effort(seconds=10.0, least=7, most=301)
 
 
 @dataclass(frozen=True)
