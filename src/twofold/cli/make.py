@@ -16,7 +16,7 @@ from ..formats.base import refuse_existing
 from ..inspect import inspect as inspect_model
 from ..latency.choose import stopwatch, time_budget
 from ..load import load_beside
-from ..lowrank import FitOptions
+from ..lowrank import REFINE, FitOptions
 from ..lowrank.schemes import SCHEMES
 from ..pipeline import run
 from ..planning import RULES, Budget, FixedRanks, Plan, PlanOptions
@@ -103,7 +103,9 @@ def decompose(
         list[str] | None,
         typer.Option(metavar="NAME=R", help="Fix a layer's rank (R1xR2 for two, 'full' for full rank)."),
     ] = None,
-    refine: Annotated[int, typer.Option(metavar="N", help="Alternations that improve factors further.")] = 0,
+    refine: Annotated[
+        int, typer.Option(metavar="N", help="Alternations that improve factors; 0 is quicker.")
+    ] = REFINE,
     images: inputs.Images = None,
     data: inputs.Data = None,
     no_data: inputs.NoData = False,

@@ -3,10 +3,11 @@
 from twofold.lowrank.correct import corrected_pair
 from twofold.lowrank.measure import composed, energy_error
 from twofold.lowrank.metric import LayerFit
-from twofold.lowrank.options import FitOptions
+from twofold.lowrank.options import REFINE, FitOptions
 from twofold.lowrank.schemes import SCHEMES, Factorization, Scheme, register, scheme
 
 __all__ = [
+    "REFINE",
     "SCHEMES",
     "Factorization",
     "FitOptions",

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from twofold.errors import OptionError
 
+#: Alternations where the user does not say. The closed form is near the optimum where much of a layer is kept
+#: (HED at half its MACs: 1 % off). At small ranks it is not: alternations take a tenth of the output error of
+#: a ResNet-50 at 0.76 of its MACs, and more than a third of that of a small ResNet at 0.35.
+REFINE = 2
+
 
 @dataclass(frozen=True)
 class FitOptions:

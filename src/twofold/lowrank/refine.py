@@ -94,11 +94,14 @@ def refined_pair(weight: Array, C: PatchCovariance, V: Array, H: Array, rounds: 
         C: covariance of the patches.
         V: (rows, r).
         H: (r, columns).
-        rounds: how often.
+        rounds: how often; fewer where the covariance is singular to working precision.
     """
     M = unfold(weight, C.geometry, C.split).astype(np.float64)
-    for _ in range(rounds):
-        V = first_given_second(M, C, V, H)
-        V = scipy.linalg.qr(V, mode="economic", check_finite=False)[0]
-        H = as_unfolded(second_given_first(M, C, V)[0], V.shape[1])
+    try:
+        for _ in range(rounds):
+            better = first_given_second(M, C, V, H)
+            better = scipy.linalg.qr(better, mode="economic", check_finite=False)[0]
+            V, H = better, as_unfolded(second_given_first(M, C, better)[0], better.shape[1])
+    except scipy.linalg.LinAlgError:
+        pass  # inputs that vary along few directions: what there is stays
     return V, H

@@ -175,13 +175,16 @@ class TuckerFitted(_Double):
         if C is None:
             return V, H, P
         M = unfold(checked_weight(self.layer), self.layer.geometry, C.split).astype(np.float64)
-        for _ in range(self.options.refine):
-            kept = np.einsum("kot,or,qr->kqt", H, P, P, optimize=True).reshape(r1, -1)
-            V = np.linalg.qr(first_given_second(M, C, V, kept))[0]
-            flat, K = second_given_first(M, C, V)
-            H = as_unfolded(flat, r1).reshape(r1, self.layer.geometry.c_out, -1)
-            G = K.T @ flat  # cov(y') = H^T S H = G^T G
-            P = eigen_descending(G.T @ G, r2)[1]
+        try:
+            for _ in range(self.options.refine):
+                kept = np.einsum("kot,or,qr->kqt", H, P, P, optimize=True).reshape(r1, -1)
+                better = np.linalg.qr(first_given_second(M, C, V, kept))[0]
+                flat, K = second_given_first(M, C, better)
+                V, H = better, as_unfolded(flat, r1).reshape(r1, self.layer.geometry.c_out, -1)
+                G = K.T @ flat  # cov(y') = H^T S H = G^T G
+                P = eigen_descending(G.T @ G, r2)[1]
+        except np.linalg.LinAlgError:
+            pass  # inputs that vary along few directions: what there is stays
         return V, H, P
 
 
