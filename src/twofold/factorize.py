@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .calibrate import Calibration
 from .calibration.shrink import SHARES, HeldOut, drawn
@@ -78,20 +78,23 @@ class _Fit:
         self, statistics: LayerStatistics | None, held_out: HeldOut
     ) -> tuple[float, LayerFit, Factorization]:
         """The share, what fits, and the factorization that loses least of what was held out."""
-        fitted, found = self._under(statistics)
         if statistics is None or statistics.covariance is None or self.layer.name not in held_out.patches:
-            return 0.0, fitted, found
-        best, least = (0.0, fitted, found), self._loss(found, statistics, held_out)
+            return 0.0, *self._under(statistics, self.options)
+        closed = replace(self.options, refine=0)  # judges as well, in a fraction of the time
+        chosen, under = 0.0, statistics
+        least = self._loss(self._under(statistics, closed)[1], statistics, held_out)
         for share in SHARES:
-            fitted, found = self._under(drawn(statistics, self.layer.geometry, share))
-            loss = self._loss(found, statistics, held_out)
+            simpler = drawn(statistics, self.layer.geometry, share)
+            loss = self._loss(self._under(simpler, closed)[1], statistics, held_out)
             if loss > _GAIN * least:
                 break
-            best, least = (share, fitted, found), loss
-        return best
+            chosen, under, least = share, simpler, loss
+        return chosen, *self._under(under, self.options)
 
-    def _under(self, statistics: LayerStatistics | None) -> tuple[LayerFit, Factorization]:
-        fitted = LayerFit(self.layer, statistics, self.options, self.second_pass)
+    def _under(
+        self, statistics: LayerStatistics | None, options: FitOptions
+    ) -> tuple[LayerFit, Factorization]:
+        fitted = LayerFit(self.layer, statistics, options, self.second_pass)
         request = self.request
         return fitted, fitted.factorize(request.scheme, request.variant, request.max_ranks)
 
