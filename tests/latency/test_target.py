@@ -155,6 +155,28 @@ class Flatterer(Formula):
         return found
 
 
+class Noisy(Flatterer):
+    """Each pair of networks gains more than the one before, within a spread that tells nothing."""
+
+    ratio = 0.04
+
+    def pair(self, model: Any, other: Any) -> Pair:
+        self.ratio /= 2
+        spread = Time(self.ratio, self.ratio - 1, self.ratio + 1, 9)
+        return Pair(exactly(self.whole(model)), exactly(self.ratio * self.whole(model)), spread)
+
+
+def test_no_noise_foretells_a_time_below_zero(tmp_path):
+    model = twofold.load(*write(tmp_path, NET))
+    data = np.random.default_rng(0).normal(size=(20, 64, 24, 24)).astype(np.float32)
+    used = calibrate(model, CalibrationSource(data=data))
+    options = PlanOptions(Budget("error", 0.2), multiple=4, schemes=("channel", "tucker2"))
+    found = run(model, options, used, None, Noisy()).plan
+    assert found.timing.factor > 1.3
+    assert found.timing.network.predicted[1] == 0
+    assert Plan.from_json(found.to_json()) == found
+
+
 @pytest.mark.parametrize("limit", [0.4, 0.6])
 def test_times_that_were_too_short_are_found_out(limit, tmp_path):
     found = plan(tmp_path, Flatterer(), limit)

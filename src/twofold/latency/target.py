@@ -144,7 +144,8 @@ def _timed(
     foretold = {c.layer: prices.layer_seconds(c.layer, c.scheme, c.variant, c.ranks) for c in plan.choices}
     pair = watch.pair(model, model.replace(attempt.factors))
     timings = {name: Timing((prices.own[name], seconds)) for name, seconds in foretold.items()}
-    factor, predicted, off = prices.factor, prices.ratio(plan.choices), 0.0
+    # A share of the gains that was learned from noise may be larger than what there is to gain.
+    factor, predicted, off = prices.factor, max(prices.ratio(plan.choices), 0.0), 0.0
     network = Timing((prices.whole, predicted * prices.whole))
     if pair is not None:
         prices, timings = verified(prices, layers, plan.choices, watch, batch)
