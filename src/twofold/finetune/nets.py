@@ -12,7 +12,8 @@ from pathlib import Path
 from ..errors import FormatError, ModelError, OptionError
 from ..formats.caffe.fields import Fields
 from ..formats.caffe.net import NetDefinition, read_net
-from ..formats.caffe.prototxt import Document, Message, parse
+from ..formats.caffe.prototxt import Document, parse
+from ..formats.caffe.tree import Message
 from .data import Locator
 from .definition import UNHEEDED, SolverDefinition, read_document
 from .rates import Schedule

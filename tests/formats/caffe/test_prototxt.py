@@ -18,7 +18,8 @@ from tests.formats.caffe.text_style import random_fields, render
 from twofold.errors import FormatError, TwofoldError
 from twofold.formats.caffe.fields import Fields
 from twofold.formats.caffe.net import read_net
-from twofold.formats.caffe.prototxt import Field, Message, Scalar, apply_edits, comments, parse
+from twofold.formats.caffe.prototxt import apply_edits, comments, parse
+from twofold.formats.caffe.tree import Field, Message, Scalar
 
 PROBES = Path(__file__).parents[2] / "data/caffe/prototxt"
 VERDICTS = json.loads((PROBES / "verdicts.json").read_text("utf-8"))

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 
 from ...conv import ConvGeometry
 from .kinds import Kind, Sizes, kind_of, plain
-from .prototxt import Document, Field, Message, Scalar, after_space, apply_edits, comments, parse
+from .prototxt import Document, after_space, apply_edits, comments, parse
+from .tree import Field, Message, Scalar
 from .upgrade import V1_TYPES, v1_type
 
 Edit = tuple[int, int, bytes]

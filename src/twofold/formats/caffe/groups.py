@@ -16,8 +16,9 @@ from .emit import refusal
 from .kinds import Kind, kind_of
 from .net import LayerSpec, NetDefinition, layer_messages, read_layers, read_net
 from .parameters import check_fit, check_parameters
-from .prototxt import Document, Message
+from .prototxt import Document
 from .shapes import walk_shapes
+from .tree import Message
 from .weights import Blob, WeightsFile
 
 

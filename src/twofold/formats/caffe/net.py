@@ -15,7 +15,8 @@ from .fields import Fields, Value
 from .upgrade import fold_v0_padding, upgrade_v0, upgrade_v1
 
 if TYPE_CHECKING:
-    from .prototxt import Document, Message
+    from .prototxt import Document
+    from .tree import Message
 
 __all__ = ["Fields", "LayerSpec", "NetDefinition", "Value", "read_net"]
 

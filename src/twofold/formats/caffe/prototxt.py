@@ -23,11 +23,9 @@ from functools import cached_property
 from typing import NoReturn
 
 from ...errors import FormatError
-from .fields import Fields, Value
 from .literals import LiteralError, decode_string, parse_enum, parse_scalar
 from .schema import MESSAGES, FieldDef
-
-Span = tuple[int, int]
+from .tree import Field, Message, Scalar, Span
 
 #: Deeper nesting than any real net has; protobuf's own default is 100 for binary files.
 MAX_DEPTH = 100
@@ -43,75 +41,6 @@ _TOKEN = re.compile(
     rb"|(?P<symbol>[^\x00-\x20\x7f-\xff])"
 )
 _CLOSING = {b"{": b"}", b"<": b">"}
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """One value: its text and what it means. Adjacent string literals are one value."""
-
-    span: Span
-    raw: bytes
-    value: int | float | bool | str
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a message with all values that it gives: several where list syntax is used.
-
-    Attributes:
-        name: field name.
-        span: from the name to the end of the value; a separator after it does not belong to it.
-        values: scalars or messages.
-        definition: what the schema says; None for a field that BVLC Caffe and the known forks lack.
-        listed: whether it is written as a list in brackets.
-    """
-
-    name: str
-    span: Span
-    values: tuple[Scalar | Message, ...]
-    definition: FieldDef | None
-    listed: bool = False
-
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        """Its values that are messages."""
-        return tuple(value for value in self.values if isinstance(value, Message))
-
-    @property
-    def scalars(self) -> tuple[Scalar, ...]:
-        """Its values that are not messages."""
-        return tuple(value for value in self.values if isinstance(value, Scalar))
-
-
-@dataclass(frozen=True)
-class Message:
-    """A message: everything between two delimiters, or a whole file.
-
-    Attributes:
-        span: with the delimiters.
-        body: between the delimiters.
-        type: its name in the schema, "" for one that is not known.
-        fields: in the file's order.
-    """
-
-    span: Span
-    body: Span
-    type: str
-    fields: tuple[Field, ...]
-
-    def all(self, name: str) -> tuple[Field, ...]:
-        """All fields of that name."""
-        return tuple(field for field in self.fields if field.name == name)
-
-    def to_fields(self) -> Fields:
-        """The typed values of all fields that the schema knows."""
-        values: dict[str, list[Value]] = {}
-        for field in self.fields:
-            if field.definition is not None:
-                values.setdefault(field.name, []).extend(
-                    value.to_fields() if isinstance(value, Message) else value.value for value in field.values
-                )
-        return Fields(self.type, values)
 
 
 @dataclass(frozen=True, eq=False)
