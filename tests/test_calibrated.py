@@ -171,6 +171,16 @@ def test_statistics_are_kept_for_the_next_plan(files, tmp_path, monkeypatch):
         twofold.decompose(twofold.load(*write(other, NET, blobs)), data=samples(), statistics=kept)
 
 
+def test_factors_are_refined_unless_told_otherwise(files):
+    model = twofold.load(*files)
+    closed, refined = (
+        twofold.decompose(model, macs=0.4, data=samples(), schemes="spatial", multiple=4, **given)
+        for given in ({"refine": 0}, {})
+    )
+    assert closed.plan.totals.macs == refined.plan.totals.macs
+    assert refined.plan.measured_error < 0.95 * closed.plan.measured_error
+
+
 def test_a_memory_limit_costs_passes_and_not_the_result(files):
     model = twofold.load(*files)
     one, two = (
