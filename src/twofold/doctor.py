@@ -26,7 +26,7 @@ CORE = ("twofold", "numpy", "scipy", "threadpoolctl", "typer", "rich", "platform
 #: Extra -> its modules with the packages they are in, and what it brings.
 EXTRAS: dict[str, tuple[dict[str, str], str]] = {
     "torch": (
-        {"torch": "torch", "PIL": "pillow"},
+        {"torch": "torch", "pytorch_optimizer": "pytorch-optimizer", "PIL": "pillow"},
         "calibration of Caffe nets, PyTorch modules, recover, pictures",
     ),
     "hdf5": ({"h5py": "h5py"}, "Caffe's HDF5 weights and data layers"),
@@ -36,12 +36,19 @@ EXTRAS: dict[str, tuple[dict[str, str], str]] = {
     ),
     "opencv": ({"cv2": "opencv-python-headless"}, "times in OpenCV"),
     "caffe-train": (
-        {"torch": "torch", "PIL": "pillow", "h5py": "h5py", "lmdb": "lmdb"},
+        {
+            "torch": "torch",
+            "pytorch_optimizer": "pytorch-optimizer",
+            "PIL": "pillow",
+            "h5py": "h5py",
+            "lmdb": "lmdb",
+        },
         "finetune from LMDB and HDF5 data layers",
     ),
     "qat": (
         {
             "torch": "torch",
+            "pytorch_optimizer": "pytorch-optimizer",
             "PIL": "pillow",
             "onnx": "onnx",
             "onnxruntime": "onnxruntime",

@@ -97,7 +97,7 @@ def recover(
         ModelError: the models do not belong together, or cannot be trained.
         InputError: there are too few inputs.
         OptionError: there is no such device, or the processes cannot share a batch evenly.
-        MissingExtraError: PyTorch is not installed.
+        MissingExtraError: PyTorch or pytorch-optimizer is not installed.
 
     Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
@@ -115,8 +115,11 @@ def recover(
     options = options or RecoverOptions()
     try:
         from ..finetune.parallel import joined  # noqa: PLC0415 - an extra
+
+        import_module(".train", __name__)
     except ImportError as error:
-        raise MissingExtraError("recovery", "PyTorch", "torch") from error
+        package = "pytorch-optimizer" if error.name == "pytorch_optimizer" else "PyTorch"
+        raise MissingExtraError("recovery", package, "torch") from error
     with joined(options.device) as world:
         # All that uses the group of processes goes with the call.
         return _recover(original, decomposed, replace(source, data=data), options, world)

@@ -20,7 +20,7 @@ class RecoverOptions:
     """How the factors are trained.
 
     Attributes:
-        steps: steps of the optimizer (Adam), each on one batch; None for what takes some minutes, which
+        steps: steps of the optimizer (SOAP), each on one batch; None for what takes some minutes, which
             depends on the size of a batch.
         rate: learning rate, as a share of the root mean square of each weight; it rises over the first steps
             and falls to zero along a cosine. None for the largest that helps in a short trial.

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pytorch_optimizer import SOAP
 from torch import Tensor, nn
 
 from ..calibration.inputs import Batch, Inputs
@@ -25,6 +26,8 @@ RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 #: Each for this part of the steps, but not fewer than these.
 _TRIAL, _FEWEST = 16, 8
 
+#: Longest axis of a weight whose directions are told apart: its matrix is decomposed every ten steps.
+_LARGEST_BASIS = 2048
 #: The course of the loss has about so many points.
 _POINTS = 100
 
@@ -163,9 +166,12 @@ class _Run:
     def __call__(self, rate: float, steps: int, checks: int) -> Course:
         """Train; leaves the best weights in the student."""
         parameters = self._student.parameters()
-        optimizer = torch.optim.Adam(
-            [{"params": [p], "lr": rate * _scale(p)} for p in parameters], betas=(0.9, 0.99)
-        )
+        # The directions in which factors may move differ by orders of magnitude in what they do to the
+        # outputs, and do not lie along the axes, along which Adam scales.
+        optimizer = SOAP(
+            [{"params": [p], "lr": rate * _scale(p)} for p in parameters], betas=(0.9, 0.99), weight_decay=0.0,
+            max_precondition_dim=_LARGEST_BASIS,
+        )  # fmt: skip
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate_of(steps))
         curve = [(0, self._before)]
         losses = _Losses(self._world, math.ceil(steps / _POINTS))
