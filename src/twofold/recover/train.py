@@ -169,9 +169,11 @@ class _Run:
         # The directions in which factors may move differ by orders of magnitude in what they do to the
         # outputs, and do not lie along the axes, along which Adam scales.
         optimizer = SOAP(
-            [{"params": [p], "lr": rate * _scale(p)} for p in parameters], betas=(0.9, 0.99), weight_decay=0.0,
+            [{"params": [p], "lr": rate * _scale(p)} for p in parameters],
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
             max_precondition_dim=_LARGEST_BASIS,
-        )  # fmt: skip
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate_of(steps))
         curve = [(0, self._before)]
         losses = _Losses(self._world, math.ceil(steps / _POINTS))
