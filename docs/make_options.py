@@ -46,7 +46,9 @@ def row(param: Any) -> str:
     if not param.opts[0].startswith("-"):  # an argument
         names = f"{value} ..." if param.nargs < 0 else value
     else:
-        names = ", ".join(sorted(param.opts, key=len)) + ("" if param.is_flag else f" {value}")
+        names = ", ".join([*sorted(param.opts, key=len), *param.secondary_opts]) + (
+            "" if param.is_flag else f" {value}"
+        )
     meaning = param.help or ""
     if getattr(param, "multiple", False):
         meaning = meaning.rstrip(".") + ". Can be given several times."

@@ -84,6 +84,23 @@ def test_a_rate_is_chosen_that_helps(pair, monkeypatch):
     assert found.after < 0.9 * found.before
 
 
+def test_made_up_pictures_teach_beside_the_users(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = NET.replace("dim: 16", "dim: 3")
+    original = twofold.load(*write(tmp_path, text, random_blobs(text)))
+    twofold.decompose(original, macs=0.4, multiple=4, no_data=True).save("out")
+    np.save("x.npy", samples(24)[:, :3])
+    argv = ["recover", "net.prototxt", "net.caffemodel", "out", "--data", "x.npy", "--steps", "4", "--json"]
+    assert main([*argv, "-o", "plain"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert main([*argv, "-o", "more", "--made-up", "30"]) == 0
+    more = json.loads(capsys.readouterr().out)
+    assert more["samples"] == plain["samples"] + 30
+    assert more["before"] == plain["before"]  # the exam is the user's own
+    assert more["after"] != plain["after"]
+    assert any("30 made-up pictures teach beside yours" in note for note in more["notes"])
+
+
 def test_what_is_refused(pair, tmp_path):
     original, decomposed = pair
     with pytest.raises(ModelError, match="nothing to train"):

@@ -52,10 +52,17 @@ def recover(
     mean: inputs.Mean = None,
     scale: inputs.Scale = None,
     limit: inputs.Limit = None,
+    made_up: inputs.MadeUp = None,
     range: inputs.Range = None,
     protect: inputs.Protect = None,
     seed: inputs.Seed = 0,
     input: Inputs = None,
+    classes: Annotated[
+        bool | None,
+        typer.Option(
+            help="Outputs name classes: the same ones are to be named, too. Default: what shapes say.",
+        ),
+    ] = None,
     qat: Annotated[
         bool, typer.Option("--qat", help="Train the net as it is in int8, and write that form, as ONNX.")
     ] = False,
@@ -73,7 +80,7 @@ def recover(
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
         limit=limit, values=range, memory=None, statistics=None, protect=protect,
-        accuracy=None, metric=None, seed=seed,
+        accuracy=None, metric=None, seed=seed, made_up=made_up,
     )  # fmt: skip
     first, second = grouped(models)
     shapes = inputs.shapes(input)
@@ -83,7 +90,9 @@ def recover(
         targets = decomposed.targets(output)
         written = [default_path(targets[0], output)] if qat else targets
         refuse_existing([*written, *(output / name for name in names)])
-    options = RecoverOptions(steps=steps, rate=rate, batch=batch, seed=seed, device=device, qat=qat)
+    options = RecoverOptions(
+        steps=steps, rate=rate, batch=batch, seed=seed, device=device, classes=classes, qat=qat
+    )  # fmt: skip
     plan = None if no_report else reports.plan_beside(second[0], original)
     found = recover_model(original, decomposed, source, options)
     if found.rank:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..calibrate import CalibrationSource, calibration_inputs, split
 from ..calibration.images import ImageOptions
 from ..calibration.runners import runner_for
+from ..calibration.synthetic import beside
 from ..errors import InputError, MissingExtraError, ModelError
 from ..formats.base import Model
 from ..formats.modules import with_data
@@ -26,7 +27,7 @@ from .options import RecoverOptions
 if TYPE_CHECKING:
     from ..calibration.runner import Runner
     from ..finetune.parallel import World
-    from .train import Student
+    from .student import Student
 
 __all__ = ["RecoverOptions", "Recovery", "recover"]
 
@@ -139,6 +140,10 @@ def _recover(
     sized = options.sized(inputs, world.share.size)
     assert sized.batch is not None, "Bug: options are not sized"
     fitted, held_out = split(inputs.batched(sized.batch))
+    if source.options.made_up and inputs.provenance.kind != "synthetic":
+        more = beside(fitted, source.options.made_up, seed=source.image_options.seed)
+        note = f"{more.count} made-up pictures teach beside yours; errors are measured on yours alone"
+        fitted = fitted.and_also(more, note)
     if options.qat:
         from .int8 import Int8Student, make_teacher  # noqa: PLC0415 - an extra
 
@@ -151,7 +156,7 @@ def _recover(
     model, notes = student.finish(held_out)
     return Recovery(
         model, curve[0][1], min(error for _, error in curve), curve, fitted.count,
-        (*inputs.provenance.notes, *notes), course.losses, world.share.rank,
+        (*fitted.provenance.notes, *notes), course.losses, world.share.rank,
     )  # fmt: skip
 
 

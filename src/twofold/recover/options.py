@@ -29,6 +29,8 @@ class RecoverOptions:
         checks: how often the held-out error is measured.
         seed: of the order of the samples.
         device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
+        classes: whether outputs name classes, a score or share for each; the student then learns to name the
+            same ones, too. None for those whose shape or shares say so, as in `compare`.
         qat: train with fake quantization and give the int8 form; all its layers and ranges are trained.
     """
 
@@ -38,6 +40,7 @@ class RecoverOptions:
     checks: int = 8
     seed: int = 0
     device: str | None = None
+    classes: bool | None = None
     qat: bool = False
 
     def __post_init__(self) -> None:

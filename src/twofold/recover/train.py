@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_optimizer import SOAP
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import OutputError
 from ..calibration.runner import Outputs, Runner
+from ..compare import are_classes
 from ..errors import ModelError, option
 from ..finetune.parallel import World
 from ..progress import track
+from .loss import Loss
 from .options import RecoverOptions
+from .student import Student
 
 #: Learning rates that are tried where the user names none.
 RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
@@ -43,19 +45,6 @@ class Course:
 
     errors: tuple[tuple[int, float], ...]
     losses: tuple[tuple[int, float], ...]
-
-
-class Student(Protocol):
-    """A model that is trained in torch."""
-
-    def parameters(self) -> list[Tensor]:
-        """What is trained: the convolutions that the original does not have."""
-
-    def outputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The protected outputs, with gradients."""
-
-    def finish(self, exam: Inputs) -> tuple[Any, tuple[str, ...]]:
-        """The trained model, and notes; it may be run once more, on inputs that were not trained on."""
 
 
 class Lesson:
@@ -105,31 +94,36 @@ class Lesson:
         """Relative error of the student's outputs over all samples."""
         measure = OutputError()
         with torch.no_grad():
-            for start in range(0, self.inputs.count, self.inputs.batch):
-                batch, answer = self._at(np.arange(start, min(start + self.inputs.batch, self.inputs.count)))
+            for batch, answer in self._once():
                 found = student.outputs(batch)
                 measure.add("", answer, {name: value.cpu().numpy() for name, value in found.items()})
         return measure.error("")
 
+    def weigh_classes(self, loss: Loss, wish: bool | None) -> dict[str, float]:
+        """Outputs that name classes, and what a nat of divergence counts: now as much as the squared error.
 
-class _Loss(nn.Module):
-    """A student's loss as a module, which is what DistributedDataParallel wraps."""
-
-    def __init__(self, student: Student, energies: dict[str, float]) -> None:
-        super().__init__()
-        self.trained = nn.ParameterList(student.parameters())
-        self._student, self._energies = student, energies
-
-    def forward(self, batch: Batch, answer: Outputs) -> Tensor:
-        """Mean over the outputs of the squared error, as a share of what each output varies per value."""
-        found = self._student.outputs(batch)
-        terms = [
-            (found[name] - torch.from_numpy(np.array(value)).to(found[name])).square().mean()
-            / self._energies[name]
-            for name, value in answer.items()
-            if self._energies[name] > 0
+        Args:
+            loss: of the student as it is.
+            wish: whether outputs name classes, if the user said so.
+        """
+        names = [
+            name
+            for name, value in self._answers.items()
+            if wish is not False and are_classes(value, alone=wish is True or len(self._answers) == 1)
         ]
-        return torch.stack(terms).mean()
+        if not names:
+            return {}
+        sums = {name: np.zeros(2) for name in names}
+        with torch.no_grad():
+            for batch, answer in self._once():
+                squares, divergences = loss.parts(batch, answer, names)
+                for name, value in divergences.items():
+                    sums[name] += len(answer[name]) * np.array([float(squares[name]), float(value)])
+        return {name: square / nats for name, (square, nats) in sums.items() if nats > 0}
+
+    def _once(self) -> Iterator[tuple[Batch, Outputs]]:
+        for start in range(0, self.inputs.count, self.inputs.batch):
+            yield self._at(np.arange(start, min(start + self.inputs.batch, self.inputs.count)))
 
 
 def train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World) -> Course:
@@ -157,10 +151,12 @@ class _Run:
     ) -> None:
         assert options.batch is not None, "Bug: options are not sized"
         self._student, self._lesson, self._exam, self._world = student, lesson, exam, world
-        self._loss_of = world.wrapped(_Loss(student, lesson.energies))
+        loss = Loss(student, lesson.energies)
+        # One process speaks for all, so that they keep the same weights.
+        loss.weights = world.gather(exam.weigh_classes(loss, options.classes))[0]
+        self._loss_of = world.wrapped(loss)
         self._batch, self._seed = options.batch, options.seed
         self._part = world.share.of(options.batch, "recovery")
-        # One process speaks for all, so that they keep the same weights.
         self._before = float(world.gather(exam.error(student))[0])
 
     def __call__(self, rate: float, steps: int, checks: int) -> Course:

@@ -1,0 +1,83 @@
+"""What a student is trained for: outputs as the original's, and where they name classes, the same classes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..calibration.inputs import Batch
+from ..calibration.runner import Outputs
+from ..compare import are_classes
+from .student import Student
+
+
+class Loss(nn.Module):
+    """How far a student is from the original, as a module, which is what DistributedDataParallel wraps.
+
+    The mean over the outputs of the squared error, as a share of what each output varies per value. Where an
+    output names classes, half of its term is the divergence of the student's shares from the original's: the
+    squared error counts alike where one class is far ahead and where two are level, and only there does the
+    answer change.
+
+    Law: 0 where the outputs are the original's, more elsewhere.
+
+    Attributes:
+        weights: what a nat of divergence counts, of every output that names classes; none until set.
+    """
+
+    def __init__(self, student: Student, energies: Mapping[str, float]) -> None:
+        """A loss for a student; `energies` are what each output varies per value."""
+        super().__init__()
+        self.trained = nn.ParameterList(student.parameters())
+        self._student, self._energies = student, energies
+        self.weights: Mapping[str, float] = {}
+
+    def forward(self, batch: Batch, answer: Outputs) -> Tensor:
+        """The loss on a batch for which the original gives `answer`."""
+        squares, divergences = self.parts(batch, answer, tuple(self.weights))
+        terms = [
+            0.5 * (square + self.weights[name] * divergences[name]) if name in divergences else square
+            for name, square in squares.items()
+        ]
+        return torch.stack(terms).mean()
+
+    def parts(
+        self, batch: Batch, answer: Outputs, classes: Collection[str]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Relative squared errors of all outputs that vary, and divergences of those that name classes."""
+        found = self._student.outputs(batch)
+        wanted = {
+            name: torch.from_numpy(np.array(value)).to(found[name])
+            for name, value in answer.items()
+            if self._energies[name] > 0
+        }
+        squares = {
+            name: (found[name] - value).square().mean() / self._energies[name]
+            for name, value in wanted.items()
+        }
+        return squares, {
+            name: divergence(value, found[name], shares=are_classes(answer[name], alone=False))
+            for name, value in wanted.items()
+            if name in classes
+        }
+
+
+def divergence(wanted: Tensor, found: Tensor, *, shares: bool) -> Tensor:
+    """Mean Kullback-Leibler divergence of found shares of classes from wanted ones, in nats.
+
+    Args:
+        wanted: (N, classes), with sizes of 1 behind or not.
+        found: alike.
+        shares: whether the values are shares of 1; else they are scores, whose softmax is.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015, at temperature 1.
+    """
+    logs = [
+        # Rounding may make a share 0.
+        one.clamp_min(torch.finfo(one.dtype).tiny).log() if shares else one.log_softmax(dim=1)
+        for one in (wanted.flatten(1), found.flatten(1))
+    ]
+    return (logs[0].exp() * (logs[0] - logs[1])).sum(dim=1).mean()
