@@ -112,7 +112,10 @@ def test_what_is_tested_in_int8_is_what_the_file_gives():
     logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     expected = -logs[np.arange(20), labels[order]].mean()
     assert rounded[-1].outputs["loss"][0] == pytest.approx(expected, rel=1e-4)
-    assert rounded[-1].outputs["accuracy"][0] == pytest.approx((found.argmax(1) == labels[order]).mean())
+    # Two scores of steps of int8 are often equal, which counts as wrong.
+    wanted = found[np.arange(20), labels[order]]
+    right = (found >= wanted[:, None]).sum(1) == 1
+    assert rounded[-1].outputs["accuracy"][0] == pytest.approx(right.mean())
 
 
 def test_every_snapshot_has_its_int8_form():

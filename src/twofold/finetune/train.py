@@ -205,7 +205,7 @@ class _Maker:
         share = self.world.share if phase == "TRAIN" else None
         batches = self.stack.enter_context(Batches(self._readers(net, phase), share))
         made = CaffeNet(net, shapes=batches.shapes(), seed=self.seed)
-        return made.to(self.world.device), batches
+        return made.placed(self.world.device), batches
 
     def _readers(self, net: NetDefinition, phase: str) -> list[Reader]:
         rows = self.rows[phase]

@@ -27,7 +27,7 @@ class CaffeStudent:
     ) -> None:
         self._decomposed = decomposed
         self._outputs, self._device = outputs, device
-        self.net = decomposed.to_torch("TEST").eval().requires_grad_(False).to(device)
+        self.net = decomposed.to_torch("TEST").eval().requires_grad_(False).placed(device)
         known = {spec.name for spec in original.net("TEST").layers}
         computed = {top for spec in self.net.definition.layers for top in spec.tops}
         missing = [name for name in outputs if name not in computed]
