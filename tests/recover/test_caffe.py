@@ -84,6 +84,40 @@ def test_a_rate_is_chosen_that_helps(pair, monkeypatch):
     assert found.after < 0.9 * found.before
 
 
+@pytest.mark.parametrize(
+    ("after", "chosen"),
+    [
+        ({1.0: 0.9, 0.1: 0.3, 0.01: 0.1, 0.001: 0.2}, 0.01),  # the first that helps is not the best
+        ({1.0: 0.9, 0.1: 0.3, 0.01: 0.4, 0.001: 0.1}, 0.1),  # what follows a worse one is not tried
+        ({1.0: 0.5, 0.1: 0.3, 0.01: 0.3, 0.001: 0.1}, 0.1),
+        (
+            {1.0: 0.9, 0.1: 0.6, 0.01: 0.5, 0.001: 0.5},
+            0.001,
+        ),  # none helps: the smallest harms least
+    ],
+)
+def test_the_rate_that_helps_most_is_chosen(after, chosen, monkeypatch):
+    training = import_module("twofold.recover.train")
+    monkeypatch.setattr(training, "RATES", tuple(after))
+    weight = training.torch.zeros(1)
+
+    class Student:
+        def parameters(self):
+            return [weight]
+
+    tried = []
+
+    def run(rate, steps, checks):
+        assert float(weight) == 0  # each begins where the first began
+        tried.append(rate)
+        weight.fill_(rate)
+        return training.Course(((0, 0.5), (steps, after[rate])), ())
+
+    assert training._rate_that_helps_most(run, Student(), 160) == chosen
+    assert float(weight) == 0
+    assert len(tried) == {0.01: 4, 0.1: 3, 0.001: 4}[chosen]
+
+
 def test_made_up_pictures_teach_beside_the_users(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = NET.replace("dim: 16", "dim: 3")

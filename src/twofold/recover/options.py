@@ -12,7 +12,7 @@ from ..errors import OptionError
 _BATCH_VALUES = 2 * 3 * 320 * 320
 _LARGEST_BATCH = 64
 #: Steps with such batches; more with smaller ones.
-_STEPS, _MOST_STEPS = 240, 2000
+_STEPS, _MOST_STEPS = 240, 1000
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RecoverOptions:
         steps: steps of the optimizer (SOAP), each on one batch; None for what takes some minutes, which
             depends on the size of a batch.
         rate: learning rate, as a share of the root mean square of each weight; it rises over the first steps
-            and falls to zero along a cosine. None for the largest that helps in a short trial.
+            and falls to zero along a cosine. None for the one that helps most in short trials.
         batch: samples per step, of all processes together; None for as many as one step can well hold, which
             depends on their size.
         checks: how often the held-out error is measured.
