@@ -5,8 +5,6 @@ The data are the Debian package `dataset-fashion-mnist`, fetched once and kept i
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +13,16 @@ from examples.fashion.make_data import DEBIAN, PARTS, read, write_database
 from numpy.typing import NDArray
 
 import twofold
-from benchmarks.packages import ROOT, FetchError, cached
+from benchmarks.packages import ROOT, DebianPackage, cached
 from twofold.calibration.runner import Runner
 from twofold.formats.caffe.model import CaffeModel
 
 EXAMPLE = ROOT / "examples" / "fashion"
-PACKAGE = "dataset-fashion-mnist"
+PACKAGE = DebianPackage(
+    "dataset-fashion-mnist",
+    str(DEBIAN.relative_to("/")),
+    tuple(f"{part}-{kind}-ubyte.gz" for part in PARTS.values() for kind in ("images-idx3", "labels-idx1")),
+)
 NETS = ("vgg", "resnet")
 BATCH = 100
 
@@ -44,7 +46,7 @@ class Images:
 
 def fashion_mnist(part: str) -> Images:
     """All images of a part, "train" or "t10k"."""
-    return Images(*read(DEBIAN if DEBIAN.is_dir() else cached(PACKAGE, _fetch), part))
+    return Images(*read(DEBIAN if DEBIAN.is_dir() else PACKAGE.folder(), part))
 
 
 def databases() -> Path:
@@ -77,20 +79,3 @@ def top1(net: Runner, images: Images) -> float:
         scores = net.run({name: inputs[start : start + BATCH]})[output]
         right += int((scores.argmax(axis=1) == images.labels[start : start + BATCH]).sum())
     return 100 * right / len(inputs)
-
-
-def _fetch(folder: Path) -> None:
-    """Download the package with apt, which checks it, and take its files out; nothing is installed."""
-    with tempfile.TemporaryDirectory(prefix="twofold-fetch-") as scratch:
-        done = subprocess.run(
-            ["apt-get", "download", PACKAGE], cwd=scratch, capture_output=True, text=True, check=False
-        )
-        archives = list(Path(scratch).glob("*.deb"))
-        if done.returncode or not archives:
-            raise FetchError(
-                f"cannot download the Debian package {PACKAGE} ({done.stderr.strip() or 'no archive came'}); "
-                f"its files are looked for in {DEBIAN}, too"
-            )
-        subprocess.run(["dpkg-deb", "-x", archives[0], scratch], check=True)
-        for file in (Path(scratch) / DEBIAN.relative_to("/")).glob("*.gz"):
-            (folder / file.name).write_bytes(file.read_bytes())

