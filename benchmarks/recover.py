@@ -64,7 +64,8 @@ def main() -> int:
         np.save(crops, _varied(hed))
         seconds = _twofold(
             "recover", *files, *map(str, ours), "-o", str(taught), "--data", str(crops),
-            "--made-up", str(MADE_UP), "--input", f"{hed.input}=1x3x{SIDE}x{SIDE}", "--batch", str(BATCH), "--steps", str(STEPS),
+            "--made-up", str(MADE_UP), "--input", f"{hed.input}=1x3x{SIDE}x{SIDE}", "--batch", str(BATCH),
+            "--steps", str(STEPS),
         )  # fmt: skip
         after = error("hed", original, [taught / path.name for path in original])
         table.add_row("recovered", f"{seconds:.0f}", f"{after:.4f}")
