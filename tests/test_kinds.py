@@ -22,7 +22,7 @@ from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.recover import RecoverOptions, recover  # noqa: E402
 
 Run = Callable[[np.ndarray], np.ndarray]
-OPTIONS = RecoverOptions(steps=80, rate=1e-2, batch=8)
+OPTIONS = RecoverOptions(steps=160, rate=1e-2, batch=8)
 
 
 def numbers(*shape: int, seed: int) -> np.ndarray:

@@ -27,14 +27,14 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path):
     line = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "twofold",
         "recover", "net.prototxt", "net.caffemodel", "out", "-o", "two", "--data", "x.npy", "--device", "cpu",
-        "--steps", "9", "--batch", "4", "--seed", "5", "--json",
+        "--steps", "9", "--rate", "3e-3", "--batch", "4", "--seed", "5", "--json",
     ]  # fmt: skip
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "[W" not in done.stderr, done.stderr  # what PyTorch itself warns of
     got = json.loads(done.stdout)  # only the first process speaks
     smaller = twofold.load(tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel")
-    options = RecoverOptions(steps=9, batch=4, seed=5, device="cpu")
+    options = RecoverOptions(steps=9, rate=3e-3, batch=4, seed=5, device="cpu")
     alone = recover(original, smaller, CalibrationSource(data=tmp_path / "x.npy"), options)
     assert got["samples"] == alone.samples
     assert got["before"] == pytest.approx(alone.before, rel=1e-6)
