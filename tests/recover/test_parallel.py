@@ -20,26 +20,29 @@ from twofold.recover import RecoverOptions, recover
 pytest.importorskip("torch")
 
 
-def test_two_processes_are_one_with_the_whole_batch(tmp_path):
+@pytest.mark.parametrize("rate", [3e-3, None])
+def test_two_processes_are_one_with_the_whole_batch(tmp_path, rate):
     original = twofold.load(*write(tmp_path))
     twofold.decompose(original, macs=0.3, multiple=4, no_data=True).save(tmp_path / "out")
     np.save(tmp_path / "x.npy", samples(21, seed=3))
     line = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "twofold",
         "recover", "net.prototxt", "net.caffemodel", "out", "-o", "two", "--data", "x.npy", "--device", "cpu",
-        "--steps", "9", "--rate", "3e-3", "--batch", "4", "--seed", "5", "--json",
+        "--steps", "9", *(["--rate", str(rate)] if rate else []), "--batch", "4", "--seed", "5", "--json",
     ]  # fmt: skip
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "[W" not in done.stderr, done.stderr  # what PyTorch itself warns of
     got = json.loads(done.stdout)  # only the first process speaks
     smaller = twofold.load(tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel")
-    options = RecoverOptions(steps=9, rate=3e-3, batch=4, seed=5, device="cpu")
+    options = RecoverOptions(steps=9, rate=rate, batch=4, seed=5, device="cpu")
     alone = recover(original, smaller, CalibrationSource(data=tmp_path / "x.npy"), options)
     assert got["samples"] == alone.samples
     assert got["before"] == pytest.approx(alone.before, rel=1e-6)
     assert alone.after < 0.99 * alone.before
     np.testing.assert_allclose(got["curve"], alone.curve, rtol=1e-4)
+    if rate is None:  # the one that is found is so large that rounding moves weights that no gradient holds
+        return
     both = twofold.load(tmp_path / "two" / "net.prototxt", tmp_path / "two" / "net.caffemodel")
     for one, other in zip(both.weights.layers, alone.model.weights.layers, strict=True):
         for a, b in zip(one.blobs, other.blobs, strict=True):
