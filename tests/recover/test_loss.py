@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 import twofold  # noqa: E402
 from twofold.finetune.parallel import joined  # noqa: E402
 from twofold.recover import RecoverOptions  # noqa: E402
-from twofold.recover.loss import Loss, divergence  # noqa: E402
+from twofold.recover.loss import Loss, Scales, divergence, tempered  # noqa: E402
 
 
 class Fixed:
@@ -64,8 +64,30 @@ def test_scores_that_differ_by_one_number_name_the_same_classes():
     wanted = scores(0, 7, 4)
     student = Fixed(score=wanted + 2)
     squares, divergences = Loss(student, {"score": 1.0}).parts({}, {"score": wanted}, ["score"])
-    assert float(squares["score"]) == pytest.approx(4)
+    assert squares["score"].tolist() == pytest.approx(7 * [4])
     assert float(divergences["score"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_errors_far_above_the_usual_one_count_by_their_root():
+    errors = torch.tensor([0.0, 1e-4, 1.0, 1e6], dtype=torch.float64, requires_grad=True)
+    tempered(errors, usual=1.0).backward()
+    plain = 1 / len(errors)  # the weight of each in the mean
+    assert errors.grad.numpy() / plain == pytest.approx([1, 1, 2**-0.5, 1e-3], rel=1e-4)
+    errors = errors.detach()
+    assert float(tempered(errors, usual=0.0)) == float(errors.mean())
+    assert float(tempered(torch.zeros(3), usual=1.0)) == 0
+
+
+def test_one_sample_in_many_does_not_lead():
+    wanted = scores(0, 20, 4)
+    found = wanted + 0.1
+    found[7] += 100
+    usual = Scales({"score": 0.01}, {})
+    loss = Loss(Fixed(score=found), {"score": 1.0})
+    plain = float(loss({}, {"score": wanted}))
+    loss.scales = usual
+    assert plain > 400
+    assert float(loss({}, {"score": wanted})) < 2
 
 
 def test_the_loss_is_the_mean_of_the_outputs_parts():
@@ -75,7 +97,7 @@ def test_the_loss_is_the_mean_of_the_outputs_parts():
     loss = Loss(Fixed(**found), energies)
     squares = {name: ((found[name] - wanted[name]) ** 2).mean() / energies[name] for name in ("score", "map")}
     assert float(loss({}, wanted)) == pytest.approx((squares["score"] + squares["map"]) / 2, rel=1e-5)
-    loss.weights = {"score": 0.3}
+    loss.scales = Scales({}, {"score": 0.3})
     p, logs = softmax(wanted["score"], 1), [log_softmax(one["score"], 1) for one in (wanted, found)]
     nats = (p * (logs[0] - logs[1])).sum() / 7
     with_classes = (squares["score"] + 0.3 * nats) / 2
@@ -125,11 +147,14 @@ def test_both_halves_of_the_loss_weigh_alike_at_the_start(pair):
     student = TorchStudent(TorchModel(net, x), TorchModel(smaller, x), teacher.outputs, torch.device("cpu"))
     loss = Loss(student, lesson.energies)
     (name,) = teacher.outputs
-    assert lesson.weigh_classes(loss, False) == {}
-    loss.weights = lesson.weigh_classes(loss, None)
+    assert lesson.scales(loss, False).weights == {}
+    loss.scales = lesson.scales(loss, None)
     (batch,) = inputs.batched(21)
-    squares, divergences = loss.parts(batch, teacher.run(batch), [name])
-    ratio = loss.weights[name] * float(divergences[name].detach()) / float(squares[name].detach())
+    with torch.no_grad():
+        errors, divergences = loss.parts(batch, teacher.run(batch), [name])
+    usual = loss.scales.usual[name]
+    assert usual == pytest.approx(float(errors[name].median()), rel=1e-3)
+    ratio = loss.scales.weights[name] * float(divergences[name]) / float(tempered(errors[name], usual))
     assert ratio == pytest.approx(1, rel=1e-3)
 
 

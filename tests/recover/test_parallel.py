@@ -40,8 +40,9 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path, rate):
     assert got["samples"] == alone.samples
     assert got["before"] == pytest.approx(alone.before, rel=1e-6)
     assert alone.after < 0.99 * alone.before
-    np.testing.assert_allclose(got["curve"], alone.curve, rtol=1e-4)
-    if rate is None:  # the one that is found is so large that rounding moves weights that no gradient holds
+    # The rate that is found is so large that rounding moves weights that no gradient holds.
+    np.testing.assert_allclose(got["curve"], alone.curve, rtol=1e-3 if rate is None else 1e-4)
+    if rate is None:
         return
     both = twofold.load(tmp_path / "two" / "net.prototxt", tmp_path / "two" / "net.caffemodel")
     for one, other in zip(both.weights.layers, alone.model.weights.layers, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,18 +15,32 @@ from ..compare import are_classes
 from .student import Student
 
 
+@dataclass(frozen=True)
+class Scales:
+    """By what parts of a loss are measured, by the name of an output.
+
+    Attributes:
+        usual: the squared error that half of the samples keep.
+        weights: what a nat of divergence counts, of every output that names classes.
+    """
+
+    usual: Mapping[str, float]
+    weights: Mapping[str, float]
+
+
 class Loss(nn.Module):
     """How far a student is from the original, as a module, which is what DistributedDataParallel wraps.
 
-    The mean over the outputs of the squared error, as a share of what each output varies per value. Where an
-    output names classes, half of its term is the divergence of the student's shares from the original's: the
-    squared error counts alike where one class is far ahead and where two are level, and only there does the
-    answer change.
+    The mean over the outputs of the squared error, as a share of what each output varies per value. A sample
+    whose error is far above the usual one counts by its root: the errors of single pictures differ a
+    hundredfold, and the few largest would lead every step. Where an output names classes, half of its term is
+    the divergence of the student's shares from the original's: the squared error counts alike where one class
+    is far ahead and where two are level, and only there does the answer change.
 
     Law: 0 where the outputs are the original's, more elsewhere.
 
     Attributes:
-        weights: what a nat of divergence counts, of every output that names classes; none until set.
+        scales: what is usual for each output, and what a nat counts; until set, no error is far above.
     """
 
     def __init__(self, student: Student, energies: Mapping[str, float]) -> None:
@@ -33,13 +48,15 @@ class Loss(nn.Module):
         super().__init__()
         self.trained = nn.ParameterList(student.parameters())
         self._student, self._energies = student, energies
-        self.weights: Mapping[str, float] = {}
+        self.scales = Scales({}, {})
 
     def forward(self, batch: Batch, answer: Outputs) -> Tensor:
         """The loss on a batch for which the original gives `answer`."""
-        squares, divergences = self.parts(batch, answer, tuple(self.weights))
+        weights = self.scales.weights
+        errors, divergences = self.parts(batch, answer, tuple(weights))
+        squares = {name: tempered(error, self.scales.usual.get(name, 0.0)) for name, error in errors.items()}
         terms = [
-            0.5 * (square + self.weights[name] * divergences[name]) if name in divergences else square
+            0.5 * (square + weights[name] * divergences[name]) if name in divergences else square
             for name, square in squares.items()
         ]
         return torch.stack(terms).mean()
@@ -47,22 +64,44 @@ class Loss(nn.Module):
     def parts(
         self, batch: Batch, answer: Outputs, classes: Collection[str]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Relative squared errors of all outputs that vary, and divergences of those that name classes."""
+        """What the loss is made of.
+
+        Returns:
+            of every output that varies the relative squared error of each sample, (N,); of those that name
+            classes the mean divergence.
+        """
         found = self._student.outputs(batch)
         wanted = {
             name: torch.from_numpy(np.array(value)).to(found[name])
             for name, value in answer.items()
             if self._energies[name] > 0
         }
-        squares = {
-            name: (found[name] - value).square().mean() / self._energies[name]
+        errors = {
+            name: (found[name] - value).square().reshape(len(value), -1).mean(dim=1) / self._energies[name]
             for name, value in wanted.items()
         }
-        return squares, {
+        return errors, {
             name: divergence(value, found[name], shares=are_classes(answer[name], alone=False))
             for name, value in wanted.items()
             if name in classes
         }
+
+
+def tempered(errors: Tensor, usual: float) -> Tensor:
+    """Mean of squared errors, of which those far above the usual one count by their root.
+
+    Law: the gradient of an error e has 1 / sqrt(1 + e / usual) of its weight in the plain mean, which it is
+    where nothing is usual.
+
+    Args:
+        errors: (N,), of the samples.
+        usual: in the same unit; 0 for the plain mean.
+
+    Source: pseudo-Huber loss of the root of each error.
+    """
+    if usual <= 0:
+        return errors.mean()
+    return (2 * usual * ((1 + errors / usual).sqrt() - 1)).mean()
 
 
 def divergence(wanted: Tensor, found: Tensor, *, shares: bool) -> Tensor:

@@ -19,7 +19,7 @@ from ..compare import are_classes
 from ..errors import ModelError, option
 from ..finetune.parallel import World
 from ..progress import track
-from .loss import Loss
+from .loss import Loss, Scales, tempered
 from .options import RecoverOptions
 from .student import Student
 
@@ -99,8 +99,8 @@ class Lesson:
                 measure.add("", answer, {name: value.cpu().numpy() for name, value in found.items()})
         return measure.error("")
 
-    def weigh_classes(self, loss: Loss, wish: bool | None) -> dict[str, float]:
-        """Outputs that name classes, and what a nat of divergence counts: now as much as the squared error.
+    def scales(self, loss: Loss, wish: bool | None) -> Scales:
+        """By what the parts of a loss are measured; a nat counts so that both halves weigh alike now.
 
         Args:
             loss: of the student as it is.
@@ -111,15 +111,23 @@ class Lesson:
             for name, value in self._answers.items()
             if wish is not False and are_classes(value, alone=wish is True or len(self._answers) == 1)
         ]
-        if not names:
-            return {}
-        sums = {name: np.zeros(2) for name in names}
+        errors: dict[str, list[Tensor]] = {}
+        nats = dict.fromkeys(names, 0.0)
         with torch.no_grad():
             for batch, answer in self._once():
-                squares, divergences = loss.parts(batch, answer, names)
+                found, divergences = loss.parts(batch, answer, names)
+                for name, error in found.items():
+                    errors.setdefault(name, []).append(error)
                 for name, value in divergences.items():
-                    sums[name] += len(answer[name]) * np.array([float(squares[name]), float(value)])
-        return {name: square / nats for name, (square, nats) in sums.items() if nats > 0}
+                    nats[name] += len(answer[name]) * float(value)
+        known = {name: torch.cat(parts) for name, parts in errors.items()}
+        usual = {name: float(error.median()) for name, error in known.items()}
+        weights = {
+            name: self.inputs.count * float(tempered(known[name], usual[name])) / nats[name]
+            for name in names
+            if nats[name] > 0
+        }
+        return Scales(usual, weights)
 
     def _once(self) -> Iterator[tuple[Batch, Outputs]]:
         for start in range(0, self.inputs.count, self.inputs.batch):
@@ -162,8 +170,8 @@ class _Run:
         assert options.batch is not None, "Bug: options are not sized"
         self._student, self._lesson, self._exam, self._world = student, lesson, exam, world
         loss = Loss(student, lesson.energies)
-        # One process speaks for all, so that they keep the same weights.
-        loss.weights = world.gather(exam.weigh_classes(loss, options.classes))[0]
+        # One process speaks for all, so that they keep the same scales.
+        loss.scales = world.gather(exam.scales(loss, options.classes))[0]
         self._loss_of = world.wrapped(loss)
         self._batch, self._seed = options.batch, options.seed
         self._part = world.share.of(options.batch, "recovery")
@@ -176,7 +184,7 @@ class _Run:
         # outputs, and do not lie along the axes, along which Adam scales.
         optimizer = SOAP(
             [{"params": [p], "lr": rate * _scale(p)} for p in parameters],
-            betas=(0.9, 0.99),
+            betas=(0.95, 0.99),
             weight_decay=0.0,
             max_precondition_dim=_LARGEST_BASIS,
         )
