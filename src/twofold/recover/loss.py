@@ -20,7 +20,7 @@ class Scales:
     """By what parts of a loss are measured, by the name of an output.
 
     Attributes:
-        usual: the squared error that half of the samples keep.
+        usual: the squared error that half of the samples keep, of every output that names no classes.
         weights: what a nat of divergence counts, of every output that names classes.
     """
 
@@ -33,9 +33,10 @@ class Loss(nn.Module):
 
     The mean over the outputs of the squared error, as a share of what each output varies per value. A sample
     whose error is far above the usual one counts by its root: the errors of single pictures differ a
-    hundredfold, and the few largest would lead every step. Where an output names classes, half of its term is
-    the divergence of the student's shares from the original's: the squared error counts alike where one class
-    is far ahead and where two are level, and only there does the answer change.
+    hundredfold, and the few largest would lead every step. Where an output names classes, no sample counts
+    less, since the doubtful ones may change their class, and half of the term is the divergence of the
+    student's shares from the original's: the squared error counts alike where one class is far ahead and
+    where two are level, and only there does the answer change.
 
     Law: 0 where the outputs are the original's, more elsewhere.
 

@@ -19,7 +19,7 @@ from ..compare import are_classes
 from ..errors import ModelError, option
 from ..finetune.parallel import World
 from ..progress import track
-from .loss import Loss, Scales, tempered
+from .loss import Loss, Scales
 from .options import RecoverOptions
 from .student import Student
 
@@ -121,12 +121,8 @@ class Lesson:
                 for name, value in divergences.items():
                     nats[name] += len(answer[name]) * float(value)
         known = {name: torch.cat(parts) for name, parts in errors.items()}
-        usual = {name: float(error.median()) for name, error in known.items()}
-        weights = {
-            name: self.inputs.count * float(tempered(known[name], usual[name])) / nats[name]
-            for name in names
-            if nats[name] > 0
-        }
+        weights = {name: float(known[name].sum()) / nats[name] for name in names if nats[name] > 0}
+        usual = {name: float(error.median()) for name, error in known.items() if name not in weights}
         return Scales(usual, weights)
 
     def _once(self) -> Iterator[tuple[Batch, Outputs]]:
