@@ -94,7 +94,7 @@ def test_onnx_models_and_modules_too(pair, tmp_path):
         torch.nn.Linear(512, 10),
     )  # fmt: skip
     x = samples(64, seed=3)
-    numbers = replace(QAT, steps=100, rate=3e-4, classes=False)  # ten numbers, which name no classes
+    numbers = replace(QAT, rate=3e-4, classes=False)  # ten numbers, which name no classes
     found = recover(module, module, CalibrationSource(data=x), numbers)
     assert found.after < 0.9 * found.before
     found.model.save(tmp_path / "module.onnx")

@@ -180,7 +180,7 @@ class _Run:
         # outputs, and do not lie along the axes, along which Adam scales.
         optimizer = SOAP(
             [{"params": [p], "lr": rate * _scale(p)} for p in parameters],
-            betas=(0.95, 0.99),
+            betas=(0.9, 0.99),
             weight_decay=0.0,
             max_precondition_dim=_LARGEST_BASIS,
         )
