@@ -6,6 +6,7 @@ copied out of it, and the archive is thrown away.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -97,8 +98,9 @@ class DebianPackage:
     members: tuple[str, ...]
 
     def folder(self) -> Path:
-        """The folder that holds the members; fetched on the first call."""
-        return cached(self.name, self._fetch)
+        """The folder that holds the members; fetched on the first call, and again when others are named."""
+        digest = hashlib.sha256("\n".join(self.members).encode()).hexdigest()[:8]
+        return cached(f"{self.name}-{digest}", self._fetch)
 
     def files(self) -> list[Path]:
         """Paths of the members."""
@@ -106,18 +108,30 @@ class DebianPackage:
 
     def _fetch(self, folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="twofold-fetch-") as scratch:
-            done = subprocess.run(
-                ["apt-get", "download", self.name], cwd=scratch, capture_output=True, text=True, check=False
-            )
+            self._run(["apt-get", "download", self.name], scratch)
             archives = list(Path(scratch).glob("*.deb"))
-            if done.returncode or not archives:
-                raise FetchError(
-                    f"cannot download the Debian package {self.name} "
-                    f"({done.stderr.strip() or 'no archive came'})"
-                )
-            subprocess.run(["dpkg-deb", "-x", archives[0], scratch], check=True)
+            if not archives:
+                raise self._error("no archive came")
+            self._run(["dpkg-deb", "-x", str(archives[0]), scratch], scratch)
             for name in self.members:
-                shutil.copyfile(Path(scratch) / self.place / name, folder / Path(name).name)
+                file = Path(scratch) / self.place / name
+                if not file.is_file():
+                    raise self._error(f"{archives[0].name} has no {self.place}/{name}")
+                shutil.copyfile(file, folder / file.name)
+
+    def _run(self, command: list[str], place: str) -> None:
+        try:
+            done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise self._error(f"there is no {command[0]} here") from error
+        if done.returncode:
+            raise self._error(done.stderr.strip() or f"{command[0]} failed")
+
+    def _error(self, reason: str) -> FetchError:
+        return FetchError(
+            f"cannot fetch the Debian package {self.name} ({reason}). Its files need Debian and the "
+            f"network once; they are kept in {cache_root()} (TWOFOLD_MODEL_CACHE names another folder)"
+        )
 
 
 class _Zip(zipfile.ZipFile):

@@ -116,17 +116,7 @@ def crops(
 def varied_crops(
     pictures: Mapping[str, Picture], count: int, size: tuple[int, int], seed: int = 0
 ) -> NDArray[np.uint8]:
-    """Crops as of `crops`, of pictures that are reduced or enlarged a little, half of them mirrored.
-
-    Args:
-        pictures: (H, W, 3) RGB by name.
-        count: number of crops.
-        size: (H, W).
-        seed: equal seeds give equal crops.
-
-    Returns:
-        (count, H, W, 3) uint8, RGB.
-    """
+    """`crops` of pictures that are reduced or enlarged a little (`SCALES`), half of them mirrored."""
     rng = np.random.default_rng(seed)
     found: list[NDArray[np.uint8]] = []
     while len(found) < count:

@@ -2,8 +2,8 @@
 
 Both steps are runs of the installed command on crops of photographs, and the error is taken on photographs
 that neither has seen: ||out - ref|| / ||ref - mean(ref)|| of the fused logits. A row fails if less than half
-of the error goes. Recovery looks at small crops, four in the place of a large one: what the network computes
-does not depend on the size, and the more different pictures a step sees, the better it knows its way.
+of the error goes. Recovery looks at small crops, four in the place of a large one, so that a step sees more
+different pictures.
 """
 
 from __future__ import annotations

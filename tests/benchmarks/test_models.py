@@ -78,12 +78,19 @@ def test_a_debian_package_gives_what_is_named_or_one_clear_line(cache, tmp_path,
     apt.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     package = DebianPackage("thing", "usr/share/thing", ("deep/one",))
-    with pytest.raises(FetchError, match=r"the Debian package thing \(E: no such package"):
+    with pytest.raises(FetchError, match=r"the Debian package thing \(E: no such package\)"):
         package.files()
     apt.write_text(f"#!/bin/sh\ncp {tmp_path}/thing.deb .\n")
     (file,) = package.files()
     assert file.read_text() == "1"
     assert [path.name for path in file.parent.iterdir()] == ["one"]
+    (other,) = DebianPackage("thing", "usr/share/thing", ("two",)).files()  # not what is kept of the first
+    assert other.read_text() == "2"
+    with pytest.raises(FetchError, match=r"thing.deb has no usr/share/thing/three"):
+        DebianPackage("thing", "usr/share/thing", ("three",)).files()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FetchError, match="there is no apt-get here"):
+        DebianPackage("other", "usr", ("one",)).files()
 
 
 def test_varied_crops_are_of_every_picture_of_many_scales_and_mirrored():

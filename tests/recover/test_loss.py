@@ -76,6 +76,7 @@ def test_errors_far_above_the_usual_one_count_by_their_root():
     errors = errors.detach()
     assert float(tempered(errors, usual=0.0)) == float(errors.mean())
     assert float(tempered(torch.zeros(3), usual=1.0)) == 0
+    assert float(tempered(torch.full((3,), 1e-9), usual=1.0)) == pytest.approx(1e-9, rel=1e-5)
 
 
 def test_one_sample_in_many_does_not_lead():

@@ -102,7 +102,8 @@ def tempered(errors: Tensor, usual: float) -> Tensor:
     """
     if usual <= 0:
         return errors.mean()
-    return (2 * usual * ((1 + errors / usual).sqrt() - 1)).mean()
+    # 2 usual (sqrt(1 + e / usual) - 1), without the difference that rounding eats where e is small.
+    return (2 * errors / (1 + (1 + errors / usual).sqrt())).mean()
 
 
 def divergence(wanted: Tensor, found: Tensor, *, shares: bool) -> Tensor:
