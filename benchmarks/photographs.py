@@ -38,7 +38,10 @@ _SKIMAGE_HELD_OUT = ("coffee.png", "motorcycle_left.png")
 #: A picture's shorter side at most, in pixels: larger ones are reduced, or a crop would show a bit of cloth.
 MAX_SIDE = 640
 #: By how much varied pictures are reduced or enlarged.
-SCALES = (0.6, 1.25)
+SCALES = (0.45, 1.25)
+#: How many of them are shown in another light, and what it does at most: factors of saturation and contrast,
+#: and levels of brightness.
+RELIT, SATURATION, CONTRAST, BRIGHTNESS = 0.4, (0.4, 1.5), (0.65, 1.35), (-30, 30)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def crops(
 def varied_crops(
     pictures: Mapping[str, Picture], count: int, size: tuple[int, int], seed: int = 0
 ) -> NDArray[np.uint8]:
-    """`crops` of pictures that are reduced or enlarged a little (`SCALES`), half of them mirrored."""
+    """`crops` of pictures that are reduced or enlarged (`SCALES`), half mirrored, some in another light."""
     rng = np.random.default_rng(seed)
     found: list[NDArray[np.uint8]] = []
     while len(found) < count:
@@ -128,8 +131,18 @@ def varied_crops(
             ]
             scaled[name] = resize(picture, (shape[0], shape[1]))
         cut = crops(scaled, min(len(scaled), count - len(found)), size, int(rng.integers(2**31)))
-        found += [one[:, ::-1] if rng.random() < 0.5 else one for one in cut]
+        turned = [one[:, ::-1] if rng.random() < 0.5 else one for one in cut]
+        found += [in_another_light(one, rng) if rng.random() < RELIT else one for one in turned]
     return np.stack(found)
+
+
+def in_another_light(picture: Picture, rng: np.random.Generator) -> Picture:
+    """The picture with another saturation, contrast and brightness; what leaves [0, 255] is cut off."""
+    gray = picture.mean(axis=2, keepdims=True)
+    colored = gray + (picture - gray) * rng.uniform(*SATURATION)
+    middle = colored.mean()
+    lit = middle + (colored - middle) * rng.uniform(*CONTRAST) + rng.uniform(*BRIGHTNESS)
+    return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
 
 
 def as_inputs(

@@ -26,7 +26,7 @@ from benchmarks.speed import error
 
 MACS, CROPS = "0.20", 66
 #: What recovery looks at: crops of photographs and their side; and how it learns from them.
-TAUGHT, SIDE, BATCH, STEPS, RATE = 6000, 160, 8, 4000, "1.2e-3"
+TAUGHT, SIDE, BATCH, STEPS, RATE = 12000, 160, 4, 9000, "1e-3"
 #: Largest share of the error that may be left.
 LEFT = 0.5
 

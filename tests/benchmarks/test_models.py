@@ -12,7 +12,7 @@ import pytest
 from benchmarks.hed import BLOCKS, bilinear_kernel, prototxt
 from benchmarks.models import model, models
 from benchmarks.packages import DebianPackage, FetchError, Package, cached
-from benchmarks.photographs import as_inputs, crops, photographs, varied_crops
+from benchmarks.photographs import as_inputs, crops, in_another_light, photographs, varied_crops
 
 from benchmarks import packages
 
@@ -99,12 +99,31 @@ def test_varied_crops_are_of_every_picture_of_many_scales_and_mirrored():
     cut = varied_crops(pictures, 60, (40, 30), seed=2)
     assert cut.shape == (60, 40, 30, 3)
     np.testing.assert_array_equal(cut, varied_crops(pictures, 60, (40, 30), seed=2))
-    ramps = cut[(cut != 200).any(axis=(1, 2, 3))].astype(int)
-    assert len(ramps) == 30
+    plain = np.ptp(cut, axis=(1, 2, 3)) == 0
+    assert plain.sum() == 30
+    assert 12 < (cut[plain] == 200).all(axis=(1, 2, 3)).sum() < 24  # the others are in another light
+    ramps = cut[~plain].astype(int)
     slopes = (ramps[:, 0, -1, 0] - ramps[:, 0, 0, 0]) / 29  # of a picture reduced by f it is 1 / f
     assert 5 < (slopes < 0).sum() < 25
     assert np.abs(slopes).min() < 0.95
-    assert np.abs(slopes).max() > 1.3
+    assert np.abs(slopes).max() > 1.5
+
+
+def test_another_light_changes_color_contrast_and_brightness():
+    rng = np.random.default_rng(0)
+    gray = np.repeat(rng.integers(80, 120, (20, 30, 1), np.uint8), 3, axis=2)
+    tinted = gray.copy()
+    tinted[..., 0] += 60
+    for _ in range(8):
+        lit = in_another_light(gray, rng).astype(float)
+        assert np.ptp(lit, axis=2).max() == 0  # what is gray stays gray
+        assert 0.6 < lit.std() / gray.std() < 1.4
+    means = [in_another_light(gray, rng).mean() - gray.mean() for _ in range(40)]
+    assert -31 < min(means) < -15
+    assert 15 < max(means) < 31
+    tints = [np.ptp(in_another_light(tinted, rng).mean(axis=(0, 1))) / 60 for _ in range(40)]
+    assert min(tints) < 0.6
+    assert max(tints) > 1.4
 
 
 def test_every_archive_is_pinned():

@@ -219,14 +219,20 @@ def test_the_loss_is_that_of_the_steps_before(pair):
     teacher, student = (runner_for(one) for one in (original, decomposed))
     inputs = calibration_inputs(teacher, CalibrationSource(data=samples(16)))
     (batch,), (exam,) = (list(part) for part in split(inputs.batched(14)))
-    energies = {name: wanted.astype(float).var() for name, wanted in teacher.run(batch).items()}
+    answers = {name: wanted.astype(float) for name, wanted in teacher.run(batch).items()}
+
+    def varies(wanted):
+        return wanted.reshape(len(wanted), -1).var(axis=1)
 
     def errors(inputs, name):
-        error = student.run(inputs)[name].astype(float) - teacher.run(inputs)[name]
-        return (error**2).reshape(len(error), -1).mean(axis=1) / energies[name]
+        wanted = teacher.run(inputs)[name].astype(float)
+        error = student.run(inputs)[name] - wanted
+        total = answers[name].var()
+        size = total * (varies(wanted) + 0.1 * total) / (varies(answers[name]).mean() + 0.1 * total)
+        return (error**2).reshape(len(error), -1).mean(axis=1) / size
 
     terms = []
-    for name in energies:
+    for name in answers:
         usual = errors(exam, name).min()  # of two held-out samples the lower one stands in the middle
         terms.append((2 * usual * (np.sqrt(1 + errors(batch, name) / usual) - 1)).mean())
     losses = [loss for _, loss in found.losses]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr, softmax
@@ -15,7 +17,7 @@ from torch import nn  # noqa: E402
 import twofold  # noqa: E402
 from twofold.finetune.parallel import joined  # noqa: E402
 from twofold.recover import RecoverOptions  # noqa: E402
-from twofold.recover.loss import Loss, Scales, divergence, tempered  # noqa: E402
+from twofold.recover.loss import Loss, Scales, Spread, divergence, sizes, tempered  # noqa: E402
 
 
 class Fixed:
@@ -63,7 +65,7 @@ def test_shares_of_0_are_no_obstacle():
 def test_scores_that_differ_by_one_number_name_the_same_classes():
     wanted = scores(0, 7, 4)
     student = Fixed(score=wanted + 2)
-    squares, divergences = Loss(student, {"score": 1.0}).parts({}, {"score": wanted}, ["score"])
+    squares, divergences = Loss(student, {"score": Spread(1.0, 1.0)}).parts({}, {"score": wanted}, ["score"])
     assert squares["score"].tolist() == pytest.approx(7 * [4])
     assert float(divergences["score"]) == pytest.approx(0, abs=1e-6)
 
@@ -79,12 +81,23 @@ def test_errors_far_above_the_usual_one_count_by_their_root():
     assert float(tempered(torch.full((3,), 1e-9), usual=1.0)) == pytest.approx(1e-9, rel=1e-5)
 
 
+def test_samples_are_measured_by_what_they_vary_themselves():
+    wanted = scores(0, 20, 6) * np.geomspace(0.001, 10, 20, dtype=np.float32)[:, None]
+    spread = Spread(float(wanted.var()), float(wanted.var(axis=1).mean()))
+    found = sizes(torch.from_numpy(wanted), spread).numpy()
+    assert found.mean() == pytest.approx(spread.total, rel=1e-5)
+    assert found.min() > 0.09 * spread.total  # a blank picture does not lead
+    np.testing.assert_array_equal(np.argsort(found), np.argsort(wanted.var(axis=1)))
+    single = torch.from_numpy(wanted[:, :1])  # one value does not vary: all alike
+    assert sizes(single, Spread(3.0, 0.0)).tolist() == pytest.approx(20 * [3])
+
+
 def test_one_sample_in_many_does_not_lead():
-    wanted = scores(0, 20, 4)
+    wanted = np.tile(np.float32([-1, 1, -1, 1]), (20, 1))
     found = wanted + 0.1
     found[7] += 100
     usual = Scales({"score": 0.01}, {})
-    loss = Loss(Fixed(score=found), {"score": 1.0})
+    loss = Loss(Fixed(score=found), {"score": Spread(1.0, 1.0)})
     plain = float(loss({}, {"score": wanted}))
     loss.scales = usual
     assert plain > 400
@@ -94,16 +107,21 @@ def test_one_sample_in_many_does_not_lead():
 def test_the_loss_is_the_mean_of_the_outputs_parts():
     wanted = {"score": scores(0, 7, 4), "map": scores(1, 7, 2, 3, 3), "never": np.ones((7, 2), np.float32)}
     found = {"score": scores(2, 7, 4), "map": scores(3, 7, 2, 3, 3), "never": np.zeros((7, 2), np.float32)}
-    energies = {"score": 2.0, "map": 5.0, "never": 0.0}  # what never varies cannot be learned
-    loss = Loss(Fixed(**found), energies)
-    squares = {name: ((found[name] - wanted[name]) ** 2).mean() / energies[name] for name in ("score", "map")}
+    # What never varies cannot be learned.
+    spreads = {"score": Spread(2.0, 1.0), "map": Spread(5.0, 4.0), "never": Spread(0.0, 0.0)}
+    loss = Loss(Fixed(**found), spreads)
+    squares = {}
+    for name in ("score", "map"):
+        own, (total, within) = wanted[name].reshape(7, -1).var(axis=1), astuple(spreads[name])
+        size = total * (own + 0.1 * total) / (within + 0.1 * total)
+        squares[name] = (((found[name] - wanted[name]) ** 2).reshape(7, -1).mean(axis=1) / size).mean()
     assert float(loss({}, wanted)) == pytest.approx((squares["score"] + squares["map"]) / 2, rel=1e-5)
     loss.scales = Scales({}, {"score": 0.3})
     p, logs = softmax(wanted["score"], 1), [log_softmax(one["score"], 1) for one in (wanted, found)]
     nats = (p * (logs[0] - logs[1])).sum() / 7
-    with_classes = (squares["score"] + 0.3 * nats) / 2
+    with_classes = (((found["score"] - wanted["score"]) ** 2).mean() / 2.0 + 0.3 * nats) / 2
     assert float(loss({}, wanted)) == pytest.approx((with_classes + squares["map"]) / 2, rel=1e-5)
-    assert float(Loss(Fixed(**wanted), energies)({}, wanted)) == 0
+    assert float(Loss(Fixed(**wanted), spreads)({}, wanted)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +164,18 @@ def test_both_halves_of_the_loss_weigh_alike_at_the_start(pair):
     with joined("cpu") as world:
         lesson = Lesson(teacher, inputs, world)
     student = TorchStudent(TorchModel(net, x), TorchModel(smaller, x), teacher.outputs, torch.device("cpu"))
-    loss = Loss(student, lesson.energies)
+    loss = Loss(student, lesson.spreads)
     (name,) = teacher.outputs
     (batch,) = inputs.batched(21)
+    answer = teacher.run(batch)
+    spread = lesson.spreads[name]
+    assert spread.total == pytest.approx(answer[name].var(), rel=1e-4)
+    assert spread.within == pytest.approx(answer[name].var(axis=1).mean(), rel=1e-4)
     with torch.no_grad():
-        errors, divergences = loss.parts(batch, teacher.run(batch), [name])
+        (numbers_of, _), (errors, divergences) = (loss.parts(batch, answer, names) for names in ([], [name]))
     numbers = lesson.scales(loss, False)
     assert numbers.weights == {}
-    assert numbers.usual == pytest.approx({name: float(errors[name].median())}, rel=1e-3)
+    assert numbers.usual == pytest.approx({name: float(numbers_of[name].median())}, rel=1e-3)
     classes = lesson.scales(loss, None)
     assert classes.usual == {}  # a doubtful sample counts in full
     ratio = classes.weights[name] * float(divergences[name]) / float(errors[name].mean())

@@ -14,6 +14,22 @@ from ..calibration.runner import Outputs
 from ..compare import are_classes
 from .student import Student
 
+#: What a sample without any variation counts as varying, as a share of what an output varies over all.
+_FAINT = 0.1
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What an output of the original varies per value, as a variance.
+
+    Attributes:
+        total: over all values of all samples.
+        within: over the values of one sample, on the mean.
+    """
+
+    total: float
+    within: float
+
 
 @dataclass(frozen=True)
 class Scales:
@@ -31,12 +47,12 @@ class Scales:
 class Loss(nn.Module):
     """How far a student is from the original, as a module, which is what DistributedDataParallel wraps.
 
-    The mean over the outputs of the squared error, as a share of what each output varies per value. A sample
-    whose error is far above the usual one counts by its root: the errors of single pictures differ a
-    hundredfold, and the few largest would lead every step. Where an output names classes, no sample counts
-    less, since the doubtful ones may change their class, and half of the term is the divergence of the
-    student's shares from the original's: the squared error counts alike where one class is far ahead and
-    where two are level, and only there does the answer change.
+    The mean over the outputs of the squared error, as a share of what each output varies per value in this
+    sample, so that faint pictures are learned, too. A sample whose error is far above the usual one counts by
+    its root: the errors of single pictures differ a hundredfold, and the few largest would lead every step.
+    Where an output names classes, all samples count alike, since the doubtful ones may change their class,
+    and half of the term is the divergence of the student's shares from the original's: the squared error
+    counts alike where one class is far ahead and where two are level, and only there does the answer change.
 
     Law: 0 where the outputs are the original's, more elsewhere.
 
@@ -44,11 +60,11 @@ class Loss(nn.Module):
         scales: what is usual for each output, and what a nat counts; until set, no error is far above.
     """
 
-    def __init__(self, student: Student, energies: Mapping[str, float]) -> None:
-        """A loss for a student; `energies` are what each output varies per value."""
+    def __init__(self, student: Student, spreads: Mapping[str, Spread]) -> None:
+        """A loss for a student; `spreads` are those of the outputs."""
         super().__init__()
         self.trained = nn.ParameterList(student.parameters())
-        self._student, self._energies = student, energies
+        self._student, self._spreads = student, spreads
         self.scales = Scales({}, {})
 
     def forward(self, batch: Batch, answer: Outputs) -> Tensor:
@@ -75,17 +91,28 @@ class Loss(nn.Module):
         wanted = {
             name: torch.from_numpy(np.array(value)).to(found[name])
             for name, value in answer.items()
-            if self._energies[name] > 0
+            if self._spreads[name].total > 0
         }
-        errors = {
-            name: (found[name] - value).square().reshape(len(value), -1).mean(dim=1) / self._energies[name]
-            for name, value in wanted.items()
-        }
+        errors = {}
+        for name, value in wanted.items():
+            lost = (found[name] - value).square().reshape(len(value), -1).mean(dim=1)
+            spread = self._spreads[name]
+            errors[name] = lost / (spread.total if name in classes else sizes(value, spread))
         return errors, {
             name: divergence(value, found[name], shares=are_classes(answer[name], alone=False))
             for name, value in wanted.items()
             if name in classes
         }
+
+
+def sizes(wanted: Tensor, spread: Spread) -> Tensor:
+    """What the squared errors of samples are measured by: how much each varies, (N,).
+
+    Law: over all samples the mean is `spread.total`, and each is at least a small share of it.
+    """
+    own = wanted.reshape(len(wanted), -1).var(dim=1, correction=0)
+    faint = _FAINT * spread.total
+    return spread.total * (own + faint) / (spread.within + faint)
 
 
 def tempered(errors: Tensor, usual: float) -> Tensor:

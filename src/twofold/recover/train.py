@@ -19,7 +19,7 @@ from ..compare import are_classes
 from ..errors import ModelError, option
 from ..finetune.parallel import World
 from ..progress import track
-from .loss import Loss, Scales
+from .loss import Loss, Scales, Spread
 from .options import RecoverOptions
 from .student import Student
 
@@ -52,7 +52,7 @@ class Lesson:
 
     Attributes:
         inputs: the samples.
-        energies: what each output varies per value.
+        spreads: what each output varies.
     """
 
     def __init__(self, teacher: Runner, inputs: Inputs, world: World) -> None:
@@ -70,7 +70,10 @@ class Lesson:
         self._answers = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
         total = OutputError()
         total.add("", self._answers, {name: np.zeros_like(value) for name, value in self._answers.items()})
-        self.energies = total.variances("")
+        self.spreads = {
+            name: Spread(variance, float(np.mean([float(row.var()) for row in self._answers[name]])))
+            for name, variance in total.variances("").items()
+        }
 
     def batches(self, size: int, seed: int, part: range) -> Iterator[tuple[Batch, Outputs]]:
         """Parts of shuffled batches without end: those positions of each."""
@@ -165,7 +168,7 @@ class _Run:
     ) -> None:
         assert options.batch is not None, "Bug: options are not sized"
         self._student, self._lesson, self._exam, self._world = student, lesson, exam, world
-        loss = Loss(student, lesson.energies)
+        loss = Loss(student, lesson.spreads)
         # One process speaks for all, so that they keep the same scales.
         loss.scales = world.gather(exam.scales(loss, options.classes))[0]
         self._loss_of = world.wrapped(loss)
