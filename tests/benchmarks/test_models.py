@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,15 @@ import pytest
 from benchmarks.hed import BLOCKS, bilinear_kernel, prototxt
 from benchmarks.models import model, models
 from benchmarks.packages import DebianPackage, FetchError, Package, cached
-from benchmarks.photographs import as_inputs, crops, in_another_light, photographs, varied_crops
+from benchmarks.photographs import (
+    as_inputs,
+    crops,
+    in_another_light,
+    photographs,
+    varied_crops,
+    webp_pictures,
+)
+from PIL import Image
 
 from benchmarks import packages
 
@@ -124,6 +133,22 @@ def test_another_light_changes_color_contrast_and_brightness():
     tints = [np.ptp(in_another_light(tinted, rng).mean(axis=(0, 1))) / 60 for _ in range(40)]
     assert min(tints) < 0.6
     assert max(tints) > 1.4
+
+
+def test_pictures_are_found_in_files_of_resources(tmp_path):
+    rng = np.random.default_rng(0)
+    colors = [rng.integers(0, 256, (30 + n, 40, 3), np.uint8) for n in range(2)]
+    parts = [b"qres\0RIFF\4\0\0\0WAVE"]
+    for array in (colors[0], np.full((9, 9, 4), 7, np.uint8), colors[1]):  # what is cut out is no photograph
+        file = BytesIO()
+        Image.fromarray(array).save(file, "webp", lossless=True)
+        parts += [len(file.getvalue()).to_bytes(4, "big"), file.getvalue()]
+    path = tmp_path / "animals.rcc"
+    path.write_bytes(b"".join(parts))
+    found = webp_pictures(path)
+    assert list(found) == ["animals-0", "animals-1"]
+    for one, color in zip(found.values(), colors, strict=True):
+        np.testing.assert_array_equal(one, color)
 
 
 def test_every_archive_is_pinned():
