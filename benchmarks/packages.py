@@ -275,13 +275,14 @@ INSIGHTFACE = Package(
                      "mask_white.jpg", "t1.jpg")
     },
 )  # fmt: skip
-_CLASSES = (243, 559, 438, 990, 949, 853, 609, 609, 915, 455, 541, 630, 741, 471, 129, 99, 251, 22, 317, 305)
+# The classes of ImageNet, which are a part of the names.
+_IMAGENET = (243, 559, 438, 990, 949, 853, 609, 609, 915, 455, 541, 630, 741, 471, 129, 99, 251, 22, 317, 305)
 FOOLBOX = Package(
     "foolbox", "3.3.4", "foolbox-3.3.4-py3-none-any.whl",
     "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
     {
         f"foolbox/data/imagenet_{number:02}_{label}.jpg": f"imagenet_{number:02}.jpg"
-        for number, label in enumerate(_CLASSES)
+        for number, label in enumerate(_IMAGENET)
     },
 )  # fmt: skip
 # Photographs, as many people would have them.

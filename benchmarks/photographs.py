@@ -159,12 +159,12 @@ def as_inputs(
     pictures: NDArray[np.uint8] | Sequence[Picture], color: str, mean: Sequence[float], scale: float
 ) -> NDArray[np.float32]:
     """RGB pictures of one size to a net's input (N, 3, H, W)."""
-    stack = np.stack(pictures).astype(np.float32)
-    if color == "bgr":
-        stack = stack[..., ::-1]
-    return np.ascontiguousarray(
-        ((stack - np.asarray(mean, np.float32)) * np.float32(scale)).transpose(0, 3, 1, 2)
-    )
+    height, width, _ = pictures[0].shape
+    inputs = np.empty((len(pictures), 3, height, width), np.float32)
+    for row, picture in zip(inputs, pictures, strict=True):  # one by one: many fill the memory
+        channels = picture[..., ::-1] if color == "bgr" else picture
+        row[...] = ((channels - np.asarray(mean, np.float32)) * np.float32(scale)).transpose(2, 0, 1)
+    return inputs
 
 
 def _cover(picture: Picture, size: tuple[int, int]) -> Picture:

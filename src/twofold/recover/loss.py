@@ -106,9 +106,16 @@ class Loss(nn.Module):
 
 
 def sizes(wanted: Tensor, spread: Spread) -> Tensor:
-    """What the squared errors of samples are measured by: how much each varies, (N,).
+    """What the squared errors of samples are measured by: how much each varies, as a variance.
 
     Law: over all samples the mean is `spread.total`, and each is at least a small share of it.
+
+    Args:
+        wanted: what the original gives, (N, ...).
+        spread: of this output.
+
+    Returns:
+        (N,)
     """
     own = wanted.reshape(len(wanted), -1).var(dim=1, correction=0)
     faint = _FAINT * spread.total
