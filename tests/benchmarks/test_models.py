@@ -135,6 +135,16 @@ def test_another_light_changes_color_contrast_and_brightness():
     assert max(tints) > 1.4
 
 
+def test_inputs_are_pixels_without_the_mean_in_the_nets_order():
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
+    mean = (104.0, 116.7, 122.7)  # of the net's own channels
+    for color, order in (("bgr", [2, 1, 0]), ("rgb", [0, 1, 2])):
+        expected = np.stack([0.5 * (pictures[..., c] - m) for c, m in zip(order, mean, strict=True)], axis=1)
+        found = as_inputs(pictures, color, mean, 0.5)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_pictures_are_found_in_files_of_resources(tmp_path):
     rng = np.random.default_rng(0)
     colors = [rng.integers(0, 256, (30 + n, 40, 3), np.uint8) for n in range(2)]
