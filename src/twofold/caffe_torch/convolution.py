@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -95,9 +96,18 @@ class Deconvolution(_Window):
 
     def _convolve(self, images: Tensor) -> Tensor:
         w = self.window
-        return _TRANSPOSED[self.axes](
-            images, self.weight, self.bias, w.stride, w.pad, 0, self.groups, w.dilation
-        )
+        # On CPUs a transposed convolution in bfloat16, which autocast would choose, takes many times as long.
+        with torch.autocast(images.device.type, enabled=False):
+            return _TRANSPOSED[self.axes](
+                images.to(self.weight.dtype),
+                self.weight,
+                self.bias,
+                w.stride,
+                w.pad,
+                0,
+                self.groups,
+                w.dilation,
+            )
 
 
 @stateless("Im2col")

@@ -66,6 +66,18 @@ def recover(
     qat: Annotated[
         bool, typer.Option("--qat", help="Train the net as it is in int8, and write that form, as ONNX.")
     ] = False,
+    hint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A value inside both nets that is learned, too: a blob or tensor. Several times for more.",
+            show_default=False,
+        ),
+    ] = None,
+    bf16: Annotated[
+        bool,
+        typer.Option("--bf16", help="Compute in bfloat16: faster where the processor has it (AMX, GPUs)."),
+    ] = False,
     device: Device = None,
     no_report: reports.NoReport = False,
     as_json: AsJson = False,
@@ -91,7 +103,8 @@ def recover(
         written = [default_path(targets[0], output)] if qat else targets
         refuse_existing([*written, *(output / name for name in names)])
     options = RecoverOptions(
-        steps=steps, rate=rate, batch=batch, seed=seed, device=device, classes=classes, qat=qat
+        steps=steps, rate=rate, batch=batch, seed=seed, device=device, classes=classes, qat=qat,
+        hints=tuple(hint or ()), bf16=bf16,
     )  # fmt: skip
     plan = None if no_report else reports.plan_beside(second[0], original)
     found = recover_model(original, decomposed, source, options)

@@ -18,7 +18,7 @@ from ..calibrate import CalibrationSource, calibration_inputs, split
 from ..calibration.images import ImageOptions
 from ..calibration.runners import runner_for
 from ..calibration.synthetic import beside
-from ..errors import InputError, MissingExtraError, ModelError
+from ..errors import InputError, MissingExtraError, ModelError, OptionError, option
 from ..formats.base import Model
 from ..formats.modules import with_data
 from ..planning.text import error_text
@@ -132,6 +132,9 @@ def _recover(
     from .train import Lesson, train  # noqa: PLC0415 - an extra
 
     runner = runner_for(original, () if options.qat else source.protect)
+    hints = tuple(name for name in dict.fromkeys(options.hints) if name not in runner.outputs)
+    if hints:
+        runner = _hinting(original, runner.outputs, hints)
     if not options.qat:  # before inputs are read
         student = _float_student(original, decomposed, runner, world)
     inputs = calibration_inputs(runner, source)
@@ -150,7 +153,7 @@ def _recover(
         runner = make_teacher(original, source.protect)
         fitted, held_out = (one.only(runner.inputs) for one in (fitted, held_out))
         student = Int8Student(decomposed, runner, fitted, world.device)
-    lesson, exam = Lesson(runner, fitted, world), Lesson(runner, held_out, world)
+    lesson, exam = (Lesson(runner, part, world, hints) for part in (fitted, held_out))
     course = train(student, lesson, exam, sized, world)
     curve = course.errors
     model, notes = student.finish(held_out)
@@ -158,6 +161,22 @@ def _recover(
         model, curve[0][1], min(error for _, error in curve), curve, fitted.count,
         (*fitted.provenance.notes, *notes), course.losses, world.share.rank,
     )  # fmt: skip
+
+
+def _hinting(original: Model, outputs: tuple[str, ...], hints: tuple[str, ...]) -> Runner:
+    """A teacher that gives hints beside the outputs.
+
+    Raises:
+        OptionError: the original has no value of a hint's name.
+    """
+    if type(original).__name__ == "TorchModel":
+        raise OptionError(
+            "hints are for Caffe and ONNX models; let forward return what a module is to learn, too"
+        )
+    try:
+        return runner_for(original, (*outputs, *hints))
+    except OptionError as error:
+        raise OptionError(f"{option('hints', '--hint')}: {error}") from error
 
 
 def _float_student(original: Model, decomposed: Model, teacher: Runner, world: World) -> Student:

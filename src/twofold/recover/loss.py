@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -38,10 +38,12 @@ class Scales:
     Attributes:
         usual: the squared error that half of the samples keep, of every output that names no classes.
         weights: what a nat of divergence counts, of every output that names classes.
+        hints: what the error of each hint counts, which is no output.
     """
 
     usual: Mapping[str, float]
     weights: Mapping[str, float]
+    hints: Mapping[str, float] = field(default_factory=dict)
 
 
 class Loss(nn.Module):
@@ -53,6 +55,7 @@ class Loss(nn.Module):
     Where an output names classes, all samples count alike, since the doubtful ones may change their class,
     and half of the term is the divergence of the student's shares from the original's: the squared error
     counts alike where one class is far ahead and where two are level, and only there does the answer change.
+    The errors of hints, values inside the net, are added.
 
     Law: 0 where the outputs are the original's, more elsewhere.
 
@@ -60,23 +63,25 @@ class Loss(nn.Module):
         scales: what is usual for each output, and what a nat counts; until set, no error is far above.
     """
 
-    def __init__(self, student: Student, spreads: Mapping[str, Spread]) -> None:
-        """A loss for a student; `spreads` are those of the outputs."""
+    def __init__(self, student: Student, spreads: Mapping[str, Spread], *, bf16: bool = False) -> None:
+        """A loss for a student; `spreads` are those of the outputs, and `bf16` is as in `RecoverOptions`."""
         super().__init__()
         self.trained = nn.ParameterList(student.parameters())
-        self._student, self._spreads = student, spreads
+        self._student, self._spreads, self._bf16 = student, spreads, bf16
         self.scales = Scales({}, {})
 
     def forward(self, batch: Batch, answer: Outputs) -> Tensor:
         """The loss on a batch for which the original gives `answer`."""
-        weights = self.scales.weights
+        weights, hints = self.scales.weights, self.scales.hints
         errors, divergences = self.parts(batch, answer, tuple(weights))
         squares = {name: tempered(error, self.scales.usual.get(name, 0.0)) for name, error in errors.items()}
         terms = [
             0.5 * (square + weights[name] * divergences[name]) if name in divergences else square
             for name, square in squares.items()
+            if name not in hints
         ]
-        return torch.stack(terms).mean()
+        hinted = [weight * squares[name] for name, weight in hints.items() if name in squares]
+        return torch.stack(terms).mean() + sum(hinted)
 
     def parts(
         self, batch: Batch, answer: Outputs, classes: Collection[str]
@@ -87,7 +92,7 @@ class Loss(nn.Module):
             of every output that varies the relative squared error of each sample, (N,); of those that name
             classes the mean divergence.
         """
-        found = self._student.outputs(batch)
+        found = self._found(batch)
         wanted = {
             name: torch.from_numpy(np.array(value)).to(found[name])
             for name, value in answer.items()
@@ -103,6 +108,13 @@ class Loss(nn.Module):
             for name, value in wanted.items()
             if name in classes
         }
+
+    def _found(self, batch: Batch) -> dict[str, Tensor]:
+        if not self._bf16:
+            return self._student.outputs(batch)
+        with torch.autocast(self.trained[0].device.type, torch.bfloat16):
+            found = self._student.outputs(batch)
+        return {name: value.float() for name, value in found.items()}
 
 
 def sizes(wanted: Tensor, spread: Spread) -> Tensor:

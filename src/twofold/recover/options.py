@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from ..calibration.inputs import Inputs
-from ..errors import OptionError
+from ..errors import OptionError, option
 
 #: Values of one step's inputs: two pictures of 3 x 320 x 320, with their activations and gradients.
 _BATCH_VALUES = 2 * 3 * 320 * 320
@@ -32,6 +32,11 @@ class RecoverOptions:
         classes: whether outputs name classes, a score or share for each; the student then learns to name the
             same ones, too. None for those whose shape or shares say so, as in `compare`.
         qat: train with fake quantization and give the int8 form; all its layers and ranges are trained.
+        hints: values inside the net that are learned, too, by the names of blobs or tensors that both models
+            have; of Caffe and ONNX models. Errors are measured at the outputs alone.
+        bf16: convolve and multiply matrices in bfloat16 while training; weights, the loss and the held-out
+            errors stay in float32. About twice as fast where the processor has it in hardware (AMX, GPUs
+            since Ampere), slower elsewhere.
     """
 
     steps: int | None = None
@@ -42,12 +47,19 @@ class RecoverOptions:
     device: str | None = None
     classes: bool | None = None
     qat: bool = False
+    hints: tuple[str, ...] = ()
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         if min(one for one in (self.steps, self.batch, self.checks) if one is not None) < 1:
             raise OptionError(f"steps, batch and checks are 1 or more, got {self}")
         if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
             raise OptionError(f"the rate is a positive number, got {self.rate}")
+        if self.qat and (self.bf16 or self.hints):
+            other = option("bf16=True", "--bf16") if self.bf16 else option("hints", "--hint")
+            raise OptionError(
+                f"{option('qat=True', '--qat')} does not go with {other}; leave one of them out"
+            )
 
     def sized(self, inputs: Inputs, processes: int) -> RecoverOptions:
         """With steps and batch: few of large samples, or many of small ones.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +52,19 @@ class Lesson:
 
     Attributes:
         inputs: the samples.
-        spreads: what each output varies.
+        spreads: what each output varies, and each hint.
     """
 
-    def __init__(self, teacher: Runner, inputs: Inputs, world: World) -> None:
-        """Ask the original; each process asks for a part, and gets to know all."""
-        self.inputs = inputs
+    def __init__(self, teacher: Runner, inputs: Inputs, world: World, hints: Collection[str] = ()) -> None:
+        """Ask the original; each process asks for a part, and gets to know all.
+
+        Args:
+            teacher: the original.
+            inputs: the samples.
+            world: the processes.
+            hints: those of the teacher's outputs whose errors are learned from, but not measured.
+        """
+        self.inputs, self._hints = inputs, tuple(hints)
         own = list(inputs)[world.share.rank :: world.share.size]
         shares = world.gather([dict(teacher.run(batch)) for batch in track(own, "asking the original")])
         answers = [shares[number % len(shares)][number // len(shares)] for number in range(len(inputs))]
@@ -67,7 +74,10 @@ class Lesson:
                     f"output {name!r} has {len(value)} rows for a batch of {inputs.batch} samples, so it "
                     f"cannot be told which are whose; take them one by one ({option('batch=1', '--batch 1')})"
                 )
-        self._answers = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
+        # One after the other, and each thrown away: hints are large.
+        self._answers = {
+            name: np.concatenate([one.pop(name) for one in answers]) for name in tuple(answers[0])
+        }
         total = OutputError()
         total.add("", self._answers, {name: np.zeros_like(value) for name, value in self._answers.items()})
         self.spreads = {
@@ -99,11 +109,21 @@ class Lesson:
         with torch.no_grad():
             for batch, answer in self._once():
                 found = student.outputs(batch)
-                measure.add("", answer, {name: value.cpu().numpy() for name, value in found.items()})
+                measure.add(
+                    "",
+                    {name: answer[name] for name in self._graded},
+                    {name: found[name].cpu().numpy() for name in self._graded},
+                )
         return measure.error("")
+
+    @property
+    def _graded(self) -> list[str]:
+        return [name for name in self._answers if name not in self._hints]
 
     def scales(self, loss: Loss, wish: bool | None) -> Scales:
         """By what the parts of a loss are measured; a nat counts so that both halves weigh alike now.
+
+        So does each hint: its usual error counts as much as that of an output, or less where it is smaller.
 
         Args:
             loss: of the student as it is.
@@ -111,8 +131,9 @@ class Lesson:
         """
         names = [
             name
-            for name, value in self._answers.items()
-            if wish is not False and are_classes(value, alone=wish is True or len(self._answers) == 1)
+            for name in self._graded
+            if wish is not False
+            and are_classes(self._answers[name], alone=wish is True or len(self._graded) == 1)
         ]
         errors: dict[str, list[Tensor]] = {}
         nats = dict.fromkeys(names, 0.0)
@@ -126,7 +147,13 @@ class Lesson:
         known = {name: torch.cat(parts) for name, parts in errors.items()}
         weights = {name: float(known[name].sum()) / nats[name] for name in names if nats[name] > 0}
         usual = {name: float(error.median()) for name, error in known.items() if name not in weights}
-        return Scales(usual, weights)
+        output = np.mean([float(known[name].median()) for name in self._graded if name in known])
+        hints = {
+            name: float(output / max(usual[name], output)) if output else 0.0
+            for name in self._hints
+            if name in usual
+        }
+        return Scales(usual, weights, hints)
 
     def _once(self) -> Iterator[tuple[Batch, Outputs]]:
         for start in range(0, self.inputs.count, self.inputs.batch):
@@ -168,7 +195,7 @@ class _Run:
     ) -> None:
         assert options.batch is not None, "Bug: options are not sized"
         self._student, self._lesson, self._exam, self._world = student, lesson, exam, world
-        loss = Loss(student, lesson.spreads)
+        loss = Loss(student, lesson.spreads, bf16=options.bf16)
         # One process speaks for all, so that they keep the same scales.
         loss.scales = world.gather(exam.scales(loss, options.classes))[0]
         self._loss_of = world.wrapped(loss)
