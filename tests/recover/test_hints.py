@@ -87,6 +87,20 @@ def test_a_hint_counts_as_much_as_an_output_at_the_start_or_less(output, hint, t
     assert total == pytest.approx(parts[output] + weight * parts[hint], rel=1e-3)
 
 
+def test_no_more_than_a_batch_is_computed_with_at_once(tmp_path, monkeypatch):
+    """Hints of thousands of samples fill the memory already as they are."""
+    original, _, hint = caffe(tmp_path)
+    teacher = runner_for(original, ("out", hint))
+    rows = []
+    add = OutputError.add
+    monkeypatch.setattr(
+        OutputError, "add", lambda self, key, a, b: rows.append(len(a["out"])) or add(self, key, a, b)
+    )
+    with joined("cpu") as world:
+        Lesson(teacher, from_arrays(samples(20), teacher.inputs).batched(8), world, [hint])
+    assert rows == [8, 8, 4]
+
+
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     _, smaller, hint = caffe(tmp_path)

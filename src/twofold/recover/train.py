@@ -79,7 +79,8 @@ class Lesson:
             name: np.concatenate([one.pop(name) for one in answers]) for name in tuple(answers[0])
         }
         total = OutputError()
-        total.add("", self._answers, {name: np.zeros_like(value) for name, value in self._answers.items()})
+        for _, answer in self._once():  # in parts: it computes in float64
+            total.add("", answer, {name: np.zeros_like(value) for name, value in answer.items()})
         self.spreads = {
             name: Spread(variance, float(np.mean([float(row.var()) for row in self._answers[name]])))
             for name, variance in total.variances("").items()
