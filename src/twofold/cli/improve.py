@@ -66,6 +66,14 @@ def recover(
     qat: Annotated[
         bool, typer.Option("--qat", help="Train the net as it is in int8, and write that form, as ONNX.")
     ] = False,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="What another recovery made of the same net: begin with the mean. Several times for more.",
+            show_default=False,
+        ),
+    ] = None,
     hint: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,6 +105,7 @@ def recover(
     first, second = grouped(models)
     shapes = inputs.shapes(input)
     original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
+    others = [load(path, inputs=shapes) for path in also or ()]
     if not force:
         names = () if no_report else reports.FILES
         targets = decomposed.targets(output)
@@ -107,7 +116,7 @@ def recover(
         hints=tuple(hint or ()), bf16=bf16,
     )  # fmt: skip
     plan = None if no_report else reports.plan_beside(second[0], original)
-    found = recover_model(original, decomposed, source, options)
+    found = recover_model(original, decomposed, source, options, also=others)
     if found.rank:
         return
     more = {} if no_report else reports.recovered_files(found, original, plan)

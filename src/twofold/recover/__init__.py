@@ -78,6 +78,7 @@ def recover(
     image_options: ImageOptions | None = None,
     data: Any = None,
     example_inputs: Any = None,
+    also: Iterable[Any] = (),
 ) -> Recovery:
     """Train the factors of a decomposed model to give what the original gives.
 
@@ -93,6 +94,8 @@ def recover(
         image_options: as in `decompose`.
         data: the inputs, as in `decompose`, instead of a source.
         example_inputs: of modules, as in `decompose`.
+        also: what other recoveries made of the same decomposed model; the training begins with the mean of
+            the weights, whose error is often smaller than that of each.
 
     Raises:
         ModelError: the models do not belong together, or cannot be trained.
@@ -109,11 +112,13 @@ def recover(
         True
     """
     source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
-    (original, decomposed), data = with_data((original, decomposed), example_inputs, source.data)
-    if type(original) is not type(decomposed) or type(original).__name__ not in _STUDENTS:
-        kinds = " and ".join(type(model).__name__ for model in (original, decomposed))
-        raise ModelError(f"two models of one format are needed, got {kinds}")
+    (original, *students), data = with_data((original, decomposed, *also), example_inputs, source.data)
+    if {type(one) for one in students} != {type(original)} or type(original).__name__ not in _STUDENTS:
+        kinds = " and ".join(dict.fromkeys(type(model).__name__ for model in (original, *students)))
+        raise ModelError(f"models of one format are needed, got {kinds}")
     options = options or RecoverOptions()
+    if options.qat and len(students) > 1:
+        raise OptionError(f"{option('also')} does not go with {option('qat=True', '--qat')}")
     try:
         from ..finetune.parallel import joined  # noqa: PLC0415 - an extra
 
@@ -123,11 +128,11 @@ def recover(
         raise MissingExtraError("recovery", package, "torch") from error
     with joined(options.device) as world:
         # All that uses the group of processes goes with the call.
-        return _recover(original, decomposed, replace(source, data=data), options, world)
+        return _recover(original, students, replace(source, data=data), options, world)
 
 
 def _recover(
-    original: Model, decomposed: Model, source: CalibrationSource, options: RecoverOptions, world: World
+    original: Model, students: list[Model], source: CalibrationSource, options: RecoverOptions, world: World
 ) -> Recovery:
     from .train import Lesson, train  # noqa: PLC0415 - an extra
 
@@ -136,7 +141,7 @@ def _recover(
     if hints:
         runner = _hinting(original, runner.outputs, hints)
     if not options.qat:  # before inputs are read
-        student = _float_student(original, decomposed, runner, world)
+        student = _mean(*(_float_student(original, one, runner, world) for one in students))
     inputs = calibration_inputs(runner, source)
     if inputs.count < 2:
         raise InputError(f"recovery needs at least 2 inputs, got {inputs.count}")
@@ -152,7 +157,7 @@ def _recover(
 
         runner = make_teacher(original, source.protect)
         fitted, held_out = (one.only(runner.inputs) for one in (fitted, held_out))
-        student = Int8Student(decomposed, runner, fitted, world.device)
+        student = Int8Student(students[0], runner, fitted, world.device)
     lesson, exam = (Lesson(runner, part, world, hints) for part in (fitted, held_out))
     course = train(student, lesson, exam, sized, world)
     curve = course.errors
@@ -177,6 +182,26 @@ def _hinting(original: Model, outputs: tuple[str, ...], hints: tuple[str, ...]) 
         return runner_for(original, (*outputs, *hints))
     except OptionError as error:
         raise OptionError(f"{option('hints', '--hint')}: {error}") from error
+
+
+def _mean(first: Student, *others: Student) -> Student:
+    """The first student, with the mean of the weights of all.
+
+    Raises:
+        ModelError: they do not train the same weights.
+
+    Source: Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models", 2022.
+    """
+    weights = [[p.detach() for p in one.parameters()] for one in (first, *others)]
+    shapes = [[tuple(weight.shape) for weight in one] for one in weights]
+    if any(one != shapes[0] for one in shapes):
+        raise ModelError(
+            f"{option('also')} takes what other recoveries made of the same decomposed model, but the shapes "
+            "of the factors differ"
+        )
+    for mean, *rest in zip(*weights, strict=True):
+        mean.add_(sum(rest)).div_(len(weights))
+    return first
 
 
 def _float_student(original: Model, decomposed: Model, teacher: Runner, world: World) -> Student:

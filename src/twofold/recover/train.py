@@ -148,9 +148,10 @@ class Lesson:
         known = {name: torch.cat(parts) for name, parts in errors.items()}
         weights = {name: float(known[name].sum()) / nats[name] for name in names if nats[name] > 0}
         usual = {name: float(error.median()) for name, error in known.items() if name not in weights}
-        output = np.mean([float(known[name].median()) for name in self._graded if name in known])
+        outputs = [float(known[name].median()) for name in self._graded if name in known]
+        output = float(np.mean(outputs)) if outputs else 0.0
         hints = {
-            name: float(output / max(usual[name], output)) if output else 0.0
+            name: output / max(usual[name], output) if output else 0.0
             for name in self._hints
             if name in usual
         }
