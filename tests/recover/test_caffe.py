@@ -142,7 +142,9 @@ def test_what_is_refused(pair, tmp_path):
     with pytest.raises(InputError, match="at least 2 inputs"):
         recover(original, decomposed, CalibrationSource(data=samples(1)))
     with pytest.raises(OptionError):
-        RecoverOptions(steps=0)
+        RecoverOptions(steps=-1)
+    with pytest.raises(OptionError):
+        RecoverOptions(batch=0)
     with pytest.raises(OptionError):
         RecoverOptions(rate=float("nan"))
     other = tmp_path / "other"

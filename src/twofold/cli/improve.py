@@ -31,7 +31,8 @@ def recover(
     ],
     output: Folder,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps of the optimizer. Default: some minutes' worth.")
+        int | None,
+        typer.Option(metavar="N", help="Steps of the optimizer; 0 measures. Default: some minutes' worth."),
     ] = None,
     rate: Annotated[
         float | None,

@@ -158,12 +158,13 @@ def _recover(
         runner = make_teacher(original, source.protect)
         fitted, held_out = (one.only(runner.inputs) for one in (fitted, held_out))
         student = Int8Student(students[0], runner, fitted, world.device)
-    lesson, exam = (Lesson(runner, part, world, hints) for part in (fitted, held_out))
+    exam = Lesson(runner, held_out, world, hints)
+    lesson = Lesson(runner, fitted, world, hints) if sized.steps else exam
     course = train(student, lesson, exam, sized, world)
     curve = course.errors
     model, notes = student.finish(held_out)
     return Recovery(
-        model, curve[0][1], min(error for _, error in curve), curve, fitted.count,
+        model, curve[0][1], min(error for _, error in curve), curve, fitted.count if sized.steps else 0,
         (*fitted.provenance.notes, *notes), course.losses, world.share.rank,
     )  # fmt: skip
 

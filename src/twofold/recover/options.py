@@ -21,7 +21,7 @@ class RecoverOptions:
 
     Attributes:
         steps: steps of the optimizer (SOAP), each on one batch; None for what takes some minutes, which
-            depends on the size of a batch.
+            depends on the size of a batch; 0 measures alone, such as the mean of several recoveries (`also`).
         rate: learning rate, as a share of the root mean square of each weight; it rises over the first steps
             and falls to zero along a cosine. None for the one that helps most in short trials.
         batch: samples per step, of all processes together; None for as many as one step can well hold, which
@@ -51,8 +51,10 @@ class RecoverOptions:
     bf16: bool = False
 
     def __post_init__(self) -> None:
-        if min(one for one in (self.steps, self.batch, self.checks) if one is not None) < 1:
-            raise OptionError(f"steps, batch and checks are 1 or more, got {self}")
+        if min(one for one in (self.batch, self.checks) if one is not None) < 1:
+            raise OptionError(f"batch and checks are 1 or more, got {self}")
+        if self.steps is not None and self.steps < 0:
+            raise OptionError(f"steps are 0 or more, got {self.steps}")
         if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
             raise OptionError(f"the rate is a positive number, got {self.rate}")
         if self.qat and (self.bf16 or self.hints):
@@ -74,5 +76,5 @@ class RecoverOptions:
                 f"a batch of {batch} cannot be shared evenly by {processes} processes; make it a multiple "
                 f"of {processes}, or start another number of processes"
             )
-        steps = self.steps or min(max(_STEPS * _BATCH_VALUES // (batch * values), _STEPS), _MOST_STEPS)
-        return replace(self, steps=steps, batch=batch)
+        steps = min(max(_STEPS * _BATCH_VALUES // (batch * values), _STEPS), _MOST_STEPS)
+        return replace(self, steps=steps if self.steps is None else self.steps, batch=batch)

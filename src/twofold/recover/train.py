@@ -166,6 +166,8 @@ def train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOption
     """Train; gives losses and held-out errors by step and leaves the best weights in the student."""
     run = _Run(student, lesson, exam, options, world)
     assert options.steps is not None, "Bug: options are not sized"
+    if options.steps == 0:
+        return Course(((0, run.before),), ())
     if options.rate is not None:
         return run(options.rate, options.steps, options.checks)
     return run(_rate_that_helps_most(run, student, options.steps), options.steps, options.checks)
@@ -203,7 +205,7 @@ class _Run:
         self._loss_of = world.wrapped(loss)
         self._batch, self._seed = options.batch, options.seed
         self._part = world.share.of(options.batch, "recovery")
-        self._before = float(world.gather(exam.error(student))[0])
+        self.before = float(world.gather(exam.error(student))[0])
 
     def __call__(self, rate: float, steps: int, checks: int) -> Course:
         """Train; leaves the best weights in the student."""
@@ -217,7 +219,7 @@ class _Run:
             max_precondition_dim=_LARGEST_BASIS,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate_of(steps))
-        curve = [(0, self._before)]
+        curve = [(0, self.before)]
         losses = _Losses(self._world, math.ceil(steps / _POINTS))
         best = [p.detach().clone() for p in parameters]
         every = math.ceil(steps / checks)
