@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,8 @@ def recover(
     Raises:
         ModelError: the models do not belong together, or cannot be trained.
         InputError: there are too few inputs.
-        OptionError: there is no such device, or the processes cannot share a batch evenly.
+        OptionError: there is no such device or hint, the processes cannot share a batch evenly, or `also`
+            is given with `qat`.
         MissingExtraError: PyTorch or pytorch-optimizer is not installed.
 
     Examples:
@@ -195,11 +197,13 @@ def _mean(first: Student, *others: Student) -> Student:
     """
     weights = [[p.detach() for p in one.parameters()] for one in (first, *others)]
     shapes = [[tuple(weight.shape) for weight in one] for one in weights]
-    if any(one != shapes[0] for one in shapes):
-        raise ModelError(
-            f"{option('also')} takes what other recoveries made of the same decomposed model, but the shapes "
-            "of the factors differ"
-        )
+    for number, one in enumerate(shapes[1:], 1):
+        if one != shapes[0]:
+            mine, other = next(pair for pair in zip_longest(shapes[0], one) if pair[0] != pair[1])
+            raise ModelError(
+                f"{option('also')} takes what other recoveries made of the same decomposed model, but the "
+                f"shapes of the factors differ: {mine} in the model, {other} in number {number} beside it"
+            )
     for mean, *rest in zip(*weights, strict=True):
         mean.add_(sum(rest)).div_(len(weights))
     return first

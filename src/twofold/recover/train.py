@@ -150,11 +150,7 @@ class Lesson:
         usual = {name: float(error.median()) for name, error in known.items() if name not in weights}
         outputs = [float(known[name].median()) for name in self._graded if name in known]
         output = float(np.mean(outputs)) if outputs else 0.0
-        hints = {
-            name: output / max(usual[name], output) if output else 0.0
-            for name in self._hints
-            if name in usual
-        }
+        hints = {name: output / max(usual.get(name, 0.0), output) if output else 0.0 for name in self._hints}
         return Scales(usual, weights, hints)
 
     def _once(self) -> Iterator[tuple[Batch, Outputs]]:
