@@ -240,9 +240,7 @@ def _checked(net: CaffeNet, names: tuple[str, ...]) -> tuple[str, ...]:
     computed = {top for spec in net.definition.layers if spec.bottoms for top in spec.tops}
     for name in names:
         if name not in computed:
-            raise OptionError(
-                f"the net computes no blob {name!r} to protect; its outputs are {', '.join(net.outputs)}"
-            )
+            raise OptionError(f"the net computes no blob {name!r}; its outputs are {', '.join(net.outputs)}")
     return names
 
 
