@@ -120,13 +120,15 @@ def inputs(name: str, pictures: Mapping[str, Picture], count: int, seed: int) ->
     return np.concatenate([file.sample(cut) for cut in crops(pictures, count, file.size, seed)])
 
 
-def error(name: str, before: Sequence[Path], after: Sequence[Path]) -> float:
-    """Error of the second on photographs that were not used to calibrate."""
+def error(
+    name: str, before: Sequence[Path], after: Sequence[Path], count: int = HELD_OUT, seed: int = 1
+) -> float:
+    """Error of the second on crops of photographs that were not used to calibrate."""
     measure = OutputError()
     reference = runner_for(load(name, before))
     other = runner_for(load(name, after), reference.outputs)
     (entry,) = reference.inputs
-    for sample in inputs(name, photographs().held_out, HELD_OUT, seed=1):
+    for sample in inputs(name, photographs().held_out, count, seed):
         batch = {entry: sample[None]}
         measure.add("", reference.run(batch), other.run(batch))
     return measure.error("")
