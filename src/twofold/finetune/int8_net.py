@@ -15,18 +15,18 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from onnx import ModelProto
 from torch import Tensor
 
 from ..caffe_onnx.net import graph_outputs, value_names
 from ..caffe_torch import CaffeNet, Layer
 from ..caffe_torch.schedule import schedule
 from ..calibration.inputs import Inputs, Provenance
-from ..calibration.measure import OutputError
 from ..conv import Size
 from ..errors import ModelError
 from ..export import Graph, net_to_onnx
 from ..formats.caffe.net import NetDefinition
-from ..int8.agree import refuse_disagreement
+from ..int8.agree import Agreement
 from ..int8.places import find_places, scale_names
 from ..int8.qdq import quantized, session
 from .evaluate import Source
@@ -145,18 +145,17 @@ class Int8Net:
         """The int8 model, with weights and ranges as they are now.
 
         Raises:
-            ModelError: it cannot be made, or gives other outputs in ONNX Runtime than in training.
+            ModelError: it cannot be made, or ONNX Runtime computes it otherwise than training.
         """
         if self._made is None:
             graph = self._graph()
-            plain = self._run()
+            plain = self._run(self._probe)
             if not all(np.isfinite(one).all() for one in plain.values()):
                 raise ModelError(f"what the net gives is not finite, so it has no int8 form; {LOWER_RATE}")
             int8 = quantized(graph.proto, _sample(graph), self._rounding.ranges(), self._places.floats)
             assert set(scale_names(int8)) <= self._places.scales.keys(), "Bug: what is rounded has changed"
-            content = int8.SerializeToString(deterministic=True)
-            self._check(plain, content)
-            self._made = content
+            self._agreement(int8).refuse("train without --qat, and quantize what comes out")
+            self._made = int8.SerializeToString(deterministic=True)
         return self._made
 
     def writer(self) -> Write:
@@ -176,9 +175,9 @@ class Int8Net:
         return net_to_onnx(self._deployed, self._shapes, self.outputs)
 
     @torch.no_grad()
-    def _run(self, *, rounds: bool = False) -> Arrays:
+    def _run(self, batch: Arrays, *, rounds: bool = False) -> Arrays:
         """What the deployed net gives in torch, in float32 or as in training."""
-        there = {name: torch.from_numpy(one.copy()).to(self._device) for name, one in self._probe.items()}
+        there = {name: torch.from_numpy(one.copy()).to(self._device) for name, one in batch.items()}
         net = self._deployed.to(self._device)
         if rounds:
             with self._rounding.within(net):
@@ -188,14 +187,16 @@ class Int8Net:
         self._deployed.cpu()
         return {name: blob.cpu().numpy() for name, blob in blobs.items()}
 
-    def _check(self, plain: Arrays, content: bytes) -> None:
+    def _agreement(self, int8: ModelProto) -> Agreement:
         """Run an int8 model in ONNX Runtime beside the net as it is in training."""
-        trained = self._run(rounds=True)
-        measure = OutputError()
-        measure.add("rounding", trained, plain)
-        measure.add("runtime", trained, Int8Model(content).run(self._probe))
-        remedy = "train without --qat, and quantize what comes out"
-        refuse_disagreement(measure.error("runtime"), measure.error("rounding"), remedy)
+        agreement = Agreement(int8, self.outputs)
+        for row in range(len(next(iter(self._probe.values())))):
+            # One by one: the batch may be fixed.
+            part = {name: one[row : row + 1] for name, one in self._probe.items()}
+            runtime = agreement.run(part)
+            with self._rounding.following(agreement):
+                agreement.compare(self._run(part, rounds=True), runtime)
+        return agreement
 
 
 class Int8Model:

@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from ..caffe_torch import CaffeNet, Layer
 from ..errors import ModelError
+from ..int8.agree import Agreement
 from ..int8.fake import range_observer, range_of, range_quantizer, weight_quantizer
 from ..int8.places import Places
 from ..int8.qdq import Ranges
@@ -60,6 +61,7 @@ class Rounding:
         self._ranges: dict[str, Any] = {}
         self._observers: dict[str, Any] = {}
         self._optimizer: Any = None
+        self._agreement: Agreement | None = None
 
     @contextmanager
     def within(self, net: CaffeNet) -> Iterator[None]:
@@ -83,10 +85,12 @@ class Rounding:
         scale = self._places.values[name]
         if self._observers:
             # Only the value that a scale is made for tells its range.
-            found: Tensor = self._observers[scale](tensor) if scale == name else tensor
-        else:
-            found = self._ranges[scale](tensor)
-        return found
+            return self._observers[scale](tensor) if scale == name else tensor
+        found: Tensor = self._ranges[scale](tensor)
+        if self._agreement is None or name not in self._places.integers:
+            return found
+        where, known = self._places.integers[name], range_of(self._ranges[scale])
+        return self._agreement.follow(where, tensor, found, known)
 
     def weights(self, layer: nn.Module, name: str) -> dict[str, Tensor]:
         """The weight of a layer as it is in int8, by its name in the module; none where it is not rounded."""
@@ -94,6 +98,15 @@ class Rounding:
             return {}
         weight = layer.blob_names[0]
         return {weight: self._weights[name](getattr(layer, weight))}
+
+    @contextmanager
+    def following(self, agreement: Agreement) -> Iterator[None]:
+        """Within the context values are taken down, and go on as the runtime gives them."""
+        self._agreement = agreement
+        try:
+            yield
+        finally:
+            self._agreement = None
 
     # ---- ranges
 

@@ -20,7 +20,7 @@ from ..errors import ModelError
 from .qdq import LAYERS, ROUNDED_OUTPUT, SCALE, prepare, write_int8
 
 #: What gives the values that it gets, in another shape or order.
-_ARRANGING = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
+_ARRANGING = frozenset({"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ class Places:
     Attributes:
         values: known value -> the known value whose range rounds it; itself, unless they share a scale.
         scales: what has a scale in the int8 model -> the known value that it is.
+        integers: known value -> what it is in the int8 model, as integers; only where they have its order.
         weights: name of a layer's node -> axis along which its weight has scales; None for one scale.
         floats: names of nodes that stay in float32.
     """
 
     values: Mapping[str, str]
     scales: Mapping[str, str]
+    integers: Mapping[str, str]
     weights: Mapping[str, int | None]
     floats: frozenset[str]
 
@@ -54,7 +56,7 @@ def find_places(
     Raises:
         ModelError: ONNX Runtime cannot quantize it, or nothing is rounded that training can round.
     """
-    known = _known(proto, values)
+    known, ordered = _known(proto, values), _known(proto, values, _ARRANGING - {"Transpose"})
     floats: frozenset[str] = frozenset()
     with tempfile.TemporaryDirectory(prefix="twofold-qat-") as folder:
         plain, int8 = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
@@ -69,13 +71,18 @@ def find_places(
             floats |= reading.refused
     if not reading.weights:
         raise ModelError("ONNX Runtime's quantizer rounds no layer of the net whose weight can be trained")
-    return Places(reading.values, reading.scales, reading.weights, floats)
+    # A value of its own name before one that stands for it.
+    integers = {ordered[one]: name for one, name in reading.integers.items() if one in ordered}
+    integers |= {one: name for one, name in reading.integers.items() if one in values}
+    return Places(reading.values, reading.scales, integers, reading.weights, floats)
 
 
-def _known(proto: ModelProto, values: Collection[str]) -> dict[str, str]:
+def _known(
+    proto: ModelProto, values: Collection[str], arranging: Collection[str] = _ARRANGING
+) -> dict[str, str]:
     """The values of a model that are known ones, be it in another shape or order."""
     known = {name: name for name in values}
-    nodes = [node for node in proto.graph.node if node.op_type in _ARRANGING]
+    nodes = [node for node in proto.graph.node if node.op_type in arranging]
     for node in nodes:
         before, after = node.input[0], node.output[0]
         if before in known and (node.op_type == "Identity" or after not in known):
@@ -107,6 +114,7 @@ class _Reading:
     Attributes:
         values: see `Places.values`.
         scales: see `Places.scales`.
+        integers: value of the model in float32 -> what it is as integers.
         weights: see `Places.weights`.
         refused: names of nodes around what training cannot round.
     """
@@ -122,6 +130,7 @@ class _Reading:
                 self._readers.setdefault(name, []).append(node)
         self.values: dict[str, str] = {}
         self.scales: dict[str, str] = {}
+        self.integers: dict[str, str] = {}
         self.weights: dict[str, int | None] = {}
         self.refused: set[str] = set()
         for node in int8.graph.node:
@@ -138,6 +147,7 @@ class _Reading:
                 return
         known = self._known[value]
         self.scales[scale] = self._known[scale]
+        self.integers[value] = node.output[0]
         if self.values.setdefault(known, self._known[scale]) != self._known[scale]:
             self.refused |= self._plain.around(value)
 
