@@ -107,6 +107,8 @@ def quantize(
         >>> sorted(quantized.outputs)
         ['prob']
     """
+    from .int8.weights import round_to_outputs  # noqa: PLC0415 - an extra
+
     path = Path(path)
     source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
     (model,), data = with_data((model,), example_inputs, source.data)
@@ -117,11 +119,12 @@ def quantize(
         inputs = fitting(inputs, plain)
         fitted, held_out = split(inputs)
         write_int8(plain, int8, fitted)
+        notes = round_to_outputs(plain, int8, fitted)
         outputs, layers = _errors(plain, int8, held_out)
         content = int8.read_bytes()
         sizes = plain.stat().st_size, len(content)
 
-    notes = (*_remarks(outputs), *inputs.provenance.notes)
+    notes = (*_remarks(outputs), *notes, *inputs.provenance.notes)
     found = Quantized(path, outputs, layers, (fitted.count, held_out.count), sizes, notes)
     files = {path: content, **(extra(found) if extra is not None else {})}
 
