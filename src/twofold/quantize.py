@@ -81,6 +81,8 @@ def quantize(
 ) -> Quantized:
     """Write a model in int8, as ONNX.
 
+    Weights are rounded so that what each layer gives on the inputs changes least, not one by one.
+
     Args:
         model: an ONNX model, or what is exported first: a Caffe model, or a `torch.nn.Module`; or what
             `decompose` or `recover` gives.

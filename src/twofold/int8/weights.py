@@ -130,7 +130,8 @@ def round_columns(weight: Matrix, scale: Matrix, moment: Matrix) -> Matrix:
         return nearest
     order = np.argsort(-seen, kind="stable")
     damped = moment[np.ix_(order, order)] + _DAMPING * seen.mean() * np.eye(len(seen))
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    # M = R R^T with R upper triangular, from the Cholesky factor of M turned around; U = R^-1.
+    upper = np.linalg.inv(np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1])
     left, scales = weight[:, order], scale[:, order]
     numbers = np.empty_like(left)
     for columns in _blocks(left.shape[1]):
