@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from ..caffe_torch import CaffeNet, Layer
 from ..errors import ModelError
-from ..int8.agree import Agreement
+from ..int8.agree import Followed
 from ..int8.fake import range_observer, range_of, range_quantizer, weight_quantizer
 from ..int8.places import Places
 from ..int8.qdq import Ranges
@@ -45,7 +45,7 @@ class Top:
     index: int = 0
 
 
-class Rounding:
+class Rounding(Followed):
     """Rounds values and weights to 8 bits, in any net that has them."""
 
     def __init__(self, places: Places, tops: Mapping[str, Top], device: torch.device) -> None:
@@ -61,7 +61,6 @@ class Rounding:
         self._ranges: dict[str, Any] = {}
         self._observers: dict[str, Any] = {}
         self._optimizer: Any = None
-        self._agreement: Agreement | None = None
 
     @contextmanager
     def within(self, net: CaffeNet) -> Iterator[None]:
@@ -98,15 +97,6 @@ class Rounding:
             return {}
         weight = layer.blob_names[0]
         return {weight: self._weights[name](getattr(layer, weight))}
-
-    @contextmanager
-    def following(self, agreement: Agreement) -> Iterator[None]:
-        """Within the context values are taken down, and go on as the runtime gives them."""
-        self._agreement = agreement
-        try:
-            yield
-        finally:
-            self._agreement = None
 
     # ---- ranges
 

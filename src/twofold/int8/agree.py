@@ -9,7 +9,8 @@ values before it: there only what lies between two steps may differ, be the net 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -159,3 +160,18 @@ class Agreement:
         """
         if (problem := self.problem()) is not None:
             raise ModelError(f"{OTHERWISE}: {problem}; {remedy}")
+
+
+class Followed:
+    """Training that can be compared with the runtime: it says each value to an agreement that it has."""
+
+    _agreement: Agreement | None = None
+
+    @contextmanager
+    def following(self, agreement: Agreement) -> Iterator[None]:
+        """Within the context values are taken down, and go on as the runtime gives them."""
+        self._agreement = agreement
+        try:
+            yield
+        finally:
+            self._agreement = None

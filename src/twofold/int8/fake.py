@@ -9,8 +9,7 @@ Source: Esser et al., "Learned step size quantization", ICLR 2020.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from ..errors import MissingExtraError, ModelError, option
 from ..onnx_torch import OnnxNet
 from ..onnx_torch.registry import Operation, from_array
 from ..progress import quiet
-from .agree import Agreement
+from .agree import Followed
 from .qdq import DEQUANTIZED, QUANTIZED, SCALE, Ranges
 
 
@@ -75,7 +74,7 @@ def range_observer() -> Any:
     )
 
 
-class FakeInt8:
+class FakeInt8(Followed):
     """An int8 model with weights and ranges in float, to be trained.
 
     Attributes:
@@ -101,7 +100,6 @@ class FakeInt8:
             MissingExtraError: torchao is not installed.
         """
         self._device = device
-        self._agreement: Agreement | None = None
         self._floats = {one.name: one for one in plain.graph.initializer}
         self._constants = {one.name: one for one in int8.graph.initializer}
         self.values = _rounded(int8, outputs)
@@ -159,15 +157,6 @@ class FakeInt8:
         """The outputs, by the names of the float model."""
         found = self._net(feed)
         return {name: found[value] for name, value in self.values.items()}
-
-    @contextmanager
-    def following(self, agreement: Agreement) -> Iterator[None]:
-        """Within the context values are taken down, and go on as the runtime gives them."""
-        self._agreement = agreement
-        try:
-            yield
-        finally:
-            self._agreement = None
 
     def trained(self, plain: ModelProto) -> tuple[ModelProto, Ranges]:
         """The float model with the weights as they are now, and all ranges."""
