@@ -33,7 +33,6 @@ _COARSE = {"Softmax": 1.0}
 #: How far outputs may be that are not rounded, as a share of what they vary.
 _OUTPUT = 0.01
 
-
 OTHERWISE = "ONNX Runtime computes the int8 model otherwise than training"
 
 
@@ -132,7 +131,8 @@ class Agreement:
 
     def problem(self) -> str | None:
         """What differs more than rounding explains; None if nothing does."""
-        for name, (scale, zero) in self._others.items():
+        if self._others:
+            name, (scale, zero) = next(iter(self._others.items()))
             there, at = self._ranges[name]
             return (
                 f"value {self._names[name]!r} has scale {there:.9g} and zero point {at}, in training "
