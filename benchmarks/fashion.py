@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--net", action="append", choices=NETS, help="only these nets")
     parser.add_argument("--seeds", type=int, default=3, help="how often training is repeated")
-    parser.add_argument("--int8", action="store_true", help="only what int8 costs: a quarter of the time")
+    parser.add_argument("--int8", action="store_true", help="only what int8 costs")
     options = parser.parse_args(argv)
     training, test = fashion_mnist("train"), fashion_mnist("t10k")
     failed = False

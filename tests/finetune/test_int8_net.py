@@ -175,6 +175,10 @@ def test_the_runtime_computes_what_training_computes(case):
     assert differs.max() < 1.01
     assert (differs > 0.01).mean() <= 0.25
     assert np.abs(plain - trained).max() > 0.25 * step
+    # Each value is looked at before that, and found to be rounded alike.
+    seen = int8._agreement(onnx.load_from_string(content)).differences
+    assert len(seen) == len(int8._places.values)
+    assert max(one.steps for one in seen) < 0.1
 
 
 def test_weights_are_in_int8_where_they_are_rounded_in_training(case):

@@ -133,6 +133,17 @@ def test_the_value_is_named_that_is_computed_otherwise(tmp_path, spoil: Callable
         found.refuse("see what can be done")
 
 
+def test_values_that_are_all_a_little_off_are_told_together(tmp_path):
+    pair = Pair(chain(5), tmp_path)
+    for number in range(5):
+        steps = pair.stored("r2_scale") / pair.stored(f"c{number}b_quantized_scale")
+        bias = pair.stored(f"c{number}b_quantized")
+        pair.store(f"c{number}b_quantized", (bias + np.rint(0.3 * steps)).astype(np.int32))
+    found = pair.agreement()
+    assert all(one.steps < one.allowed for one in found.differences)
+    assert re.match(r"values lie 0\.[1-4][0-9]+ steps in the mean beyond", str(found.problem()))
+
+
 @pytest.mark.parametrize(("name", "other"), [("r2_scale", np.float32(1.001)), ("r2_zero_point", np.int8(1))])
 def test_other_ranges_are_told(tmp_path, name: str, other: np.generic):
     pair = Pair(chain(5), tmp_path)

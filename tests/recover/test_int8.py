@@ -138,6 +138,16 @@ def test_what_runs_otherwise_than_it_would_be_trained_is_refused_before_training
         recover(original, decomposed, CalibrationSource(data=samples(32)), RecoverOptions(steps=1, qat=True))
 
 
+def test_the_command_names_its_own_option(pair, monkeypatch, tmp_path, capsys):
+    breaking(monkeypatch, 1)
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", samples(20))
+    argv = ["recover", "net.prototxt", "net.caffemodel", "out", "-o", "int8", "--data", "x.npy", "--qat"]
+    assert main(argv) == 1
+    assert "recover without --qat, and quantize what comes out" in " ".join(capsys.readouterr().err.split())
+    assert not Path("int8").exists()
+
+
 def test_what_was_trained_is_kept_and_told_when_it_runs_otherwise(pair, monkeypatch, tmp_path):
     """The error told beside it is that of the model in the runtime."""
     original, decomposed = pair

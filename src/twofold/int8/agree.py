@@ -28,7 +28,10 @@ from .qdq import session, with_outputs
 
 #: How far a value may lie beyond where training rounds it: in steps, as a root mean square.
 _ALLOWED = 0.5
-#: The same for what operators give that ONNX Runtime computes in int8 from a table, up to 1.5 steps off.
+#: The same over all values together: what is a little off everywhere is no accident.
+_TOGETHER = 0.1
+#: How far one value may lie that an operator gives which ONNX Runtime computes in int8 from a table, up to
+#: 1.5 steps off.
 _COARSE = {"Softmax": 1.0}
 #: How far outputs may be that are not rounded, as a share of what they vary.
 _OUTPUT = 0.01
@@ -143,6 +146,13 @@ class Agreement:
             return (
                 f"value {most.name!r} lies {most.steps:.3g} steps beyond where training rounds it, "
                 f"{most.allowed:g} is allowed"
+            )
+        fine = [one.steps for one in self.differences if one.allowed == _ALLOWED]
+        together = math.sqrt(sum(steps**2 for steps in fine) / max(len(fine), 1))
+        if most is not None and together > _TOGETHER:
+            return (
+                f"values lie {together:.3g} steps in the mean beyond where training rounds them, "
+                f"{_TOGETHER:g} is allowed, {most.name!r} {most.steps:.3g}"
             )
         error = self._measure.error("")
         if not error <= _OUTPUT:

@@ -27,7 +27,7 @@ from ..calibration.gather import CalibrationOptions, gather
 from ..calibration.inputs import Inputs
 from ..calibration.runners.onnx.runner import OnnxRunner
 from ..conv import ConvLayer, LayerStatistics
-from ..errors import InputError, ModelError
+from ..errors import TwofoldError
 from ..formats.onnx.model import OnnxModel
 from ..progress import track
 from .qdq import QUANTIZED
@@ -68,7 +68,7 @@ def round_to_outputs(plain: Path, int8: Path, inputs: Inputs) -> tuple[str, ...]
             return ()
         options = CalibrationOptions(gradients=False)
         seen = gather(runner, layers, inputs.only(runner.inputs), options).take_layers()
-    except (ModelError, InputError) as error:
+    except TwofoldError as error:
         return (f"weights are rounded one by one, since what layers see is not known: {error}",)
     alone = []
     for layer in track(layers, "rounding weights"):

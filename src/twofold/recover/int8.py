@@ -29,9 +29,6 @@ from ..onnx_torch import UnsupportedError
 from ..planning.text import error_text
 from ..quantize import default_path
 
-#: What can be done where training is not what ONNX Runtime computes.
-_INSTEAD = f"recover without {option('qat=True', '--qat')}, and quantize what comes out"
-
 
 def make_teacher(original: Model, protect: tuple[str, ...]) -> Any:
     """What runs the original as ONNX, whose names its int8 form shares."""
@@ -42,6 +39,11 @@ def _as_model(model: Model) -> OnnxModel:
     if isinstance(model, OnnxModel):
         return model
     return OnnxModel(Path("model.onnx"), as_onnx(model), edited=True)
+
+
+def _instead() -> str:
+    """What can be done where training is not what ONNX Runtime computes."""
+    return f"recover without {option('qat=True', '--qat')}, and quantize what comes out"
 
 
 class Int8Student:
@@ -67,7 +69,7 @@ class Int8Student:
             raise ModelError(
                 f"the int8 form cannot be trained, since no gradients are known of {error}"
             ) from error
-        self._agreement(self._written(), self._inputs).refuse(_INSTEAD)
+        self._agreement(self._written(), self._inputs).refuse(_instead())
 
     def parameters(self) -> list[Tensor]:
         """See `Student.parameters`."""
@@ -91,7 +93,7 @@ class Int8Student:
         notes = [f"in ONNX Runtime the error of the int8 model is {error_text(measure.error(''))}"]
         # What was trained is not thrown away: the error above is of what the user gets.
         if (problem := agreement.problem()) is not None:
-            notes.append(f"{OTHERWISE}: {problem}; {_INSTEAD}")
+            notes.append(f"{OTHERWISE}: {problem}; {_instead()}")
         return OnnxModel(self._path, proto, edited=True), tuple(notes)
 
     def _tensors(self, part: Batch) -> dict[str, Tensor]:
