@@ -73,6 +73,15 @@ def test_a_caffe_net_in_int8_gives_what_the_report_says(files, tmp_path):
     assert found.bytes[1] == path.stat().st_size < 0.5 * found.bytes[0]
 
 
+def test_weights_are_rounded_to_what_layers_see(files, tmp_path, monkeypatch):
+    model, source = twofold.load(*files), CalibrationSource(data=samples(88))
+    found = quantize(model, tmp_path / "net_int8.onnx", source)
+    monkeypatch.setattr("twofold.int8.weights.round_to_outputs", lambda *_: ("one by one",))
+    before = quantize(model, tmp_path / "nearest_int8.onnx", source)
+    assert before.notes[0] == "one by one"
+    assert found.outputs["out"] < 0.95 * before.outputs["out"]
+
+
 def test_an_onnx_net_gives_the_same(files, tmp_path):
     caffe = twofold.load(*files)
     twofold.export(caffe, tmp_path / "net.onnx")

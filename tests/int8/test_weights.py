@@ -49,6 +49,14 @@ def test_no_output_changes_more_than_by_rounding_to_the_nearest(size):
         assert ours.sum() < 0.3 * nearest.sum()
 
 
+def test_the_law_holds_where_little_hangs_together():
+    for seed in range(40):
+        weight, scale = problem(8, 3, seed)
+        seen = moment(3, seed) * (0.2 + 0.8 * np.eye(3))
+        ours = change(round_columns(weight, scale, seen) * scale - weight, seen)
+        assert (ours <= change(np.rint(weight / scale) * scale - weight, seen)).all()
+
+
 def test_nothing_is_better_than_the_nearest_where_inputs_have_nothing_in_common():
     weight, scale = problem(5, 40)
     nearest = np.rint(weight / scale)
@@ -144,6 +152,19 @@ def test_layers_of_every_kind_change_less_on_other_samples(tmp_path, name: str):
     changed = [a.name for a, b in zip(new.graph.initializer, old.graph.initializer, strict=True) if a != b]
     assert changed == ["w_quantized"]
     onnx.checker.check_model(new)
+
+
+def test_what_inputs_are_in_the_mean_counts(tmp_path):
+    operator, shape, sample = LAYERS["fully connected"]
+    plain, int8 = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
+    prepare(net(operator, shape, sample), plain)
+    values = np.random.default_rng(1).normal(size=(64, *sample)) + 20
+    inputs = Inputs({"data": values.astype(np.float32)}, Provenance("arrays")).batched(16)
+    write_int8(plain, int8, inputs)
+    before = error(rounded(plain, int8), plain, inputs)
+    round_to_outputs(plain, int8, inputs)
+    # Of independent inputs with a mean, errors of the sum alone can be undone.
+    assert error(rounded(plain, int8), plain, inputs) < 0.4 * before
 
 
 def test_layers_without_statistics_are_said_and_stay(tmp_path, monkeypatch):

@@ -71,9 +71,7 @@ def find_places(
             floats |= reading.refused
     if not reading.weights:
         raise ModelError("ONNX Runtime's quantizer rounds no layer of the net whose weight can be trained")
-    # A value of its own name before one that stands for it.
     integers = {ordered[one]: name for one, name in reading.integers.items() if one in ordered}
-    integers |= {one: name for one, name in reading.integers.items() if one in values}
     return Places(reading.values, reading.scales, integers, reading.weights, floats)
 
 
