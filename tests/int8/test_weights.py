@@ -49,10 +49,11 @@ def test_no_output_changes_more_than_by_rounding_to_the_nearest(size):
         assert ours.sum() < 0.3 * nearest.sum()
 
 
-def test_the_law_holds_where_little_hangs_together():
+def test_the_law_holds_where_columns_one_after_the_other_are_no_gain():
+    # Without the comparison some rows of these would be worse.
     for seed in range(40):
-        weight, scale = problem(8, 3, seed)
-        seen = moment(3, seed) * (0.2 + 0.8 * np.eye(3))
+        weight, scale = problem(8, 12, seed)
+        seen = moment(12, seed) * (0.7 + 0.3 * np.eye(12))
         ours = change(round_columns(weight, scale, seen) * scale - weight, seen)
         assert (ours <= change(np.rint(weight / scale) * scale - weight, seen)).all()
 
