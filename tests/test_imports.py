@@ -14,7 +14,9 @@ SRC = Path(__file__).parents[1] / "src" / "twofold"
 #: From left to right data flows; a part may import those before it, and itself. Modules of one line of the
 #: list may not import each other.
 FLOW = (
-    ("errors", "progress"),
+    ("errors", "start"),
+    ("terminal", "system"),
+    ("progress",),
     ("kinds",),
     ("conv",),
     ("formats",),

@@ -6,6 +6,11 @@ print(result.plan)
 result.save("out/")
 """
 
+from . import start
+
+start.guard()  # before the imports that take their time
+
+# ruff: noqa: E402
 from .amct import auto_decomposition
 from .apply import apply_plan
 from .calibrate import CalibrationSource

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from .decompose import decompose
 from .errors import OptionError
 from .formats.caffe.model import CaffeModel
+from .system import real
+from .terminal import echo
 
 
 def auto_decomposition(
@@ -30,11 +31,10 @@ def auto_decomposition(
     """
     for new in (new_model_file, new_weights_file):
         for old in (model_file, weights_file):
-            if Path(new).resolve() == Path(old).resolve():
+            if real(new) == real(old):
                 raise OptionError(f"{new} is an input; give another place for the output")
     result = decompose(CaffeModel.load(model_file, weights_file))
     result.model.save(new_model_file, new_weights_file, force=True, check=result.check)
-    encoding = sys.stdout.encoding or "utf-8"
-    print(str(result.plan).encode(encoding, "backslashreplace").decode(encoding))
+    echo(result.plan)
     if not result.plan.choices:
-        print("no convolution was decomposed; the files were copied unchanged")
+        echo("no convolution was decomposed; the files were copied unchanged")

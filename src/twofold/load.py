@@ -10,6 +10,7 @@ from .conv import Size
 from .errors import MissingExtraError, OptionError, PlanError
 from .formats.base import Model
 from .formats.caffe.model import CaffeModel
+from .system import is_dir, is_file, reading
 
 #: Endings of what a Python program makes, and only it can load.
 _PYTHON = (".pt", ".pth", ".py")
@@ -81,7 +82,7 @@ def load(
         ['conv1', 'conv2', 'conv3', 'score']
     """
     path = Path(model)
-    if weights is None and path.is_dir():
+    if weights is None and is_dir(path):
         path, *more = _files_in(path)
         weights = more[0] if more else None
     suffix = path.suffix.lower()
@@ -109,7 +110,7 @@ def grouped(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         if waiting is not None:
             found.append((waiting, path))
             waiting = None
-        elif path.is_dir():
+        elif is_dir(path):
             found.append(_files_in(path))
         elif path.suffix.lower() in (*_suffixes(), *_PYTHON):
             found.append((path,))
@@ -126,14 +127,16 @@ def grouped(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
 
 def _files_in(folder: Path) -> tuple[Path, ...]:
     """The model in a folder: the one file of a known format, or the one prototxt with the one caffemodel."""
-    single = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _suffixes()]
-    texts, weights = (sorted(folder.glob(f"*.{end}")) for end in ("prototxt", "caffemodel"))
+    with reading(folder, "the folder of a model"):
+        names = sorted(folder.iterdir())
+    single = [path for path in names if path.suffix.lower() in _suffixes()]
+    texts, weights = ([path for path in names if path.suffix == end] for end in (".prototxt", ".caffemodel"))
     if len(single) == 1 and not texts:
         return (single[0],)
     if len(texts) == len(weights) == 1 and not single:
         return texts[0], weights[0]
-    names = ", ".join(path.name for path in (*single, *texts, *weights)) or "none"
-    raise OptionError(f"{folder}: holds no single model; name the files themselves (found {names})")
+    found = ", ".join(path.name for path in (*single, *texts, *weights)) or "none"
+    raise OptionError(f"{folder}: holds no single model; name the files themselves (found {found})")
 
 
 def _suffixes() -> set[str]:
@@ -152,7 +155,7 @@ def load_beside(plan: str | Path, names: Iterable[str]) -> Model:
     """
     folder = Path(plan).parent
     files = [folder / name for name in names]
-    missing = [path.name for path in files if not path.is_file()]
+    missing = [path.name for path in files if not is_file(path)]
     if missing or not files:
         raise PlanError(
             f"{plan}: its factors were fitted to inputs, and are read from the decomposed model beside it, "

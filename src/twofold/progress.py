@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
+from .terminal import say, visible
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -44,7 +46,7 @@ class _Lines:
             far = f"{self._done}" if self._total is None else f"{self._done} of {self._total}"
             more = f", {text}" if text else ""
             line = f"{self._description}: {far}{more}, {now - self._begun:.0f} s"
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
 
 def _spoken(items: Iterable[T], lines: _Lines) -> Iterator[T]:
@@ -82,7 +84,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     if shared is None:
         _local.progress = progress
         progress.start()
-    task = progress.add_task(description, total=total)
+    task = progress.add_task(visible(description), total=total)
     try:
         for item in items:
             yield item
@@ -107,7 +109,7 @@ def _new_progress() -> Progress:
     )
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -133,9 +135,10 @@ def meter(description: str, done: int, total: int) -> Iterator[Callable[[str], N
         yield _Lines(description, total, done).advance if LINES.get() else lambda text: None
         return
     with _new_progress() as progress:
+        description = visible(description)
         task = progress.add_task(description, total=total, completed=done)
         _local.progress = progress  # loops inside of a step have lines below
         try:
-            yield lambda text: progress.update(task, advance=1, description=f"{description}, {text}")
+            yield lambda text: progress.update(task, advance=1, description=visible(f"{description}, {text}"))
         finally:
             _local.progress = None

@@ -23,6 +23,7 @@ from .int8.qdq import LAYERS, fitting, prepare, session, with_outputs, write_int
 from .int8.source import as_onnx
 from .planning.text import aligned, count_text, error_text
 from .progress import track
+from .system import real
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -211,4 +212,4 @@ def _layers(plain: bytes, int8: bytes) -> dict[str, tuple[str, str] | None]:
 
 def default_path(model: Path, folder: Path) -> Path:
     """Where the command writes the int8 form of a model."""
-    return folder / f"{model.resolve().stem}_int8.onnx"
+    return folder / f"{real(model).stem}_int8.onnx"

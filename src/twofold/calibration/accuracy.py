@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, OptionError, option
 from ..progress import track
+from ..system import is_dir
 from .images import ImageOptions, load_images
 from .inputs import Batch, Inputs, SampleShape
 from .runner import Outputs
@@ -38,9 +39,9 @@ def top1(folder: str | Path, shapes: Mapping[str, SampleShape], options: ImageOp
         InputError: there are no subfolders, or pictures that cannot be used.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise InputError(f"{folder}: no folder; labelled pictures lie in one subfolder per class")
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    classes = sorted(path for path in folder.iterdir() if is_dir(path))
     if not classes:
         raise InputError(f"{folder}: has no subfolders; labelled pictures lie in one subfolder per class")
     numbered = all(re.fullmatch("[0-9]+", path.name) for path in classes)

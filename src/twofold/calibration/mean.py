@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError, InputError, OptionError
 from ..formats.caffe.blob import WireBlob
 from ..formats.caffe.wire import WireError
+from ..system import is_file
 
 
 def read_mean(source: str | Path) -> tuple[float, ...] | NDArray[np.float32]:
@@ -27,7 +28,7 @@ def read_mean(source: str | Path) -> tuple[float, ...] | NDArray[np.float32]:
         InputError: the file holds no mean.
     """
     path = Path(source)
-    if not path.is_file():
+    if not is_file(path):
         try:
             return tuple(float(value) for value in str(source).split(","))
         except ValueError:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, MissingExtraError
+from ..errors import FormatError, InputError, MissingExtraError
+from ..system import is_dir, is_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,22 +45,22 @@ def find_images(source: str | Path | Iterable[str | Path]) -> list[Path]:
     if not isinstance(source, (str, Path)):
         return [Path(path) for path in source]
     path = Path(source).expanduser()
-    if path.is_dir():
+    if is_dir(path):
         extensions = _extensions()
         found = sorted(
             file
             for file in path.rglob("*")
             if file.suffix.lower() in extensions
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            and file.is_file()
+            and is_file(file)
         )
         if not found:
             raise InputError(f"{path}: no pictures in this folder or below it")
         return found
-    if path.is_file():
+    if is_file(path):
         return _listed(path) if path.suffix.lower() in {".txt", ".lst", ".list"} else [path]
     if glob.has_magic(str(source)):
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if is_file(Path(name)))
         if not found:
             raise InputError(f"{source}: no file fits this pattern")
         return found
@@ -78,7 +79,7 @@ def _listed(path: Path) -> list[Path]:
         named = path.parent / line
         words = line.rsplit(None, 1)
         # A label is dropped only where the whole line is no file: names may hold spaces and end in digits.
-        if not named.is_file() and len(words) == 2 and _is_number(words[1]):
+        if not is_file(named) and len(words) == 2 and _is_number(words[1]):
             named = path.parent / words[0]
         found.append(named)
     if not found:
@@ -114,10 +115,12 @@ def read_pixels(path: Path, color: Color) -> Pixels:
     Raises:
         BadImageError: the file is missing, broken, or no picture of 8 or 16 bits.
     """
-    if not path.is_file():
-        raise BadImageError("no such file")
     try:
+        if not is_file(path):
+            raise BadImageError("no such file")
         content = path.read_bytes()
+    except FormatError as error:
+        raise BadImageError(str(error).removeprefix(f"{path}: ")) from error
     except OSError as error:
         raise BadImageError(_reason(error)) from error
     return decode_pixels(content, color)

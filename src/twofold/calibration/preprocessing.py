@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, OptionError, option
 from ..formats.caffe.fields import Fields
 from ..formats.caffe.net import LayerSpec, NetDefinition
+from ..system import is_file
 from .images import ImageOptions
 from .mean import read_mean
 
@@ -72,7 +73,7 @@ def _size(image_data: Fields) -> tuple[int, int] | None:
 
 def _mean_file(layer: str, name: str, folder: Path) -> NDArray[np.float32]:
     for path in (Path(name), folder / name, folder / Path(name).name):
-        if path.is_file():
+        if is_file(path):
             mean = read_mean(path)
             return np.asarray(mean, np.float32)
     raise InputError(

@@ -17,6 +17,7 @@ from twofold.calibration.gather import Statistics
 from twofold.calibration.statistics import patch_size
 from twofold.conv import ConvLayer, LayerStatistics
 from twofold.errors import FormatError, InputError
+from twofold.system import exists
 
 VERSION = 1
 
@@ -119,7 +120,7 @@ def load_or_gather(
         FormatError: the file holds something else.
         InputError: the file was gathered for another model, or from other inputs.
     """
-    if not path.exists():
+    if not exists(path):
         found = gather(layers)
         save_statistics(path, SavedStatistics(found.layers, {**found.record, "sources": dict(sources)}))
         return found

@@ -9,15 +9,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from io import TextIOWrapper
 from typing import Annotated, cast
 
 import typer
 
 from ..errors import TwofoldError, command_line
 from ..progress import LINES
+from ..start import begun
+from ..system import explain, working_folder
+from ..terminal import echo, ready, say, say_lines
 from .check import compare
-from .common import say
 from .deploy import export, quantize
 from .doctor import doctor
 from .help import Group, usage_text
@@ -55,7 +56,7 @@ _UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"twofold {version('twofold')}")
+        echo(f"twofold {version('twofold')}")
         raise typer.Exit
 
 
@@ -77,11 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            # Names of layers may hold characters that a terminal's encoding lacks.
-            stream.reconfigure(errors="backslashreplace")
+    begun()
+    ready()
     try:
+        working_folder()  # without one libraries end the process, each in its way
         words = list(sys.argv[1:] if argv is None else argv)
         COMMAND.set(("twofold", *words))
         LINES.set(True)
@@ -90,9 +90,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # a pipe that closed, or what completion ends with
         return end.code if isinstance(end.code, int) else 0
     except _UsageError as error:
-        say(usage_text(error))
+        say_lines(usage_text(error))
         return 2
+    except KeyboardInterrupt:  # before a command runs, or behind it
+        say("twofold: interrupted; no file was left half-written")
+        return 130
     except TwofoldError as error:
         say(f"twofold: {error}")
+        return 1
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise  # a bug: whoever reports it needs the traceback
+        say(f"twofold: {line}")
         return 1
     return code if isinstance(code, int) else 0

@@ -12,6 +12,7 @@ import typer
 from ..compare import compare as compare_models
 from ..formats.base import refuse_existing
 from ..load import grouped, load
+from ..terminal import echo
 from . import inputs, times
 from . import report as reports
 from .common import AsJson, Force, Inputs
@@ -63,4 +64,4 @@ def compare(
     sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
     found = replace(found, bytes=(sizes[0], sizes[1]))
     watch.write(found, f"{first[0]} and {second[0]}", force=force)
-    print(json.dumps(asdict(found), indent=2) if as_json else found)
+    echo(json.dumps(asdict(found), indent=2) if as_json else found)

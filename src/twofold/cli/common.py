@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from ..errors import OptionError
 from ..formats.base import Model
 from ..load import load
 from ..result import Result
+from ..terminal import echo, paths_text, say
 from . import inputs
 
 Definition = Annotated[
@@ -53,18 +53,13 @@ def finish(
         say(f"warning: {warning}")
     files = result.save(output, force=force, keep=keep, extra=extra)
     if as_json:
-        print(
+        echo(
             json.dumps(
                 {"plan": json.loads(result.plan.to_json()), "files": [str(path) for path in files]}, indent=2
             )
         )
         return
-    print(result.plan)
+    echo(result.plan)
     if not result.plan.choices:
-        print("\nno convolution was decomposed; the files were copied unchanged")
-    print("\nwritten: " + ", ".join(map(str, files)))
-
-
-def say(text: str) -> None:
-    """Print to stderr, where all goes that is no result."""
-    print(text, file=sys.stderr)
+        echo("\nno convolution was decomposed; the files were copied unchanged")
+    echo("\nwritten: " + paths_text(files))

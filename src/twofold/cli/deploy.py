@@ -13,6 +13,7 @@ from ..export import export as export_model
 from ..formats.base import refuse_existing
 from ..quantize import default_path as quantized_path
 from ..quantize import quantize as quantize_model
+from ..terminal import echo, paths_text
 from . import inputs
 from . import report as reports
 from .common import AsJson, Definition, Folder, Force, Inputs, Weights, load_model
@@ -34,9 +35,9 @@ def export(
         refuse_existing([output])
     model = load_model(definition, weights, input, whole=True)
     found = export_model(model, output, force=force)
-    print(json.dumps({**asdict(found), "path": str(found.path)}, indent=2) if as_json else found)
+    echo(json.dumps({**asdict(found), "path": str(found.path)}, indent=2) if as_json else found)
     if not as_json:
-        print(f"\nwritten: {found.path}")
+        echo(f"\nwritten: {paths_text([found.path])}")
 
 
 def quantize(
@@ -74,6 +75,6 @@ def quantize(
     model = load_model(definition, weights, input, whole=True)
     extra = None if no_report else reports.quantized_files
     found = quantize_model(model, path, source, force=force, extra=extra)
-    print(json.dumps({**asdict(found), "path": str(path)}, indent=2) if as_json else found)
+    echo(json.dumps({**asdict(found), "path": str(path)}, indent=2) if as_json else found)
     if not as_json:
-        print(f"\nwritten: {path}")
+        echo(f"\nwritten: {paths_text([path])}")

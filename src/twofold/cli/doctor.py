@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ..doctor import diagnose
+from ..terminal import echo
 from .common import AsJson
 
 
@@ -14,4 +15,4 @@ def doctor(as_json: AsJson = False) -> None:
     Example: twofold doctor
     """
     found = diagnose()
-    print(json.dumps(found.to_json(), indent=2) if as_json else found)
+    echo(json.dumps(found.to_json(), indent=2) if as_json else found)

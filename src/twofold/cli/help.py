@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from .common import say
+from ..terminal import say
 
 HEAD = """\
 Usage: twofold COMMAND ARGUMENTS [OPTIONS]

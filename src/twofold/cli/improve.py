@@ -13,6 +13,7 @@ from ..load import grouped, load
 from ..quantize import default_path
 from ..recover import RecoverOptions
 from ..recover import recover as recover_model
+from ..terminal import echo, paths_text
 from . import inputs
 from . import report as reports
 from .common import AsJson, Folder, Force, Inputs
@@ -125,10 +126,10 @@ def recover(
     files = found.model.save_to(output, force=force, extra=extra, check=lambda written: None)
     if as_json:
         numbers = {key: value for key, value in vars(found).items() if key not in ("model", "rank")}
-        print(json.dumps({**numbers, "files": [str(path) for path in files]}, indent=2))
+        echo(json.dumps({**numbers, "files": [str(path) for path in files]}, indent=2))
     else:
-        print(found)
-        print("\nwritten: " + ", ".join(map(str, files)))
+        echo(found)
+        echo("\nwritten: " + paths_text(files))
 
 
 def finetune(
@@ -174,6 +175,6 @@ def finetune(
     if outcome.rank == 0:
         if course is not None:
             course.write(outcome)
-        print(json.dumps(outcome.to_json(), indent=2) if as_json else outcome)
+        echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome)
     if outcome.stopped_by is not None:
         raise typer.Exit(128 + outcome.stopped_by)

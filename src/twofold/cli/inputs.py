@@ -20,6 +20,7 @@ from ..calibration.memory import parse_bytes
 from ..calibration.pixels import COLORS, Color
 from ..calibration.synthetic import ValueRange
 from ..errors import OptionError
+from ..system import exists, working_folder
 
 _GROUP = "Calibration"
 
@@ -137,7 +138,7 @@ def source(
 
 def _accuracy(text: str) -> Path | Accuracy:
     """A folder, or a function named MODULE:FUNCTION."""
-    if Path(text).exists() or ":" not in text:
+    if exists(Path(text)) or ":" not in text:
         return Path(text)
     return cast(Accuracy, _function("--accuracy", text))
 
@@ -145,7 +146,7 @@ def _accuracy(text: str) -> Path | Accuracy:
 def _function(option: str, text: str) -> Callable[..., Any]:
     """A function named MODULE:FUNCTION; modules are looked for in the working directory, too."""
     module, _, name = text.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.insert(0, str(working_folder()))
     try:
         found: Callable[..., Any] = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -24,9 +24,10 @@ from ..planning.devices import PRESETS, parse_multiple
 from ..planning.options import DATA_SCHEMES
 from ..planning.reach import check_reach
 from ..result import PLAN_FILE
+from ..terminal import echo, say
 from . import inputs, times
 from . import report as reports
-from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model, say
+from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model
 
 Multiple = Annotated[
     str,
@@ -54,9 +55,9 @@ def inspect(
     model = load_model(definition, weights, input)
     found = inspect_model(model, scheme, parse_multiple(multiple)[0])
     if as_json:
-        print(json.dumps([asdict(layer) for layer in found.layers], indent=2))
+        echo(json.dumps([asdict(layer) for layer in found.layers], indent=2))
     else:
-        print(found)
+        echo(found)
 
 
 def decompose(

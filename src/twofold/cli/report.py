@@ -14,7 +14,9 @@ from ..errors import FormatError, OptionError, OutputError, TwofoldError
 from ..formats.base import Model, commit, refuse_existing
 from ..planning import Plan
 from ..result import PLAN_FILE
-from .common import AsJson, say
+from ..system import exists, is_dir, is_file, real
+from ..terminal import echo, paths_text, say
+from .common import AsJson
 
 T = TypeVar("T")
 
@@ -110,7 +112,7 @@ class Course:
         self._solver, self._folder = solver, prefix.parent
         self._earlier: Training | None = None
         files = [self._folder / name for name in FILES]
-        if resume and files[0].exists():
+        if resume and exists(files[0]):
             self._earlier = self._of_this(files[0])
         elif not force and not snapshots(prefix):  # else the training itself says what can be done
             refuse_existing(files)
@@ -159,7 +161,7 @@ def _scores(tests: Sequence[Test]) -> dict[str, tuple[tuple[int, float], ...]]:
 def plan_beside(definition: Path, original: Model) -> Plan | None:
     """The plan beside a decomposed model, to show its layers; None with a note where it is of another."""
     path = definition.parent / PLAN_FILE
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         plan = Plan.load(path)
@@ -204,9 +206,9 @@ def report(
     from ..report import Report  # noqa: PLC0415 - needs what only a report needs
 
     found = Report.load(source)
-    origin = source / FILES[0] if source.is_dir() else source
+    origin = source / FILES[0] if is_dir(source) else source
     target = output or origin.with_suffix(".html")
-    if target.resolve() == origin.resolve():
+    if real(target) == real(origin):
         raise OptionError(f"{target}: is the report's JSON; name another file for the page")
     page = found.page().encode("utf-8", "replace")
 
@@ -214,4 +216,4 @@ def report(
         stream.write(page)
 
     commit({target: write}, force=output is None)
-    print(json.dumps({"files": [str(target)]}, indent=2) if as_json else f"written: {target}")
+    echo(json.dumps({"files": [str(target)]}, indent=2) if as_json else f"written: {paths_text([target])}")

@@ -19,6 +19,7 @@ from ..lowrank import SCHEMES
 from ..planning import PlanOptions
 from ..planning.devices import PRESETS, parse_multiple
 from ..planning.text import aligned
+from ..terminal import echo, paths_text
 from . import inputs
 from .common import AsJson, Force
 
@@ -58,9 +59,9 @@ def show(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
     _check(runtime)
     tables = [table for table in saved() if runtime in (None, table.setting.runtime)]
     if as_json:
-        print(json.dumps([_as_json(table) for table in tables], indent=2))
+        echo(json.dumps([_as_json(table) for table in tables], indent=2))
         return
-    print("\n\n".join(map(_text, tables)) or f"nothing was measured yet (kept in {cache_folder()})")
+    echo("\n\n".join(map(_text, tables)) or f"nothing was measured yet (kept in {cache_folder()})")
 
 
 @app.command()
@@ -71,7 +72,7 @@ def forget(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
     """
     _check(runtime)
     paths = [str(path) for path in forget_tables(runtime)]
-    print(json.dumps(paths) if as_json else f"removed: {', '.join(paths) or 'nothing was measured yet'}")
+    echo(json.dumps(paths) if as_json else f"removed: {paths_text(paths) or 'nothing was measured yet'}")
 
 
 def _check(runtime: str | None) -> None:
@@ -115,7 +116,7 @@ def export(
     number, _ = parse_multiple(block)
     options = PlanOptions(schemes=tuple(scheme or SCHEMES), only=tuple(only or ()), skip=tuple(skip or ()))
     found = export_models(model, options, output, block=number, kind=format, device=device, force=force)
-    print(json.dumps({**asdict(found), "folder": str(found.folder)}, indent=2) if as_json else found)
+    echo(json.dumps({**asdict(found), "folder": str(found.folder)}, indent=2) if as_json else found)
 
 
 def _as_json(table: Table) -> dict[str, Any]:

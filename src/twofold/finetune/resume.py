@@ -17,6 +17,7 @@ from torch import Tensor
 from ..caffe_torch import CaffeNet
 from ..errors import FormatError
 from ..formats.atomic import recover
+from ..system import is_dir
 
 SUFFIX = ".resume"
 _VERSION = 1
@@ -95,7 +96,7 @@ def snapshots(prefix: Path) -> list[Path]:
 
     The time of writing counts, not the number: an older training of the same name may have got further.
     """
-    if not prefix.parent.is_dir():
+    if not is_dir(prefix.parent):
         return []
     recover(prefix.parent)
     pattern = re.compile(re.escape(prefix.name) + r"_iter_(\d+)\.solverstate(\.h5)?")

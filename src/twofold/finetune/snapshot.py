@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 from ..formats.caffe.blob import WireBlob, new_blob
 from ..formats.caffe.wire import LENGTH, VARINT, WireError, fields, length_field, signed, varint_field
+from ..system import is_file
 
 # SolverState in caffe.proto
 _ITER, _LEARNED_NET, _HISTORY, _CURRENT_STEP = 1, 2, 3, 4
@@ -66,7 +67,7 @@ class Snapshot:
         """
         beside = state.parent / Path(self.learned_net).name
         for path in (Path(self.learned_net), beside):
-            if path.is_file():
+            if is_file(path):
                 return path
         raise FormatError(
             f"{state}: its weights {self.learned_net!r} are neither there nor beside it; put them at {beside}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,8 @@ from ..caffe_torch import CaffeNet
 from ..errors import MissingExtraError, ModelError, OptionError, OutputError
 from ..formats.caffe.caffemodel import read_weights
 from ..formats.caffe.net import NetDefinition
+from ..system import is_file
+from ..terminal import say_lines
 from .data import Batches, Locator, Reader, Request, open_reader
 from .definition import SolverDefinition, read_solver
 from .evaluate import Tester
@@ -80,7 +81,7 @@ def train(
     with joined(options.device) as world:
         # All that uses the group of processes goes with the call.
         return _train(
-            solver, given, options, rows, world, (report or _to_stderr) if world.first else _to_nobody
+            solver, given, options, rows, world, (report or say_lines) if world.first else _to_nobody
         )
 
 
@@ -134,7 +135,7 @@ def _begin(
     notes = []
     if state is None:
         notes = _load(net, [*_named(file.definition, file.locate), *weights])
-    elif not beside(state).is_file():
+    elif not is_file(beside(state)):
         notes = [f"{state} has no .resume file beside it, so data and random numbers begin anew"]
     solver = Solver(net, file.definition, world.loss_of(net))
     if state is not None:
@@ -164,7 +165,7 @@ def _progress(state: Path | None, definition: SolverDefinition, world: World) ->
     Raises:
         FormatError: the file cannot be read.
     """
-    if state is not None and beside(state).is_file():
+    if state is not None and is_file(beside(state)):
         return read_progress(beside(state))
     seed = definition.random_seed if definition.random_seed >= 0 else secrets.randbits(31)
     return Progress(int(world.gather(seed)[0]))
@@ -181,7 +182,7 @@ def _refuse_other_kind(progress: Progress, state: Path | None, options: TrainOpt
             f"{world.share.size} processes cannot train in int8 (--qat): each would see ranges of its own; "
             "start one process, or recover --qat, which can"
         )
-    if state is not None and beside(state).is_file() and options.qat != bool(progress.int8):
+    if state is not None and is_file(beside(state)) and options.qat != bool(progress.int8):
         this, other = ("", "out") if progress.int8 else ("out", "")
         raise OptionError(
             f"{state} is of a training with{this} --qat; resume it with{this} --qat, or begin one "
@@ -308,10 +309,6 @@ def _some(names: Iterable[str], most: int = 5) -> str:
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(map(repr, listed[:most])) + more
-
-
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _to_nobody(text: str) -> None:

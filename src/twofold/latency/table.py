@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from ..errors import FormatError, OutputError
 from ..formats.base import commit
+from ..system import exists
 from .clock import Time
 from .runtimes import Runtime
 
@@ -83,7 +84,7 @@ def load(setting: Setting) -> Table:
         FormatError: its file is damaged.
     """
     path = path_of(setting)
-    return read(path) if path.exists() else Table(setting)
+    return read(path) if exists(path) else Table(setting)
 
 
 def read(path: Path) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from twofold.conv import ConvGeometry, Size
+from twofold.terminal import visible
 
 
 def ranks_text(ranks: Size) -> str:
@@ -62,6 +63,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
 
     A row may be shorter than the first; its last cell then runs on without widening its column.
     """
+    rows = [tuple(map(visible, row)) for row in rows]  # a name with a line end would break the table
     columns = len(rows[0])
     widths = [
         max(len(row[i]) for row in rows if i < len(row) - 1 or (len(row) == columns and i < len(row)))

@@ -19,6 +19,7 @@ from ..planning.codec import plan_from_json
 from ..planning.plan import Plan, tool_version
 from ..planning.tradeoff import Outlook
 from ..quantize import Quantized
+from ..system import is_dir
 from .codec import from_plain, to_plain
 
 #: Version of the layout; files of a later one are refused.
@@ -232,7 +233,7 @@ class Report:
             FormatError: there is none.
         """
         path = Path(path)
-        path = path / JSON_FILE if path.is_dir() else path
+        path = path / JSON_FILE if is_dir(path) else path
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except OSError as error:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...calibration.pixels import Color
 from ...errors import InputError, MissingExtraError
+from ...system import is_dir, is_file, real
 from .datum import Datum
 from .reader import Array, Items
 from .registry import Request, reads
@@ -27,7 +28,7 @@ class _Environment:
             raise MissingExtraError("reading LMDB", "lmdb", "caffe-train") from error
         self.error = lmdb.Error
         try:
-            self.opened = lmdb.open(str(path), readonly=True, lock=False, subdir=path.is_dir())
+            self.opened = lmdb.open(str(path), readonly=True, lock=False, subdir=is_dir(path))
         except lmdb.Error as error:
             raise InputError(f"{where}: its source {path} cannot be read as LMDB: {error}") from error
 
@@ -40,7 +41,7 @@ class _Records:
 
     def __init__(self, path: Path, where: str) -> None:
         self.path, self._where, self._at = path, where, -1
-        key = path.resolve()
+        key = real(path)
         self._environment = _OPEN.get(key) or _Environment(path, where)
         _OPEN[key] = self._environment
         self.count = int(self._environment.opened.stat()["entries"])
@@ -71,7 +72,7 @@ class DatabaseItems(Items):
         self.batch_size, self.skip = param.integer("batch_size"), param.integer("rand_skip")
         self._label = request.label
         path = request.locate(param.text("source"), f"{request.label}: its source")
-        if param.text("backend") == "LEVELDB" and not (path / "data.mdb").is_file():
+        if param.text("backend") == "LEVELDB" and not is_file(path / "data.mdb"):
             raise InputError(
                 f"{request.label}: its source {path} is a LevelDB, which is not read; write the images as "
                 "LMDB (convert_imageset --backend=lmdb) with 'backend: LMDB', or use an ImageData layer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
+from ...system import exists
 
 
 class Locator:
@@ -31,7 +32,7 @@ class Locator:
         """
         beside = self.folder / name
         for path in (Path(name), beside):
-            if name and path.exists():
+            if name and exists(path):
                 if path is beside:
                     self._note(f"{what} {name!r} is not in the working directory; taken from {beside}")
                 return path

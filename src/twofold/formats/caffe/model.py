@@ -13,6 +13,7 @@ import numpy as np
 
 from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
+from ...system import is_dir
 from ..base import commit, digest, recover
 from ..graph import NetGraph
 from .caffemodel import read_weights
@@ -67,7 +68,7 @@ class CaffeModel:
             OptionError: the files are given in the wrong order.
         """
         for path in (prototxt, caffemodel):
-            if path is not None and Path(path).parent.is_dir():
+            if path is not None and is_dir(Path(path).parent):
                 recover(Path(path).parent)
         document = _read_definition(Path(prototxt), caffemodel)
         weights = None if caffemodel is None else read_weights(caffemodel)

@@ -17,6 +17,7 @@ from onnx import ModelProto
 
 from ...conv import ConvLayer, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
+from ...system import is_dir
 from ..base import commit, digest, recover
 from ..graph import NetGraph
 from ..sniff import what_else
@@ -64,7 +65,7 @@ class OnnxModel:
             FormatError: a file is missing or is not what it should be.
         """
         path = Path(path)
-        if path.parent.is_dir():
+        if is_dir(path.parent):
             recover(path.parent)
         proto = _read(path, path)
         return cls(path, proto, external_files(proto, path), dict(inputs or {}))
