@@ -7,6 +7,7 @@ types are registered by name (`emits`); users may add their own.
 # Importing a family registers its layers.
 from . import (  # noqa: F401
     activation,
+    bn,
     convolution,
     data,
     detection,
@@ -14,7 +15,10 @@ from . import (  # noqa: F401
     linear,
     normalization,
     pooling,
+    regions,
+    resize,
     shape,
+    volume,
 )
 from .net import Traced, emit_net, trace
 from .registry import emits, forget, known_types, leave_out

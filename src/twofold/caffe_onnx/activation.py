@@ -13,7 +13,13 @@ def _plain(operator: str, site: Site) -> Value:
     return site.node(operator, site.bottoms[0])
 
 
-for _kind, _operator in {"Sigmoid": "Sigmoid", "TanH": "Tanh", "AbsVal": "Abs", "BNLL": "Softplus"}.items():
+for _kind, _operator in {
+    "Sigmoid": "Sigmoid",
+    "TanH": "Tanh",
+    "AbsVal": "Abs",
+    "BNLL": "Softplus",
+    "HardSwish": "HardSwish",
+}.items():
     emits(_kind)(partial(_plain, _operator))
 
 

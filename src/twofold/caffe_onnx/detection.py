@@ -13,7 +13,8 @@ leave_out(
 )  # fmt: skip
 leave_out(
     "it measures and is no part of inference", "Accuracy", "ContrastiveLoss", "EuclideanLoss", "HingeLoss",
-    "InfogainLoss", "MultiBoxLoss", "MultinomialLogisticLoss", "SigmoidCrossEntropyLoss", "SoftmaxWithLoss",
+    "InfogainLoss", "MultiBoxLoss", "MultinomialLogisticLoss", "SigmoidCrossEntropyLoss", "SmoothL1Loss",
+    "SoftmaxWithLoss",
 )  # fmt: skip
 leave_out("it only swallows or writes its input", "Silence", "HDF5Output")
 

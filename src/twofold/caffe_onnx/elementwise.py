@@ -1,4 +1,4 @@
-"""Layers that combine blobs value by value: Eltwise, Scale, Bias, Axpy."""
+"""Layers that combine blobs value by value: Eltwise, Scale, Bias, Axpy, Mul."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def axpy(site: Site) -> Value:
     """Sums a * x + y with one factor per image and channel."""
     factor = site.reshaped(site.bottoms[0], (*site.shapes[1][:2], *(1,) * (len(site.shapes[1]) - 2)))
     return site.node("Add", site.node("Mul", factor, site.bottoms[1]), site.bottoms[2])
+
+
+@emits("Mul")
+def mul(site: Site) -> Value:
+    """The same operator, with the second bottom or the learned factor."""
+    factor = site.bottoms[1] if len(site.bottoms) > 1 else site.parameter(0)
+    return site.node("Mul", site.bottoms[0], factor)
 
 
 @emits("Scale")

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from ..errors import ModelError
 from ..formats.caffe.fields import axis_of
 from .registry import emits
 from .site import Site, Value
@@ -27,7 +26,7 @@ def cut(site: Site) -> tuple[Value, ...]:
     return site.nodes("Split", (site.bottoms[0], site.integers("sizes", sizes)), len(sizes), axis=axis)
 
 
-@emits("Reshape", "Flatten")
+@emits("Reshape", "Flatten", "Squeeze")
 def reshape(site: Site) -> Value:
     """The same values in another shape."""
     return site.reshaped(site.bottoms[0], site.top_shapes[0])
@@ -47,6 +46,26 @@ def permute(site: Site) -> Value:
     order = site.spec.fields.message("permute_param").integers("order")
     rest = [axis for axis in range(len(site.shapes[0])) if axis not in order]
     return site.node("Transpose", site.bottoms[0], perm=[*order, *rest])
+
+
+@emits("Transpose")
+def transpose(site: Site) -> Value:
+    """Axes in another order."""
+    order = site.spec.fields.message("transpose_param").integers("dim")
+    return site.node("Transpose", site.bottoms[0], perm=order)
+
+
+@emits("Reverse")
+def reverse(site: Site) -> Value:
+    """A slice with a step of -1 along each axis."""
+    given = site.spec.fields.message("reverse_param").integers("axis") or (0,)
+    axes = [axis_of(axis, len(site.shapes[0])) for axis in given]
+    # Behind the first place there is no last one to end at but a number below all.
+    parts = {"starts": -1, "ends": -(2**31), "axes": None, "steps": -1}
+    lists = (
+        site.integers(name, axes if value is None else [value] * len(axes)) for name, value in parts.items()
+    )
+    return site.node("Slice", site.bottoms[0], *lists)
 
 
 @emits("Tile")
@@ -143,16 +162,3 @@ def shuffle_channel(site: Site) -> Value:
     dealt = site.reshaped(site.bottoms[0], (batch, groups, channels // groups, *size))
     order = [0, 2, 1, *range(3, 3 + len(size))]
     return site.reshaped(site.node("Transpose", dealt, perm=order), site.shapes[0])
-
-
-@emits("Upsample")
-def upsample(site: Site) -> Value:
-    """Nearest neighbour: every pixel becomes a square."""
-    if len(site.bottoms) > 1:
-        raise ModelError(f"{site.spec.label}: Upsample with a mask (SegNet) cannot be exported")
-    scale = site.spec.fields.message("upsample_param").integer("scale")
-    times = site.constant("scales", (1, 1, scale, scale))
-    return site.node(
-        "Resize", site.bottoms[0], "", times, coordinate_transformation_mode="asymmetric",
-        mode="nearest", nearest_mode="floor",
-    )  # fmt: skip

@@ -14,6 +14,7 @@ except ImportError:
 # Importing a family registers its layers.
 from . import (  # noqa: F401
     activation,
+    bn,
     convolution,
     data,
     detection,
@@ -23,7 +24,10 @@ from . import (  # noqa: F401
     normalization,
     pooling,
     recurrent,
+    regions,
+    resize,
     shape,
+    volume,
 )
 from .layer import Layer, Setup, Stateless, constant, filler_or
 from .net import CaffeNet, Step

@@ -1,6 +1,7 @@
 """Layers that map every value by itself.
 
-Source: the layers' `.cpp` files in BVLC Caffe 1.0; ReLU6 as in the SSD and MobileNet forks.
+Source: the layers' `.cpp` files in BVLC Caffe 1.0; ReLU6 as in the SSD and MobileNet forks, HardSwish as in
+Synopsys'.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ def relu(spec: LayerSpec) -> Operation:
 def relu6(spec: LayerSpec) -> Operation:
     """min(max(x, 0), 6)."""
     return functional.relu6
+
+
+@stateless("HardSwish")
+def hard_swish(spec: LayerSpec) -> Operation:
+    """The product x * min(max(x + 3, 0), 6) / 6."""
+    return functional.hardswish
 
 
 @stateless("ELU")

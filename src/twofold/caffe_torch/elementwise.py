@@ -1,6 +1,7 @@
-"""Layers that combine blobs value by value: Eltwise, Scale, Bias, Axpy.
+"""Layers that combine blobs value by value: Eltwise, Scale, Bias, Axpy, Mul.
 
-Source: BVLC Caffe 1.0, `eltwise_layer.cpp`, `scale_layer.cpp`, `bias_layer.cpp`; Axpy from SENet's fork.
+Source: BVLC Caffe 1.0, `eltwise_layer.cpp`, `scale_layer.cpp`, `bias_layer.cpp`; Axpy from
+SENet's fork, Mul from Synopsys'.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..errors import ModelError
 from ..formats.caffe.fields import Fields, axis_of
 from ..formats.caffe.net import LayerSpec
 from ..formats.caffe.shapes import Shape
-from .layer import Layer, Operation, Setup, filler_or
+from .layer import Layer, Operation, Setup, constant, filler_or
 from .registry import register, stateless
 
 
@@ -47,6 +48,28 @@ def eltwise(spec: LayerSpec) -> Operation:
 def axpy(spec: LayerSpec) -> Operation:
     """Sums a * x + y with one factor per image and channel: (N, C, 1, 1), (N, C, H, W), (N, C, H, W)."""
     return lambda a, x, y: a.reshape(*x.shape[:2], *(1,) * (x.dim() - 2)) * x + y
+
+
+@register("Mul")
+class Mul(Layer):
+    """The product of two blobs, or of one and a learned factor.
+
+    They are aligned at their last axes; a size of 1 fits any other.
+    """
+
+    factor: Tensor
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.learned = len(setup.spec.bottoms) == 1
+        if self.learned:
+            shape = setup.spec.fields.message("mul_param").integers("mul_shape")
+            # Its one blob has no filler; Caffe leaves it at 0 until weights are loaded.
+            self.add_blob(setup, "factor", shape, constant(0.0))
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Multiply blobs of any shapes that fit."""
+        return bottoms[0] * (self.factor if self.learned else bottoms[1])
 
 
 def _operand_shape(param: Fields, bottom: Shape) -> Shape:

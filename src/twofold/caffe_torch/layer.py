@@ -24,7 +24,11 @@ Tops = Tensor | tuple[Tensor, ...]
 Operation = Callable[..., Tops]
 
 
-class ShapeUnknownError(ModelError):
+class UnsupportedError(ModelError):
+    """A layer that cannot be run, though its type is known; the rest of its net can."""
+
+
+class ShapeUnknownError(UnsupportedError):
     """The shape of a parameter follows from an input of unknown shape, and no weights are there."""
 
 
@@ -114,11 +118,13 @@ class Layer(nn.Module):
         super().__init__()
         self.spec = setup.spec
         self.blob_names: list[str] = []
+        self._statistics: set[int] = set()
 
-    def add_blob(self, setup: Setup, name: str, shape: Shape, filler: Fields) -> None:
-        """Add the next of Caffe's blobs as attribute `name`: a parameter, or a buffer in a `fixed` layer."""
+    def add_blob(self, setup: Setup, name: str, shape: Shape, filler: Fields, *, fixed: bool = False) -> None:
+        """Add the next of Caffe's blobs as attribute `name`: a parameter, or a buffer where it is `fixed`."""
         tensor = setup.initial(len(self.blob_names), shape, filler)
-        if self.fixed:
+        if self.fixed or fixed:
+            self._statistics.add(len(self.blob_names))
             self.register_buffer(name, tensor)
         else:
             rate = self.multiplier(len(self.blob_names), "lr_mult")
@@ -137,7 +143,7 @@ class Layer(nn.Module):
 
     def multiplier(self, index: int, name: str) -> float:
         """`lr_mult` or `decay_mult` of blob `index`."""
-        return 0.0 if self.fixed and name == "lr_mult" else self.param(index).number(name)
+        return 0.0 if index in self._statistics and name == "lr_mult" else self.param(index).number(name)
 
     def share(self, index: int, owner: Layer, owner_index: int) -> None:
         """Use another layer's blob as this layer's blob `index` from now on.

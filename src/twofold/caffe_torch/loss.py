@@ -160,6 +160,27 @@ class EuclideanLoss(Loss):
         return (bottoms[0] - bottoms[1].reshape(bottoms[0].shape)).square().sum() / (2 * bottoms[0].shape[0])
 
 
+@register("SmoothL1Loss")
+class SmoothL1Loss(Loss):
+    """(sigma d)^2 / 2 of differences |d| < 1 / sigma^2, else |d| - 0.5 / sigma^2; their sum over N.
+
+    A third bottom multiplies the differences, a fourth what each adds to the loss.
+    Source: `smooth_L1_loss_layer.cu` of Fast R-CNN and SSD; sigma and the fourth bottom of Faster R-CNN.
+    """
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Two blobs (N, ...) of one shape, and weights of that shape, to a number."""
+        beta = self.spec.fields.message("smooth_l1_loss_param").number("sigma") ** -2
+        difference = bottoms[0] - bottoms[1].reshape(bottoms[0].shape)
+        if len(bottoms) > 2:
+            difference = difference * bottoms[2].reshape(difference.shape)
+        zeros = torch.zeros_like(difference)
+        terms = functional.smooth_l1_loss(difference, zeros, reduction="none", beta=beta)
+        if len(bottoms) > 3:
+            terms = terms * bottoms[3].reshape(terms.shape)
+        return terms.sum() / difference.shape[0]
+
+
 @register("ContrastiveLoss")
 class ContrastiveLoss(Loss):
     """Squared distance of similar pairs, squared lack of distance to the margin of others; over 2 N."""

@@ -19,8 +19,25 @@ from .pooling import average
 from .registry import register, stateless
 
 
+class Normalization(Layer):
+    """A layer that normalises by stored statistics, or by those of the batch.
+
+    Attributes:
+        forced: normalise by the batch's statistics without keeping them; see `batch_statistics`.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.forced = False
+
+    @property
+    def uses_stored(self) -> bool:
+        """Whether it normalises by stored statistics in its phase."""
+        raise NotImplementedError
+
+
 @register("BatchNorm")
-class BatchNorm(Layer):
+class BatchNorm(Normalization):
     """(x - mean) / sqrt(variance + eps) per channel; scale and shift are a Scale layer of their own.
 
     The blobs hold sums over the past that fade by `moving_average_fraction`: mean * f, variance * f and f
@@ -38,20 +55,22 @@ class BatchNorm(Layer):
         self.eps, self.fraction = param.number("eps"), param.number("moving_average_fraction")
         #: True or False where the definition says so, None where the phase decides.
         self.use_stored = param.flag("use_global_stats") if param.has("use_global_stats") else None
-        #: Normalise by the batch's statistics without keeping them; see `batch_statistics`.
-        self.forced = False
         channels = None if bottom is None else (bottom[1] if len(bottom) > 1 else 1,)
         for name, shape in (("mean", channels), ("variance", channels), ("factor", (1,))):
             self.add_blob(setup, name, shape, constant(0))
 
+    @property
+    def uses_stored(self) -> bool:
+        """Whether it normalises by stored statistics in its phase."""
+        return not self.training if self.use_stored is None else self.use_stored
+
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Normalise (N, C, ...)."""
         images = bottoms[0] if bottoms[0].dim() > 1 else bottoms[0].reshape(-1, 1)
-        stored = not self.training if self.use_stored is None else self.use_stored
         count = images.numel() // images.shape[1]
         if self.forced and count > 1:
             result = functional.batch_norm(images, None, None, training=True, eps=self.eps)
-        elif stored or self.forced:
+        elif self.uses_stored or self.forced:
             result = functional.batch_norm(images, *self.statistics(), eps=self.eps)
         else:
             result = self._train(images, count)
@@ -77,13 +96,13 @@ class BatchNorm(Layer):
 
 @contextmanager
 def batch_statistics(net: nn.Module) -> Iterator[None]:
-    """Within the context every BatchNorm of `net` normalises by the batch's own mean and variance.
+    """Within the context every BatchNorm and BN of `net` normalises by the batch's own mean and variance.
 
     The stored statistics stay as they are, and serve where a batch has a single value per channel. Used with
     synthetic inputs: what follows a BatchNorm then has the means and variances of real data, whatever the
     input.
     """
-    layers = [module for module in net.modules() if isinstance(module, BatchNorm)]
+    layers = [module for module in net.modules() if isinstance(module, Normalization)]
     before = [layer.forced for layer in layers]
     for layer in layers:
         layer.forced = True

@@ -20,7 +20,7 @@ from .layer import Layer, Setup, Tops
 from .registry import register
 
 #: Caffe's start value of a maximum, also in float64.
-_LOWEST = torch.finfo(torch.float32).min
+LOWEST = torch.finfo(torch.float32).min
 _SMALLEST = torch.finfo(torch.float32).tiny
 _AXES = ("h", "w")
 
@@ -56,14 +56,14 @@ def maximum(image: Tensor, kernel: Size, stride: Size, pad: Size, out: Size) -> 
     """MAX over windows; padding never wins."""
     if _native(image.shape[2:], kernel, stride, pad, out):
         return functional.max_pool2d(image, kernel, stride, pad, ceil_mode=True)
-    return functional.max_pool2d(_padded(image, kernel, stride, pad, out, _LOWEST), kernel, stride)
+    return functional.max_pool2d(framed(image, kernel, stride, pad, out, LOWEST), kernel, stride)
 
 
 def maximum_and_index(
     image: Tensor, kernel: Size, stride: Size, pad: Size, out: Size
 ) -> tuple[Tensor, Tensor]:
     """MAX, and the place h * W + w of the first maximum of each window; -1 for an empty window."""
-    padded = _padded(image, kernel, stride, pad, out, _LOWEST)
+    padded = framed(image, kernel, stride, pad, out, LOWEST)
     values, index = functional.max_pool2d(padded, kernel, stride, return_indices=True)
     (height, width), wide = image.shape[2:], padded.shape[3]
     row, column = index // wide - pad[0], index % wide - pad[1]
@@ -75,7 +75,7 @@ def average(image: Tensor, kernel: Size, stride: Size, pad: Size, out: Size) -> 
     """Mean over windows; padding counts in the divisor, what lies beyond size + pad does not."""
     if _native(image.shape[2:], kernel, stride, pad, out):
         return functional.avg_pool2d(image, kernel, stride, pad, ceil_mode=True, count_include_pad=True)
-    padded = _padded(image, kernel, stride, pad, out, 0.0)
+    padded = framed(image, kernel, stride, pad, out, 0.0)
     sums = functional.avg_pool2d(padded, kernel, stride, divisor_override=1)
     counts = []
     for size, k, s, p, o in zip(image.shape[2:], kernel, stride, pad, out, strict=True):
@@ -86,7 +86,7 @@ def average(image: Tensor, kernel: Size, stride: Size, pad: Size, out: Size) -> 
 
 def _stochastic(image: Tensor, kernel: Size, stride: Size, out: Size, training: bool) -> Tensor:
     """Of each window a value drawn with probability proportional to it; at test time the expectation."""
-    padded = _padded(image, kernel, stride, (0, 0), out, 0.0)
+    padded = framed(image, kernel, stride, (0, 0), out, 0.0)
     windows = padded.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1]).flatten(4)
     if not training:
         # Caffe starts the sum with FLT_MIN, so that a window of zeros gives 0.
@@ -106,7 +106,7 @@ def _native(size: Size, kernel: Size, stride: Size, pad: Size, out: Size) -> boo
     return True
 
 
-def _padded(image: Tensor, kernel: Size, stride: Size, pad: Size, out: Size, value: float) -> Tensor:
+def framed(image: Tensor, kernel: Size, stride: Size, pad: Size, out: Size, value: float) -> Tensor:
     """The image with a frame of `value`, exactly as large as `out` windows need."""
     frame: list[int] = []
     for n, k, s, p, o in zip(image.shape[2:], kernel, stride, pad, out, strict=True):

@@ -10,13 +10,14 @@ from typing import TypeVar
 from ..errors import ModelError
 from ..formats.caffe.kinds import plain_type, types
 from ..formats.caffe.net import LayerSpec
-from .layer import Layer, Operation, Setup, ShapeUnknownError, Stateless, Unavailable
+from .layer import Layer, Operation, Setup, Stateless, Unavailable, UnsupportedError
 
 Builder = Callable[[Setup], Layer]
 BuilderType = TypeVar("BuilderType", bound=Builder)
 Maker = Callable[[LayerSpec], Operation]
 
 _BUILDERS: dict[str, Builder] = {}
+_REJECTED: dict[str, str] = {}
 _SPELLING: dict[str, str] = {}
 
 _HOW = """\
@@ -59,6 +60,11 @@ def stateless(*types: str) -> Callable[[Maker], Maker]:
     return decorate
 
 
+def reject(why: str, *types: str) -> None:
+    """Say of layer types why they cannot be run; who can run one registers it all the same."""
+    _REJECTED.update(dict.fromkeys(map(_normalised, types), why))
+
+
 def unregister(kind: str) -> None:
     """Forget a layer type, so that it can be registered anew; unknown ones are ignored."""
     _BUILDERS.pop(_normalised(kind), None)
@@ -83,15 +89,16 @@ def build_layer(setup: Setup) -> Layer:
     setup = replace(setup, spec=replace(setup.spec, type=_SPELLING.get(key, setup.spec.type)))
     try:
         return builder(setup)
-    except ShapeUnknownError as error:
+    except UnsupportedError as error:
         return Unavailable(setup, error)
 
 
 def _unknown(spec: LayerSpec) -> ModelError:
     identifier = "".join(part for part in spec.type if part.isalnum()) or "MyLayer"
+    why = _REJECTED.get(_normalised(spec.type)) or f"known are {', '.join(known_types())}"
     return ModelError(
-        f"layer {spec.name!r} has the type {spec.type!r}, which cannot be run; known are "
-        f"{', '.join(known_types())}. To add it:\n" + _HOW.format(type=spec.type, identifier=identifier)
+        f"layer {spec.name!r} has the type {spec.type!r}, which cannot be run; {why}. To add it:\n"
+        + _HOW.format(type=spec.type, identifier=identifier)
     )
 
 

@@ -1,6 +1,7 @@
 """Layers that move values without changing them, and sums over axes.
 
-Source: BVLC Caffe 1.0; Permute from the SSD branch, ShuffleChannel and Upsample from forks.
+Source: BVLC Caffe 1.0; Permute from the SSD branch, ShuffleChannel, Squeeze, Transpose and
+Reverse from forks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
 from ..formats.caffe.fields import axis_of
 from ..formats.caffe.net import LayerSpec
 from .layer import Layer, Operation, Tops
@@ -41,7 +41,7 @@ class Slice(Layer):
         return tuple(torch.split(bottoms[0], sizes, axis))
 
 
-@register("Reshape", "Flatten")
+@register("Reshape", "Flatten", "Squeeze")
 class Reshape(Layer):
     """The same values in another shape."""
 
@@ -63,6 +63,20 @@ def permute(spec: LayerSpec) -> Operation:
     """Axes in another order; those that `order` does not name follow in their own order."""
     order = spec.fields.message("permute_param").integers("order")
     return lambda bottom: bottom.permute(*order, *(a for a in range(bottom.dim()) if a not in order))
+
+
+@stateless("Transpose")
+def transpose(spec: LayerSpec) -> Operation:
+    """Axes in another order, all of which `dim` names."""
+    order = spec.fields.message("transpose_param").integers("dim")
+    return lambda bottom: bottom.permute(*order)
+
+
+@stateless("Reverse")
+def reverse(spec: LayerSpec) -> Operation:
+    """The blob backwards along an axis, or several."""
+    axes = spec.fields.message("reverse_param").integers("axis") or (0,)
+    return lambda bottom: bottom.flip([axis_of(axis, bottom.dim()) for axis in axes])
 
 
 @stateless("Tile")
@@ -175,15 +189,3 @@ def shuffle_channel(spec: LayerSpec) -> Operation:
     """Channels dealt out: those of g groups alternate afterwards."""
     groups = spec.fields.message("shuffle_channel_param").integer("group")
     return lambda x: x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
-
-
-@stateless("Upsample")
-def upsample(spec: LayerSpec) -> Operation:
-    """Nearest neighbour: every pixel becomes a square of `scale` x `scale`."""
-    scale = spec.fields.message("upsample_param").integer("scale")
-    if len(spec.bottoms) > 1:
-        raise ModelError(
-            f"layer {spec.name!r}: Upsample with a mask (SegNet) cannot be run; register an 'Upsample' of "
-            "your own"
-        )
-    return lambda x: x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...caffe_torch import CaffeNet, batch_statistics
 from ...caffe_torch.layer import Unavailable
-from ...caffe_torch.normalization import BatchNorm
+from ...caffe_torch.normalization import Normalization
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, Factors, Size
 from ...errors import InputError, ModelError, OptionError, option, shape_option
@@ -184,7 +184,7 @@ class CaffeRunner:
     @property
     def has_batch_statistics(self) -> bool:
         """See `Runner.has_batch_statistics`."""
-        return any(isinstance(layer, BatchNorm) for layer in self.net.layers)
+        return any(isinstance(layer, Normalization) and layer.uses_stored for layer in self.net.layers)
 
     def batch_statistics(self) -> AbstractContextManager[None]:
         """See `Runner.batch_statistics`."""

@@ -14,6 +14,8 @@ CAFFE = frozenset(
         "Flatten",
         "Reshape",
         "Permute",
+        "Squeeze",
+        "Transpose",
         "Accuracy",
         "SoftmaxWithLoss",
         "SigmoidCrossEntropyLoss",
@@ -21,6 +23,7 @@ CAFFE = frozenset(
         "InfogainLoss",
         "HingeLoss",
         "EuclideanLoss",
+        "SmoothL1Loss",
         "MultiBoxLoss",
         "DetectionEvaluate",
     ]

@@ -40,7 +40,7 @@ MESSAGES: dict[str, dict[str, FieldDef]] = {}
 ENUMS: dict[str, dict[str, int]] = {}
 
 _FIELD = re.compile(
-    r"(?P<number>\d+) (?P<flags>\*p|[*!~])?(?P<kind>\w+) (?P<name>\w+)(?: = (?P<default>\S+))?"
+    r"(?P<number>\d+) (?P<flags>\*p|~?\*|[!~])?(?P<kind>\w+) (?P<name>\w+)(?: = (?P<default>\S+))?"
 )
 _NUMBERS = ("int32", "int64", "uint32")
 
@@ -83,10 +83,10 @@ def _load() -> None:
                 name=match["name"],
                 number=int(match["number"]),
                 kind=kind,
-                repeated=flags.startswith("*"),
+                repeated="*" in flags,
                 required=flags == "!",
                 packed=flags == "*p",
-                fork=flags == "~",
+                fork=flags.startswith("~"),
                 type_name=type_name,
                 default=_default(kind, type_name, match["default"]),
             )

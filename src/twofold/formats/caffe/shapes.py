@@ -1,41 +1,27 @@
 """Shapes of all blobs of a net, from its definition alone.
 
-A registry of rules, one per layer type. A blob behind a layer of an unknown type, or behind a data layer
-whose files are not here, has the shape None; so has everything that follows from it.
+A rule per layer type, registered in `rules`; those of forks are in `fork_shapes`. A blob behind a layer of an
+unknown type, or behind a data layer whose files are not here, has the shape None; so has everything that
+follows from it.
 Source: the `Reshape` methods of BVLC Caffe 1.0 and of the SSD branch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from ...conv import Size
 from ...errors import ModelError
+from . import fork_shapes  # noqa: F401 - registers its rules
 from .fields import Fields, axis_of
 from .kinds import kind_of
 from .net import LayerSpec, NetDefinition
+from .rules import RULES, Rule, Shape, rule
 from .window import window
 
-Shape = Size | None
-#: From a layer and the known shapes of its bottoms to the shapes of its tops.
-Rule = Callable[[LayerSpec, Sequence[Size]], Sequence[Shape]]
-
-RULES: dict[str, Rule] = {}
-
-
-def rule(*types: str) -> Callable[[Rule], Rule]:
-    """Register the shape rule of layer types."""
-
-    def register(function: Rule) -> Rule:
-        for kind in types:
-            if kind in RULES:
-                raise ValueError(f"Bug: {kind} has a shape rule already")
-            RULES[kind] = function
-        return function
-
-    return register
+__all__ = ["RULES", "Rule", "Shape", "infer_shapes", "rule", "rule_of", "walk_shapes"]
 
 
 def rule_of(type_: str) -> Rule | None:
@@ -233,7 +219,9 @@ def _embed(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
 
 @rule("LSTM", "RNN")
 def _recurrent(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
-    return [(*bottoms[0][:2], layer.fields.message("recurrent_param").integer("num_output"))]
+    outputs = layer.fields.message("recurrent_param").integer("num_output")
+    # Behind the outputs of all steps, the states after the last where `expose_hidden` is set.
+    return [(*bottoms[0][:2], outputs), *[(1, bottoms[0][1], outputs)] * (len(layer.tops) - 1)]
 
 
 @rule("LSTMUnit")
@@ -333,12 +321,6 @@ def _argmax(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
         axis = _axis(param.integer("axis"), shape)
         return [(*shape[:axis], k, *shape[axis + 1 :])]
     return [(shape[0], 2 if param.flag("out_max_val") else 1, k, *(1,) * max(0, len(shape) - 3))]
-
-
-@rule("Upsample")
-def _upsample(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
-    scale = layer.fields.message("upsample_param").integer("scale")
-    return [(*bottoms[0][:2], *(dim * scale for dim in bottoms[0][2:]))]
 
 
 @rule("PriorBox")

@@ -56,6 +56,21 @@ V1_TYPES = {
     "WINDOW_DATA": "WindowData",
 }
 
+#: The same for the enums of forks, whose numbers are their own.
+FORK_V1_TYPES = {
+    "BN": "BN",
+    "CONVOLUTION3D": "Convolution3D",
+    "INTERP": "Interp",
+    "POOLING3D": "Pooling3D",
+    "PRELU": "PReLU",
+    "PYTHON": "Python",
+    "RESHAPE": "Reshape",
+    "ROI_POOLING": "ROIPooling",
+    "SMOOTH_L1_LOSS": "SmoothL1Loss",
+    "UNPOOLING": "Unpooling",
+    "UPSAMPLE": "Upsample",
+}
+
 
 def v1_type(type_: str) -> str:
     """V1's name of a type.
@@ -155,7 +170,8 @@ def upgrade_v1(layer: Fields) -> Fields:
     }
     if layer.has("type"):
         kind = layer.text("type")
-        values["type"] = [V1_TYPES.get(kind, kind)]  # a fork's own type keeps its name
+        # A fork's own type keeps its name.
+        values["type"] = [V1_TYPES.get(kind) or FORK_V1_TYPES.get(kind, kind)]
     params = _param_specs(
         name=layer.all("param"),
         share_mode=layer.all("blob_share_mode"),

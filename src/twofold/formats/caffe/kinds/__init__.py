@@ -4,13 +4,15 @@ from .base import Kind, Sizes, geometry, kind_of, plain, plain_type, register, t
 from .convolution import Convolution, Depthwise
 from .linear import Linear
 from .transposed import Transposed
+from .volume import Volume, as_convolution
 
 __all__ = [
-    "Convolution", "Depthwise", "Kind", "Linear", "Sizes", "Transposed", "geometry", "kind_of", "plain",
-    "plain_type", "register", "types",
+    "Convolution", "Depthwise", "Kind", "Linear", "Sizes", "Transposed", "Volume", "as_convolution",
+    "geometry", "kind_of", "plain", "plain_type", "register", "types",
 ]  # fmt: skip
 
 register(Convolution())
 register(Depthwise())
 register(Transposed())
 register(Linear())
+register(Volume())
