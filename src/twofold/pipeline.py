@@ -25,7 +25,7 @@ from .lowrank.assemble import checked_weight
 from .planning import Budget, Cost, EqualWeights, Objective, Plan, PlanOptions, make_plan, requests
 from .planning.options import left_alone
 from .planning.text import error_text
-from .planning.tradeoff import Outlook
+from .planning.tradeoff import Outlook, ReadErrors
 from .planning.workload import Workload
 from .progress import track
 from .result import Result
@@ -117,7 +117,7 @@ def _run(
     smaller = model.replace(found.factors)
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))
     shown = None if known is None else known.sample(SHOWN)
-    return Result(smaller, plan, model, found.factors, trial.outlook(plan), shown, warnings)
+    return Result(smaller, plan, model, found.factors, shown, warnings, trial.outlook(plan))
 
 
 def _warnings(calibration: Calibration, options: PlanOptions, error: float) -> tuple[str, ...]:
@@ -205,15 +205,19 @@ class _Trial:
         }
         return Attempt(plan, factors, 0.0)
 
-    def outlook(self, plan: Plan) -> Outlook | None:
-        """What other ranks and budgets would give."""
-        try:
-            return Outlook.of(
-                plan, self.layers, self.factored.layers, self.options, self.objective, self.cost
-            )
-        except Exception as error:  # a report that shows less must not cost the plan
-            _log.warning("the report shows no other budgets: %s: %s", type(error).__name__, error)
-            return None
+    def outlook(self, plan: Plan) -> Callable[[], Outlook | None]:
+        """What other ranks and budgets would give, computed when asked for; it holds no factors."""
+        errors = {name: [*map(ReadErrors.of, of)] for name, of in self.factored.layers.items()}
+        layers, options, objective, cost = self.layers, self.options, self.objective, self.cost
+
+        def read() -> Outlook | None:
+            try:
+                return Outlook.of(plan, layers, errors, options, objective, cost)
+            except Exception as error:  # a report that shows less must not cost the plan
+                _log.warning("the report shows no other budgets: %s: %s", type(error).__name__, error)
+                return None
+
+        return read
 
     def _measured(self, loss: Callable[[Attempt], float], budget: Budget) -> Attempt:
         attempt = self._plan(replace(self.options, budget=budget))

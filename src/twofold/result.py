@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -42,18 +43,23 @@ class Result(Generic[M]):
         plan: what was decided.
         original: the model as it was.
         factors: the stack of every layer that was replaced.
-        outlook: what other ranks and budgets would give; None where a plan was only carried out.
         calibration: runs the original on a few inputs, to show them; None for weights only.
         warnings: those of the plan's notes that must not be overlooked.
+        curves: computes `outlook`; None where a plan was only carried out.
     """
 
     model: M
     plan: Plan
     original: M
     factors: Mapping[str, Factors]
-    outlook: Outlook | None = None
     calibration: Calibration | None = None
     warnings: tuple[str, ...] = ()
+    curves: Callable[[], Outlook | None] | None = None
+
+    @cached_property
+    def outlook(self) -> Outlook | None:
+        """What other ranks and budgets would give; None where a plan was only carried out."""
+        return None if self.curves is None else self.curves()
 
     def report(self) -> Report:
         """What `report.html` shows, as a value that saves as JSON and makes the page."""

@@ -61,7 +61,7 @@ def test_moments_are_those_of_all_patches(geometry):
             np.testing.assert_allclose(strip / scale, other / scale, **CLOSE)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_moments_of_any_geometry(data):
     axes = data.draw(st.integers(1, 3))

@@ -221,7 +221,7 @@ def geometries(draw: st.DrawFn) -> ConvGeometry:
     return ConvGeometry(draw(channels), draw(channels), sizes(1, 3), sizes(1, 3), pad, sizes(1, 2))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(geometries(), st.booleans())
 def test_any_geometry_is_exact_at_full_rank_or_refused(geometry, data):
     x = some_input(geometry)

@@ -27,7 +27,7 @@ def geometries(draw):
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(geometries(), st.booleans(), st.sampled_from(sorted(SCHEMES)))
 def test_the_grid_counts_what_the_chains_count(geometry, per_position, name):
     kind, workload = SCHEMES[name], Workload(per_position)

@@ -74,7 +74,7 @@ def FACTORIZATIONS_OF(schemes):
     return {name: [f for f in found if f.scheme in schemes] for name, found in FACTORIZATIONS.items()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["macs", "params"]), st.floats(0, 1), st.sampled_from([1, 2, 4]),
     st.sets(st.sampled_from(ALL), min_size=1),

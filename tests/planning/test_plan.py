@@ -86,7 +86,7 @@ def plans(draw):
     )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(plans())
 def test_json_there_and_back(plan):
     text = plan.to_json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+import torch
 from tests.small import write
 
 import twofold
@@ -93,3 +94,16 @@ def test_curves_of_two_ranks_fall_with_their_cost(made):
         assert list(curve.macs) == sorted(curve.macs)
         assert list(curve.errors) == sorted(curve.errors, reverse=True)
         assert all(len(ranks) == 2 for ranks in curve.ranks)
+
+
+def test_nobody_waits_for_curves_that_nobody_asked_for(monkeypatch):
+    from twofold.planning.tradeoff import Outlook as Curves
+
+    asked = []
+    monkeypatch.setattr(Curves, "of", classmethod(lambda cls, *_: asked.append(1) or cls()))
+    layer = torch.nn.Conv2d(64, 64, 3)
+    result = twofold.decompose(torch.nn.Sequential(layer), macs=0.7, no_data=True)
+    assert not asked
+    assert result.outlook == Curves()
+    assert result.outlook is result.outlook
+    assert asked == [1]

@@ -380,7 +380,7 @@ def box(routes, block):
 
 
 @given(networks())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_no_two_blocks_overlap_and_no_edge_crosses_a_block(network):
     blocks = lay_out(*network)
     routes = route(blocks)
@@ -405,7 +405,7 @@ def test_no_two_blocks_overlap_and_no_edge_crosses_a_block(network):
 
 
 @given(networks())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_edges_of_two_sources_do_not_lie_on_each_other(network):
     blocks = lay_out(*network)
     parts = [

@@ -21,13 +21,14 @@ from twofold.lowrank.tucker import tucker_fit, tucker_project
 from twofold.lowrank.unfold import Split, pair_chain, part
 
 
-class Factorization(Protocol):
-    """One decomposition of one layer, readable at every rank.
+class RankErrors(Protocol):
+    """What a plan reads of a factorization: the error at every rank.
 
     Two errors, one word for each: the *energy error* is the lost share of the energy (squared norm) of the
     weight, or, where statistics were given, of the output's variance on the inputs they describe; the
-    *relative error* is its square root. Both are predictions for exactly the convolutions that `factors`
-    returns at these ranks (before rounding to their dtype; with `refine` an upper bound).
+    *relative error* is its square root. Both are predictions for exactly the convolutions that
+    `Factorization.factors` returns at these ranks (before rounding to their dtype; with `refine` an upper
+    bound).
     """
 
     @property
@@ -43,10 +44,6 @@ class Factorization(Protocol):
         """Largest ranks that can be read."""
 
     @property
-    def ridge(self) -> float:
-        """Multiple of the mean input variance that was added to the covariance; 0 without statistics."""
-
-    @property
     def singular_values(self) -> Array | None:
         """All singular values of the unfolded weight, largest first, where the fit came by them."""
 
@@ -58,6 +55,14 @@ class Factorization(Protocol):
 
     def energy_error(self, ranks: Size) -> float:
         """Lost share of the energy at `ranks`, between 0 and 1."""
+
+
+class Factorization(RankErrors, Protocol):
+    """One decomposition of one layer, readable at every rank."""
+
+    @property
+    def ridge(self) -> float:
+        """Multiple of the mean input variance that was added to the covariance; 0 without statistics."""
 
     def relative_error(self, ranks: Size) -> float:
         """Square root of `energy_error`."""

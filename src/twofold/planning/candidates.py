@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer, Size
 from twofold.errors import PlanError
-from twofold.lowrank.schemes import Factorization, scheme
+from twofold.lowrank.schemes import RankErrors, scheme
 from twofold.planning.solve import pareto
 from twofold.planning.text import ranks_text
 from twofold.planning.workload import Workload, chain_params, layer_params
@@ -55,9 +55,7 @@ def label(scheme_name: str, variant: str, ranks: Size) -> str:
     return " ".join(part for part in (scheme_name, variant, ranks_text(ranks)) if part)
 
 
-def candidate_at(
-    layer: ConvLayer, factorization: Factorization, ranks: Size, workload: Workload
-) -> Candidate:
+def candidate_at(layer: ConvLayer, factorization: RankErrors, ranks: Size, workload: Workload) -> Candidate:
     """Price one choice of ranks; it may be dearer than the layer.
 
     Raises:
@@ -81,8 +79,33 @@ def candidate_at(
     )  # fmt: skip
 
 
+def candidates_at(
+    layer: ConvLayer, factorization: RankErrors, ranks: NDArray[np.int64], workload: Workload
+) -> tuple[Candidate, ...]:
+    """Price many choices of the one rank of a scheme at once; they may be dearer than the layer.
+
+    Args:
+        layer: the layer.
+        factorization: of a scheme with one rank.
+        ranks: (n,), each within its largest rank.
+        workload: how MACs are counted.
+    """
+    unit = scheme(factorization.scheme).chain(layer.geometry, factorization.variant, (1,))
+    macs, params = workload.grid(layer, unit, [ranks])
+    energy = np.asarray(factorization.energy_errors(), np.float64)[ranks]
+    return tuple(
+        Candidate(
+            layer.name, factorization.scheme, factorization.variant, (rank,), each_macs, each_params,
+            _checked_error(layer, factorization, error),
+        )
+        for rank, each_macs, each_params, error in zip(
+            ranks.tolist(), macs.tolist(), params.tolist(), energy.tolist(), strict=True
+        )
+    )  # fmt: skip
+
+
 def candidates(
-    layer: ConvLayer, factorizations: Sequence[Factorization], workload: Workload, multiple: int = 16
+    layer: ConvLayer, factorizations: Sequence[RankErrors], workload: Workload, multiple: int = 16
 ) -> tuple[Candidate, ...]:
     """List what is cheaper than the layer, for ranks that are multiples of `multiple`.
 
@@ -140,7 +163,7 @@ def _step(layer: ConvLayer, multiple: int) -> int:
 
 
 def _of_one(
-    layer: ConvLayer, factorization: Factorization, workload: Workload, multiple: int
+    layer: ConvLayer, factorization: RankErrors, workload: Workload, multiple: int
 ) -> list[Candidate]:
     step = _step(layer, multiple)
     axes = [np.arange(step, limit + 1, step) for limit in factorization.max_ranks]
@@ -174,7 +197,7 @@ def _cheaper(
     return cheaper
 
 
-def _checked_error(layer: ConvLayer, factorization: Factorization, error: float) -> float:
+def _checked_error(layer: ConvLayer, factorization: RankErrors, error: float) -> float:
     # Rounding may leave a share a few ulps outside of its interval; anything more is no share of an energy.
     if not -1e-6 <= error <= 1 + 1e-6:
         raise PlanError(

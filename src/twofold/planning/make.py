@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer, Size, Skipped
 from twofold.errors import OptionError, PlanError
-from twofold.lowrank.schemes import Factorization, scheme
+from twofold.lowrank.schemes import RankErrors, scheme
 from twofold.planning.amct import AmctRange, amct_mode, amct_refusal
 from twofold.planning.budget import COSTS, Cost
 from twofold.planning.candidates import Candidate, candidate_at, useful_ranks
@@ -67,7 +67,7 @@ def requests(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> dic
 
 def make_plan(
     layers: Sequence[ConvLayer | Skipped],
-    factorizations: Mapping[str, Sequence[Factorization]],
+    factorizations: Mapping[str, Sequence[RankErrors]],
     options: PlanOptions = PlanOptions(),  # noqa: B008 - a frozen value
     *,
     objective: Objective = EqualWeights(),  # noqa: B008 - a frozen value
@@ -108,7 +108,7 @@ def make_plan(
 
 def problem_of(
     layers: Sequence[ConvLayer | Skipped],
-    factorizations: Mapping[str, Sequence[Factorization]],
+    factorizations: Mapping[str, Sequence[RankErrors]],
     options: PlanOptions,
     objective: Objective,
     cost: Cost,
@@ -218,7 +218,7 @@ class _Maker:
     """What stays the same during one `make_plan`."""
 
     layers: Sequence[ConvLayer | Skipped]
-    factorizations: Mapping[str, Sequence[Factorization]]
+    factorizations: Mapping[str, Sequence[RankErrors]]
     options: PlanOptions
     objective: Objective
     cost: Cost
@@ -259,7 +259,7 @@ class _Maker:
                 picks[layer.name] = chosen_rule.pick(given)
         return picks
 
-    def _fixed(self, layer: ConvLayer, of_layer: Sequence[Factorization], ranks: Size | None) -> Candidate:
+    def _fixed(self, layer: ConvLayer, of_layer: Sequence[RankErrors], ranks: Size | None) -> Candidate:
         """Return the best of the schemes and variants that take these ranks; of equals the cheapest."""
         _check_fixed(layer, ranks, self.options)
         fitting, refused = [], "it was not factorized"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer, Skipped
 from twofold.errors import PlanError, option
-from twofold.lowrank.schemes import Factorization
+from twofold.lowrank.schemes import RankErrors
 from twofold.planning.budget import Budget, Cost
 from twofold.planning.candidates import Candidate, candidates
 from twofold.planning.objective import Objective
@@ -53,7 +53,7 @@ class Problem:
     def pose(
         cls,
         layers: Sequence[ConvLayer | Skipped],
-        factorizations: Mapping[str, Sequence[Factorization]],
+        factorizations: Mapping[str, Sequence[RankErrors]],
         decided: Mapping[str, Candidate | None],
         objective: Objective,
         cost: Cost,

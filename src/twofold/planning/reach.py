@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.conv import ConvLayer, Factors, Size, Skipped
+from twofold.conv import ConvLayer, Size, Skipped
 from twofold.planning.budget import COSTS
 from twofold.planning.make import Request, make_plan, requests
 from twofold.planning.options import PlanOptions
@@ -47,7 +47,6 @@ class _Shape:
     scheme: str
     variant: str
     max_ranks: Size
-    ridge: float = 0.0
     singular_values: None = None
 
     @classmethod
@@ -59,17 +58,9 @@ class _Shape:
         return cls(request.scheme, request.variant, tuple(min(rank, step) for rank in request.max_ranks))
 
     def energy_errors(self) -> NDArray[np.float64]:
-        """See `Factorization`."""
+        """See `RankErrors`."""
         return np.broadcast_to(0.0, tuple(rank + 1 for rank in self.max_ranks))
 
     def energy_error(self, ranks: Size) -> float:
-        """See `Factorization`."""
+        """See `RankErrors`."""
         return 0.0
-
-    def relative_error(self, ranks: Size) -> float:
-        """See `Factorization`."""
-        return 0.0
-
-    def factors(self, ranks: Size) -> Factors:
-        """See `Factorization`."""
-        raise AssertionError("Bug: factors were asked of a shape")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer
 from twofold.errors import OptionError, PlanError
-from twofold.lowrank.schemes import Factorization
+from twofold.lowrank.schemes import RankErrors
 from twofold.planning.amct import AmctRange, amct_mode, amct_rank, amct_refusal
 from twofold.planning.candidates import Candidate, candidate_at, candidates
 from twofold.planning.evbmf import evbmf_rank
@@ -38,11 +38,11 @@ class RuleInput:
     """
 
     layer: ConvLayer
-    factorizations: Sequence[Factorization]
+    factorizations: Sequence[RankErrors]
     options: PlanOptions
     workload: Workload
 
-    def factorization(self, scheme: str, variant: str) -> Factorization:
+    def factorization(self, scheme: str, variant: str) -> RankErrors:
         """Return one of the factorizations.
 
         Raises:
@@ -73,7 +73,7 @@ class Rule:
     may_be_dearer: bool = False
 
 
-def amct_layer_rank(layer: ConvLayer, factorizations: Sequence[Factorization] = ()) -> int:
+def amct_layer_rank(layer: ConvLayer, factorizations: Sequence[RankErrors] = ()) -> int:
     """Rank of the reference for a layer that `amct_refusal` lets pass.
 
     The weight is looked at only where it matters, and where no factorization tells its singular values.
@@ -109,7 +109,7 @@ def amct_spectrum(layer: ConvLayer) -> Vector:
     return np.sqrt(np.maximum(values, 0.0))[::-1].astype(np.float64)
 
 
-def _spectrum(layer: ConvLayer, factorizations: Sequence[Factorization]) -> Vector:
+def _spectrum(layer: ConvLayer, factorizations: Sequence[RankErrors]) -> Vector:
     key = ("spatial", amct_mode(layer.geometry).variant)
     for found in factorizations:
         known = found.singular_values if (found.scheme, found.variant) == key else None

@@ -93,31 +93,41 @@ def _lower_hull(cost: Vector, error: Vector) -> Indices:
 class _Relaxation:
     """The linear relaxation over some groups as a function of the limit: convex, piecewise linear.
 
-    The steps of all hulls, best first; after step i the sums are cost[i + 1] and error[i + 1].
+    Attributes:
+        base: summed cost and error of the groups' cheapest items.
+        steps: (2, steps), cost and saved error of the steps of all hulls, best first.
+        group: (steps,), whose step it is.
+        cost: (steps + 1,), summed cost after each step.
+        error: (steps + 1,), summed error after each step.
     """
 
+    base: tuple[float, float]
+    steps: Vector
+    group: Indices
     cost: Vector
     error: Vector
-    group: Indices
 
     @classmethod
     def of(cls, groups: Sequence[_Group]) -> _Relaxation:
-        steps_cost = [np.diff(g.cost[g.hull]) for g in groups]
-        steps_saved = [-np.diff(g.error[g.hull]) for g in groups]
-        owner = np.concatenate(
-            [np.full(len(s), i, dtype=np.intp) for i, s in enumerate(steps_cost)] or [np.empty(0, np.intp)]
-        )
-        cost = np.concatenate([*steps_cost, np.empty(0)])
-        saved = np.concatenate([*steps_saved, np.empty(0)])
+        steps = [np.stack([np.diff(g.cost[g.hull]), -np.diff(g.error[g.hull])]) for g in groups]
+        owners = [np.full(step.shape[1], i, dtype=np.intp) for i, step in enumerate(steps)]
+        joined = np.concatenate([*steps, np.empty((2, 0))], axis=1)
+        owner = np.concatenate([*owners, np.empty(0, np.intp)])
         # Stable, so that the steps of one hull, whose slopes fall, stay in their order even where slopes tie.
-        order = np.argsort(-saved / cost, kind="stable")
-        base_cost = sum(float(g.cost[0]) for g in groups)
-        base_error = sum(float(g.error[0]) for g in groups)
-        return cls(
-            base_cost + np.concatenate(([0.0], np.cumsum(cost[order]))),
-            base_error - np.concatenate(([0.0], np.cumsum(saved[order]))),
-            owner[order],
-        )
+        order = np.argsort(-joined[1] / joined[0], kind="stable")
+        base = sum(float(g.cost[0]) for g in groups), sum(float(g.error[0]) for g in groups)
+        return cls._summed(base, joined[:, order], owner[order])
+
+    @classmethod
+    def _summed(cls, base: tuple[float, float], steps: Vector, group: Indices) -> _Relaxation:
+        sums = np.concatenate([np.zeros((2, 1)), np.cumsum(steps, axis=1)], axis=1)
+        return cls(base, steps, group, base[0] + sums[0], base[1] - sums[1])
+
+    def without(self, which: int, group: _Group) -> _Relaxation:
+        """The relaxation of the other groups; the order of their steps is the same, so nothing is sorted."""
+        keep = self.group != which
+        base = self.base[0] - float(group.cost[0]), self.base[1] - float(group.error[0])
+        return self._summed(base, self.steps[:, keep], self.group[keep])
 
     def bound(self, limits: Vector) -> Vector:
         """Smallest relaxed error under each limit; infinite where even the cheapest items do not fit."""
@@ -144,27 +154,54 @@ def solve(
     Raises:
         ValueError: if even the cheapest items exceed the limit.
     """
-    groups = [
-        _Group.of(np.asarray(c, np.float64), np.asarray(e, np.float64), np.arange(len(c)))
-        for c, e in zip(costs, errors, strict=True)
-    ]
-    relaxation = _Relaxation.of(groups)
-    if limit < relaxation.cost[0]:
-        raise ValueError(f"the cheapest items cost {relaxation.cost[0]:g}, more than the limit {limit:g}")
-    picks, multiplier = _greedy(groups, relaxation, limit)
-    picks = _fill(groups, picks, limit)
-    bound = float(relaxation.bound(np.array([limit]))[0])
-    best = _total(groups, picks, "error")
-    exact = True
-    if best > bound + _SLACK * abs(best):
-        core = _core(groups, multiplier, limit, best)
-        better, exact = _search(core, limit, best, max_states)
-        if better is not None:
-            positions = [int(np.flatnonzero(g.index == i)[0]) for g, i in zip(groups, better, strict=True)]
-            picks = _fill(groups, positions, limit)
-            best = _total(groups, picks, "error")
-    chosen = tuple(int(g.index[p]) for g, p in zip(groups, picks, strict=True))
-    return Solution(chosen, _total(groups, picks, "cost"), best, best if exact else bound, exact)
+    return Knapsack.of(costs, errors).solve(limit, max_states)
+
+
+@dataclass(frozen=True, eq=False)
+class Knapsack:
+    """The items of all layers, prepared once for any number of limits.
+
+    Attributes:
+        groups: per layer, its undominated items.
+        relaxation: over all of them.
+    """
+
+    groups: Sequence[_Group]
+    relaxation: _Relaxation
+
+    @classmethod
+    def of(cls, costs: Sequence[Vector], errors: Sequence[Vector]) -> Knapsack:
+        """Prepare.
+
+        Args:
+            costs: per layer, (items,): cost of each item, any unit.
+            errors: per layer, (items,): error of each item.
+        """
+        groups = [
+            _Group.of(np.asarray(c, np.float64), np.asarray(e, np.float64), np.arange(len(c)))
+            for c, e in zip(costs, errors, strict=True)
+        ]
+        return cls(groups, _Relaxation.of(groups))
+
+    def solve(self, limit: float, max_states: int = MAX_STATES) -> Solution:
+        """See the function `solve`."""
+        groups, relaxation = self.groups, self.relaxation
+        if limit < relaxation.cost[0]:
+            raise ValueError(f"the cheapest items cost {relaxation.cost[0]:g}, more than the limit {limit:g}")
+        picks, multiplier = _greedy(groups, relaxation, limit)
+        picks = _fill(groups, picks, limit)
+        bound = float(relaxation.bound(np.array([limit]))[0])
+        best = _total(groups, picks, "error")
+        exact = True
+        if best > bound + _SLACK * abs(best):
+            core = _core(groups, multiplier, limit, best)
+            better, exact = _search(core, limit, best, max_states)
+            if better is not None:
+                places = zip(groups, better, strict=True)
+                picks = _fill(groups, [int(np.flatnonzero(g.index == i)[0]) for g, i in places], limit)
+                best = _total(groups, picks, "error")
+        chosen = tuple(int(g.index[p]) for g, p in zip(groups, picks, strict=True))
+        return Solution(chosen, _total(groups, picks, "cost"), best, best if exact else bound, exact)
 
 
 def _total(groups: Sequence[_Group], picks: Sequence[int], what: str) -> float:
@@ -250,9 +287,10 @@ def _search(
     parents: list[Indices] = []
     items: list[Indices] = []
     complete = True
-    for level, which in enumerate(order):
+    rest = _Relaxation.of(groups)
+    for which in order:
         group = groups[which]
-        rest = _Relaxation.of([groups[i] for i in order[level + 1 :]])
+        rest = rest.without(which, group)
         new_cost = (cost[:, None] + group.cost[None, :]).ravel()
         new_error = (error[:, None] + group.error[None, :]).ravel()
         bound = new_error + rest.bound(limit - new_cost)

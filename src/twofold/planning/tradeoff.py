@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twofold.conv import ConvLayer, Size, Skipped
+from twofold.conv import Array, ConvLayer, Size, Skipped
 from twofold.errors import PlanError
-from twofold.lowrank.schemes import Factorization
+from twofold.lowrank.schemes import RankErrors
 from twofold.planning.amct import amct_mode, amct_refusal
 from twofold.planning.budget import Cost, MacsCost
-from twofold.planning.candidates import candidate_at, candidates
+from twofold.planning.candidates import candidate_at, candidates, candidates_at
 from twofold.planning.make import problem_of
 from twofold.planning.objective import Objective
 from twofold.planning.options import PlanOptions
 from twofold.planning.plan import Choice, Plan
 from twofold.planning.rules import amct_layer_rank
-from twofold.planning.solve import solve
+from twofold.planning.solve import Knapsack
 from twofold.planning.workload import Workload
 from twofold.progress import track
 
@@ -33,7 +33,37 @@ POINTS = 24
 _STATES = 64
 
 Layers = Sequence[ConvLayer | Skipped]
-Factored = Mapping[str, Sequence[Factorization]]
+Factored = Mapping[str, Sequence[RankErrors]]
+
+
+@dataclass(frozen=True, eq=False)
+class ReadErrors:
+    """The errors of one factorization without its matrices, which need as much memory as the weights.
+
+    Attributes: see `lowrank.schemes.RankErrors`.
+    """
+
+    scheme: str
+    variant: str
+    max_ranks: Size
+    singular_values: Array | None
+    errors: Array
+
+    @classmethod
+    def of(cls, factorization: RankErrors) -> ReadErrors:
+        """Read them."""
+        return cls(
+            factorization.scheme, factorization.variant, factorization.max_ranks,
+            factorization.singular_values, np.asarray(factorization.energy_errors(), np.float64),
+        )  # fmt: skip
+
+    def energy_errors(self) -> Array:
+        """See `lowrank.schemes.RankErrors`."""
+        return self.errors
+
+    def energy_error(self, ranks: Size) -> float:
+        """See `lowrank.schemes.RankErrors`."""
+        return float(self.errors[ranks])
 
 
 @dataclass(frozen=True)
@@ -133,11 +163,11 @@ class Outlook:
         return cls(curves, tuple(one for one in found if one is not None))
 
 
-def _curve(layer: ConvLayer, factorization: Factorization, workload: Workload, multiple: int) -> RankCurve:
+def _curve(layer: ConvLayer, factorization: RankErrors, workload: Workload, multiple: int) -> RankCurve:
     if len(factorization.max_ranks) == 1:
         limit = factorization.max_ranks[0]
-        steps = np.unique(np.linspace(1, limit, min(POINTS, limit)).round().astype(int))
-        points = [candidate_at(layer, factorization, (int(rank),), workload) for rank in steps]
+        steps = np.unique(np.linspace(1, limit, min(POINTS, limit)).round().astype(np.int64))
+        points = list(candidates_at(layer, factorization, steps, workload))
     else:
         offered = sorted(
             candidates(layer, [factorization], workload, multiple),
@@ -164,8 +194,9 @@ def _tradeoff(
     ratios, errors = [], []
     # Up by what the sums may be rounded by, so that the least is reached.
     limits = np.linspace(problem.least, problem.total, POINTS) + 1e-9 * problem.total
+    knapsack = Knapsack.of(problem.costs, problem.errors)
     for limit in track(limits, "solving other budgets"):
-        solution = solve(problem.costs, problem.errors, limit - problem.spent, _STATES)
+        solution = knapsack.solve(limit - problem.spent, _STATES)
         ratios.append((solution.cost + problem.spent) / problem.total)
         errors.append(math.sqrt(max(solution.error + problem.error, 0.0)))
     return Tradeoff(
@@ -192,7 +223,7 @@ def _chosen(
     return spent / total, math.sqrt(error)
 
 
-def _of(factorizations: Sequence[Factorization], choice: Choice) -> Factorization:
+def _of(factorizations: Sequence[RankErrors], choice: Choice) -> RankErrors:
     kind = (choice.scheme, choice.variant)
     return next(one for one in factorizations if (one.scheme, one.variant) == kind)
 
