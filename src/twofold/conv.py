@@ -9,6 +9,7 @@ Fully connected layers and transposed convolutions are said in the same words, s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 from .kinds import Array, ConvGeometry, Size
@@ -39,6 +40,8 @@ class ConvLayer:
             empty where the model does not tell.
         sharers: names of the other layers that use the same weight.
         bits: significant bits of the stored weight's values: 24 for float32, 11 or 8 for half precision.
+        runs: how often each use runs per image of the network's input, as where a head runs once per region;
+            empty for once each.
         inside: what holds it, or one of those that share its weight, where a run of the model may pass by or
             come more than once; "" for none.
     """
@@ -51,12 +54,15 @@ class ConvLayer:
     sharers: tuple[str, ...] = ()
     bits: int = 24
     inside: str = ""
+    runs: tuple[Fraction, ...] = ()
 
     def __post_init__(self) -> None:
         if self.weight is not None:
             if self.weight.shape != self.geometry.weight_shape:
                 raise ValueError(f"{self.name}: weight {self.weight.shape} does not fit {self.geometry}")
             object.__setattr__(self, "weight", frozen(self.weight))
+        if self.runs and len(self.runs) != len(self.input_sizes):
+            raise ValueError(f"{self.name}: {len(self.runs)} runs for {len(self.input_sizes)} uses")
         if self.bias is not None:
             if self.bias.shape != (self.geometry.c_out,):
                 raise ValueError(f"{self.name}: bias {self.bias.shape} does not fit {self.geometry}")
@@ -69,22 +75,40 @@ class ConvLayer:
 
     def macs_of(self, chain: tuple[ConvGeometry, ...]) -> int:
         """Multiply-accumulates per image if `chain` stood in this layer's place, over all uses."""
-        total = 0
-        for size in self.input_sizes:
-            for geometry in chain:
-                total += geometry.macs(size)
+        return round(sum(self.costs(chain)))
+
+    def costs(self, chain: tuple[ConvGeometry, ...]) -> tuple[Fraction, ...]:
+        """Multiply-accumulates per image of each convolution of `chain` if that stood in this layer's place."""
+        costs = [Fraction(0)] * len(chain)
+        for size, runs in self.uses:
+            for index, geometry in enumerate(chain):
+                costs[index] += runs * geometry.macs(size)
                 size = geometry.output_size(size)  # noqa: PLW2901 - the chain's own input sizes
-        return total
+        return tuple(costs)
+
+    @property
+    def uses(self) -> tuple[tuple[Size, Fraction], ...]:
+        """Input size of every use, with how often it runs per image."""
+        runs = self.runs or (Fraction(1),) * len(self.input_sizes)
+        return tuple(zip(self.input_sizes, runs, strict=True))
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A layer that is left as it is, and why; shown in every table."""
+    """A layer that is left as it is, and why; shown in every table.
+
+    Attributes:
+        name: its name in the model.
+        reason: why it stays.
+        geometry: its shape; None where it is not known.
+        macs: multiply-accumulates per image: 0 where it never runs, None where they are not known.
+        params: number of weights, bias not counted.
+    """
 
     name: str
     reason: str
     geometry: ConvGeometry | None = None
-    macs: int = 0
+    macs: int | None = None
     params: int = 0
 
 

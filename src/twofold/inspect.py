@@ -46,7 +46,7 @@ class Inspected:
     Attributes:
         name: its name.
         shape: its shape in words.
-        macs: multiply-accumulates per image; 0 where the input size is not known.
+        macs: multiply-accumulates per image; None where they are not known.
         params: weights, bias not counted.
         reason: why it is not eligible; "" where it is.
         schemes: those that have ranks which make it cheaper; empty where it is not eligible.
@@ -56,7 +56,7 @@ class Inspected:
 
     name: str
     shape: str
-    macs: int
+    macs: int | None
     params: int
     reason: str
     schemes: tuple[str, ...]
@@ -85,7 +85,7 @@ class Inspection:
             (
                 layer.name,
                 layer.shape,
-                count_text(layer.macs) if layer.macs else "?",
+                "?" if layer.macs is None else count_text(layer.macs),
                 count_text(layer.params),
                 ", ".join(layer.schemes) or "-",
                 "-" if layer.reference is None else str(layer.reference),
@@ -93,7 +93,7 @@ class Inspection:
             )
             for layer in self.layers
         ]
-        macs = sum(layer.macs for layer in self.layers)
+        macs = sum(layer.macs or 0 for layer in self.layers)
         total = (
             "all convolutions",
             f"{sum(not layer.reason for layer in self.layers)} of {len(self.layers)} eligible",
@@ -158,8 +158,9 @@ def _inspect(layer: ConvLayer | Skipped, options: PlanOptions, workload: Workloa
         ranks: tuple[RankCost, ...] = (),
         schemes: Sequence[str] = (),
     ) -> Inspected:
+        macs = layer.macs if isinstance(layer, Skipped) or layer.input_sizes else None
         params = layer_params(layer)
-        return Inspected(layer.name, shape, layer.macs, params, reason, tuple(schemes), reference, ranks)
+        return Inspected(layer.name, shape, macs, params, reason, tuple(schemes), reference, ranks)
 
     if isinstance(layer, Skipped):
         return found(layer.reason)

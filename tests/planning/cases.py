@@ -36,7 +36,7 @@ def small_net(
         size = geometry.output_size(size)
     grouped = ConvGeometry.of(8, 8, (3, 3), pad=1, groups=8)
     layers.append(
-        Skipped("depthwise", "grouped", grouped, grouped.macs(size) if sized else 0, grouped.params)
+        Skipped("depthwise", "grouped", grouped, grouped.macs(size) if sized else None, grouped.params)
     )
     return layers
 

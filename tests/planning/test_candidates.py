@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -61,13 +62,34 @@ def test_counts_per_position_have_the_ratio_of_a_large_image(name, stride):
 def test_sizes_of_all_layers_decide_how_macs_are_counted():
     geometry = ConvGeometry.of(8, 4, (3, 3))
     sized, unsized = make_layer("a", geometry), make_layer("b", geometry, ())
-    left = Skipped("c", "grouped", geometry, 0, geometry.params)
     assert Workload.of([sized]).unit == "image"
     assert Workload.of([sized, unsized]).unit == "output position"
-    assert Workload.of([sized, left]).unit == "output position"
-    assert Workload.of([sized, replace(left, macs=5)]).layer_macs(replace(left, macs=5)) == 5
-    assert Workload(per_position=True).layer_macs(left) == geometry.params
+
+
+@pytest.mark.parametrize("macs", [0, None])
+def test_a_layer_that_stays_never_changes_the_unit(macs):
+    """Neither one that is never called, nor one whose cost nobody knows."""
+    geometry = ConvGeometry.of(8, 4, (3, 3))
+    sized, unsized = make_layer("a", geometry), make_layer("b", geometry, ())
+    left = Skipped("c", "stays", geometry, macs, geometry.params)
     assert layer_params(replace(left, params=0)) == geometry.params
+    workload = Workload.of([sized, left])
+    assert workload.unit == "image"
+    assert workload.layer_macs(left) == 0
+    per_position = Workload.of([unsized, left])
+    assert per_position.layer_macs(left) == (0 if macs == 0 else geometry.params)
+
+
+def test_runs_per_image_count():
+    """A head that runs for 5 regions of 2 images costs 2.5 times what one region does, whatever its rank."""
+    geometry = ConvGeometry.of(8, 4, (3, 3), pad=1)
+    layer = replace(make_layer("a", geometry, ((7, 7),)), runs=(Fraction(5, 2),))
+    assert layer.macs == 8 * 4 * 9 * 49 * 5 // 2
+    unit = SCHEMES["channel"].chain(geometry, "", (1,))
+    macs, _ = Workload().grid(layer, unit, [np.array([1, 3, 5])])
+    assert macs.tolist() == [
+        Workload().macs(layer, SCHEMES["channel"].chain(geometry, "", (rank,))) for rank in (1, 3, 5)
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMES))

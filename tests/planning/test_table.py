@@ -41,13 +41,14 @@ def test_lines_of_the_table():
     assert lines[5] == "error: predicted relative error of each layer"
     assert lines[6].startswith("output error: predicted relative error of the network's output")
     assert lines[7] == "relative error of the network's output, measured on inputs: 0.0123"
-    assert lines[8] == "* conv2_long: dearer than the layer itself; rank given by the user"
-    assert lines[9] == "a note on the whole"
-    assert lines[10:12] == ["", "left as they are:"]
-    assert [line.split(maxsplit=1)[0] for line in lines[12:]] == ["dw", "other"]
-    assert "8->8 3x3, groups 8" in lines[12]
-    assert lines[12].endswith("grouped")
-    assert lines[13].endswith("no geometry")
+    assert lines[8] == "MACs of other are not known, and in no sum"
+    assert lines[9] == "* conv2_long: dearer than the layer itself; rank given by the user"
+    assert lines[10] == "a note on the whole"
+    assert lines[11:13] == ["", "left as they are:"]
+    assert [line.split(maxsplit=1)[0] for line in lines[13:]] == ["dw", "other"]
+    assert "8->8 3x3, groups 8" in lines[13]
+    assert lines[13].endswith("grouped")
+    assert lines[14].endswith("no geometry")
 
 
 def test_without_measurements_there_is_no_column_for_them():

@@ -69,7 +69,7 @@ class Stack:
 
 def uses(layer: ConvLayer, chain: Sequence[ConvGeometry], batch: int) -> tuple[Stack, ...]:
     """The stacks that run where `chain` stands in a layer's place: one per use of its weight."""
-    return tuple(Stack(tuple(chain), size, batch) for size in layer.input_sizes)
+    return tuple(Stack(tuple(chain), size, max(round(batch * runs), 1)) for size, runs in layer.uses)
 
 
 def onnx_bytes(stack: Stack) -> bytes:

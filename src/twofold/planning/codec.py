@@ -309,7 +309,7 @@ def _skipped_in(value: object, where: str) -> Skipped:
     skipped = Skipped(
         read.take("layer", _string), read.take("reason", _string),
         read.take("geometry", _optional(_geometry_in), None),
-        read.take("macs", _integer, 0), read.take("params", _integer, 0),
+        read.take("macs", _optional(_integer), None), read.take("params", _integer, 0),
     )  # fmt: skip
     read.finish()
     return skipped

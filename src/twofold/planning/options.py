@@ -151,7 +151,8 @@ def select(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> Selec
 
 def left_alone(layer: ConvLayer, reason: str) -> Skipped:
     """A layer that stays, as a value."""
-    return Skipped(layer.name, reason, layer.geometry, layer.macs, layer.geometry.params)
+    macs = layer.macs if layer.input_sizes else None
+    return Skipped(layer.name, reason, layer.geometry, macs, layer.geometry.params)
 
 
 def known_names(layers: Sequence[ConvLayer | Skipped]) -> list[str]:

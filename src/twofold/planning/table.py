@@ -72,6 +72,10 @@ def _remarks(plan: Plan) -> list[str]:
         lines += [str(plan.timing), *_layer_times(plan)]
     if plan.macs_per != "image":
         lines.append(f"MACs: per {plan.macs_per} of each layer, because not all input sizes are known")
+    unknown = [one.name for one in plan.skipped if one.macs is None and plan.macs_per == "image"]
+    if unknown:
+        names = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
+        lines.append(f"MACs of {names} are not known, and in no sum")
     lines += [f"* {choice.layer}: {remark}" for choice in plan.choices if (remark := _remark(choice))]
     return lines + list(plan.notes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,34 +20,32 @@ class Workload:
     """How MACs are counted.
 
     Attributes:
-        per_position: count MACs per output position of each layer instead of per image: the way out where a
-            model does not tell its input sizes. The ratio of one layer stays nearly exact (borders apart),
-            but in the sum over layers every layer weighs as if all outputs had the same size.
+        per_position: count MACs per output position of each layer instead of per image: the way out where the
+            input size of a layer that may be decomposed is not known. The ratio of one layer stays nearly
+            exact (borders apart), but in the sum over layers every layer weighs as if all outputs had the
+            same size.
     """
 
     per_position: bool = False
 
     @classmethod
     def of(cls, layers: Sequence[ConvLayer | Skipped]) -> Workload:
-        """Count per image if the input sizes of all layers are known, else per output position."""
+        """Count per image if the input sizes of all layers that may be decomposed are known.
 
-        def unknown(layer: ConvLayer | Skipped) -> bool:
-            if isinstance(layer, ConvLayer):
-                return not layer.input_sizes
-            return not layer.macs and bool(_skipped_params(layer))
-
-        return cls(any(unknown(layer) for layer in layers))
+        Layers that stay do not change the unit: they are left out of the sums where their MACs are not known,
+        which every table says.
+        """
+        return cls(any(isinstance(layer, ConvLayer) and not layer.input_sizes for layer in layers))
 
     @property
     def unit(self) -> str:
         """What the MACs refer to: "image" or "output position"."""
         return "output position" if self.per_position else "image"
 
-    def each(self, layer: ConvLayer, chain: tuple[ConvGeometry, ...]) -> tuple[int, ...]:
+    def each(self, layer: ConvLayer, chain: tuple[ConvGeometry, ...]) -> tuple[int | Fraction, ...]:
         """MACs of each convolution of `chain` if it stood in the layer's place."""
         if not self.per_position:
-            sums = [layer.macs_of(chain[:length]) for length in range(len(chain) + 1)]
-            return tuple(after - before for before, after in pairwise(sums))
+            return layer.costs(chain)
         if any(geometry.meaning.per_input for geometry in chain):
             # These are counted per position of the chain's input, which each makes finer for the next.
             finer = [math.prod(geometry.stride) for geometry in chain]
@@ -59,13 +57,15 @@ class Workload:
 
     def macs(self, layer: ConvLayer, chain: tuple[ConvGeometry, ...]) -> int:
         """MACs if `chain` stood in the layer's place."""
-        return sum(self.each(layer, chain)) if self.per_position else layer.macs_of(chain)
+        return round(sum(self.each(layer, chain)))
 
     def layer_macs(self, layer: ConvLayer | Skipped) -> int:
         """MACs of a layer as it is."""
         if isinstance(layer, ConvLayer):
             return self.macs(layer, (layer.geometry,))
-        return _skipped_params(layer) if self.per_position else layer.macs
+        if self.per_position and layer.macs != 0:
+            return _skipped_params(layer)
+        return layer.macs or 0
 
     def grid(
         self, layer: ConvLayer, unit: tuple[ConvGeometry, ...], axes: Sequence[Counts]
@@ -89,7 +89,7 @@ class Workload:
         macs, params = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for i, (geometry, single) in enumerate(zip(unit, self.each(layer, unit), strict=True)):
             area = sides[i] * sides[i + 1]
-            macs += single * area
+            macs += area * single.numerator // single.denominator
             params += geometry.params * area
         return macs, params
 

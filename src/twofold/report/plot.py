@@ -38,7 +38,7 @@ def plot(plan: Plan, outlook: Outlook | None) -> Figure:
 
 def _bars(axes: Axes, plan: Plan) -> None:
     names = [*(one.layer for one in plan.choices), *(one.name for one in plan.skipped)]
-    before = [*(one.macs[0] for one in plan.choices), *(one.macs for one in plan.skipped)]
+    before = [*(one.macs[0] for one in plan.choices), *(one.macs or 0 for one in plan.skipped)]
     places = range(len(names))
     axes.barh(places, before, height=0.7, color=_WAS, label="before, and what stays")
     after = [one.macs[1] for one in plan.choices]

@@ -219,7 +219,7 @@ def as_layer(group: Group, document: Document, weights: WeightsFile | None) -> C
         reason = _unfilled(group, weights)
     if reason is not None or shaped is None:
         reason = reason or "its input channels are not known; give the shape of the net's input"
-        macs = 0 if shaped is None else sum(map(shaped.macs, known))
+        macs = sum(map(shaped.macs, known)) if shaped is not None and known else None
         return Skipped(group.name, reason, shaped, macs, 0 if shaped is None else shaped.params)
     weight, bias = stored or (None, None)
     bits = 11 if weights is not None and _in_half(group, weights) else 24

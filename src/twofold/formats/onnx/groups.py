@@ -147,7 +147,8 @@ def as_layer(group: Group, files: Files) -> ConvLayer | Skipped:
     first = group.uses[0]
     shaped = first.geometry
     if group.reason or shaped is None:
-        macs = sum(use.macs for use in group.uses)
+        known = all(use.input_size is not None for use in group.uses) and shaped is not None
+        macs = sum(use.macs for use in group.uses) if known else None
         return Skipped(group.name, group.reason, shaped, macs, 0 if shaped is None else shaped.params)
     sizes = tuple(use.input_size for use in group.uses if use.input_size is not None)
     return ConvLayer(

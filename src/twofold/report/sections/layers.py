@@ -68,10 +68,11 @@ def _changed(plan: Plan, choice: Choice, most: int) -> Row:
 
 def _kept(plan: Plan, one: Skipped, most: int) -> Row:
     shape = "" if one.geometry is None else shape_text(one.geometry)
-    cells = [(count_text(one.macs) if one.macs else "?", float(one.macs)), ("", 1.0)]
+    macs = one.macs or 0
+    cells = [("?" if one.macs is None else count_text(macs), float(macs)), ("", 1.0)]
     cells += [(count_text(one.params) if one.params else "?", float(one.params)), ("", 1.0)]
     cells += [("", -1.0)] * (len(columns(plan)) - len(cells))
-    share = 100 * one.macs / most
+    share = 100 * macs / most
     return Row(one.name, shape, one.reason, False, (share, share), tuple(cells))
 
 
