@@ -78,7 +78,7 @@ class ConvLayer:
         return round(sum(self.costs(chain)))
 
     def costs(self, chain: tuple[ConvGeometry, ...]) -> tuple[Fraction, ...]:
-        """Multiply-accumulates per image of each convolution of `chain` if that stood in this layer's place."""
+        """Multiply-accumulates per image of each of `chain` if that stood in this layer's place."""
         costs = [Fraction(0)] * len(chain)
         for size, runs in self.uses:
             for index, geometry in enumerate(chain):
