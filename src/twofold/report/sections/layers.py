@@ -42,7 +42,7 @@ def columns(plan: Plan) -> tuple[str, ...]:
 
 def rows(plan: Plan, graph: NetGraph | None = None) -> tuple[Row, ...]:
     """All convolutions of a plan in the model's order; where that is not known, decomposed ones first."""
-    every = [*(choice.macs[0] for choice in plan.choices), *(one.macs for one in plan.skipped)]
+    every = [*(choice.macs[0] for choice in plan.choices), *(one.macs or 0 for one in plan.skipped)]
     most = max(every, default=0) or 1
     found = [_changed(plan, choice, most) for choice in plan.choices]
     found += [_kept(plan, one, most) for one in plan.skipped]
