@@ -196,9 +196,52 @@ def test_sizes_that_are_free_are_taken_from_the_data(tmp_path):
     assert runner_for(given).inputs == {"x": (16, 9, 9)}
 
 
-def test_a_batch_of_several_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"shape \[4, 16, 12, 12\], which is no batch of one"):
-        runner_for(load(tmp_path, net(4)))
+def test_a_batch_of_several_gives_what_one_sample_at_a_time_gives(tmp_path):
+    """10 samples at a time: the last 3 of 13 are filled up, and what is given for them is left out."""
+    x = batch(13)
+    fixed, free = (runner_for(load(tmp_path / str(count), net(count))) for count in (10, "n"))
+    assert fixed.inputs == free.inputs == {"x": (16, 12, 12)}
+    np.testing.assert_allclose(fixed.run(x)["logits"], free.run(x)["logits"], rtol=1e-5, atol=1e-5)
+    model = load(tmp_path, net(10))
+    plan = twofold.decompose(model, data=x["x"], macs=0.5, multiple=4).plan
+    assert plan.measured_error < 1
+    given = runner_for(load(tmp_path, net(10), inputs={"x": (4, 16, 9, 9)}))
+    assert (given.batching.size, given.inputs) == (4, {"x": (16, 9, 9)})
+
+
+def test_an_input_without_a_batch_axis(tmp_path):
+    """A scalar that scales the input: its value belongs to each sample."""
+    made = net()
+    made.graph.node[0].input[0] = "xs"
+    made.graph.node.insert(0, make("Mul", ["x", "s"], ["xs"]))
+    made.graph.input.append(helper.make_tensor_value_info("s", TensorProto.FLOAT, ()))
+    model, x = load(tmp_path, made), batch(3)
+    assert model.convolutions()[0].input_sizes == ((12, 12),)
+    runner = runner_for(model)
+    assert dict(runner.inputs) == {"x": (16, 12, 12), "s": ()}
+    scales = np.array([1, 2, 0.5], np.float32)
+    expected = runner_for(load(tmp_path / "plain")).run({"x": x["x"] * scales[:, None, None, None]})
+    found = runner.run({**x, "s": scales})
+    np.testing.assert_allclose(found["logits"], expected["logits"], rtol=1e-4, atol=1e-4)
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    fixed = runner_for(load(tmp_path, made))
+    with pytest.raises(InputError, match="must have the same values"):
+        fixed.run({**x, "s": scales})
+
+
+@pytest.mark.parametrize("ir", [3, 8])
+def test_old_files_list_initializers_as_inputs(tmp_path, ir):
+    made = net(opset=9, ir=ir)
+    for stored in made.graph.initializer if ir == 3 else ():
+        made.graph.input.append(helper.make_tensor_value_info(stored.name, stored.data_type, stored.dims))
+    x = batch(4)
+    model = load(tmp_path, made)
+    result = twofold.decompose(model, data=x["x"], macs=0.5, multiple=4)
+    assert result.model.replaced
+    written = result.save(tmp_path / "out")[0]
+    (expected,) = small.run(written, **x)
+    found = 1 / (1 + np.exp(-runner_for(twofold.load(written)).run(x)["logits"]))
+    np.testing.assert_allclose(found.transpose(0, 2, 3, 1), expected, atol=1e-5)
 
 
 def test_operators_without_gradients_are_named(tmp_path):

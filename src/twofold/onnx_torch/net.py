@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from onnx import ModelProto, NodeProto
 from torch import Tensor
 
-from ..formats.onnx.graphs import DOMAIN
+from ..formats.onnx.fold import dense
+from ..formats.onnx.graphs import DOMAIN, opset_of
 from ..formats.onnx.tensors import Files, read_array
 from .registry import Node, Operation, UnsupportedError, build, from_array
 
@@ -59,8 +60,7 @@ class OnnxNet:
             UnsupportedError: some nodes cannot be computed; all are named.
         """
         self.outputs = tuple(outputs)
-        versions = {one.domain: one.version for one in model.opset_import}
-        opset = next((versions[domain] for domain in DOMAIN if domain in versions), 1)
+        opset = opset_of(model)
         needed, names = _needed(model.graph.node, self.outputs)
         self.constants: dict[str, Tensor] = {}
         self._nodes: list[tuple[int, NodeProto, Operation]] = []
@@ -85,6 +85,9 @@ class OnnxNet:
         for tensor in model.graph.initializer:
             if tensor.name in names:
                 self.constants[tensor.name] = from_array(read_array(tensor, files or {}))
+        for sparse in model.graph.sparse_initializer:
+            if sparse.values.name in names:
+                self.constants[sparse.values.name] = from_array(dense(sparse, files or {}))
         self._last = {name: position for position, node, _ in self._nodes for name in node.input}
         self._last |= dict.fromkeys(self.outputs, len(model.graph.node))
 

@@ -75,7 +75,11 @@ class OnnxStudent:
             raise ModelError(
                 f"{self._decomposed.path}: does not run in torch, which trains it: {error}"
             ) from error
-        return {name: torch.cat([part[name] for part in parts]) for name in self._net.outputs}
+        count = len(next(iter(batch.values())))
+        return {
+            name: self._runner.batching.own(torch.cat([part[name] for part in parts]), count)
+            for name in self._net.outputs
+        }
 
     def finish(self, exam: Inputs) -> tuple[OnnxModel, tuple[str, ...]]:
         """See `Student.finish`."""
@@ -91,4 +95,5 @@ def _constants(model: OnnxModel, layers: list[str]) -> Iterator[Constant]:
     for name in layers:
         for use in model.group(name).uses:
             if not use.reason:
-                yield from (one for one in (use.weight, use.bias) if one is not None)
+                # What is computed of other constants stays as it is.
+                yield from (one for one in (use.weight, use.bias) if one is not None and not one.steps)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from onnx import NodeProto, TensorProto
 
 from ...conv import ConvGeometry, Size
-from .graphs import Constant, Graphs, Scope
+from .graphs import Constant, Graphs, Scope, is_op
 from .kinds import Kind
 from .tensors import BITS
+
+_QUANTIZED = "it is quantized (weight and input come from DequantizeLinear); decompose first, then quantize"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,8 @@ def read_use(
     found = graphs.constant(scope, node.input[at]) if len(node.input) > at else "is missing"
     if isinstance(found, Constant):
         weight = found
+        if "DequantizeLinear" in weight.steps and is_quantized(graphs, scope, node.input[0]):
+            reason = reason or _QUANTIZED
         if not reason and weight.tensor.data_type not in BITS:
             reason = f"its weight is of type {_type_name(weight)}, which is not decomposed"
     else:
@@ -78,12 +82,23 @@ def read_use(
             bias = found
         else:
             reason = f"its bias {found}"
-    # A quantized weight has a shape, too, which says what the layer costs.
-    shaped = weight or (graphs.quantized(scope, node.input[at]) if len(node.input) > at else None)
-    geometry, problem = (None, "") if shaped is None else kind.geometry(node, tuple(shaped.tensor.dims), size)
-    if bias is not None and geometry is not None and list(bias.tensor.dims) != [geometry.c_out]:
+    geometry, problem = (None, "") if weight is None else kind.geometry(node, tuple(weight.tensor.dims), size)
+    if bias is not None and geometry is not None and not _fits(bias, geometry):
         problem = problem or f"its bias has the shape {list(bias.tensor.dims)}, not [{geometry.c_out}]"
     return Use(scope, position, node, kind, name, weight, bias, geometry, size, reason or problem)
+
+
+def _fits(bias: Constant, geometry: ConvGeometry) -> bool:
+    """Whether a bias has a value per output channel; that of vectors may be a row."""
+    dims = list(bias.tensor.dims)
+    row = not geometry.meaning.spatial and dims == [1, geometry.c_out]
+    return row or dims == [geometry.c_out]
+
+
+def is_quantized(graphs: Graphs, scope: Scope, name: str) -> bool:
+    """Whether a value is a rounded result: then a runtime computes with integers what reads it."""
+    maker = graphs.maker(scope, name)
+    return maker is not None and is_op(maker, "DequantizeLinear")
 
 
 def _type_name(constant: Constant) -> str:

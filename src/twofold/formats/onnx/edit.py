@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from ...conv import Array, FactorConv, Factors
 from .convolution import Use
-from .graphs import Constant, Graphs, Scope, value_names
+from .graphs import DEFAULTS_SINCE_IR, Constant, Graphs, Scope, value_names
 from .groups import Group, bias_of
 from .tensors import Files, new_tensor
 
@@ -35,8 +36,9 @@ class Editor:
         #: What takes the place of a node, and what comes before it.
         self._instead: dict[Address, list[NodeProto]] = {}
         self._before: dict[Address, list[NodeProto]] = {}
-        #: What comes after an initializer.
+        #: What comes after an initializer, and after all those of a graph.
         self._tensors: dict[tuple[int, str], list[TensorProto]] = {}
+        self._more: dict[int, list[TensorProto]] = {}
         self._infos: dict[int, list[ValueInfoProto]] = {}
         #: Values that replaced nodes have read: number of the graph and name.
         self._left: set[tuple[int, str]] = set()
@@ -70,6 +72,7 @@ class Editor:
         stored: list[TensorProto] = []
         for tensor in graph.initializer:
             stored += [tensor, *self._tensors.get((number, tensor.name), ())]
+        stored += self._more.get(number, ())
         if len(stored) > len(graph.initializer):
             del graph.initializer[:]
             graph.initializer.extend(stored)
@@ -77,7 +80,10 @@ class Editor:
 
     def _own(self, constant: Constant) -> Constant:
         """A constant of the original, in this copy."""
-        found = self._graphs.constant(self._graphs.scopes[constant.scope.number], constant.name)
+        scope = self._graphs.scopes[constant.scope.number]
+        if constant.steps:  # it is computed already
+            return dataclasses.replace(constant, scope=scope)
+        found = self._graphs.constant(scope, constant.name)
         assert isinstance(found, Constant), "Bug: the copy differs from its original"
         return found
 
@@ -89,13 +95,19 @@ class Editor:
         return name
 
     def _add(self, beside: Constant, name: str, array: Array) -> str:
-        """Store a constant where another one is, in the same way; gives its name."""
+        """Store a constant where another one is, in the same way; gives its name.
+
+        What takes the place of a constant expression is an initializer.
+        """
         name = self._free(name, self._values)
         tensor = new_tensor(name, array, beside.tensor)
         scope = beside.scope
         if beside.node is None:
-            self._tensors.setdefault(beside.key, []).append(tensor)
-            if beside.name in scope.inputs:  # as old models must
+            if beside.steps:
+                self._more.setdefault(scope.number, []).append(tensor)
+            else:
+                self._tensors.setdefault(beside.key, []).append(tensor)
+            if self.model.ir_version < DEFAULTS_SINCE_IR and scope.outer is None:
                 scope.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
         else:
             node_name = self._free(name, self._names)
@@ -104,7 +116,7 @@ class Editor:
         return name
 
     def _replace_node(self, use: Use, group: Group, stack: Factors, weights: list[str]) -> tuple[str, ...]:
-        node = self._graphs.node(use.scope.number, use.position)
+        node, opset = self._graphs.node(use.scope.number, use.position), self._graphs.opset
         count = len(stack.convs)
         names = [self._free(f"{use.name}_{i}", self._names) for i in range(count)]
         values = [self._free(f"{name}_output", self._values) for name in names[:-1]]
@@ -115,16 +127,19 @@ class Editor:
             new.CopyFrom(node)  # with its documentation and all that is not known here
             new.name = names[i]
             bias = self._bias(use, group, conv) if i == count - 1 else ""
+            if not bias and use.kind.needs_bias(opset):
+                zeros = np.zeros(conv.geometry.c_out)
+                bias = self._add(self._own(group.weight), f"{weights[i]}_zero", zeros)
             new.input[:] = [chain[i], weights[i], *([bias] if bias else [])]
             new.output[:] = [chain[i + 1]]
             use.kind.write(new, conv.geometry, last=i == count - 1)
             nodes += use.kind.biased(
-                new, partial(self._free, taken=self._values), partial(self._free, taken=self._names)
+                new, opset, partial(self._free, taken=self._values), partial(self._free, taken=self._names)
             )
         self._instead[use.scope.number, use.position] = nodes
         self._infos.setdefault(use.scope.number, []).extend(_value_infos(use, node, values, stack))
         for name in node.input[1:]:
-            self._left.update(self._graphs.sources(self._graphs.scopes[use.scope.number], name))
+            self._left.update(self._graphs.expression(self._graphs.scopes[use.scope.number], name))
         return tuple(names)
 
     def _bias(self, use: Use, group: Group, last: FactorConv) -> str:
@@ -158,13 +173,13 @@ def prune(model: ModelProto, candidates: Collection[tuple[int, str]]) -> None:
     """Remove those of `candidates` (number of the graph, name of a value) that nothing reads."""
     while True:
         graphs = Graphs(model)
-        dead = [
-            {name for number, name in candidates if number == scope.number and scope.defines(name)}
-            for scope in graphs.scopes
-        ]
         unread = [
-            {name for name in names if not graphs.readers(scope, name)}
-            for scope, names in zip(graphs.scopes, dead, strict=True)
+            {
+                name
+                for number, name in candidates
+                if number == scope.number and scope.defines(name) and _is_unread(graphs, scope, name)
+            }
+            for scope in graphs.scopes
         ]
         if not any(unread):
             return
@@ -173,7 +188,14 @@ def prune(model: ModelProto, candidates: Collection[tuple[int, str]]) -> None:
             _remove(graph.node, lambda node: bool(names.intersection(node.output)))  # noqa: B023 - used at once
             for field in (graph.initializer, graph.input, graph.value_info):
                 _remove(field, lambda one: one.name in names)  # noqa: B023 - used at once
+            _remove(graph.sparse_initializer, lambda one: one.values.name in names)  # noqa: B023 - used at once
             _remove(graph.quantization_annotation, lambda one: one.tensor_name in names)  # noqa: B023 - used at once
+
+
+def _is_unread(graphs: Graphs, scope: Scope, name: str) -> bool:
+    """Whether nothing reads a value, nor what the same node gives beside it."""
+    made = scope.graph.node[scope.makers[name]].output if name in scope.makers else [name]
+    return not any(graphs.readers(scope, one) for one in made if one)
 
 
 def _remove(field: Any, unwanted: Callable[[Any], bool]) -> None:

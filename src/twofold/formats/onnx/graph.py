@@ -9,20 +9,18 @@ from onnx import ModelProto
 from ...conv import Size
 from ..graph import NetGraph, Node
 from .groups import Group
-from .shapes import value_shapes
+from .shapes import fed_inputs, value_shapes
 
 
 def net_graph(model: ModelProto, groups: Iterable[Group], inputs: Mapping[str, Size], path: str) -> NetGraph:
     """The main graph; its nodes stand in the file's order, which ONNX wants sorted."""
     owners = {use.position: group.name for group in groups for use in group.uses if use.scope.number == 0}
     shapes = value_shapes(model, inputs, path)
-    stored = {tensor.name for tensor in model.graph.initializer}
     nodes: list[Node] = []
     makers: dict[str, int] = {}
-    for value in model.graph.input:
-        if value.name not in stored:
-            makers[value.name] = len(nodes)
-            nodes.append(Node(value.name, "Input", (), shapes.get((0, value.name))))
+    for value in fed_inputs(model):
+        makers[value.name] = len(nodes)
+        nodes.append(Node(value.name, "Input", (), shapes.get((0, value.name))))
     for position, node in enumerate(model.graph.node):
         sources = tuple(dict.fromkeys(makers[name] for name in node.input if name in makers))
         if not sources:  # a constant, or made of constants alone

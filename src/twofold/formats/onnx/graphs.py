@@ -10,13 +10,37 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
+
+from ...errors import FormatError
+from .fold import DOMAIN, dense, evaluate, is_foldable
+from .tensors import Files, external_entry, is_external, read_array
+
+__all__ = [
+    "DOMAIN",
+    "Constant",
+    "Graphs",
+    "Reader",
+    "Scope",
+    "held",
+    "holder_of",
+    "is_op",
+    "opset_of",
+    "value_names",
+]
 
 #: From this version on an initializer that is also an input is a default value, before that every one is.
 DEFAULTS_SINCE_IR = 4
 
-DOMAIN = ("", "ai.onnx")
+
+_CHANGED_BY_CALLER = ", which a caller may change; remove that input"
+#: Stands for the step from a sparse tensor to its values.
+_SPARSE = frozenset({"sparse initializer"})
 
 
 def is_op(node: NodeProto, *types: str) -> bool:
@@ -35,6 +59,7 @@ class Scope:
         holder: the node in whose attributes it is; None for the main graph.
         makers: name of each value -> position of the node that makes it.
         tensors: its initializers by name.
+        sparse: its sparse initializers by name.
         inputs: names of its inputs.
     """
 
@@ -44,6 +69,7 @@ class Scope:
     holder: NodeProto | None
     makers: dict[str, int]
     tensors: dict[str, TensorProto]
+    sparse: dict[str, SparseTensorProto]
     inputs: frozenset[str]
 
     @classmethod
@@ -53,8 +79,9 @@ class Scope:
         """Index one graph."""
         makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
         tensors = {tensor.name: tensor for tensor in graph.initializer}
+        sparse = {one.values.name: one for one in graph.sparse_initializer}
         inputs = frozenset(value.name for value in graph.input)
-        return cls(number, graph, outer, holder, makers, tensors, inputs)
+        return cls(number, graph, outer, holder, makers, tensors, sparse, inputs)
 
     @property
     def place(self) -> str:
@@ -64,7 +91,7 @@ class Scope:
 
     def defines(self, name: str) -> bool:
         """Whether a value belongs to this graph itself."""
-        return name in self.makers or name in self.tensors or name in self.inputs
+        return any(name in names for names in (self.makers, self.tensors, self.sparse, self.inputs))
 
 
 @dataclass(frozen=True)
@@ -89,14 +116,16 @@ class Constant:
     Attributes:
         scope: the graph that holds it.
         name: its name there, whatever Identity nodes call it further down.
-        tensor: its data.
-        node: position of the Constant node that makes it; None for an initializer.
+        tensor: its data; those of an expression are computed, and are nowhere in the file.
+        node: position of the Constant node that makes it; None for an initializer and an expression.
+        steps: types of the operators that compute it of other constants; empty for one that is stored.
     """
 
     scope: Scope
     name: str
     tensor: TensorProto
     node: int | None = None
+    steps: frozenset[str] = frozenset()
 
     @property
     def key(self) -> tuple[int, str]:
@@ -112,8 +141,15 @@ class Graphs:
         scopes: its graphs, the main graph first, each before those that it holds.
     """
 
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
+    def __init__(self, model: ModelProto, files: Files | None = None) -> None:
+        """Index a model.
+
+        Args:
+            model: the model.
+            files: data files beside it, which constant expressions may need.
+        """
+        self.model, self._files = model, files or {}
+        self._folded: dict[tuple[int, str], Constant | str] = {}
         self.scopes: list[Scope] = []
         waiting: deque[tuple[GraphProto, Scope | None, NodeProto | None]] = deque([(model.graph, None, None)])
         while waiting:
@@ -133,6 +169,11 @@ class Graphs:
         holder = holder_of(scope, name) if name else None
         if holder is not None:
             self._readers.setdefault((holder.number, name), []).append(reader)
+
+    @property
+    def opset(self) -> int:
+        """Version of ONNX's own operators."""
+        return opset_of(self.model)
 
     def node(self, graph: int, position: int) -> NodeProto:
         """One node."""
@@ -186,35 +227,115 @@ class Graphs:
         return None if position is None else self.scopes[number].graph.node[position]
 
     def constant(self, scope: Scope, name: str) -> Constant | str:
-        """The constant that a value is, or why it is none, as the end of a sentence."""
+        """The constant that a value is, or why it is none, as the end of a sentence.
+
+        What nodes compute of constants alone is one, too: its value is computed.
+        """
         chain = self.sources(scope, name)
         if not chain:
             return f"is {name!r}, which nothing defines"
         number, name = chain[-1]
         holder = self.scopes[number]
+        if name in holder.inputs and not self._is_default(holder, name):
+            more = name in holder.tensors or name in holder.sparse
+            return f"is {name!r}, an input of the graph" + (_CHANGED_BY_CALLER if more else "")
         if name in holder.tensors:
-            if name in holder.inputs and self.model.ir_version >= DEFAULTS_SINCE_IR:
-                return f"is {name!r}, an input of the graph, which a caller may change; remove that input"
             return Constant(holder, name, holder.tensors[name])
-        if name in holder.inputs:
-            return f"is {name!r}, an input of the graph"
-        node = holder.graph.node[holder.makers[name]]
-        if is_op(node, "Constant"):
-            tensors = [attribute.t for attribute in node.attribute if attribute.name == "value"]
-            if tensors:
-                return Constant(holder, name, tensors[0], holder.makers[name])
-        if is_op(node, "DequantizeLinear"):
-            return "is quantized (it comes from DequantizeLinear); decompose first, then quantize"
-        return f"is computed ({name!r} comes from {node.op_type})"
+        if (number, name) in self._varying:
+            return self._why_varying(holder, name)
+        if name in holder.makers:
+            node = holder.graph.node[holder.makers[name]]
+            if is_op(node, "Constant"):
+                for attribute in node.attribute:
+                    if attribute.name == "value":
+                        return Constant(holder, name, attribute.t, holder.makers[name])
+        if (number, name) not in self._folded:
+            self._folded[number, name] = self._fold(holder, name)
+        return self._folded[number, name]
 
-    def quantized(self, scope: Scope, name: str) -> Constant | None:
-        """The constant that a DequantizeLinear makes a value of; None where a value is no such."""
-        chain = self.sources(scope, name)
-        node = self.maker(scope, name)
-        if node is None or not is_op(node, "DequantizeLinear"):
-            return None
-        found = self.constant(self.scopes[chain[-1][0]], node.input[0])
-        return found if isinstance(found, Constant) else None
+    def expression(self, scope: Scope, name: str) -> list[tuple[int, str]]:
+        """A value and all that it is computed of, with what the same nodes give beside: graph and name."""
+        found: dict[tuple[int, str], None] = {}
+        waiting = [(scope, name)]
+        while waiting:
+            inner, value = waiting.pop()
+            holder = holder_of(inner, value) if value else None
+            if holder is None or (holder.number, value) in found:
+                continue
+            found[holder.number, value] = None
+            if value in holder.makers:
+                node = holder.graph.node[holder.makers[value]]
+                waiting += [(holder, one) for one in (*node.output, *node.input)]
+        return list(found)
+
+    def _is_default(self, holder: Scope, name: str) -> bool:
+        """Whether an input always has the value that is stored for it, as in old models."""
+        stored = name in holder.tensors or name in holder.sparse
+        return stored and self.model.ir_version < DEFAULTS_SINCE_IR
+
+    @cached_property
+    def _varying(self) -> frozenset[tuple[int, str]]:
+        """Values that depend on what a caller gives, or are not computed here."""
+        found: set[tuple[int, str]] = set()
+        for scope in self.scopes:  # each after the one around it
+            number = scope.number
+            found.update((number, name) for name in scope.inputs if not self._is_default(scope, name))
+            for node in scope.graph.node:
+                if not is_foldable(node) or any(self._key(scope, name) in found for name in node.input):
+                    found.update((number, name) for name in node.output)
+        return frozenset(found)
+
+    def _key(self, scope: Scope, name: str) -> tuple[int, str]:
+        holder = holder_of(scope, name) if name else None
+        return (-1 if holder is None else holder.number), name
+
+    def _why_varying(self, holder: Scope, name: str) -> str:
+        node = holder.graph.node[holder.makers[name]]
+        told = f"is computed ({name!r} comes from {node.op_type})"
+        inner = [one for one in node.input if self._key(holder, one) in self._varying]
+        if not is_foldable(node) or len(inner) != 1:
+            return told
+        reason = self.constant(holder, inner[0])
+        if isinstance(reason, str) and "an input of the graph" in reason:
+            return f"{told}, from {reason.removeprefix('is ')}"
+        return told
+
+    def _fold(self, holder: Scope, name: str) -> Constant | str:
+        """Compute a constant expression, or read a sparse tensor."""
+        values = self.expression(holder, name)
+        try:
+            stored = {one: self._stored(number, one) for number, one in values}
+        except FormatError as error:
+            return f"is a constant that cannot be read: {error}"
+        constants = {one: array for one, array in stored.items() if array is not None}
+        found: NDArray[Any] | str
+        places = sorted(
+            {(number, self.scopes[number].makers[one]) for number, one in values if one not in constants}
+        )
+        nodes = [self.node(*place) for place in places]
+        found = constants[name] if name in constants else evaluate(self.model, nodes, constants, name)
+        if isinstance(found, str):
+            return found
+        tensor: TensorProto = numpy_helper.from_array(np.ascontiguousarray(found), name)
+        location = next(filter(None, (self._location(number, one) for number, one in values)), "")
+        if location:  # new tensors go where these are
+            tensor.external_data.add(key="location", value=location)
+        return Constant(holder, name, tensor, None, frozenset(node.op_type for node in nodes) or _SPARSE)
+
+    def _stored(self, number: int, name: str) -> NDArray[Any] | None:
+        scope = self.scopes[number]
+        if name in scope.tensors:
+            return read_array(scope.tensors[name], self._files)
+        return dense(scope.sparse[name], self._files) if name in scope.sparse else None
+
+    def _location(self, number: int, name: str) -> str:
+        tensor = self.scopes[number].tensors.get(name)
+        return "" if tensor is None or not is_external(tensor) else external_entry(tensor, "location")
+
+
+def opset_of(model: ModelProto) -> int:
+    """Version of ONNX's own operators that a model uses."""
+    return next((one.version for one in model.opset_import if one.domain in DOMAIN), 1)
 
 
 def holder_of(scope: Scope, name: str) -> Scope | None:
@@ -237,8 +358,7 @@ def value_names(graphs: Graphs) -> set[str]:
     """Every name of a value in any graph."""
     names = set()
     for scope in graphs.scopes:
-        names |= scope.makers.keys() | scope.tensors.keys() | scope.inputs
+        names |= scope.makers.keys() | scope.tensors.keys() | scope.sparse.keys() | scope.inputs
         names |= {value.name for value in (*scope.graph.value_info, *scope.graph.output)}
         names |= {name for node in scope.graph.node for name in node.input}
-        names |= {sparse.values.name for sparse in scope.graph.sparse_initializer}
     return names

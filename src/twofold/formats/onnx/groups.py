@@ -70,14 +70,7 @@ def _of_activations(graphs: Graphs, place: Node, kind: Kind) -> bool:
     scope, _, node = place
     if not kind.constant or len(node.input) <= kind.weight:
         return False
-
-    def is_weight(name: str) -> bool:
-        if isinstance(graphs.constant(scope, name), Constant):
-            return True
-        maker = graphs.maker(scope, name)
-        return maker is not None and is_op(maker, "DequantizeLinear") and is_weight(maker.input[0])
-
-    return not is_weight(node.input[kind.weight])
+    return not isinstance(graphs.constant(scope, node.input[kind.weight]), Constant)
 
 
 def _input_shapes(
@@ -165,7 +158,7 @@ def as_layer(group: Group, files: Files) -> ConvLayer | Skipped:
 
 def bias_of(use: Use, files: Files) -> Array | None:
     """The bias of one node."""
-    return None if use.bias is None else read_weight(use.bias.tensor, files)
+    return None if use.bias is None else read_weight(use.bias.tensor, files).reshape(-1)
 
 
 def in_functions(model: ModelProto) -> tuple[Skipped, ...]:

@@ -72,7 +72,7 @@ class OnnxModel:
 
     @cached_property
     def _groups(self) -> dict[str, Group]:
-        groups = find_groups(Graphs(self.proto), self.inputs, str(self.path))
+        groups = find_groups(Graphs(self.proto, self.files), self.inputs, str(self.path))
         return {group.name: group for group in groups}
 
     @cached_property
@@ -159,6 +159,7 @@ class OnnxModel:
         for (number, name), array in arrays.items():
             found = graphs.constant(graphs.scopes[number], name)
             assert isinstance(found, Constant), f"Bug: {name} is no constant"
+            assert not found.steps, f"Bug: {name} is computed"
             assert tuple(found.tensor.dims) == array.shape, f"Bug: {name} has another shape"
             tensor = new_tensor(found.tensor.name, array, found.tensor)
             tensor.doc_string = found.tensor.doc_string

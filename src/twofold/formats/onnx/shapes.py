@@ -61,8 +61,7 @@ def _without_data(model: ModelProto) -> ModelProto:
 
 
 def _set_inputs(model: ModelProto, inputs: Mapping[str, Size], path: str) -> None:
-    stored = {tensor.name for tensor in model.graph.initializer}
-    known = {value.name: value for value in model.graph.input if value.name not in stored}
+    known = {value.name: value for value in fed_inputs(model)}
     for name, size in inputs.items():
         if name not in known:
             raise ModelError(f"{path}: the net has no input {name!r}; it has {', '.join(known) or 'none'}")
@@ -82,10 +81,17 @@ def _set_inputs(model: ModelProto, inputs: Mapping[str, Size], path: str) -> Non
             dim.Clear()
 
 
-def input_shapes(model: ModelProto) -> dict[str, Shape]:
-    """Shapes of the inputs as the file gives them, None per axis that is free; () where it says nothing."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    return {value.name: _shape(value) or () for value in model.graph.input if value.name not in stored}
+def input_shapes(model: ModelProto) -> dict[str, Shape | None]:
+    """Shapes of the inputs as the file gives them, None per axis that is free; None where it says nothing."""
+    return {value.name: _shape(value) for value in fed_inputs(model)}
+
+
+def fed_inputs(model: ModelProto) -> list[ValueInfoProto]:
+    """The inputs that have no stored value."""
+    graph = model.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    stored |= {sparse.values.name for sparse in graph.sparse_initializer}
+    return [value for value in graph.input if value.name not in stored]
 
 
 def _shape(value: ValueInfoProto) -> Shape | None:
@@ -120,9 +126,8 @@ def measured_shapes(model: ModelProto, names: Sequence[str], inputs: Mapping[str
     refusals: tuple[type[Exception], ...] = (ValueError, RuntimeError, *_errors(onnxruntime))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # it would warn of what others exported, and of this graph
-    stored = {tensor.name for tensor in model.graph.initializer}
     try:
-        feed = {value.name: _zeros(value, inputs) for value in model.graph.input if value.name not in stored}
+        feed = {value.name: _zeros(value, inputs) for value in fed_inputs(model)}
         session = onnxruntime.InferenceSession(
             run.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -133,9 +138,9 @@ def measured_shapes(model: ModelProto, names: Sequence[str], inputs: Mapping[str
 
 
 def _zeros(value: ValueInfoProto, inputs: Mapping[str, Size]) -> NDArray[np.generic]:
-    shape = inputs.get(value.name) or _shape(value) or (None,)
-    definite = tuple(dim for dim in shape if dim is not None)
-    if len(definite) < len(shape):
+    shape = inputs.get(value.name, _shape(value))
+    definite = tuple(dim for dim in shape or () if dim is not None)
+    if shape is None or len(definite) < len(shape):
         raise ValueError(f"input {value.name!r} has no definite shape")
     return np.zeros(definite, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from ....errors import ModelError, option
+from ....formats.onnx.fold import dense
+from ....formats.onnx.graphs import DEFAULTS_SINCE_IR, opset_of
+from ....formats.onnx.shapes import fed_inputs
 from ....formats.onnx.tensors import Files, is_external, read_array
 
 #: Bytes that a protobuf message can have.
@@ -30,7 +33,8 @@ class Graph:
         self._nodes = model.graph.node
         self._makers = {name: i for i, node in enumerate(self._nodes) for name in node.output if name}
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
-        inputs = [value.name for value in model.graph.input if value.name not in self._stored]
+        self._sparse = {sparse.values.name: sparse for sparse in model.graph.sparse_initializer}
+        inputs = [value.name for value in fed_inputs(model)]
         changing = set(inputs)
         for node in self._nodes:
             if not changing.isdisjoint(reads(node)):
@@ -46,6 +50,11 @@ class Graph:
         self.positions = tuple(reversed(found))
         self.fed = tuple(name for name in inputs if name in needed)
         self._changing = changing
+
+    @property
+    def opset(self) -> int:
+        """Version of ONNX's own operators."""
+        return opset_of(self.model)
 
     def depends(self, name: str) -> bool:
         """Whether a value depends on the inputs."""
@@ -98,6 +107,8 @@ class Graph:
             for name in reads(waiting.pop()):
                 if name in self._stored:
                     tensors[name] = self._stored[name]
+                elif name in self._sparse:
+                    tensors[name] = numpy_helper.from_array(dense(self._sparse[name], self._files), name)
                 elif name not in self._changing and self._makers.get(name, -1) not in {*chosen, -1}:
                     chosen.add(self._makers[name])
                     waiting.append(self._nodes[self._makers[name]])
@@ -108,7 +119,9 @@ class Graph:
         )
         graph.initializer.extend(self._inline(one) for one in tensors.values() if one.name not in inputs)
         made = ModelProto(
-            ir_version=self.model.ir_version, opset_import=self.model.opset_import, graph=graph,
+            # Older versions want every initializer among the inputs, which a part's are not.
+            ir_version=max(self.model.ir_version, DEFAULTS_SINCE_IR),
+            opset_import=self.model.opset_import, graph=graph,
             functions=self.model.functions,
         )  # fmt: skip
         if made.ByteSize() > _LARGEST_MESSAGE:

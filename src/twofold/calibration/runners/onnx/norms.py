@@ -9,14 +9,14 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ....formats.onnx.attributes import attribute
-from ....formats.onnx.graphs import is_op
+from ....formats.onnx.graphs import is_op, opset_of
 
 
 def with_batch_statistics(model: ModelProto) -> ModelProto:
     """A copy whose BatchNormalization nodes in the main graph normalise by the batch's own moments."""
     made = ModelProto()
     made.CopyFrom(model)
-    opset = max((one.version for one in made.opset_import if one.domain in ("", "ai.onnx")), default=1)
+    opset = opset_of(made)
     nodes: list[NodeProto] = []
     for node in made.graph.node:
         nodes += _normalised(node, opset) if is_op(node, "BatchNormalization") else [node]

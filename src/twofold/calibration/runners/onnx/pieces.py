@@ -80,6 +80,6 @@ class Pieces:
             node.input[:] = [node.input[0], _WEIGHT, _BIAS]
             kind = kind_of(node)
             assert kind is not None, "Bug: a piece begins with a node that is no layer"
-            instead = {first: kind.biased(node)}
+            instead = {first: kind.biased(node, self._graph.opset)}
         made = sorted(self._live[piece + 1] - self._live[piece])
         return Session(self._graph.part(first, stop, kinds, made, instead), made)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from ....conv import ConvLayer, Factors
-from ....errors import InputError, ModelError, OptionError, option
+from ....errors import ModelError, OptionError
 from ....formats.onnx.graphs import is_op
 from ....formats.onnx.groups import bias_of
 from ....formats.onnx.model import OnnxModel
@@ -22,6 +22,7 @@ from ...images import ImageOptions
 from ...inputs import Batch, SampleShape
 from ...runner import Outputs, Seen, Stacks
 from ..readout import ONNX as READOUT
+from .batches import Batching, Values
 from .graph import Graph, types_of
 from .norms import with_batch_statistics
 from .pieces import Pieces
@@ -30,7 +31,6 @@ from .session import Session
 if TYPE_CHECKING:
     from ....onnx_torch import OnnxNet
 
-Values = dict[str, NDArray[Any]]
 Weights = tuple[NDArray[Any], NDArray[Any]]
 
 
@@ -61,12 +61,9 @@ class OnnxRunner:
         self._normal = _Network(proto, self.outputs, model)
         self._network = self._normal
         self._types = types_of(proto, self._normal.graph.fed)
-        shapes = {name: input_shapes(model.proto)[name] for name in self._normal.graph.fed}
-        self._batch = _fixed_batch(shapes)
-        given = {name: tuple(size) for name, size in model.inputs.items()}
-        self.inputs: dict[str, SampleShape] = {
-            name: given.get(name, shape)[1:] for name, shape in shapes.items()
-        }
+        shapes = {**input_shapes(model.proto), **model.inputs}
+        self.batching = Batching.of({name: shapes[name] for name in self._normal.graph.fed})
+        self.inputs: Mapping[str, SampleShape] = self.batching.shapes
         self._stacks: tuple[Stacks, _Network, Session] | None = None
 
     @cached_property
@@ -119,7 +116,7 @@ class OnnxRunner:
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`; with stacks the changed model itself is run."""
         session = self._changed(stacks) if stacks else self._network.session(self._types)
-        return _joined([session(values) for values in self.parts(batch)])
+        return self.batching.joined([session(values) for values in self.parts(batch)], _count(batch))
 
     def _changed(self, stacks: Stacks) -> Session:
         # The same stacks come batch by batch.
@@ -144,7 +141,7 @@ class OnnxRunner:
                 found = envs
                 for number in range(piece, len(pieces)):
                     found = [pieces.advance(values, number, changed.get(number)) for values in found]
-                yield layer.name, index, _joined(found)
+                yield layer.name, index, self.batching.joined(found, _count(batch))
 
     def _weights(self, layer: ConvLayer, stack: Factors) -> dict[int, Weights]:
         """Weight and bias of the convolution that a stack equals, by the number of each use's piece."""
@@ -167,10 +164,7 @@ class OnnxRunner:
             name: array.astype(helper.tensor_dtype_to_np_dtype(self._types[name]), copy=False)
             for name, array in batch.items()
         }
-        if self._batch is None:
-            return [typed]
-        count = len(next(iter(typed.values())))
-        return [{name: array[i : i + 1] for name, array in typed.items()} for i in range(count)]
+        return self.batching.parts(typed)
 
     @property
     def has_batch_statistics(self) -> bool:
@@ -248,35 +242,9 @@ class _Network:
         return self.in_torch()[0]
 
 
-def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Outputs:
-    """Outputs of all samples as float32."""
-    if len(parts) == 1:
-        return {name: value.astype(np.float32, copy=False) for name, value in parts[0].items()}
-    found = {}
-    for name, value in parts[0].items():
-        shapes = {part[name].shape[1:] for part in parts}
-        if not value.ndim or len(shapes) > 1:
-            raise ModelError(
-                f"output {name!r} differs in shape from sample to sample ({', '.join(map(str, shapes))}); "
-                f"name others ({option('protect')})"
-            )
-        found[name] = np.concatenate([part[name] for part in parts]).astype(np.float32)
-    return found
-
-
-def _fixed_batch(shapes: Mapping[str, tuple[int | None, ...]]) -> int | None:
-    """1 where the model takes one sample at a time; None where it takes any number.
-
-    Raises:
-        InputError: it takes another number, or something without a batch axis.
-    """
-    for name, shape in shapes.items():
-        if not shape or (shape[0] or 1) != 1:
-            raise InputError(
-                f"input {name!r} has the shape {list(shape)}, which is no batch of one or of any number of "
-                "samples; export the model with a batch axis that is 1 or free"
-            )
-    return 1 if any(shape[0] == 1 for shape in shapes.values()) else None
+def _count(batch: Batch) -> int:
+    """Number of samples."""
+    return len(next(iter(batch.values())))
 
 
 def _checked(graph: Graph, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -77,13 +77,19 @@ class Kind(ABC):
             chain: shapes of the stack.
         """
 
+    def needs_bias(self, opset: int) -> bool:
+        """Whether a node must have a bias in that version of ONNX's operators, be it zero."""
+        return False
+
     def biased(
-        self, node: NodeProto, value: Callable[[str], str] = str, name: Callable[[str], str] = str
-    ) -> list[NodeProto]:
+        self, node: NodeProto, opset: int, value: Callable[[str], str] = str,
+        name: Callable[[str], str] = str,
+    ) -> list[NodeProto]:  # fmt: skip
         """A node whose third input is its bias, in ONNX's terms.
 
         Args:
             node: a new node, which is changed.
+            opset: the version of ONNX's operators.
             value: a free name of a value, from one that would do.
             name: a free name of a node, likewise.
         """

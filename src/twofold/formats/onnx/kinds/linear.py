@@ -11,6 +11,9 @@ from ....conv import ConvGeometry, Size
 from ..attributes import attribute, integer
 from .base import Kind, Operator, Shape
 
+#: From this version on operators broadcast without being told, and from this one on Gemm needs no bias.
+_BROADCASTING, _GEMM_WITHOUT_BIAS = 7, 11
+
 
 class Linear(Kind):
     """Fully connected layers whose weight is (in, out)."""
@@ -70,6 +73,18 @@ class Gemm(Linear):
     def turned(self, node: NodeProto) -> bool:
         return not integer(node, "transB", 0)
 
+    def needs_bias(self, opset: int) -> bool:
+        return opset < _GEMM_WITHOUT_BIAS
+
+    def biased(
+        self, node: NodeProto, opset: int, value: Callable[[str], str] = str,
+        name: Callable[[str], str] = str,
+    ) -> list[NodeProto]:  # fmt: skip
+        """As it is; in old models the node says that its bias is one row for all."""
+        if opset < _BROADCASTING and len(node.input) > 2 and attribute(node, "broadcast") is None:
+            node.attribute.append(helper.make_attribute("broadcast", 1))
+        return [node]
+
 
 class MatMul(Linear):
     """MatMul by a constant; that of two results, as in attention, is no layer."""
@@ -78,8 +93,9 @@ class MatMul(Linear):
     constant = True
 
     def biased(
-        self, node: NodeProto, value: Callable[[str], str] = str, name: Callable[[str], str] = str
-    ) -> list[NodeProto]:
+        self, node: NodeProto, opset: int, value: Callable[[str], str] = str,
+        name: Callable[[str], str] = str,
+    ) -> list[NodeProto]:  # fmt: skip
         """With an Add behind it, since it takes no bias."""
         if len(node.input) < 3:
             return [node]
@@ -87,4 +103,7 @@ class MatMul(Linear):
         output, product = node.output[0], value(f"{node.output[0]}_unbiased")
         node.input[:] = factors
         node.output[:] = [product]
-        return [node, helper.make_node("Add", [product, bias], [output], name(f"{node.name}_bias"))]
+        add = helper.make_node("Add", [product, bias], [output], name(f"{node.name}_bias"))
+        if opset < _BROADCASTING:
+            add.attribute.append(helper.make_attribute("broadcast", 1))
+        return [node, add]
