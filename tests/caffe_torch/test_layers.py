@@ -180,6 +180,30 @@ def test_equal_features_of_a_contrastive_pair_have_a_finite_gradient():
     assert torch.isfinite(a.grad).all()
 
 
+@pytest.mark.parametrize("across", ["true", "false"])
+def test_mvns_gradient_takes_deviation_and_eps_as_one_number(across):
+    """Caffe's backward pass value by value, with an eps at which the true derivative is another."""
+    x, given = normal(2, 3, 4, 5).double().requires_grad_(), normal(2, 3, 4, 5, seed=1).double()
+    params, lead = f"mvn_param {{ eps: 0.5 across_channels: {across} }}", 1 if across == "true" else 2
+    run("MVN", x, params=params).backward(given)
+    rows, slopes = (one.detach().numpy().reshape(2 if lead == 1 else 6, -1) for one in (x, given))
+    wanted = np.empty_like(rows)
+    for i, (row, slope) in enumerate(zip(rows, slopes, strict=True)):
+        y = (row - row.mean()) / (row.std() + 0.5)
+        total = y * (slope * y).sum() + slope.sum()  # top_data * sum(top_diff * top_data) + sum(top_diff)
+        wanted[i] = (slope - total / len(row)) / (row.std() + 0.5)
+    np.testing.assert_allclose(x.grad.numpy().reshape(wanted.shape), wanted, atol=1e-12)
+
+
+def test_soft_targets_are_cut_before_they_are_compared_with_the_ignored_label():
+    scores, targets = normal(1, 4), torch.tensor([[0.0, 0.7, 1.0, 1.9]])
+    zeros = run("SigmoidCrossEntropyLoss", scores, targets, params="loss_param { ignore_label: 0 }")
+    ones = run("SigmoidCrossEntropyLoss", scores, targets, params="loss_param { ignore_label: 1 }")
+    terms = torch.nn.functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")[0]
+    assert torch.allclose(zeros, terms[2:].sum())
+    assert torch.allclose(ones, terms[:2].sum())
+
+
 def test_ignored_batches_give_no_loss():
     scores = normal(3, 4).requires_grad_()
     loss = run("SoftmaxWithLoss", scores, torch.full((3,), 255.0), params="loss_param { ignore_label: 255 }")

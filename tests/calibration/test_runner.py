@@ -70,7 +70,7 @@ def test_unknown_layers_before_everything_are_named(tmp_path):
     Path(files[0]).write_text(
         NET.replace(HEAD, HEAD + odd).replace('bottom: "data"\n  top', 'bottom: "odd"\n  top')
     )
-    with pytest.raises(ModelError, match=r"'odd' has the unknown type 'Odd'.*register the type"):
+    with pytest.raises(ModelError, match=r"'odd' of the unknown type 'Odd'.*Register a type"):
         runner_for(twofold.load(*files))
 
 

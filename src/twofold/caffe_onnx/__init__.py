@@ -21,8 +21,10 @@ from . import (  # noqa: F401
     volume,
 )
 from .net import Traced, emit_net, trace
-from .registry import emits, forget, known_types, leave_out
+from .registry import emits, forget, known_types, leave_out, own_types
 from .site import Graph, Site, Value
+
+own_types()
 
 __all__ = [
     "Graph",

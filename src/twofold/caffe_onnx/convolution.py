@@ -42,7 +42,7 @@ def _convolve(site: Site, operator: str) -> tuple[Value, ...]:
 
 def _attributes(of: Window, groups: int) -> dict[str, Any]:
     return {
-        "kernel_shape": of.kernel, "strides": of.stride, "pads": (*of.pad, *of.pad),
+        "kernel_shape": of.kernel, "strides": of.stride, "pads": sum(zip(*of.pad, strict=True), ()),
         "dilations": of.dilation, "group": groups,
     }  # fmt: skip
 

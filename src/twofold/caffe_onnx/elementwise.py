@@ -9,16 +9,19 @@ from ..formats.caffe.fields import axis_of
 from .registry import emits
 from .site import Site, Value
 
+#: Operations that take two blobs at a time.
+_REDUCED = {"PROD": "Mul", "DIV": "Div"}
+
 
 @emits("Eltwise")
 def eltwise(site: Site) -> Value:
-    """SUM with coefficients, PROD or MAX."""
+    """SUM with coefficients, PROD, MAX or DIV."""
     param = site.spec.fields.message("eltwise_param")
     operation, given = param.text("operation"), param.numbers("coeff")
     if operation == "MAX":
         return site.node("Max", *site.bottoms)
-    if operation == "PROD":
-        return reduce(lambda one, other: site.node("Mul", one, other), site.bottoms)
+    if operation in _REDUCED:
+        return reduce(lambda one, other: site.node(_REDUCED[operation], one, other), site.bottoms)
     terms = [
         bottom if factor == 1 else site.node("Mul", bottom, site.constant("coeff", factor))
         for bottom, factor in zip(site.bottoms, given or (1.0,) * len(site.bottoms), strict=True)

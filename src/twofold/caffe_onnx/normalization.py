@@ -13,7 +13,7 @@ from .site import Site, Value
 
 @emits("BatchNorm")
 def batch_norm(site: Site) -> Value:
-    """BatchNormalization by the stored statistics; scale and shift are a layer of their own.
+    """BatchNormalization by the stored statistics; scale and shift are a layer of their own, or NVCaffe's.
 
     Raises:
         ModelError: the layer normalises by the statistics of each batch.
@@ -28,8 +28,10 @@ def batch_norm(site: Site) -> Value:
     mean, variance = (tensor.detach().numpy() for tensor in layer.statistics())
     images = site.bottoms[0] if len(shape) > 1 else site.reshaped(site.bottoms[0], (*shape, 1))
     value = site.node(
-        "BatchNormalization", images, site.constant("scale", np.ones_like(mean)),
-        site.constant("shift", np.zeros_like(mean)), site.constant("mean", mean),
+        "BatchNormalization", images,
+        site.parameter(3) if layer.scaled else site.constant("scale", np.ones_like(mean)),
+        site.parameter(4) if layer.scaled else site.constant("shift", np.zeros_like(mean)),
+        site.constant("mean", mean),
         site.constant("variance", variance), epsilon=layer.eps,
     )  # fmt: skip
     return value if len(shape) > 1 else site.reshaped(value, shape)

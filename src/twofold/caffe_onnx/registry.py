@@ -15,7 +15,8 @@ Emitter = Callable[[Site], "Value | tuple[Value, ...]"]
 EmitterType = TypeVar("EmitterType", bound=Emitter)
 
 _EMITTERS: dict[str, Emitter] = {}
-_SPELLING: dict[str, str] = {}
+#: Those of twofold, which write the variants of a type that are known here, and no other.
+_OWN: set[Emitter] = set()
 
 #: Types that no graph needs -> why. What they are given becomes an output of the graph.
 LEFT_OUT: dict[str, str] = {}
@@ -37,11 +38,9 @@ def emits(*types: str) -> Callable[[EmitterType], EmitterType]:
 
     def decorate(emitter: EmitterType) -> EmitterType:
         for kind in types:
-            key = _normalised(kind)
-            if key in _EMITTERS:
+            if kind in _EMITTERS:
                 raise ValueError(f"layer type {kind!r} has an emitter already; forget it first to replace it")
-            _EMITTERS[key] = emitter
-            _SPELLING[key] = kind
+            _EMITTERS[kind] = emitter
         return emitter
 
     return decorate
@@ -49,8 +48,12 @@ def emits(*types: str) -> Callable[[EmitterType], EmitterType]:
 
 def forget(kind: str) -> None:
     """Forget the emitter of a type, so that it can be registered anew; unknown ones are ignored."""
-    _EMITTERS.pop(_normalised(kind), None)
-    _SPELLING.pop(_normalised(kind), None)
+    _EMITTERS.pop(kind, None)
+
+
+def own_types() -> None:
+    """Take what is registered so far for twofold's own; what users register later takes any variant."""
+    _OWN.update(_EMITTERS.values())
 
 
 def leave_out(why: str, *types: str) -> None:
@@ -60,24 +63,26 @@ def leave_out(why: str, *types: str) -> None:
 
 def known_types() -> list[str]:
     """All types that can be exported, sorted."""
-    written = (one for one in types() if _normalised(plain_type(one)) in _EMITTERS)
-    return sorted({*_SPELLING.values(), *written}, key=str.casefold)
+    written = (one for one in types() if plain_type(one) in _EMITTERS)
+    return sorted({*_EMITTERS, *written}, key=str.casefold)
 
 
 def emitter(spec: LayerSpec) -> Emitter:
     """The emitter of a layer.
 
     Raises:
-        ModelError: its type has none; how to register one.
+        ModelError: its type has none; how to register one. Or it is a variant that is not known.
     """
-    found = _EMITTERS.get(_normalised(spec.type)) or _EMITTERS.get(_normalised(plain_type(spec.type)))
+    found = _EMITTERS.get(spec.type) or _EMITTERS.get(plain_type(spec.type))
     if found is None:
         raise ModelError(
             f"{spec.label} has the type {spec.type!r}, which cannot be exported to ONNX; known are "
             f"{', '.join(known_types())}. To add it:\n" + _HOW.format(type=spec.type)
         )
+    if found in _OWN and not spec.known_type:
+        raise ModelError(
+            f"{spec.label} ({spec.type}) has {', '.join(spec.unknown)}, of which it is not known what it "
+            f"does; remove it if it does nothing, or give {spec.type!r} an emitter of your own "
+            "(twofold.caffe_onnx.forget, then emits)"
+        )
     return found
-
-
-def _normalised(kind: str) -> str:
-    return kind.strip().casefold()

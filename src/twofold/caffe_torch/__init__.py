@@ -34,7 +34,9 @@ from .net import CaffeNet, Step
 from .normalization import batch_statistics
 from .parameters import Learnable
 from .recurrent import reset_state
-from .registry import known_types, register, stateless, unregister
+from .registry import known_types, own_types, register, stateless, unregister
+
+own_types()
 
 __all__ = [
     "CaffeNet",

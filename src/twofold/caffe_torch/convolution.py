@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..conv import Size
 from ..errors import ModelError
 from ..formats.caffe.fields import axis_of
 from ..formats.caffe.kinds import geometry, kind_of
 from ..formats.caffe.net import LayerSpec
-from ..formats.caffe.window import window
+from ..formats.caffe.window import Window, window
 from .layer import Layer, Operation, Setup, Tops
 from .registry import register, stateless
 
@@ -86,8 +87,10 @@ class Convolution(_Window):
     """Correlation with zero padding; weight (C_out, C_in / group, *kernel), output size rounded down."""
 
     def _convolve(self, images: Tensor) -> Tensor:
-        w = self.window
-        return _CONV[self.axes](images, self.weight, self.bias, w.stride, w.pad, w.dilation, self.groups)
+        w, pad = self.window, _before(self.window)
+        if any(before != after for before, after in w.pad):
+            images, pad = _padded(images, w), (0,) * self.axes
+        return _CONV[self.axes](images, self.weight, self.bias, w.stride, pad, w.dilation, self.groups)
 
 
 @register("Deconvolution")
@@ -103,11 +106,20 @@ class Deconvolution(_Window):
                 self.weight,
                 self.bias,
                 w.stride,
-                w.pad,
+                _before(w),
                 0,
                 self.groups,
                 w.dilation,
             )
+
+
+def _before(of: Window) -> Size:
+    """The pad per axis, of layers that pad both sides alike."""
+    return tuple(before for before, _ in of.pad)
+
+
+def _padded(images: Tensor, of: Window) -> Tensor:
+    return functional.pad(images, [size for pad in reversed(of.pad) for size in pad])
 
 
 @stateless("Im2col")
@@ -119,7 +131,7 @@ def im2col(spec: LayerSpec) -> Operation:
         axes = images.dim() - axis_of(param.integer("axis"), images.dim()) - 1
         lead = images.dim() - axes
         w = window(spec, param, axes)
-        patches = functional.pad(images, [p for pad in reversed(w.pad) for p in (pad, pad)])
+        patches = _padded(images, w)
         for axis, (k, s, d) in enumerate(zip(w.kernel, w.stride, w.dilation, strict=True)):
             # `unfold` leaves the window's position in the axis and appends what is in the window.
             patches = patches.unfold(lead + axis, d * (k - 1) + 1, s)[..., ::d]

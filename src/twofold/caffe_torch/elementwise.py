@@ -21,7 +21,10 @@ from .registry import register, stateless
 
 @stateless("Eltwise")
 def eltwise(spec: LayerSpec) -> Operation:
-    """SUM with coefficients, PROD or MAX of blobs of one shape."""
+    """SUM with coefficients, PROD or MAX of blobs of one shape; or DIV, the first by each of the others.
+
+    BVLC Caffe has no DIV; it is defined here as in OpenCV's Eltwise layer.
+    """
     param = spec.fields.message("eltwise_param")
     operation, coefficients = param.text("operation"), param.numbers("coeff") or (1.0,) * len(spec.bottoms)
     if len(coefficients) != len(spec.bottoms):
@@ -35,6 +38,8 @@ def eltwise(spec: LayerSpec) -> Operation:
             raise ValueError("its inputs differ in shape")
         if operation == "PROD":
             return reduce(torch.mul, bottoms)
+        if operation == "DIV":
+            return reduce(torch.div, bottoms)
         if operation == "MAX":
             # Unlike torch.maximum, this sends the gradient of a tie to one side only, as Caffe does.
             return reduce(lambda a, b: torch.where(a > b, a, b), bottoms)

@@ -95,7 +95,7 @@ def fitted(spec: LayerSpec, index: int, array: NDArray[np.generic], shape: Size)
     if _without_leading_ones(array.shape) != _without_leading_ones(shape):
         raise ModelError(
             f"layer {spec.name!r} ({spec.type}): blob {index} of the weights has shape "
-            f"{list(array.shape)}, the definition needs {list(shape)}; they belong to different nets"
+            f"{list(array.shape)}, the definition needs {list(shape)}; give the weights of this definition"
         )
     return torch.from_numpy(np.array(array, np.float32).reshape(shape))
 
@@ -120,14 +120,19 @@ class Layer(nn.Module):
         self.blob_names: list[str] = []
         self._statistics: set[int] = set()
 
-    def add_blob(self, setup: Setup, name: str, shape: Shape, filler: Fields, *, fixed: bool = False) -> None:
-        """Add the next of Caffe's blobs as attribute `name`: a parameter, or a buffer where it is `fixed`."""
+    def add_blob(
+        self, setup: Setup, name: str, shape: Shape, filler: Fields, *, fixed: bool | None = None
+    ) -> None:
+        """Add the next of Caffe's blobs as attribute `name`: a parameter, or a buffer where it is `fixed`.
+
+        Whether it is fixed the class says where the call does not.
+        """
         tensor = setup.initial(len(self.blob_names), shape, filler)
-        if self.fixed or fixed:
+        if self.fixed if fixed is None else fixed:
             self._statistics.add(len(self.blob_names))
             self.register_buffer(name, tensor)
         else:
-            rate = self.multiplier(len(self.blob_names), "lr_mult")
+            rate = self.param(len(self.blob_names)).number("lr_mult")
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=rate != 0))
         self.blob_names.append(name)
 

@@ -131,7 +131,8 @@ class SigmoidCrossEntropyLoss(Loss):
         """Scores and targets of one shape (N, ...) to a number."""
         scores, targets = bottoms
         param = self.spec.fields.message("loss_param")
-        valid = _valid(param, targets)
+        # Caffe cuts targets to whole numbers where it compares them with the label that is ignored.
+        valid = _valid(param, targets.trunc())
         terms = functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
         total = torch.where(valid, terms, 0).sum()
         loss = total / divisor(normalization(param, "BATCH_SIZE"), valid, scores.shape[0])

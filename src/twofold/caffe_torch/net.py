@@ -87,21 +87,33 @@ class CaffeNet(nn.Module):
         if until is not None:
             last = definition.layers.index(definition.layer(until))
             definition = replace(definition, layers=definition.layers[: last + 1])
+        stored = weights or {}
+        built = _build(definition, stored, shapes, seed)
+        self.unfilled = tuple(
+            layer.spec.name for layer in built if layer.blob_names and not stored.get(layer.spec.name)
+        )
+        self._join(definition, built, stored)
+
+    def _join(self, definition: NetDefinition, built: Sequence[Layer], weights: Weights) -> None:
         self.definition = definition
-        built = _build(definition, weights or {}, shapes, seed)
         self.layers = LayerMap()
         for layer in built:
             self.layers.append(layer.spec.name, layer)
         self.inputs = tuple(top for layer in built if _is_fed(layer) for top in layer.spec.tops)
         self.outputs = outputs(definition.layers)
-        self.unfilled = tuple(
-            layer.spec.name
-            for layer in built
-            if layer.blob_names and not (weights or {}).get(layer.spec.name)
-        )
         self._loss_weights = tuple(_loss_weights(layer) for layer in built)
-        self._owners = share(built, weights or {})
+        self._owners = share(built, weights)
         self.train(definition.phase == "TRAIN")
+
+    def without(self, positions: Collection[int]) -> CaffeNet:
+        """A net without the layers at some positions; it has the same modules for the others."""
+        kept = [index for index in range(len(self.layers)) if index not in positions]
+        specs = tuple(self.definition.layers[index] for index in kept)
+        layers = [layer for index in kept if isinstance(layer := self.layers[index], Layer)]
+        net = CaffeNet(replace(self.definition, layers=()))
+        net.unfilled = tuple(spec.name for spec in specs if spec.name in self.unfilled)
+        net._join(replace(self.definition, layers=specs), layers, {})
+        return net.train(self.training)
 
     def placed(self, device: torch.device) -> CaffeNet:
         """The net itself, moved to a device for training.
@@ -325,4 +337,8 @@ def _call(spec: LayerSpec, module: nn.Module, bottoms: Sequence[Tensor]) -> tupl
 
 
 def _loss_weights(layer: Layer) -> tuple[float, ...]:
-    return layer.spec.fields.numbers("loss_weight") or (layer.default_loss_weight,)
+    given = layer.spec.fields.numbers("loss_weight")
+    if given or not isinstance(layer, Unavailable):
+        return given or (layer.default_loss_weight,)
+    # A loss that cannot be run is no loss that may be left out.
+    return (float(layer.spec.type.rpartition("Loss")[1] != ""),)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from ..errors import ModelError
 from ..formats.caffe.net import LayerSpec
-from .layer import Layer, Operation, Setup, constant, filler_or
+from .layer import Layer, Operation, Setup, UnsupportedError, constant, filler_or
 from .pooling import average
 from .registry import register, stateless
 
@@ -42,12 +43,18 @@ class BatchNorm(Normalization):
 
     The blobs hold sums over the past that fade by `moving_average_fraction`: mean * f, variance * f and f
     itself. With batch statistics S becomes S * fraction + new, and f becomes f * fraction + 1.
+
+    NVCaffe's has scale and shift in blobs 3 and 4 where the definition says `scale_bias: true`. Blobs 0 and 1
+    are then the mean and variance themselves and blob 2 takes no part, as in OpenCV. How NVCaffe's moves its
+    statistics is not known here, so that it is not trained by those of batches.
     """
 
     fixed = True
     mean: Tensor
     variance: Tensor
     factor: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -56,8 +63,25 @@ class BatchNorm(Normalization):
         #: True or False where the definition says so, None where the phase decides.
         self.use_stored = param.flag("use_global_stats") if param.has("use_global_stats") else None
         channels = None if bottom is None else (bottom[1] if len(bottom) > 1 else 1,)
+        self.scaled = param.flag("scale_bias")
+        self._check_count(setup)
         for name, shape in (("mean", channels), ("variance", channels), ("factor", (1,))):
             self.add_blob(setup, name, shape, constant(0))
+        if self.scaled:
+            self.add_blob(setup, "scale", channels, filler_or(param, "scale_filler", 1.0), fixed=False)
+            self.add_blob(setup, "shift", channels, filler_or(param, "bias_filler", 0.0), fixed=False)
+
+    def _check_count(self, setup: Setup) -> None:
+        count, needed = len(setup.stored or ()), 5 if self.scaled else 3
+        if count in (0, needed):
+            return
+        hint = ""
+        if count == 5:
+            hint = "; where they are NVCaffe's, add batch_norm_param { scale_bias: true }"
+        raise UnsupportedError(
+            f"{setup.spec.label} ({setup.spec.type}): the weights hold {count} blobs, the definition needs "
+            f"{needed}{hint}"
+        )
 
     @property
     def uses_stored(self) -> bool:
@@ -68,20 +92,29 @@ class BatchNorm(Normalization):
         """Normalise (N, C, ...)."""
         images = bottoms[0] if bottoms[0].dim() > 1 else bottoms[0].reshape(-1, 1)
         count = images.numel() // images.shape[1]
+        scale, shift = (self.scale, self.shift) if self.scaled else (None, None)
         if self.forced and count > 1:
-            result = functional.batch_norm(images, None, None, training=True, eps=self.eps)
+            result = functional.batch_norm(images, None, None, scale, shift, training=True, eps=self.eps)
         elif self.uses_stored or self.forced:
-            result = functional.batch_norm(images, *self.statistics(), eps=self.eps)
+            mean, variance = self.statistics()
+            result = functional.batch_norm(images, mean, variance, scale, shift, eps=self.eps)
         else:
             result = self._train(images, count)
         return result.reshape(bottoms[0].shape)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """The stored mean and variance; zeros where the factor is 0, as in an untrained layer."""
+        if self.scaled:
+            return self.mean, self.variance
         scale = torch.where(self.factor == 0, torch.zeros_like(self.factor), 1 / self.factor)
         return self.mean * scale, self.variance * scale
 
     def _train(self, images: Tensor, count: int) -> Tensor:
+        if self.scaled:
+            raise ModelError(
+                f"{self.spec.label} is NVCaffe's BatchNorm (scale_bias), which is not trained by the "
+                "statistics of batches; set use_global_stats: true"
+            )
         # With momentum 1 torch leaves the batch's own mean and unbiased variance, which is what Caffe stores.
         mean, variance = torch.zeros_like(self.mean), torch.zeros_like(self.variance)
         if count > 1:
@@ -134,6 +167,30 @@ def lrn(spec: LayerSpec) -> Operation:
     return within
 
 
+class _Normalized(torch.autograd.Function):
+    """MVN of rows: (x - mean) / (deviation + eps).
+
+    Caffe's gradient takes deviation + eps as one number s, the deviation itself: with y = (x - mean) / s it
+    is (dy - mean(dy) - y mean(dy y)) / s.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, eps: float) -> Tensor:
+        """Normalise (..., values)."""
+        centred = rows - rows.mean(-1, keepdim=True)
+        deviation = centred.square().mean(-1, keepdim=True).sqrt() + eps
+        result = centred / deviation
+        ctx.save_for_backward(result, deviation)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the rows."""
+        (given,), (result, deviation) = gradients, ctx.saved_tensors
+        along = (given * result).mean(-1, keepdim=True)
+        return (given - given.mean(-1, keepdim=True) - result * along) / deviation, None
+
+
 @stateless("MVN")
 def mvn(spec: LayerSpec) -> Operation:
     """Subtract the mean of each channel, or image, and divide by the standard deviation plus eps."""
@@ -142,9 +199,10 @@ def mvn(spec: LayerSpec) -> Operation:
 
     def normalize(images: Tensor) -> Tensor:
         rows = images.reshape(*images.shape[:lead], -1)
-        rows = rows - rows.mean(-1, keepdim=True)
         if param.flag("normalize_variance"):
-            rows = rows / (rows.square().mean(-1, keepdim=True).sqrt() + eps)
+            rows = _Normalized.apply(rows, eps)  # type: ignore[no-untyped-call]
+        else:
+            rows = rows - rows.mean(-1, keepdim=True)
         return rows.reshape(images.shape)
 
     return normalize

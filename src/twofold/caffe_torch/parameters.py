@@ -133,6 +133,6 @@ def check_count(layer: Layer, stored: Sequence[NDArray[np.generic]] | None) -> N
     if stored and layer.blob_names and len(stored) != len(layer.blob_names):
         raise ModelError(
             f"layer {layer.spec.name!r} ({layer.spec.type}): the weights hold {len(stored)} blobs, the "
-            f"definition needs {len(layer.blob_names)} ({', '.join(layer.blob_names)}); they belong to "
-            "different nets"
+            f"definition needs {len(layer.blob_names)} ({', '.join(layer.blob_names)}); give the weights of "
+            "this definition"
         )

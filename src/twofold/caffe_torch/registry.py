@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -17,8 +16,10 @@ BuilderType = TypeVar("BuilderType", bound=Builder)
 Maker = Callable[[LayerSpec], Operation]
 
 _BUILDERS: dict[str, Builder] = {}
-_REJECTED: dict[str, str] = {}
-_SPELLING: dict[str, str] = {}
+#: Types that cannot be run -> why.
+REJECTED: dict[str, str] = {}
+#: Those of twofold, which compute the variants of a type that are known here, and no other.
+_OWN: set[Builder] = set()
 
 _HOW = """\
     from twofold.caffe_torch import Layer, register
@@ -38,13 +39,11 @@ def register(*types: str) -> Callable[[BuilderType], BuilderType]:
 
     def decorate(builder: BuilderType) -> BuilderType:
         for kind in types:
-            key = _normalised(kind)
-            if key in _BUILDERS:
+            if kind in _BUILDERS:
                 raise ValueError(
                     f"layer type {kind!r} is registered already; unregister it first to replace it"
                 )
-            _BUILDERS[key] = builder
-            _SPELLING[key] = kind
+            _BUILDERS[kind] = builder
         return builder
 
     return decorate
@@ -62,19 +61,23 @@ def stateless(*types: str) -> Callable[[Maker], Maker]:
 
 def reject(why: str, *types: str) -> None:
     """Say of layer types why they cannot be run; who can run one registers it all the same."""
-    _REJECTED.update(dict.fromkeys(map(_normalised, types), why))
+    REJECTED.update(dict.fromkeys(types, why))
 
 
 def unregister(kind: str) -> None:
     """Forget a layer type, so that it can be registered anew; unknown ones are ignored."""
-    _BUILDERS.pop(_normalised(kind), None)
-    _SPELLING.pop(_normalised(kind), None)
+    _BUILDERS.pop(kind, None)
+
+
+def own_types() -> None:
+    """Take what is registered so far for twofold's own; what users register later takes any variant."""
+    _OWN.update(_BUILDERS.values())
 
 
 def known_types() -> list[str]:
     """All layer types that can be run, sorted."""
-    run = (one for one in types() if _normalised(plain_type(one)) in _BUILDERS)
-    return sorted({*_SPELLING.values(), *run}, key=str.casefold)
+    run = (one for one in types() if plain_type(one) in _BUILDERS)
+    return sorted({*_BUILDERS, *run}, key=str.casefold)
 
 
 def build_layer(setup: Setup) -> Layer:
@@ -82,25 +85,30 @@ def build_layer(setup: Setup) -> Layer:
 
     A layer that nobody runs (behind the last convolution, say) must not keep a net from being built.
     """
-    key = _normalised(setup.spec.type)
-    builder = _BUILDERS.get(key) or _BUILDERS.get(_normalised(plain_type(setup.spec.type)))
+    spec = setup.spec
+    builder = _BUILDERS.get(spec.type) or _BUILDERS.get(plain_type(spec.type))
     if builder is None:
-        return Unavailable(setup, _unknown(setup.spec))
-    setup = replace(setup, spec=replace(setup.spec, type=_SPELLING.get(key, setup.spec.type)))
+        return Unavailable(setup, _unknown(spec))
+    if builder in _OWN and not spec.known_type:
+        return Unavailable(setup, _unknown_variant(spec))
     try:
         return builder(setup)
     except UnsupportedError as error:
         return Unavailable(setup, error)
 
 
+def _unknown_variant(spec: LayerSpec) -> ModelError:
+    return UnsupportedError(
+        f"{spec.label} ({spec.type}) has {', '.join(spec.unknown)}, of which it is not known what it does; "
+        f"remove it if it does nothing, or register a {spec.type!r} of your own "
+        "(twofold.caffe_torch.unregister, then register)"
+    )
+
+
 def _unknown(spec: LayerSpec) -> ModelError:
     identifier = "".join(part for part in spec.type if part.isalnum()) or "MyLayer"
-    why = _REJECTED.get(_normalised(spec.type)) or f"known are {', '.join(known_types())}"
+    why = REJECTED.get(spec.type) or f"known are {', '.join(known_types())}"
     return ModelError(
         f"layer {spec.name!r} has the type {spec.type!r}, which cannot be run; {why}. To add it:\n"
         + _HOW.format(type=spec.type, identifier=identifier)
     )
-
-
-def _normalised(kind: str) -> str:
-    return kind.strip().casefold()

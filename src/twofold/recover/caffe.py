@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..caffe_torch.runnable import runnable
 from ..calibration.inputs import Batch, Inputs
 from ..errors import ModelError
 from ..formats.caffe.kinds import kind_of
@@ -27,7 +28,8 @@ class CaffeStudent:
     ) -> None:
         self._decomposed = decomposed
         self._outputs, self._device = outputs, device
-        self.net = decomposed.to_torch("TEST").eval().requires_grad_(False).placed(device)
+        net = runnable(decomposed.to_torch("TEST").eval().requires_grad_(False)).net
+        self.net = net.placed(device)
         known = {spec.name for spec in original.net("TEST").layers}
         computed = {top for spec in self.net.definition.layers for top in spec.tops}
         missing = [name for name in outputs if name not in computed]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...caffe_torch import CaffeNet, batch_statistics
-from ...caffe_torch.layer import Unavailable
 from ...caffe_torch.normalization import Normalization
+from ...caffe_torch.runnable import Runnable, runnable
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, Factors, Size
 from ...errors import InputError, ModelError, OptionError, option, shape_option
@@ -59,10 +59,11 @@ class CaffeRunner:
         self, net: CaffeNet, protect: tuple[str, ...] = (), shapes: Mapping[str, Size] | None = None,
         folder: Path = Path(),
     ) -> None:  # fmt: skip
-        self.net = net.eval().requires_grad_(False)
-        self._specs = net.definition.layers
+        self._part = runnable(net.eval().requires_grad_(False))
+        self.net = self._part.net
+        self._specs = self.net.definition.layers
         self._folder = folder
-        self.outputs = _checked(net, protect) if protect else _protected(net)
+        self.outputs = _checked(self._part, protect) if protect else _protected(self._part)
         self._scheduled = [one.index for one in self._schedule(0)]
         self.inputs = self._inputs(shapes)
 
@@ -83,7 +84,8 @@ class CaffeRunner:
 
     def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
         """See `Runner.preprocessing`."""
-        return model_options(self.net.definition, self._folder)
+        options, notes = model_options(self.net.definition, self._folder)
+        return options, (*self._part.notes, *notes)
 
     @property
     def ends(self) -> tuple[str, ...]:
@@ -236,60 +238,50 @@ def _arrays(blobs: Mapping[str, Tensor]) -> Outputs:
 # ---- what is protected
 
 
-def _checked(net: CaffeNet, names: tuple[str, ...]) -> tuple[str, ...]:
+def _checked(part: Runnable, names: tuple[str, ...]) -> tuple[str, ...]:
+    net = part.net
     computed = {top for spec in net.definition.layers if spec.bottoms for top in spec.tops}
     for name in names:
         if name not in computed:
-            raise OptionError(f"the net computes no blob {name!r}; its outputs are {', '.join(net.outputs)}")
+            why = f" ({'; '.join(part.stopped)})" if part.stopped else ""
+            raise OptionError(
+                f"the net computes no blob {name!r}; its outputs are {', '.join(net.outputs)}{why}"
+            )
     return names
 
 
-def _protected(net: CaffeNet) -> tuple[str, ...]:
-    """What the net's outputs are read out of; where layers cannot be run, what these are given.
+def _protected(part: Runnable) -> tuple[str, ...]:
+    """What the outputs of the part of a net that can be run are read out of.
 
     Raises:
         ModelError: nothing that depends on the inputs can be computed.
     """
-    specs = net.definition.layers
-    unknown: list[LayerSpec] = []
-    lost, alive = set[str](), set(net.inputs)
-    ends: dict[str, None] = {}
-    for spec, layer in zip(specs, net.layers, strict=True):
-        if not spec.bottoms:
-            continue
-        if isinstance(layer, Unavailable) or not lost.isdisjoint(spec.bottoms):
-            unknown += [spec] if isinstance(layer, Unavailable) else []
-            ends.update(
-                dict.fromkeys(name for name in spec.bottoms if name in alive and name not in spec.tops)
-            )
-            lost.update(spec.tops)
-            continue
-        for name in spec.bottoms:
-            ends.pop(name, None)
-        for name in spec.tops:
-            lost.discard(name)
-            ends[name] = None
-            if spec.type not in CONSTANT and not alive.isdisjoint(spec.bottoms):
-                alive.add(name)
+    net, specs = part.net, part.net.definition.layers
+    alive = set(net.inputs)
+    for spec in specs:
+        if spec.bottoms and spec.type not in CONSTANT and not alive.isdisjoint(spec.bottoms):
+            alive.update(spec.tops)
     last = {name: index for index, spec in enumerate(specs) for name in spec.tops}
     found: dict[str, None] = {}
-    for name in ends:
-        if name in alive and name not in lost and name not in net.inputs:
+    for name in net.outputs:
+        if name in alive:
             found |= dict.fromkeys(_read_from(name, specs, last))
     protected = tuple(name for name in found if name in alive and name not in net.inputs)
     if not protected:
-        why = "; ".join(f"layer {spec.name!r} has the unknown type {spec.type!r}" for spec in unknown[:3])
+        why = "; ".join(part.stopped[:3]) or "none depends on the inputs"
         raise ModelError(
-            f"no output of the net can be computed ({why or 'none depends on the inputs'}); "
-            "register the type (twofold.caffe_torch.register), or use weights only "
+            f"no output of the net can be computed: {why}. "
+            "Register a type (twofold.caffe_torch.register), or use weights only "
             f"({option('no_data=True')})"
         )
     return protected
 
 
 def _read_from(name: str, specs: Sequence[LayerSpec], last: Mapping[str, int]) -> list[str]:
-    """The blobs that layers of type `READOUT` make `name` of, or itself."""
+    """The blobs that layers of type `READOUT` make `name` of, or itself; for places of maxima the maxima."""
     producer = specs[last[name]]
+    if producer.type == "Pooling" and name != producer.tops[0]:
+        return [producer.tops[0]]
     in_place = not set(producer.bottoms).isdisjoint(producer.tops)
     # A name that a later layer uses again stands for another value in the end.
     hidden = any(last.get(bottom, -1) > last[name] for bottom in producer.bottoms)

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...conv import ConvGeometry
-from .kinds import Kind, Sizes, kind_of, plain
+from .kinds import Kind, kind_of, plain
 from .prototxt import Document, after_space, apply_edits, comments, parse
 from .tree import Field, Message, Scalar
 from .upgrade import V1_TYPES, v1_type
@@ -274,9 +274,9 @@ def _param_edits(document: Document, layer: Message, new: NewLayerText, last: bo
         added += [] if given else [text]
     if not new.bias and (had_bias or not last):
         edits += [_removal(document, field) for field in param.all("bias_filler")]
-    for sizes in kind.sizes(new.geometry):
+    for sizes in kind.sizes(new.geometry, param.to_fields()):
         written = [field for field in param.fields if field.name in sizes.names]
-        if _given(param, sizes) == sizes.values:
+        if sizes.given(param.to_fields()) == sizes.values:
             continue
         like = (written or [output])[0]
         texts = [_assigned(document, like, name, str(size)) for name, size in sizes.spelled]
@@ -289,17 +289,6 @@ def _param_edits(document: Document, layer: Message, new: NewLayerText, last: bo
         text = _assigned(document, output, "num_output", str(new.geometry.c_out))
         edits.append((*output.span, _joined(document, param, [text, *added])))
     return edits
-
-
-def _given(param: Message, sizes: Sizes) -> tuple[int, ...]:
-    """The sizes that the text gives, one per axis."""
-    fields, names, default, axes = param.to_fields(), sizes.names, sizes.default, len(sizes.values)
-    listed = fields.integers(names[0])
-    if listed:
-        return listed * axes if len(listed) == 1 else listed
-    if any(fields.has(name) for name in names[1:]):
-        return tuple(fields.integer(name) if fields.has(name) else default for name in names[1:])
-    return (default,) * axes
 
 
 def _assigned(document: Document, like: Field, name: str, value: str) -> bytes:

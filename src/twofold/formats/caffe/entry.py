@@ -221,7 +221,9 @@ class _Rewriter:
             told.update(sizes.names)
             if any(value != sizes.default for value in sizes.values):
                 values += sizes.spelled
-        new = sorted(((known[name].number, value) for name, value in values), key=lambda one: one[0])
+        # Numbers of forks' fields are not known. Caffe takes a layer's shape from the definition alone.
+        numbered = [(known[name].number, value) for name, value in values if known[name].number]
+        new = sorted(numbered, key=lambda one: one[0])
         numbers = {known[name].number for name in told}
         buffer = self._layer.buffer
         old = fields(buffer, field.body, field.end, 2)

@@ -170,7 +170,7 @@ def _read_channels(nets: Sequence[NetDefinition], weights: WeightsFile) -> dict[
         }
         for layer in net.layers:
             entry = weights.layer(layer.name)
-            kind = kind_of(layer.type)
+            kind = kind_of(layer.known_type)
             shape = tops.get(layer.bottoms[0]) if layer.bottoms else None
             if kind is None or not meaning(kind.means).spatial or shape is None:
                 continue
@@ -189,6 +189,8 @@ def _key(spec: LayerSpec, kind: Kind) -> tuple[str, ...]:
 def _geometry(
     spec: LayerSpec, kind: Kind, shape: Size | None, weights: WeightsFile | None
 ) -> ConvGeometry | None:
+    if not spec.known_type:
+        return None
     if shape is not None:
         taken = kind.taken(spec, shape)
         return None if taken is None else kind.geometry(spec, len(taken[1]), taken[0])
@@ -247,6 +249,9 @@ def _unfilled(group: Group, weights: WeightsFile) -> str | None:
 def _refusal(group: Group) -> str | None:
     first = group.uses[0]
     for use in group.uses:
+        if not use.spec.known_type:
+            unknown = ", ".join(use.spec.unknown)
+            return f"has {unknown}, of which it is not known what it does; it stays as it is"
         reason = use.kind.refusal(use.spec, use.input_shape) or refusal(use.message)
         if reason is not None:
             return reason

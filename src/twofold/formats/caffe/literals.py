@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from .schema import ENUMS
+from .schema import ENUMS, FORK_VALUES
 
 
 class LiteralError(ValueError):
@@ -101,7 +101,7 @@ def parse_enum(enum: str, token_kind: str, token: bytes, negative: bool) -> tupl
     text = token.decode("ascii")
     values = ENUMS[enum]
     if token_kind == "name" and not negative:
-        return text, text in values
+        return text, text in values or text in FORK_VALUES[enum]
     if token_kind == "number" and _plain_integer(text):
         number = -_to_int(text) if negative else _to_int(text)
         for name, value in values.items():

@@ -105,12 +105,12 @@ class CaffeModel:
         net = self.net(phase)
         names = {spec.name for spec in net.layers}
         # The last of several entries counts, at its own place in the file: shared blobs are loaded in turn.
-        entries = {layer.name: layer for layer in reversed(self.weights.layers if self.weights else ())}
-        arrays = {
-            name: [blob.array() for blob in entry.blobs]
-            for name, entry in reversed(entries.items())
-            if name in names and entry.blobs
-        }
+        entries = [
+            entry
+            for entry in (self.weights.layers if self.weights else ())
+            if entry.name in names and self.weights and entry is self.weights.layer(entry.name)
+        ]
+        arrays = {entry.name: [blob.array() for blob in entry.blobs] for entry in entries if entry.blobs}
         return CaffeNet(net, arrays, until=until, shapes=self.inputs)
 
     @cached_property
@@ -139,14 +139,22 @@ class CaffeModel:
     def notes(self) -> tuple[str, ...]:
         """What is unusual about the files but does no harm."""
         unknown: dict[str, list[str]] = {}
+        variants: dict[str, list[str]] = {}
         for spec in read_layers(self.definition):
             if rule_of(spec.type) is None and spec.type not in _NO_RULE:
                 unknown.setdefault(spec.type, []).append(spec.name)
+            elif not spec.known_type:
+                variants.setdefault(spec.variant, []).append(spec.name)
         return (
             *self.definition.notes,
             *(
                 f"{self.definition.path}: layer type {kind!r} is unknown to BVLC Caffe ({_some(names)}); kept"
                 for kind, names in unknown.items()
+            ),
+            *(
+                f"{self.definition.path}: {variant} ({_counted(names)}): kept, never decomposed: "
+                "it is not known what that does"
+                for variant, names in variants.items()
             ),
         )
 
@@ -364,6 +372,10 @@ def _some(names: Iterable[str], count: int = 5) -> str:
     listed = list(names)
     more = f" and {len(listed) - count} more" if len(listed) > count else ""
     return ", ".join(map(repr, listed[:count])) + more
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"layer {names[0]!r}" if len(names) == 1 else f"{len(names)} layers: {_some(names)}"
 
 
 def _new_weights(use: Use, text: NewLayerText, conv: FactorConv) -> NewWeights:

@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING
 from ...errors import FormatError, ModelError
 from .fields import Fields, Value
 from .upgrade import fold_v0_padding, upgrade_v0, upgrade_v1
+from .variants import unknown_parts
 
 if TYPE_CHECKING:
     from .prototxt import Document
     from .tree import Message
 
 __all__ = ["Fields", "LayerSpec", "NetDefinition", "Value", "read_net"]
+
+
+#: Beginning of the parts that say how data is prepared.
+_FEEDING = "transform_param."
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class LayerSpec:
         fields: the whole layer message as LayerParameter, e.g. `fields.message("convolution_param")`.
         index: position of the layer's text among all layers of the file, -1 for one made from legacy `input`.
         where: place of the layer's text, as "net.prototxt:12:7"; "" where it has none.
+        unknown: what its text gives that nobody here knows, as "convolution_param.pad_type: SAME".
     """
 
     name: str
@@ -42,6 +48,20 @@ class LayerSpec:
     fields: Fields
     index: int = -1
     where: str = ""
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def known_type(self) -> str:
+        """Its type where it computes what layers of the type do; "" where `unknown` may change that.
+
+        How data is read does not matter: the layer is fed.
+        """
+        return "" if any(not part.startswith(_FEEDING) for part in self.unknown) else self.type
+
+    @property
+    def variant(self) -> str:
+        """Its type in sentences, with what is not known of it."""
+        return f"{self.type} with {', '.join(self.unknown)}" if self.unknown else self.type
 
     @property
     def label(self) -> str:
@@ -113,8 +133,13 @@ def read_layers(document: Document) -> list[LayerSpec]:
         FormatError: V1 and V2 layers mixed, an unknown old layer type.
     """
     places = [_where(document, message) for message in layer_messages(document)]
+    messages = layer_messages(document)
     upgraded = enumerate(_upgraded(document, places))
-    return [_specify(layer, index, places[index]) for index, layer in upgraded if layer is not None]
+    return [
+        _specify(layer, index, places[index], messages[index])
+        for index, layer in upgraded
+        if layer is not None
+    ]
 
 
 def layer_messages(document: Document) -> list[Message]:
@@ -151,12 +176,13 @@ def _upgraded(document: Document, places: Sequence[str]) -> list[Fields | None]:
     return fold_v0_padding([upgrade_v0(*one) for one in zip(old, places, strict=True)], places)
 
 
-def _specify(layer: Fields, index: int, where: str) -> LayerSpec:
+def _specify(layer: Fields, index: int, where: str, text: Message) -> LayerSpec:
     if layer.text("type") == "BatchNorm" and len(layer.all("param")) == 3:
         # Old nets froze the statistics by three lr_mult: 0; Caffe drops these, since it never trains them.
         layer = Fields(layer.type, {key: given for key, given in layer.values.items() if key != "param"})
     name, kind = layer.text("name"), layer.text("type")
-    return LayerSpec(name, kind, layer.texts("bottom"), layer.texts("top"), layer, index, where)
+    unknown = unknown_parts(text, kind)
+    return LayerSpec(name, kind, layer.texts("bottom"), layer.texts("top"), layer, index, where, unknown)
 
 
 def _legacy_input(root: Fields, path: str) -> tuple[LayerSpec, ...]:

@@ -84,8 +84,8 @@ def check_parameters(
         weights.check({layer.name for layer in net.layers})
         for layer, (bottoms, _) in zip(net.layers, walk_shapes(net, inputs), strict=True):
             known = tuple(shape for shape in bottoms if shape is not None)
-            if layer.type in _RULES and known and len(known) == len(bottoms):
-                wanted = _RULES[layer.type](layer, known)
+            if layer.known_type in _RULES and known and len(known) == len(bottoms):
+                wanted = _RULES[layer.known_type](layer, known)
                 for entry in weights.entries(layer.name):
                     check_fit(layer.name, entry.blobs, wanted, path, weights)
 

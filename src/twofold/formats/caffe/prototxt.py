@@ -137,18 +137,22 @@ class _Parser:
 
     def __init__(self, source: bytes, path: str) -> None:
         self.source, self.path = source, path
-        self.notes: list[str] = []
+        self.notes: dict[str, list[str]] = {}
         self.kind, self.token, self.start, self.end = "", b"", 0, 0
         self.last_end = 0
         if source.startswith(_BOM):
-            self.notes.append(f"{path}:1:1: begins with a byte order mark, which Caffe refuses; it is kept")
+            self.note("begins with a byte order mark, which Caffe refuses; it is kept", 0)
             self.end = len(_BOM)
 
     def document(self, type_name: str) -> Document:
         self.advance()
         fields = self.fields(type_name, b"", 0)
         root = Message((0, len(self.source)), (0, len(self.source)), type_name, fields)
-        return Document(self.source, self.path, root, tuple(self.notes))
+        notes = (
+            f"{first}: {text}" if not more else f"{first}: {text} ({1 + len(more)} times, here first)"
+            for text, (first, *more) in self.notes.items()
+        )
+        return Document(self.source, self.path, root, tuple(notes))
 
     # Tokens
 
@@ -167,7 +171,7 @@ class _Parser:
         return self.token.decode("utf-8", "backslashreplace") if self.kind != "end" else "the end of the file"
 
     def note(self, text: str, offset: int) -> None:
-        self.notes.append(f"{self.where(offset)}: {text}")
+        self.notes.setdefault(text, []).append(self.where(offset))
 
     def advance(self) -> None:
         """Move to the next token."""
@@ -323,25 +327,25 @@ class _Parser:
         kind, token = self.kind, self.token
         value_start = self.start
         try:
-            value = self._decode(definition, kind, token, negative, value_start)
+            value, known = self._decode(definition, kind, token, negative, value_start)
         except LiteralError as error:
             self.fail(f"field {name!r}: {error}", start)
         self.advance()
-        return Scalar((start, self.last_end), self.source[start : self.last_end], value)
+        return Scalar((start, self.last_end), self.source[start : self.last_end], value, known)
 
     def _decode(
         self, definition: FieldDef | None, kind: str, token: bytes, negative: bool, offset: int
-    ) -> int | float | bool | str:
+    ) -> tuple[int | float | bool | str, bool]:
         if definition is None:
-            return ("-" if negative else "") + token.decode("ascii")
+            return ("-" if negative else "") + token.decode("ascii"), True
         if definition.kind == "enum":
             value, known = parse_enum(definition.type_name, kind, token, negative)
             if not known:
                 self.note(
                     f"value {value!r} of {definition.name!r} is unknown to BVLC Caffe; it is kept", offset
                 )
-            return value
-        return parse_scalar(definition.kind, kind, token, negative)
+            return value, known
+        return parse_scalar(definition.kind, kind, token, negative), True
 
 
 def _expected(definition: FieldDef) -> str:

@@ -19,6 +19,7 @@ class FieldDef:
         required: whether it must be given.
         packed: whether Caffe writes it packed.
         fork: whether BVLC Caffe lacks it.
+        only: types of layers in which it is known what a fork's field does; empty for all.
         type_name: message or enum name, else "".
         default: value where the file gives none; enums by name.
     """
@@ -30,6 +31,7 @@ class FieldDef:
     required: bool = False
     packed: bool = False
     fork: bool = False
+    only: tuple[str, ...] = ()
     type_name: str = ""
     default: int | float | bool | str = 0
 
@@ -38,9 +40,12 @@ class FieldDef:
 MESSAGES: dict[str, dict[str, FieldDef]] = {}
 #: enum name -> value name -> number
 ENUMS: dict[str, dict[str, int]] = {}
+#: enum name -> values of forks, whose numbers differ
+FORK_VALUES: dict[str, frozenset[str]] = {}
 
 _FIELD = re.compile(
-    r"(?P<number>\d+) (?P<flags>\*p|~?\*|[!~])?(?P<kind>\w+) (?P<name>\w+)(?: = (?P<default>\S+))?"
+    r"(?P<number>\d+) (?P<flags>\*p|~?\*|[!~])?(?P<kind>\w+) (?P<name>\w+)"
+    r"(?: = (?P<default>\S+))?(?: @(?P<only>\S+))?"
 )
 _NUMBERS = ("int32", "int64", "uint32")
 
@@ -64,8 +69,9 @@ def _load() -> None:
         head, _, rest = line.partition(" ")
         if head == "enum":
             name, _, values = rest.partition(" = ")
-            pairs = (value.split() for value in values.split(", "))
-            ENUMS[name] = {key: int(number) for key, number in pairs}
+            pairs = [value.split() for value in values.split(", ")]
+            ENUMS[name] = {key: int(number) for key, number in pairs if number != "~"}
+            FORK_VALUES[name] = frozenset(key for key, number in pairs if number == "~")
         elif head == "message":
             MESSAGES[rest.lstrip("~")] = {}
     fields: dict[str, FieldDef] = {}
@@ -87,6 +93,7 @@ def _load() -> None:
                 required=flags == "!",
                 packed=flags == "*p",
                 fork=flags.startswith("~"),
+                only=tuple(match["only"].split(",")) if match["only"] else (),
                 type_name=type_name,
                 default=_default(kind, type_name, match["default"]),
             )

@@ -68,7 +68,7 @@ def walk_shapes(
 
 def _tops(layer: LayerSpec, bottoms: Sequence[Shape]) -> Sequence[Shape]:
     unknown = (None,) * len(layer.tops)
-    apply = rule_of(layer.type)
+    apply = rule_of(layer.known_type)
     if apply is None:
         return unknown
     known = [shape for shape in bottoms if shape is not None]
@@ -164,7 +164,7 @@ def _im2col(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     axis = _axis(param.integer("axis"), shape)
     sizes = window(layer, param, len(shape) - axis - 1)
     output = tuple(
-        (n + 2 * p - (d * (k - 1) + 1)) // s + 1
+        (n + sum(p) - (d * (k - 1) + 1)) // s + 1
         for n, k, s, p, d in zip(
             shape[axis + 1 :], sizes.kernel, sizes.stride, sizes.pad, sizes.dilation, strict=True
         )
@@ -183,7 +183,7 @@ def _pooling(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     pad = _pooling_pair(layer, param, "pad", ("pad_h", "pad_w"))
     if any(p >= k for p, k in zip(pad, kernel, strict=True)):
         raise ModelError(f"{layer.label}: pad {list(pad)} must be smaller than the kernel {list(kernel)}")
-    up = param.text("round_mode") == "CEIL"
+    up = param.text("round_mode") == "CEIL" and param.flag("ceil_mode")
     size = []
     for n, k, s, p in zip(shape[2:], kernel, stride, pad, strict=True):
         steps = n + 2 * p - k
@@ -260,6 +260,11 @@ def _slice(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
 def _eltwise(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     if any(shape != bottoms[0] for shape in bottoms):
         raise ValueError("inputs differ in shape")
+    param = layer.fields.message("eltwise_param")
+    if param.has("coeff") and param.text("operation") != "SUM":
+        raise ModelError(
+            f"{layer.label}: coefficients are for SUM, here is {param.text('operation')}; remove coeff"
+        )
     return [bottoms[0]]
 
 

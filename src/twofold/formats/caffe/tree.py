@@ -13,11 +13,19 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Scalar:
-    """One value: its text and what it means. Adjacent string literals are one value."""
+    """One value: its text and what it means. Adjacent string literals are one value.
+
+    Attributes:
+        span: where it stands.
+        raw: its text.
+        value: what it means; of an enum the name.
+        known: whether the schema has it; False for the name of an enum's value that it lacks.
+    """
 
     span: Span
     raw: bytes
     value: int | float | bool | str
+    known: bool = True
 
 
 @dataclass(frozen=True)

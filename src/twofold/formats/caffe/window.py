@@ -14,14 +14,19 @@ from ...errors import ModelError
 from .fields import Fields
 from .net import LayerSpec
 
+#: Fields of forks: a pad per side, before and behind height and width; missing ones are 0.
+SIDES = ("pad_t", "pad_b", "pad_l", "pad_r")
+#: DeepLab's fields for what is `dilation` in Caffe.
+HOLES = ("hole", ("hole_h", "hole_w"))
+
 
 @dataclass(frozen=True)
 class Window:
-    """Kernel, stride, pad and dilation per spatial axis."""
+    """Kernel, stride, pad (before, after) and dilation per spatial axis."""
 
     kernel: Size
     stride: Size
-    pad: Size
+    pad: tuple[tuple[int, int], ...]
     dilation: Size
 
 
@@ -33,12 +38,32 @@ def window(layer: LayerSpec, param: Fields, axes: int) -> Window:
     """
     kernel = _spread(layer, param, "kernel_size", ("kernel_h", "kernel_w"), axes, None)
     stride = _spread(layer, param, "stride", ("stride_h", "stride_w"), axes, 1)
-    pad = _spread(layer, param, "pad", ("pad_h", "pad_w"), axes, 0)
-    dilation = _spread(layer, param, "dilation", None, axes, 1)
+    dilation = _spread(layer, param, *_dilation_names(param), axes, 1)
     for name, sizes in (("kernel_size", kernel), ("stride", stride), ("dilation", dilation)):
         if min(sizes, default=1) < 1:
             raise ModelError(f"{layer.label}: {name} is {list(sizes)}; it must be at least 1")
-    return Window(kernel, stride, pad, dilation)
+    return Window(kernel, stride, _pads(layer, param, axes), dilation)
+
+
+def _dilation_names(param: Fields) -> tuple[str, tuple[str, str] | None]:
+    """The fields that give the dilation: DeepLab's, which is older than Caffe's own, or Caffe's."""
+    return HOLES if gives(param, HOLES[0], *HOLES[1]) else ("dilation", None)
+
+
+def _pads(layer: LayerSpec, param: Fields, axes: int) -> tuple[tuple[int, int], ...]:
+    if not gives(param, *SIDES):
+        return tuple((pad, pad) for pad in _spread(layer, param, "pad", ("pad_h", "pad_w"), axes, 0))
+    if axes != 2:
+        raise ModelError(
+            f"{layer.label}: {', '.join(SIDES)} pad the sides of two spatial axes, here are {axes}; use pad"
+        )
+    top, bottom, left, right = (param.integer(side) for side in SIDES)
+    return (top, bottom), (left, right)
+
+
+def gives(param: Fields, *names: str) -> bool:
+    """Whether the text gives one of some fields."""
+    return any(param.has(name) for name in names)
 
 
 def _spread(

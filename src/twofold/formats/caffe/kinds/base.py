@@ -22,7 +22,7 @@ class Sizes:
     Attributes:
         names: of the field that holds one for all axes or one for each, then, if there are, of those for
             height and width.
-        default: what Caffe takes where nothing is said.
+        default: what Caffe takes where nothing is given.
         values: the sizes.
     """
 
@@ -38,6 +38,30 @@ class Sizes:
             return [(one, self.values[0])]
         spread = each if each and len(self.values) == 2 else [one] * len(self.values)
         return list(zip(spread, self.values, strict=True))
+
+    def given(self, param: Fields) -> Size:
+        """The sizes that parameters give."""
+        one, *each = self.names
+        listed = param.integers(one)
+        if listed:
+            return listed * len(self.values) if len(listed) == 1 else listed
+        if any(param.has(name) for name in each):
+            return tuple(param.integer(name) if param.has(name) else self.default for name in each)
+        return (self.default,) * len(self.values)
+
+
+@dataclass(frozen=True)
+class Sides(Sizes):
+    """Sizes of which each has a field of its own."""
+
+    @property
+    def spelled(self) -> list[tuple[str, int]]:
+        """Every field with its value."""
+        return list(zip(self.names, self.values, strict=True))
+
+    def given(self, param: Fields) -> Size:
+        """The sizes that parameters give."""
+        return tuple(param.integer(name) for name in self.names)
 
 
 class Kind(ABC):
@@ -78,11 +102,13 @@ class Kind(ABC):
             ModelError: parameters that Caffe refuses.
         """
 
-    def sizes(self, geometry: ConvGeometry) -> tuple[Sizes, ...]:
+    def sizes(self, geometry: ConvGeometry, param: Fields | None = None) -> tuple[Sizes, ...]:
         """What is written of a shape, besides `num_output`.
 
-        Raises:
-            ModelError: Caffe has no such layer.
+        Args:
+            geometry: the shape.
+            param: the parameters that it is written into; what they use of forks is used again. None for new
+                ones.
         """
         return ()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ....conv import ConvGeometry, Size
 from ....errors import ModelError
-from ..fields import axis_of
+from ..fields import Fields, axis_of
 from ..net import LayerSpec
-from ..window import window
-from .base import Kind, Sizes
+from ..window import HOLES, SIDES, gives, window
+from .base import Kind, Sides, Sizes
 
 
 class Convolution(Kind):
@@ -51,20 +51,27 @@ class Convolution(Kind):
                 f"{layer.label}: group is {groups}, which must divide its {c_in} input and {c_out} output "
                 "channels"
             )
-        pads = tuple((pad, pad) for pad in sizes.pad)
-        return ConvGeometry(c_out, c_in, sizes.kernel, sizes.stride, pads, sizes.dilation, groups, self.means)
+        return ConvGeometry(
+            c_out, c_in, sizes.kernel, sizes.stride, sizes.pad, sizes.dilation, groups, self.means
+        )
 
-    def sizes(self, geometry: ConvGeometry) -> tuple[Sizes, ...]:
-        if any(before != after for before, after in geometry.pad):
-            raise ModelError(f"Caffe pads both sides alike, got {geometry.pad}")
-        pads = tuple(before for before, _ in geometry.pad)
+    def sizes(self, geometry: ConvGeometry, param: Fields | None = None) -> tuple[Sizes, ...]:
+        param = param or Fields("ConvolutionParameter")
+        holes = (HOLES[0], *HOLES[1])
         return (
             Sizes(("kernel_size", "kernel_h", "kernel_w"), 0, geometry.kernel),
-            Sizes(("pad", "pad_h", "pad_w"), 0, pads),
+            _pads(geometry, param),
             Sizes(("stride", "stride_h", "stride_w"), 1, geometry.stride),
-            Sizes(("dilation",), 1, geometry.dilation),
+            Sizes(holes if gives(param, *holes) else ("dilation",), 1, geometry.dilation),
             Sizes(("group",), 1, (geometry.groups,)),
         )
+
+
+def _pads(geometry: ConvGeometry, param: Fields) -> Sizes:
+    alike = all(before == after for before, after in geometry.pad)
+    if alike and not gives(param, *SIDES):
+        return Sizes(("pad", "pad_h", "pad_w"), 0, tuple(before for before, _ in geometry.pad))
+    return Sides(SIDES, 0, tuple(size for pad in geometry.pad for size in pad))
 
 
 class Depthwise(Convolution):
