@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -260,3 +261,25 @@ def test_grouped_layers_at_full_rank_give_the_same_output(tmp_path, scheme):
     count = len(result.factors["one"].convs)
     assert paths[0].read_text().count("group: 4") == count
     assert_close(opencv(*paths[:2], picture())[0], opencv(*files, picture())[0])
+
+
+@pytest.mark.parametrize(("growth", "bits", "holds"), [
+    (0.5e-6, 24, True), (2e-6, 24, False), (2e-6, 11, True), (6e-6, 11, False),
+])  # fmt: skip
+def test_what_was_written_may_differ_by_the_rounding_of_its_encoding(model, growth, bits, holds):
+    """Weights that lose so much more of the energy than planned, in an encoding of so many bits."""
+    result = decompose(model, ranks={"two": 16}, schemes="spatial", no_data=True)
+    (choice,) = result.plan.choices
+    # Of a projection scaled by 1 + t the error grows by t^2 times the energy that it keeps.
+    scale = 1 + (growth / (1 - choice.relative_error**2)) ** 0.5
+    last = result.model.replaced["two"][-1]
+    layers = [
+        replace(one, weight=one.weight * (scale if one.name == last else 1), bits=bits)
+        for one in result.model.convolutions()
+    ]
+    written = SimpleNamespace(convolutions=lambda: layers)
+    if holds:
+        result.check(written)
+    else:
+        with pytest.raises(OutputError, match="more than rounding explains"):
+            result.check(written)

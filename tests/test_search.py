@@ -51,3 +51,14 @@ def test_the_drop_is_kept(limit):
     best = max(0.1, 1 - limit**0.5)
     assert found.loss <= limit
     assert found.plan.totals.macs[1] <= 1000 * min(1, best + 1 / 32) if limit else not found.plan.choices
+
+
+def test_of_plans_that_hold_the_one_with_the_largest_bound_is_kept():
+    """A bound too far beyond is answered by one too far below, whose plan holds, too, but costs more."""
+    losses = {0.1: 0.02, 0.2: 5.0, 0.05: 0.01, 0.1 * 0.95: 0.02}
+
+    def tried(budget):
+        loss = next((loss for value, loss in losses.items() if abs(value - budget.value) < 1e-9), 1.0)
+        return attempt(1000 / (1 + 10 * budget.value), loss)
+
+    assert within_error(0.1, tried).plan.totals.macs[1] == 500  # of the bound 0.1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 import pytest
 from tests.small import write
@@ -119,3 +121,28 @@ def test_small_layers_get_their_covariance_first(setting):
 def test_options_out_of_range(values):
     with pytest.raises(OptionError):
         CalibrationOptions(**values)
+
+
+def test_half_of_the_free_memory_is_for_covariances(setting, monkeypatch):
+    runner, layers, inputs = setting
+    needed = bisect_left(range(1 << 30), len(layers), key=lambda memory: len(share_out(layers, memory)))
+    for free, over in ((2 * needed, 0), (2 * needed - 2, 1)):
+        monkeypatch.setattr("twofold.calibration.gather.free_memory", lambda free=free: free)
+        found = gather(runner, layers, inputs, CalibrationOptions(gradients=False))
+        assert sum(one.covariance is None for one in found.layers.values()) == over
+
+
+def test_gradients_are_taken_of_32_samples(setting, monkeypatch):
+    runner, layers, _ = setting
+    values = np.random.default_rng(0).normal(size=(96, 16, 12, 12)).astype(np.float32)
+    asked = []
+    watch = runner.watch
+
+    def counted(layers, batch, gradients=None, **options):
+        asked.append(gradients is not None)
+        return watch(layers, batch, gradients, **options)
+
+    monkeypatch.setattr(runner, "watch", counted)
+    gather(runner, layers, from_arrays(values, runner.inputs).batched(1), CalibrationOptions(positions=4))
+    assert (len(asked), sum(asked)) == (96, 32)
+    assert asked[:4] == [True, False, False, True]  # spread over all

@@ -535,3 +535,25 @@ def test_two_commits_in_one_folder_do_not_disturb_each_other(tmp_path):
 
 def test_base_is_the_public_place():
     assert (commit, recover) == (atomic.commit, recovery.recover)
+
+
+def test_contents_are_on_the_disk_before_they_take_their_names(tmp_path, monkeypatch):
+    """A rename can survive a loss of power that the content does not."""
+    synced, moved = set(), []
+    fsync, replace = os.fsync, os.replace
+
+    def note(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def move(source, target):
+        moved.append(Path(target).name)
+        assert Path(source).stat().st_ino in synced
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", move)
+    for contents in ({"one": b"1"}, NEW):
+        commit(files(tmp_path, contents), force=False)
+    assert {"one", *NEW} <= set(moved)
+    assert tmp_path.stat().st_ino in synced  # and so are the names

@@ -24,6 +24,7 @@ from twofold.latency.layers import layer_prices
 from twofold.latency.stacks import Stack
 from twofold.latency.stopwatch import Here, Pair
 from twofold.latency.table import Setting
+from twofold.latency.target import Tried, _best
 from twofold.pipeline import run
 from twofold.planning import Budget, Plan, PlanOptions, requests
 from twofold.planning.workload import Workload
@@ -331,3 +332,18 @@ def test_refusals(argv, pattern, tmp_path, capsys):
     assert pattern in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_of_plans_that_keep_the_limit_the_slowest_is_taken():
+    """What is faster than asked for has lost more; the noise of a ratio may lie beyond the limit."""
+
+    def tried(ratio, noise=0.02):
+        return Tried(
+            None, None, 0.0, Pair(exactly(1.0), exactly(ratio), Time(ratio, ratio - noise, ratio + noise, 9))
+        )
+
+    plans = [tried(0.4), tried(0.61), tried(0.55), tried(0.65)]
+    assert _best(plans, 0.6) is plans[1]
+    assert _best(plans, 0.58) is plans[2]
+    assert _best(plans, 0.3) is plans[0]
+    assert _best(plans, None) is plans[0]

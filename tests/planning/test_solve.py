@@ -154,3 +154,17 @@ def test_pareto_keeps_what_nothing_beats():
     cost = np.array([3.0, 1.0, 2.0, 2.0, 1.0, 4.0])
     error = np.array([1.0, 5.0, 5.0, 2.0, 5.0, 1.0])
     assert pareto(cost, error).tolist() == [1, 3, 0]
+
+
+def test_the_limit_holds_to_the_last_bit():
+    """Costs whose sum depends on the order of summing; the limit is one of these sums."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        costs = [np.sort(rng.integers(1, 60, 4))[::-1] * 0.1 for _ in range(6)]
+        errors = [np.sort(rng.random(4)) for _ in range(6)]
+        limit = float(np.sum([c[rng.integers(4)] for c in costs][::-1]))
+        try:
+            found = solve(costs, errors, limit)
+        except ValueError:
+            continue
+        assert sum(float(c[p]) for c, p in zip(costs, found.picks, strict=True)) <= limit

@@ -230,15 +230,16 @@ def _greedy(groups: Sequence[_Group], relaxation: _Relaxation, limit: float) -> 
         stuck.add(owner)
         multiplier = multiplier or float(relaxation.error[step] - relaxation.error[step + 1]) / cost
     picks = [int(g.hull[s]) for g, s in zip(groups, step_of, strict=True)]
-    while _total(groups, picks, "cost") > limit:  # rounding of the running sum; step back to what surely fits
-        dearest = max((i for i, p in enumerate(picks) if p), key=lambda i: float(groups[i].cost[picks[i]]))
-        picks[dearest] -= 1
     return picks, multiplier
 
 
 def _fill(groups: Sequence[_Group], picks: Sequence[int], limit: float) -> list[int]:
     """Spend what is left by single moves, each the one that saves most, until none fits."""
     picks = list(picks)
+    # The picks were summed in another order; where they cost more in this one, by rounding, the dearest goes.
+    while _total(groups, picks, "cost") > limit:
+        dearest = max((i for i, p in enumerate(picks) if p), key=lambda i: float(groups[i].cost[picks[i]]))
+        picks[dearest] -= 1
     while True:
         left = limit - _total(groups, picks, "cost")
         best_saving, best = 0.0, (-1, -1)
