@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .decompose import decompose
 from .errors import OptionError
+from .formats.base import output_path, preflight
 from .formats.caffe.model import CaffeModel
 from .system import real
 from .terminal import echo
@@ -33,6 +34,7 @@ def auto_decomposition(
         for old in (model_file, weights_file):
             if real(new) == real(old):
                 raise OptionError(f"{new} is an input; give another place for the output")
+    preflight([output_path(new_model_file), output_path(new_weights_file)])
     result = decompose(CaffeModel.load(model_file, weights_file))
     result.model.save(new_model_file, new_weights_file, force=True, check=result.check)
     echo(result.plan)

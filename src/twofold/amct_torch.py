@@ -10,7 +10,7 @@ import numpy as np
 from .conv import ConvLayer, FactorConv, Factors
 from .decompose import decompose
 from .errors import MissingExtraError
-from .formats.base import commit
+from .formats.base import commit, output_path, preflight
 from .lowrank import scheme
 from .planning import Plan
 
@@ -40,6 +40,8 @@ def auto_decomposition(
         TwofoldError: what `decompose` refuses, or the file cannot be written.
     """
     torch_model = _model(model)
+    if decompose_info_path is not None:
+        preflight([output_path(decompose_info_path, "decompose_info_path")])
     result = decompose(torch_model)
     if decompose_info_path is not None:
         content = result.plan.to_json().encode()

@@ -10,7 +10,7 @@ from typing import Any
 
 from .calibration.accuracy import Accuracy, top1
 from .calibration.correction import gather_remainders
-from .calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode
+from .calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
 from .calibration.images import ImageOptions, load_images
 from .calibration.inputs import Inputs, from_arrays, load_data
 from .calibration.measure import Measure, Metric, MetricChange, OutputError
@@ -21,6 +21,7 @@ from .calibration.store import load_or_gather
 from .calibration.synthetic import ValueRange, beside, synthetic_inputs
 from .conv import ConvLayer, Factors
 from .errors import InputError, MissingExtraError, ModelError, OptionError, TwofoldError
+from .formats.base import is_missing, preflight
 from .lowrank import Factorization, corrected_pair
 from .planning import MeasuredSensitivity
 from .planning.sensitivity import measure_sensitivity
@@ -149,7 +150,10 @@ class Calibration:
             MissingExtraError: the runtime that runs the model is not installed.
             ModelError: the model cannot be run.
             InputError: no inputs can be read or made.
+            OutputError: there is no file of statistics yet, and none can be written.
         """
+        if source.statistics is not None and is_missing(source.statistics):
+            preflight([source.statistics])
         runner = runner_for(model, source.protect)
         inputs = calibration_inputs(runner, source)
         made_up = inputs.provenance.kind == "synthetic"
@@ -183,7 +187,8 @@ class Calibration:
 
         if self.saved is None:
             return look(layers)
-        return load_or_gather(self.saved, layers, look, self.sources, self.inputs.digest())
+        size = stored_bytes(layers, self.options)
+        return load_or_gather(self.saved, layers, look, self.sources, self.inputs.digest(), size)
 
     def held_out_patches(self, layers: Sequence[ConvLayer]) -> HeldOut:
         """What layers see in samples that no fit has seen; nothing where there are no such samples."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .conv import Size
 from .errors import InputError, MissingExtraError, ModelError, OptionError, OutputError, shape_option
-from .formats.base import commit
+from .formats.base import commit, output_path, refuse_changed, reserved, sizes_of
 from .formats.caffe.model import CaffeModel
 from .formats.caffe.shapes import walk_shapes
 from .planning.text import ranks_text
@@ -115,7 +115,13 @@ def export(model: Any, path: str | Path, *, force: bool = False) -> Exported:
         >>> exported.path.name
         'caffe-net.onnx'
     """
-    path = Path(path)
+    path = output_path(path)
+    with reserved([path], force=force, sizes=sizes_of([model])):
+        return _export(model, path, force=force)
+
+
+def _export(model: Any, path: Path, *, force: bool) -> Exported:
+    """See `export`."""
     graph = to_onnx(model)
     if graph.proto.ByteSize() > _LARGEST_MESSAGE:
         raise OutputError(
@@ -125,6 +131,7 @@ def export(model: Any, path: str | Path, *, force: bool = False) -> Exported:
     found: list[float] = []
 
     def check(places: Mapping[Path, Path]) -> None:
+        refuse_changed(model)
         found.append(_checked(graph, str(places[path])))
 
     commit({path: lambda stream: _write(stream, content)}, force=force, check=check)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,8 +16,9 @@ from .calibration.inputs import Batch, Inputs
 from .calibration.measure import OutputError, quality_warning
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
-from .formats.base import commit
+from .formats.base import commit, output_path, refuse_changed, reserved, sizes_of
 from .formats.modules import with_data
+from .formats.scratch import scratch_folder
 from .int8.qdq import LAYERS, fitting, prepare, session, with_outputs, write_int8
 from .int8.source import as_onnx
 from .planning.text import aligned, count_text, error_text
@@ -110,14 +110,23 @@ def quantize(
         >>> sorted(quantized.outputs)
         ['prob']
     """
-    from .int8.weights import round_to_outputs  # noqa: PLC0415 - an extra
-
-    path = Path(path)
+    path = output_path(path)
     source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
     (model,), data = with_data((model,), example_inputs, source.data)
-    inputs = calibration_inputs(runner_for(model), replace(source, data=data))
-    with tempfile.TemporaryDirectory(prefix="twofold-quantize-") as place:
-        plain, int8 = Path(place) / "plain.onnx", Path(place) / "int8.onnx"
+    with reserved([path], force=force, sizes=[size // 4 for size in sizes_of([model])]):
+        return _quantize(model, path, replace(source, data=data), force=force, extra=extra)
+
+
+def _quantize(
+    model: Any, path: Path, source: CalibrationSource, *, force: bool,
+    extra: Callable[[Quantized], Mapping[Path, bytes]] | None,
+) -> Quantized:  # fmt: skip
+    """See `quantize`."""
+    from .int8.weights import round_to_outputs  # noqa: PLC0415 - an extra
+
+    inputs = calibration_inputs(runner_for(model), source)
+    with scratch_folder() as place:
+        plain, int8 = place / "plain.onnx", place / "int8.onnx"
         prepare(as_onnx(model), plain)
         inputs = fitting(inputs, plain)
         fitted, held_out = split(inputs)
@@ -132,6 +141,7 @@ def quantize(
     files = {path: content, **(extra(found) if extra is not None else {})}
 
     def check(places: Mapping[Path, Path]) -> None:
+        refuse_changed(model)
         _Net(places[path].read_bytes()).run(next(iter(held_out)))
 
     commit({name: partial(_write, content=one) for name, one in files.items()}, force=force, check=check)

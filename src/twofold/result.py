@@ -13,7 +13,7 @@ import numpy as np
 from .calibrate import Calibration
 from .conv import ConvLayer, FactorConv, Factors
 from .errors import OutputError
-from .formats.base import Model
+from .formats.base import Model, output_path
 from .lowrank import energy_error, scheme
 from .planning import Plan
 from .planning.tradeoff import Outlook
@@ -110,7 +110,7 @@ class Result(Generic[M]):
         Raises:
             OutputError: files exist and `force` is false, the system refuses, or a check fails.
         """
-        folder = Path(folder)
+        folder = output_path(folder, "the folder")
         plan = folder / PLAN_FILE
         kept = keep is not None and plan.exists() and plan.samefile(keep)
         more = {} if kept else {plan: self.plan.to_json().encode()}

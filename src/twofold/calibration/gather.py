@@ -88,6 +88,14 @@ class Statistics:
         return taken
 
 
+def stored_bytes(layers: Sequence[ConvLayer], options: CalibrationOptions) -> int:
+    """How large a file of statistics gets, by the covariances that are kept within the memory limit."""
+    free = int(SHARE * free_memory())
+    full = share_out(layers, free if options.memory is None else options.memory)
+    kept = [layer.geometry for layer in layers if layer.name in full]
+    return sum(4 * geometry.groups * patch_size(geometry) ** 2 for geometry in kept)  # triangles in float64
+
+
 def gather(
     runner: Runner, layers: Sequence[ConvLayer], inputs: Inputs, options: CalibrationOptions
 ) -> Statistics:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from twofold.calibration.gather import Statistics
 from twofold.calibration.statistics import patch_size
 from twofold.conv import ConvLayer, LayerStatistics
 from twofold.errors import FormatError, InputError
-from twofold.system import exists
+from twofold.formats.base import commit, is_missing, reserved
 
 VERSION = 1
 
@@ -36,9 +35,12 @@ class SavedStatistics:
 
 
 def save_statistics(path: Path, saved: SavedStatistics) -> None:
-    """Write statistics to one .npz file, whole or not at all.
+    """Write statistics to one .npz file, over an older one, whole or not at all.
 
     Symmetric matrices are stored as their upper triangle, in float64: loading gives back equal arrays.
+
+    Raises:
+        OutputError: the system refuses.
     """
     arrays: dict[str, Any] = {}
     for index, statistics in enumerate(saved.layers.values()):
@@ -68,13 +70,7 @@ def save_statistics(path: Path, saved: SavedStatistics) -> None:
             for name, s in saved.layers.items()
         ],
     }
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            np.savez(file, header=np.array(json.dumps(header)), **arrays)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    commit({path: lambda stream: np.savez(stream, header=np.array(json.dumps(header)), **arrays)}, force=True)
 
 
 def load_statistics(path: Path) -> SavedStatistics:
@@ -106,6 +102,7 @@ def load_or_gather(
     gather: Callable[[Sequence[ConvLayer]], Statistics],
     sources: Mapping[str, str],
     digest: str,
+    size: int = 0,
 ) -> Statistics:
     """Read the statistics of layers from a file, or gather them and keep them there.
 
@@ -115,14 +112,17 @@ def load_or_gather(
         gather: gathers.
         sources: sha256 of the model's files.
         digest: sha256 of the inputs.
+        size: bytes that the file may take.
 
     Raises:
+        OutputError: the file is missing and cannot be written, which is found before anything is gathered.
         FormatError: the file holds something else.
         InputError: the file was gathered for another model, or from other inputs.
     """
-    if not exists(path):
-        found = gather(layers)
-        save_statistics(path, SavedStatistics(found.layers, {**found.record, "sources": dict(sources)}))
+    if is_missing(path):
+        with reserved([path], sizes=[size]):
+            found = gather(layers)
+            save_statistics(path, SavedStatistics(found.layers, {**found.record, "sources": dict(sources)}))
         return found
     saved = load_statistics(path)
     if saved.provenance.get("sources") != dict(sources):

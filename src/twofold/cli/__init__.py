@@ -69,6 +69,17 @@ def _options(
     """Make trained convolutional networks faster: replace large convolutions by stacks of smaller ones."""
 
 
+def _empty(words: Sequence[str]) -> str | None:
+    """What is wrong where a word is empty, as of a variable that is not set: `Path` takes that for '.'."""
+    for before, word in zip(("", *words), words, strict=False):
+        name, equals, value = word.partition("=")
+        if not word or (name.startswith("--") and equals and not value):
+            option = name or before
+            what = f"the value of {option}" if option.startswith("-") else "an argument"
+            return f"{what} is empty; '.' names the working directory"
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -83,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         working_folder()  # without one libraries end the process, each in its way
         words = list(sys.argv[1:] if argv is None else argv)
+        if (empty := _empty(words)) is not None:
+            say(f"twofold: {empty}")
+            return 2
         COMMAND.set(("twofold", *words))
         LINES.set(True)
         with command_line():

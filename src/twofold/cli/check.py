@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..compare import compare as compare_models
-from ..formats.base import refuse_existing
+from ..formats.base import reserved
 from ..load import grouped, load
 from ..terminal import echo
 from . import inputs, times
@@ -48,20 +48,20 @@ def compare(
 
     Example: twofold compare net.prototxt net.caffemodel out/ --images photos/ --report compared/
     """
-    if report is not None and not force:
-        refuse_existing([report / name for name in reports.FILES])
+    files = [] if report is None else [report / name for name in reports.FILES]
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
         limit=limit, values=range, memory=None, statistics=None, protect=protect,
         accuracy=None, metric=None, seed=seed,
     )  # fmt: skip
-    first, second = grouped(models)
-    shapes = inputs.shapes(input)
-    watch = reports.Watch(report)
-    found = compare_models(
-        load(*first, inputs=shapes), load(*second, inputs=shapes), source, threads=threads, watch=watch
-    )
-    sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
-    found = replace(found, bytes=(sizes[0], sizes[1]))
-    watch.write(found, f"{first[0]} and {second[0]}", force=force)
+    with reserved(files, force=force):
+        first, second = grouped(models)
+        shapes = inputs.shapes(input)
+        watch = reports.Watch(report)
+        found = compare_models(
+            load(*first, inputs=shapes), load(*second, inputs=shapes), source, threads=threads, watch=watch
+        )
+        sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
+        found = replace(found, bytes=(sizes[0], sizes[1]))
+        watch.write(found, f"{first[0]} and {second[0]}", force=force)
     echo(json.dumps(asdict(found), indent=2) if as_json else found)

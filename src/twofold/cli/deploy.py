@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..export import export as export_model
-from ..formats.base import refuse_existing
+from ..formats.base import reserved
 from ..quantize import default_path as quantized_path
 from ..quantize import quantize as quantize_model
 from ..terminal import echo, paths_text
@@ -31,10 +31,9 @@ def export(
 
     Example: twofold export net.prototxt net.caffemodel -o net.onnx
     """
-    if not force:
-        refuse_existing([output])
-    model = load_model(definition, weights, input, whole=True)
-    found = export_model(model, output, force=force)
+    with reserved([output], force=force):
+        model = load_model(definition, weights, input, whole=True)
+        found = export_model(model, output, force=force)
     echo(json.dumps({**asdict(found), "path": str(found.path)}, indent=2) if as_json else found)
     if not as_json:
         echo(f"\nwritten: {paths_text([found.path])}")
@@ -70,11 +69,11 @@ def quantize(
         accuracy=None, metric=None, seed=seed,
     )  # fmt: skip
     path = quantized_path(definition, output)
-    if not force:
-        refuse_existing([path, *(() if no_report else (output / name for name in reports.FILES))])
-    model = load_model(definition, weights, input, whole=True)
-    extra = None if no_report else reports.quantized_files
-    found = quantize_model(model, path, source, force=force, extra=extra)
+    files = [path, *(() if no_report else (output / name for name in reports.FILES))]
+    with reserved(files, force=force):
+        model = load_model(definition, weights, input, whole=True)
+        extra = None if no_report else reports.quantized_files
+        found = quantize_model(model, path, source, force=force, extra=extra)
     echo(json.dumps({**asdict(found), "path": str(path)}, indent=2) if as_json else found)
     if not as_json:
         echo(f"\nwritten: {paths_text([path])}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..formats.base import refuse_existing
+from ..formats.base import Model, refuse_changed, reserved, sizes_of
 from ..load import grouped, load
 from ..quantize import default_path
 from ..recover import RecoverOptions
@@ -108,28 +108,33 @@ def recover(
     shapes = inputs.shapes(input)
     original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
     others = [load(path, inputs=shapes) for path in also or ()]
-    if not force:
-        names = () if no_report else reports.FILES
-        targets = decomposed.targets(output)
-        written = [default_path(targets[0], output)] if qat else targets
-        refuse_existing([*written, *(output / name for name in names)])
-    options = RecoverOptions(
-        steps=steps, rate=rate, batch=batch, seed=seed, device=device, classes=classes, qat=qat,
-        hints=tuple(hint or ()), bf16=bf16,
-    )  # fmt: skip
-    plan = None if no_report else reports.plan_beside(second[0], original)
-    found = recover_model(original, decomposed, source, options, also=others)
-    if found.rank:
-        return
-    more = {} if no_report else reports.recovered_files(found, original, plan)
-    extra = {output / name: content for name, content in more.items()}
-    files = found.model.save_to(output, force=force, extra=extra, check=lambda written: None)
-    if as_json:
-        numbers = {key: value for key, value in vars(found).items() if key not in ("model", "rank")}
-        echo(json.dumps({**numbers, "files": [str(path) for path in files]}, indent=2))
-    else:
-        echo(found)
-        echo("\nwritten: " + paths_text(files))
+    names = () if no_report else reports.FILES
+    targets = decomposed.targets(output)
+    written = [default_path(targets[0], output)] if qat else targets
+    reserving = [*written, *(output / name for name in names)]
+    with reserved(reserving, force=force, sizes=sizes_of([decomposed])):
+        options = RecoverOptions(
+            steps=steps, rate=rate, batch=batch, seed=seed, device=device, classes=classes, qat=qat,
+            hints=tuple(hint or ()), bf16=bf16,
+        )  # fmt: skip
+        plan = None if no_report else reports.plan_beside(second[0], original)
+        found = recover_model(original, decomposed, source, options, also=others)
+        if found.rank:
+            return
+        more = {} if no_report else reports.recovered_files(found, original, plan)
+        extra = {output / name: content for name, content in more.items()}
+
+        def check(_: Model) -> None:
+            refuse_changed(original)
+            refuse_changed(decomposed)
+
+        files = found.model.save_to(output, force=force, extra=extra, check=check)
+        if as_json:
+            numbers = {key: value for key, value in vars(found).items() if key not in ("model", "rank")}
+            echo(json.dumps({**numbers, "files": [str(path) for path in files]}, indent=2))
+        else:
+            echo(found)
+            echo("\nwritten: " + paths_text(files))
 
 
 def finetune(
@@ -167,14 +172,14 @@ def finetune(
     # Needs PyTorch, which the rest does not.
     from ..finetune import TrainOptions, snapshot_prefix, train  # noqa: PLC0415
 
-    course = None
-    if not no_report:
-        course = reports.Course(solver, snapshot_prefix(solver, output), resume=resume, force=force)
+    prefix = snapshot_prefix(solver, output)
+    course = None if no_report else reports.Course(solver, prefix, resume=resume, force=force)
     options = TrainOptions(output, lr_scale, max_iter, device, resume, force, qat)
-    outcome = train(solver, tuple(weights or ()), options)
-    if outcome.rank == 0:
-        if course is not None:
+    with reserved([] if no_report else [prefix.parent / name for name in reports.FILES]):
+        outcome = train(solver, tuple(weights or ()), options)
+        if outcome.rank == 0 and course is not None:
             course.write(outcome)
+    if outcome.rank == 0:
         echo(json.dumps(outcome.to_json(), indent=2) if as_json else outcome)
     if outcome.stopped_by is not None:
         raise typer.Exit(128 + outcome.stopped_by)

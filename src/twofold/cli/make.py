@@ -12,7 +12,7 @@ import typer
 from ..apply import apply_plan
 from ..decompose import calibrate, default_schemes, first_schemes
 from ..errors import OptionError
-from ..formats.base import refuse_existing
+from ..formats.base import reserved, sizes_of
 from ..inspect import inspect as inspect_model
 from ..latency.choose import stopwatch, time_budget
 from ..load import load_beside
@@ -154,9 +154,8 @@ def decompose(
         accuracy=accuracy, metric=metric, seed=seed, made_up=made_up,
     )  # fmt: skip
     model = load_model(definition, weights, input, whole=True)
-    if not force:
-        names = (PLAN_FILE,) if no_report else (PLAN_FILE, *reports.FILES)
-        refuse_existing([*model.targets(output), *(output / name for name in names)])
+    names = (PLAN_FILE,) if no_report else (PLAN_FILE, *reports.FILES)
+    files = [*model.targets(output), *(output / name for name in names)]
     number, device = parse_multiple(multiple)
     options = PlanOptions(
         budget=budget,
@@ -168,15 +167,16 @@ def decompose(
         skip=tuple(skip or ()),
         ranks=fixed,
     )
-    check_reach(model.convolutions(), options)  # before the long work
-    used = calibrate(model, source, no_data=no_data, rule=rule)
-    for note in used.notes:
-        say(f"note: {note}")
-    if not scheme:
-        options = replace(options, schemes=default_schemes(used, watch))
-    result = run(model, options, used, FitOptions(refine=refine), watch)
-    extra = {} if no_report else reports.files_of(result)
-    finish(result, output, as_json=as_json, force=force, extra=extra)
+    with reserved(files, force=force, sizes=sizes_of([model])):
+        check_reach(model.convolutions(), options)  # before the long work
+        used = calibrate(model, source, no_data=no_data, rule=rule)
+        for note in used.notes:
+            say(f"note: {note}")
+        if not scheme:
+            options = replace(options, schemes=default_schemes(used, watch))
+        result = run(model, options, used, FitOptions(refine=refine), watch)
+        extra = {} if no_report else reports.files_of(result)
+        finish(result, output, as_json=as_json, force=force, extra=extra)
 
 
 def apply(
@@ -194,9 +194,10 @@ def apply(
     """
     chosen = Plan.load(plan)
     model = load_model(definition, weights, input, whole=True)
-    fitted = None if chosen.calibration is None else load_beside(plan, chosen.sources)
-    result = apply_plan(chosen, model, fitted)
-    finish(result, output, as_json=as_json, force=force, keep=plan)
+    with reserved([*model.targets(output), output / PLAN_FILE], sizes=sizes_of([model])):
+        fitted = None if chosen.calibration is None else load_beside(plan, chosen.sources)
+        result = apply_plan(chosen, model, fitted)
+        finish(result, output, as_json=as_json, force=force, keep=plan)
 
 
 def _budget(**given: str | None) -> Budget | None:

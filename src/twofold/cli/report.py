@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 import typer
 
 from ..errors import FormatError, OptionError, OutputError, TwofoldError
-from ..formats.base import Model, commit, refuse_existing
+from ..formats.base import Model, commit, preflight, refuse_existing
 from ..planning import Plan
 from ..result import PLAN_FILE
 from ..system import exists, is_dir, is_file, real
@@ -208,6 +208,7 @@ def report(
     found = Report.load(source)
     origin = source / FILES[0] if is_dir(source) else source
     target = output or origin.with_suffix(".html")
+    preflight([target], force=output is None)
     if real(target) == real(origin):
         raise OptionError(f"{target}: is the report's JSON; name another file for the page")
     page = found.page().encode("utf-8", "replace")

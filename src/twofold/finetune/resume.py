@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,8 +50,10 @@ class Progress:
     int8: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, stream: BinaryIO) -> None:
-        """Write the file."""
-        torch.save({"version": _VERSION, **asdict(self)}, stream)
+        """Write the file; made in memory, as torch says of a full disk that it is a bug of its own."""
+        content = BytesIO()
+        torch.save({"version": _VERSION, **asdict(self)}, content)
+        stream.write(content.getbuffer())
 
 
 def read_progress(path: Path) -> Progress:

@@ -18,6 +18,7 @@ from ..caffe_torch import CaffeNet, Learnable
 from ..errors import InputError
 from ..formats.atomic import commit
 from ..formats.caffe.caffemodel import NewLayer, read_weights
+from ..formats.preflight import preflight
 from .definition import SolverDefinition
 from .rates import Schedule
 from .rules import decay, rule_of
@@ -148,7 +149,7 @@ class Solver:
             OutputError: they cannot be written; older ones are as they were.
         """
         stem = f"{self.definition.snapshot_prefix if prefix is None else prefix}_iter_{self.iteration}"
-        weights, state = Path(stem + self._storage.weights), Path(stem + self._storage.state)
+        weights, state = self._files(stem)
         ordered = [slot for slots in zip(*self.history, strict=True) for slot in slots]
         snapshot = Snapshot(
             self.iteration,
@@ -165,6 +166,20 @@ class Solver:
         }
         commit(files, force=True)
         return tuple(files)
+
+    def _files(self, stem: str) -> tuple[Path, Path]:
+        """Where weights and state of a snapshot go."""
+        return Path(stem + self._storage.weights), Path(stem + self._storage.state)
+
+    def preflight(self, prefix: Path) -> None:
+        """Ask whether a snapshot can be written, before the training.
+
+        Raises:
+            OutputError: it cannot.
+        """
+        weights = sum(array.nbytes for arrays in self.net.arrays().values() for array in arrays)
+        state = 4 * sum(slot.numel() for slots in self.history for slot in slots)
+        preflight(self._files(f"{prefix}_iter_{self.definition.max_iter}"), sizes=[weights, state])
 
     def restore(self, state: str | Path) -> None:
         """Go on from a snapshot: weights, history and iteration are those of the file.

@@ -5,10 +5,9 @@ Source: BVLC Caffe 1.0, `Net::ToHDF5`, `SGDSolver::SnapshotSolverStateToHDF5`, `
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,15 +62,14 @@ def _h5py() -> Any:
 
 
 def _hdf5(fill: Callable[[Any], None]) -> Write:
-    """What writes an HDF5 file; it is built in a temporary one, as HDF5 writes back and forth."""
+    """What writes an HDF5 file; it is built in memory, as HDF5 writes back and forth."""
     h5py = _h5py()
 
     def write(stream: BinaryIO) -> None:
-        with tempfile.TemporaryFile() as scratch:
-            with h5py.File(scratch, "w") as file:
-                fill(file)
-            scratch.seek(0)
-            shutil.copyfileobj(scratch, stream, 1 << 22)
+        scratch = BytesIO()
+        with h5py.File(scratch, "w") as file:
+            fill(file)
+        stream.write(scratch.getbuffer())
 
     return write
 

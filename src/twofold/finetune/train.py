@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..caffe_torch import CaffeNet
 from ..errors import MissingExtraError, ModelError, OptionError, OutputError
+from ..formats.base import reserved
 from ..formats.caffe.caffemodel import read_weights
 from ..formats.caffe.net import NetDefinition
 from ..system import is_file
@@ -95,6 +96,7 @@ def _train(
         stack.enter_context(torch.random.fork_rng(devices))
         file = open_solver(solver, Locator(Path(solver).parent), options.apply)
         prefix = _prefix(file.path, file.definition, options.output)
+        stack.enter_context(reserved([prefix.with_name(f"{prefix.name}_iter")]))
         state = _state(prefix, options, world, say)
         progress = _progress(state, file.definition, world)
         _refuse_other_kind(progress, state, options, world)
@@ -138,6 +140,8 @@ def _begin(
     elif not is_file(beside(state)):
         notes = [f"{state} has no .resume file beside it, so data and random numbers begin anew"]
     solver = Solver(net, file.definition, world.loss_of(net))
+    if world.first:
+        solver.preflight(prefix)
     if state is not None:
         solver.restore(state)
     int8 = None

@@ -23,22 +23,24 @@ from __future__ import annotations
 import filecmp
 import os
 import secrets
-import signal
 import stat
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
-from ..errors import OutputError, option
-from .recovery import Journal, locked, recover, recover_locked, sync_folder
+from ..errors import OutputError
+from .locks import locked
+from .preflight import refuse_existing, refuse_irregular, unwritable
+from .recovery import Journal, recover, recover_locked, sync_folder
+from .signals import Stopped, unwinding
 
-__all__ = ["commit", "recover", "refuse_existing"]
+__all__ = ["commit", "hidden_file", "recover"]
 
 Write = Callable[[BinaryIO], None]
+
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
 def commit(
@@ -64,26 +66,25 @@ def commit(
         OutputError: Files exist with another content and `force` is false, or the system refuses; the targets
             are as they were.
     """
-    slots = _slots(files)
-    folders = sorted({slot.target.parent for slot in slots})
     made: list[Path] = []
-    with _stoppable():
+    with unwinding():
         try:
+            slots = _slots(files)
+            folders = sorted({slot.target.parent for slot in slots})
             for folder in folders:
                 _make_folder(folder, made)
             with locked(folders, wait=True) as mine:
                 for folder in mine:
                     recover_locked(folder)
-                _refuse_irregular(slots)
+                for slot in slots:
+                    refuse_irregular(slot.given, slot.target)
                 _Transaction(slots, force=force).run(check)
         except BaseException as error:
             for folder in reversed(made):
                 with suppress(OSError):  # someone put something there
                     folder.rmdir()
             if isinstance(error, OSError):
-                place = error.filename or ", ".join(map(str, files))
-                reason = error.strerror or str(error)
-                raise OutputError(f"{place}: cannot write: {reason}; nothing was changed") from error
+                raise unwritable(error.filename or ", ".join(map(str, files)), error) from error
             raise
 
 
@@ -113,30 +114,24 @@ def _slots(files: Mapping[Path, Write]) -> list[_Slot]:
     return slots
 
 
-def refuse_existing(files: Iterable[Path]) -> None:
-    """Refuse early what `commit` would refuse after the work, whatever the new content will be.
-
-    Raises:
-        OutputError: Some of the files exist.
-    """
-    existing = [path for path in files if path.exists()]
-    if existing:
-        names = ", ".join(map(str, existing))
-        raise OutputError(f"{names}: exists already and is not overwritten without {option('force=True')}")
-
-
-def _refuse_irregular(slots: Sequence[_Slot]) -> None:
-    for slot in slots:
-        if slot.target.exists() and not slot.target.is_file():
-            what = "a folder" if slot.target.is_dir() else "not a regular file"
-            raise OutputError(f"{slot.given}: cannot write there, it is {what}")
-
-
 def _same_content(slot: _Slot) -> bool:
     """Whether the target is there already, byte for byte."""
     if not slot.target.exists() or slot.target.stat().st_size != slot.new.stat().st_size:
         return False
     return filecmp.cmp(slot.target, slot.new, shallow=False)
+
+
+@contextmanager
+def hidden_file(folder: Path, content: bytes, suffix: str) -> Iterator[Path]:
+    """A file for the `check` of a commit to that folder, which removes it; after a kill the next one does."""
+    path = folder / f".twofold-{secrets.token_hex(8)}-new0{suffix}"
+    try:
+        with path.open("xb") as stream:
+            stream.write(content)
+        yield path
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
 
 
 class _Transaction:
@@ -155,7 +150,7 @@ class _Transaction:
                 self._fill(slot)
             if not self._force:
                 refuse_existing(
-                    slot.given for slot in self._slots if slot.target.exists() and not _same_content(slot)
+                    [slot.given for slot in self._slots if slot.target.exists() and not _same_content(slot)]
                 )
             if check is not None:
                 check({slot.given: slot.new for slot in self._slots})
@@ -168,7 +163,7 @@ class _Transaction:
         except BaseException:
             try:
                 self._undo()
-            except (KeyboardInterrupt, _Stopped):
+            except (KeyboardInterrupt, Stopped):
                 self._undo()  # it goes by what it finds, so it can be begun again
                 raise
             raise
@@ -176,9 +171,9 @@ class _Transaction:
     @staticmethod
     def _fill(slot: _Slot) -> None:
         try:
-            descriptor = os.open(slot.new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(slot.new, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
             with os.fdopen(descriptor, "w+b") as stream:
-                if slot.target.exists():
+                if slot.target.exists() and hasattr(os, "fchmod"):
                     os.fchmod(descriptor, stat.S_IMODE(slot.target.stat().st_mode))
                 slot.write(stream)
                 stream.flush()
@@ -263,35 +258,3 @@ def _make_folder(folder: Path, made: list[Path]) -> None:
             os.mkdir(path)
         except FileExistsError:
             made.pop()
-
-
-class _Stopped(BaseException):
-    """A signal that would have ended the process."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack before they end the process; handlers of others stay."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    stopped: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        if not stopped:  # a second one must not disturb the undoing
-            stopped.append(number)
-            raise _Stopped(number)
-
-    ours = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
-    try:
-        for number in ours:
-            signal.signal(number, stop)
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
-        if stopped:
-            os.kill(os.getpid(), stopped[0])

@@ -9,10 +9,24 @@ from typing import Protocol, TypeVar
 
 from ..conv import ConvLayer, Factors, Skipped
 from ..progress import track
-from .atomic import commit, recover, refuse_existing
+from .atomic import commit, recover
 from .graph import NetGraph
+from .preflight import is_missing, output_path, preflight, refuse_existing, reserved
+from .source import refuse_changed, sizes_of
 
-__all__ = ["Model", "commit", "digest", "recover", "refuse_existing"]
+__all__ = [
+    "Model",
+    "commit",
+    "digest",
+    "is_missing",
+    "output_path",
+    "preflight",
+    "recover",
+    "refuse_changed",
+    "refuse_existing",
+    "reserved",
+    "sizes_of",
+]
 
 _PIECE = 1 << 20  # bytes that are hashed at a time
 

@@ -1,23 +1,22 @@
-"""What a killed commit left in a folder: journals to carry out, litter to remove.
+"""What a killed process left in a folder: journals to carry out, litter to remove.
 
 `atomic.py` says why this is right. Hidden files are named `.twofold-TOKEN-KIND`, with one token per commit.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from .locks import abandoned, locked
 
-_OURS = re.compile(r"\.twofold-[0-9a-f]{16}-(new\d+(\..*)?|old\d+|journal|journal\.part)", re.DOTALL)
+_OURS = re.compile(r"\.twofold-[0-9a-f]{16}-(new\d+(\..*)?|old\d+|journal|journal\.part|lock)", re.DOTALL)
 _JOURNAL = re.compile(r"\.twofold-[0-9a-f]{16}-journal")
 
 
@@ -65,7 +64,8 @@ def recover_locked(folder: Path) -> tuple[Path, ...]:
     if done:
         sync_folder(folder)
     for name in hidden:
-        if name not in waiting:
+        claim = name.endswith("-lock")
+        if name not in waiting and not (claim and not abandoned(folder / name)):
             with suppress(OSError):
                 os.unlink(folder / name)
     return tuple(done)
@@ -128,21 +128,3 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@contextmanager
-def locked(folders: Sequence[Path], *, wait: bool) -> Iterator[list[Path]]:
-    """Lock folders; gives those that could be locked. Give them in sorted order, against deadlocks.
-
-    The lock is on the folder itself, so that none is left behind; a dead process holds none.
-    """
-    with ExitStack() as stack:
-        mine = []
-        for folder in folders:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, descriptor)
-            # A file system without locks (some network shares): no recovery there, everything else works.
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                mine.append(folder)
-        yield mine

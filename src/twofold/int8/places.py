@@ -6,10 +6,8 @@ other than the weight of a layer, cannot be rounded in training; the nodes aroun
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
@@ -17,6 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from ..calibration.inputs import Inputs
 from ..conv import Size
 from ..errors import ModelError
+from ..formats.scratch import scratch_folder
 from .qdq import LAYERS, ROUNDED_OUTPUT, SCALE, prepare, write_int8
 
 #: What gives the values that it gets, in another shape or order.
@@ -58,8 +57,8 @@ def find_places(
     """
     known, ordered = _known(proto, values), _known(proto, values, _ARRANGING - {"Transpose"})
     floats: frozenset[str] = frozenset()
-    with tempfile.TemporaryDirectory(prefix="twofold-qat-") as folder:
-        plain, int8 = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+    with scratch_folder() as folder:
+        plain, int8 = folder / "plain.onnx", folder / "int8.onnx"
         prepare(proto, plain)
         graph = _Graph(onnx.load(plain))
         while True:

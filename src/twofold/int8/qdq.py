@@ -6,7 +6,6 @@ DequantizeLinear around each layer, which every runtime with int8 layers takes.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from ..calibration.inputs import Batch, Inputs
 from ..errors import InputError, MissingExtraError, ModelError
+from ..formats.scratch import scratch_folder
 from ..progress import quiet, track
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def quantized(proto: ModelProto, sample: Inputs, ranges: Ranges, floats: Iterabl
     """
     import onnx  # noqa: PLC0415 - an extra
 
-    with tempfile.TemporaryDirectory(prefix="twofold-qat-") as folder:
-        plain, int8 = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+    with scratch_folder() as folder:
+        plain, int8 = folder / "plain.onnx", folder / "int8.onnx"
         prepare(proto, plain)
         write_int8(plain, int8, sample, ranges, floats)
         return onnx.load(int8)

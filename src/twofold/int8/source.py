@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError, ModelError
 from ..export import to_onnx
 from ..formats.base import Model
+from ..formats.scratch import scratch_folder
 from ..progress import quiet
 
 if TYPE_CHECKING:
@@ -38,9 +37,9 @@ def _from_caffe(model: Any) -> ModelProto:
 def _from_onnx(model: Any) -> ModelProto:
     import onnx  # noqa: PLC0415 - an extra
 
-    with tempfile.TemporaryDirectory(prefix="twofold-onnx-") as folder:
-        model.save(Path(folder) / "model.onnx")
-        return onnx.load(Path(folder) / "model.onnx")
+    with scratch_folder() as folder:
+        model.save(folder / "model.onnx")
+        return onnx.load(folder / "model.onnx")
 
 
 def _from_torch(model: Any) -> ModelProto:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from ..conv import Size
 from ..errors import InputError, ModelError, shape_option
 from ..formats.caffe.shapes import walk_shapes
+from ..formats.scratch import scratch_folder
 from .runtimes import Run, Runtime, Whole
 
 Arrays = dict[str, NDArray[Any]]
@@ -97,8 +97,8 @@ def opened(runtime: Runtime, threads: int, *models: Any) -> Iterator[tuple[Run, 
     Raises:
         ModelError: the runtime does not run models of this kind, or not this one.
     """
-    with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        wholes = [_written(runtime, model, Path(folder) / str(i)) for i, model in enumerate(models)]
+    with scratch_folder() as folder:
+        wholes = [_written(runtime, model, folder / str(i)) for i, model in enumerate(models)]
         with runtime.running(threads):
             yield tuple(runtime.whole(whole, threads) for whole in wholes)
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from ..conv import ConvLayer
 from ..errors import FormatError, MissingExtraError, OptionError, PlanError
 from ..export import to_onnx
-from ..formats.base import Model, commit
+from ..formats.base import Model, commit, preflight, refuse_changed, reserved, sizes_of
 from ..planning import PlanOptions, requests
 from ..planning.workload import Workload
 from .clock import Time
@@ -81,6 +81,8 @@ def export_models(
         PlanError: no layer may be replaced, or the input size of one is not known.
         OutputError: files exist, or the system refuses.
     """
+    table = folder / TABLE
+    preflight([table], force=force, sizes=sizes_of([model]))
     if kind not in FORMATS:
         raise OptionError(f"format: {kind!r} is none of {', '.join(FORMATS)}")
     layers = model.convolutions()
@@ -90,6 +92,21 @@ def export_models(
         raise PlanError("no layer may be replaced, so there is nothing to time; are the weights missing?")
     groups = probe_groups(chosen, wanted, block, batch_of(model), Workload.of(layers))
     stacks = {stack.key: stack for group in groups for stack in group}
+    with reserved([table], force=force):
+        return _written(model, stacks, folder, kind, device, block, force=force)
+
+
+def _written(
+    model: Model,
+    stacks: Mapping[str, Stack],
+    folder: Path,
+    kind: str,
+    device: str,
+    block: int,
+    *,
+    force: bool,
+) -> Handout:
+    """See `export_models`."""
     files, rows = _small_models(stacks, folder, kind)
     whole = _network(model, folder, kind)
     files |= whole
@@ -97,7 +114,8 @@ def export_models(
         rows.insert(0, (next(iter(whole)).name, NETWORK, ""))
     about = {"device": device, "block": str(block)}
     files[folder / TABLE] = _table_text(about, rows).encode()
-    commit({path: partial(_write, content) for path, content in files.items()}, force=force)
+    writers = {path: partial(_write, content) for path, content in files.items()}
+    commit(writers, force=force, check=lambda places: refuse_changed(model))
     return Handout(folder, len(stacks), sum(map(len, files.values())), bool(whole))
 
 

@@ -108,16 +108,16 @@ def read(path: Path) -> Table:
 def save(table: Table) -> None:
     """Add the times of a table to those on disk; a folder that cannot be written is no obstacle."""
     path = path_of(table.setting)
-    merged = load(table.setting).with_times(table.times)
-    document = {
-        "twofold_latency": _SCHEMA,
-        "setting": asdict(table.setting),
-        "times": {key: asdict(merged.times[key]) for key in sorted(merged.times)},
-    }
-    content = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
     def write(stream: BinaryIO) -> None:
-        stream.write(content)
+        # Read only now that the folder is locked: what other processes have saved meanwhile stays.
+        merged = load(table.setting).with_times(table.times)
+        document = {
+            "twofold_latency": _SCHEMA,
+            "setting": asdict(table.setting),
+            "times": {key: asdict(merged.times[key]) for key in sorted(merged.times)},
+        }
+        stream.write((json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
 
     try:
         commit({path: write}, force=True)

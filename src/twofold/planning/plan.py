@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import math
 import os
@@ -9,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
-from twofold.errors import OptionError, PlanError
+from twofold.errors import OptionError, OutputError, PlanError
+from twofold.formats.atomic import commit
 from twofold.formats.modules import as_model, is_module, restructured
+from twofold.formats.preflight import output_path
 from twofold.lowrank.schemes import scheme
 from twofold.planning.candidates import Candidate, label
 from twofold.planning.options import PlanOptions
@@ -212,16 +215,22 @@ class Plan:
         return plan_from_json(text)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write as JSON; the file appears complete or not at all."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        """Write as JSON, over an older one; the file appears complete or not at all.
+
+        Raises:
+            PlanError: the folder is missing, or the system refuses.
+        """
+        path, content = output_path(path, "the plan"), self.to_json().encode()
+        if not os.path.isdir(path.parent):
+            raise PlanError(f"{path}: cannot write the plan: {os.strerror(errno.ENOENT)}")
+
+        def write(stream: BinaryIO) -> None:
+            stream.write(content)
+
         try:
-            partial.write_text(self.to_json(), encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise PlanError(f"{path}: cannot write the plan: {error.strerror or error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+            commit({path: write}, force=True)
+        except OutputError as error:
+            raise PlanError(f"{path}: cannot write the plan: {error}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:

@@ -5,7 +5,6 @@ All layers in int8 are trained, those that the original has, too, and the ranges
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..calibration.runners import runner_for
 from ..errors import ModelError, option
 from ..formats.base import Model
 from ..formats.onnx.model import OnnxModel
+from ..formats.scratch import scratch_folder
 from ..int8.agree import OTHERWISE, Agreement
 from ..int8.fake import FakeInt8
 from ..int8.qdq import fitting, prepare, session, with_outputs, write_int8
@@ -57,8 +57,8 @@ class Int8Student:
         """
         self._path = default_path(decomposed.targets(Path())[0], Path())
         self._runner, self._device = teacher, device
-        with tempfile.TemporaryDirectory(prefix="twofold-qat-") as folder:
-            plain, int8 = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+        with scratch_folder() as folder:
+            plain, int8 = folder / "plain.onnx", folder / "int8.onnx"
             prepare(as_onnx(decomposed), plain)
             self._inputs = fitting(inputs, plain)
             write_int8(plain, int8, self._inputs)
@@ -102,8 +102,8 @@ class Int8Student:
     def _written(self) -> ModelProto:
         """The int8 model as it is now."""
         trained, ranges = self._fake.trained(self._plain)
-        with tempfile.TemporaryDirectory(prefix="twofold-qat-") as folder:
-            plain, int8 = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+        with scratch_folder() as folder:
+            plain, int8 = folder / "plain.onnx", folder / "int8.onnx"
             onnx.save(trained, plain)
             # All ranges are known; the quantizer wants to see something all the same.
             write_int8(plain, int8, self._inputs.take(slice(0, self._inputs.batch)), ranges)

@@ -1,13 +1,11 @@
 """Caffe weights: `read_weights` for every kind of file, and protobuf files edited at the wire level.
 
-A protobuf file is mapped into memory and kept as the row of its outermost fields. An edit exchanges single
+A protobuf file is read into memory and kept as the row of its outermost fields. An edit exchanges single
 entries of that row, so all other bytes are written as they were read, known to us or not.
 """
 
 from __future__ import annotations
 
-import mmap
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from ...errors import FormatError
 from ...progress import track
 from ..sniff import is_hdf5, looks_like_onnx, what_else
+from ..source import Source, read_head, read_source
 from .entry import ENTRY, EntryError, WireLayer, is_v0, new_entry, read_layer
 from .hdf5 import read_hdf5
 from .weights import Blob, NewLayer, NewWeights, WeightsFile, WeightsLayer
@@ -28,6 +27,7 @@ __all__ = ["Blob", "NewLayer", "NewWeights", "WeightsFile", "WeightsLayer", "cre
 _NET_NAME = 1  # NetParameter.name
 _HEAD = 4096
 _CHUNK = 1 << 22
+_MOST = 2**31 - 1  # bytes of a message, in every protobuf
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,11 @@ class _Record:
 class BinaryWeights(WeightsFile):
     """Weights in a protobuf file."""
 
-    def __init__(self, path: Path | None, version: str, records: Iterable[_Record]) -> None:
+    def __init__(
+        self, path: Path | None, version: str, records: Iterable[_Record], source: Source | None = None
+    ) -> None:
         self._records = tuple(records)
-        super().__init__(path, version, (r.layer for r in self._records if r.layer is not None))
+        super().__init__(path, version, (r.layer for r in self._records if r.layer is not None), source)
 
     def replace(self, replacements: Mapping[str, Sequence[NewWeights]]) -> WeightsFile:
         """See `WeightsFile.replace`."""
@@ -55,7 +57,7 @@ class BinaryWeights(WeightsFile):
                 records.append(record)
             else:
                 records += (_record(entry, self.version) for entry in record.layer.replaced(stack))
-        return BinaryWeights(self.path, self.version, records)
+        return BinaryWeights(self.path, self.version, records, self.source)
 
     def write(self, stream: BinaryIO) -> None:
         """See `WeightsFile.write`."""
@@ -103,14 +105,16 @@ def read_weights(path: str | Path) -> WeightsFile:
     """
     path = Path(path)
     try:
-        buffer = _mapped(path)
+        head = read_head(path)
+        if is_hdf5(head):
+            return read_hdf5(path)
+        source = read_source(path, _MOST)
     except OSError as error:
         raise FormatError(f"{path}: cannot read the weights: {error.strerror or error}") from error
+    buffer = memoryview(source.content or b"")
     head = bytes(buffer[:_HEAD])
     if not head:
         raise FormatError(f"{path}: the file is empty")
-    if is_hdf5(head):
-        return read_hdf5(path)
     other = what_else(head)
     if other is not None:
         raise FormatError(f"{path}: {other}")
@@ -131,17 +135,7 @@ def read_weights(path: str | Path) -> WeightsFile:
             else "Caffe would load it as an empty model"
         )
         raise FormatError(f"{path}: no layers in this file: {what}")
-    return BinaryWeights(path, version, records)
-
-
-def _mapped(path: Path) -> memoryview:
-    with path.open("rb") as file:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return memoryview(file.read())
-        if not status.st_size:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return BinaryWeights(path, version, records, source)
 
 
 def _records(buffer: memoryview, file: str) -> tuple[str, list[_Record]]:

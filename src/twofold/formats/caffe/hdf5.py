@@ -5,10 +5,9 @@ Needs h5py (extra `hdf5`). Source: Net::ToHDF5 and Net::CopyTrainedLayersFromHDF
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +16,7 @@ import numpy as np
 from ...conv import Array
 from ...errors import FormatError, MissingExtraError, ModelError
 from ...progress import track
+from ..source import Source, hashed_source
 from .blob import converted, exact_dtype
 from .weights import Blob, Float32, NewWeights, WeightsFile, WeightsLayer
 
@@ -150,8 +150,9 @@ class _Hdf5Layer(WeightsLayer):
 class Hdf5Weights(WeightsFile):
     """Weights in an HDF5 file, which stays open as long as this object lives."""
 
-    def __init__(self, path: Path, file: Any, layers: Sequence[_Hdf5Layer], kept: frozenset[str]) -> None:
-        super().__init__(path, "HDF5", layers)
+    def __init__(self, source: Source, file: Any, layers: Sequence[_Hdf5Layer], kept: frozenset[str]) -> None:
+        super().__init__(source.path, "HDF5", layers, source)
+        self._read = source
         self._file = file
         self._entries_in_order = tuple(layers)
         self._kept = kept  # names of groups that are still as in the file
@@ -173,15 +174,14 @@ class Hdf5Weights(WeightsFile):
                 raise ModelError(
                     f"{self.path}: cannot hold a layer named {name!r} (taken, or it has a slash)"
                 )
-        return Hdf5Weights(self.path or Path(), self._file, layers, self._kept - replacements.keys())
+        return Hdf5Weights(self._read, self._file, layers, self._kept - replacements.keys())
 
     def write(self, stream: BinaryIO) -> None:
-        """See `WeightsFile.write`. The file is built in a temporary one, as HDF5 writes back and forth."""
-        with tempfile.TemporaryFile() as scratch:
-            with _h5py().File(scratch, "w") as new:
-                self._fill(new)
-            scratch.seek(0)
-            shutil.copyfileobj(scratch, stream, 1 << 22)
+        """See `WeightsFile.write`. The file is built in memory, as HDF5 writes back and forth."""
+        scratch = BytesIO()
+        with _h5py().File(scratch, "w") as new:
+            self._fill(new)
+        stream.write(scratch.getbuffer())
 
     def _fill(self, new: Any) -> None:
         with _damage(str(self.path)):
@@ -211,6 +211,7 @@ def read_hdf5(path: Path) -> WeightsFile:
         FormatError: The file is damaged or is no file of Caffe weights.
         MissingExtraError: h5py is not installed.
     """
+    source = hashed_source(path)  # its data are read when they are used
     with _damage(str(path)):
         file = _h5py().File(path, "r")
         if _DATA not in file or not hasattr(file[_DATA], "keys"):
@@ -219,7 +220,7 @@ def read_hdf5(path: Path) -> WeightsFile:
         layers = [_read_layer(path, name, file[_DATA][name]) for name in file[_DATA]]
     if not layers:
         raise FormatError(f"{path}: no layers in this file")
-    return Hdf5Weights(path, file, layers, frozenset(layer.name for layer in layers))
+    return Hdf5Weights(source, file, layers, frozenset(layer.name for layer in layers))
 
 
 def _read_layer(path: Path, name: str, group: Any) -> _Hdf5Layer:

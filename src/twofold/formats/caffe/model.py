@@ -14,8 +14,9 @@ import numpy as np
 from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
 from ...system import is_dir
-from ..base import commit, digest, recover
+from ..base import commit, recover
 from ..graph import NetGraph
+from ..source import Source, read_source, refuse_changed
 from .caffemodel import read_weights
 from .emit import NewLayerText, free_name, replace_layer
 from .graph import net_graph
@@ -40,6 +41,7 @@ class CaffeModel:
         inputs: shapes of inputs, (N, C, H, W), that replace what the definition says.
         new_layers: the arrays of those that replaced a layer, by name: what the files must hold once written.
         replaced: name of each convolution that was replaced -> the names of its stack.
+        read: its files as they were read; none for a net that is in none.
     """
 
     definition: Document
@@ -47,6 +49,7 @@ class CaffeModel:
     inputs: Mapping[str, Size] = field(default_factory=dict)
     new_layers: Mapping[str, Sequence[Array]] = field(default_factory=dict)
     replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    read: tuple[Source, ...] = ()
 
     @classmethod
     def load(
@@ -70,9 +73,10 @@ class CaffeModel:
         for path in (prototxt, caffemodel):
             if path is not None and is_dir(Path(path).parent):
                 recover(Path(path).parent)
-        document = _read_definition(Path(prototxt), caffemodel)
+        document, source = _read_definition(Path(prototxt), caffemodel)
         weights = None if caffemodel is None else read_weights(caffemodel)
-        model = cls(document, weights, dict(inputs or {}))
+        read = (source,) if weights is None or weights.source is None else (source, weights.source)
+        model = cls(document, weights, dict(inputs or {}), read=read)
         if not read_layers(document):
             raise ModelError(f"{prototxt}: the net has no layers; is it a solver, or the wrong file?")
         names = {spec.name for spec in read_layers(document)}
@@ -161,8 +165,8 @@ class CaffeModel:
     def sources(self) -> dict[str, str]:
         """The sha256 of each of its files, by file name."""
         files = {Path(self.definition.path).name: hashlib.sha256(self.definition.source).hexdigest()}
-        if self.weights is not None and self.weights.path is not None:
-            files[self.weights.path.name] = digest(self.weights.path)
+        if self.weights is not None and self.weights.source is not None:
+            files[self.weights.source.path.name] = self.weights.source.sha256
         return files
 
     def replace(self, factors: Mapping[str, Factors]) -> CaffeModel:
@@ -281,6 +285,7 @@ class CaffeModel:
             weights = read_weights(places[Path(caffemodel)]) if caffemodel and self.weights else None
             written = replace(self, definition=document, weights=weights, new_layers={})
             self._compare(written)
+            refuse_changed(self)
             if check is not None:
                 check(written)
 
@@ -332,15 +337,16 @@ _NO_RULE = frozenset(
 )
 
 
-def _read_definition(path: Path, caffemodel: str | Path | None) -> Document:
+def _read_definition(path: Path, caffemodel: str | Path | None) -> tuple[Document, Source]:
     try:
-        source = path.read_bytes()
+        source = read_source(path)
     except OSError as error:
         raise FormatError(f"{path}: cannot read the definition: {error.strerror or error}") from error
+    content = source.content or b""
     try:
-        return parse(source, str(path))
+        return parse(content, str(path)), source
     except FormatError as error:
-        if _looks_binary(source):
+        if _looks_binary(content):
             if caffemodel is not None and not _looks_binary(_head(Path(caffemodel))):
                 raise OptionError(
                     "the files are in the wrong order: the definition (prototxt) comes first, then the "

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...conv import Array, ConvGeometry
 from ...errors import ModelError
+from ..source import Source
 
 Float32 = NDArray[np.float32]
 
@@ -126,10 +127,17 @@ class WeightsFile(ABC):
         path: where it came from, None for one made from scratch; for messages.
         version: "V0", "V1", "V2" (protobuf, by the age of the net's format) or "HDF5".
         layers: all entries in the file's order; a name may occur more than once.
+        source: the file as it was read, None for one made from scratch.
     """
 
-    def __init__(self, path: Path | None, version: str, layers: Iterable[WeightsLayer]) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path | None,
+        version: str,
+        layers: Iterable[WeightsLayer],
+        source: Source | None = None,
+    ) -> None:
+        self.path, self.source = path, source
         self.version = version
         self.layers = tuple(layers)
         by_name: dict[str, list[WeightsLayer]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -18,9 +17,11 @@ from onnx import ModelProto
 from ...conv import ConvLayer, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
 from ...system import is_dir
-from ..base import commit, digest, recover
+from ..atomic import hidden_file
+from ..base import commit, recover
 from ..graph import NetGraph
 from ..sniff import what_else
+from ..source import Source, hashed_source, read_source
 from .edit import Editor
 from .external import copy_range, lay_out, write_pieces
 from .graph import net_graph
@@ -44,6 +45,7 @@ class OnnxModel:
         inputs: shapes of inputs that replace what the model says.
         replaced: name of each convolution that was replaced -> the names of its stack.
         edited: whether the message differs from the file's.
+        read: its files as they were read; none for a model that is in none.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class OnnxModel:
     inputs: Mapping[str, Size] = field(default_factory=dict)
     replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     edited: bool = False
+    read: tuple[Source, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path, inputs: Mapping[str, Size] | None = None) -> OnnxModel:
@@ -67,8 +70,10 @@ class OnnxModel:
         path = Path(path)
         if is_dir(path.parent):
             recover(path.parent)
-        proto = _read(path, path)
-        return cls(path, proto, external_files(proto, path), dict(inputs or {}))
+        proto, source = _read(path, path)
+        files = external_files(proto, path)
+        read = (source.parsed(), *map(_data_source, files.values()))
+        return cls(path, proto, files, dict(inputs or {}), read=read)
 
     @cached_property
     def _groups(self) -> dict[str, Group]:
@@ -118,7 +123,8 @@ class OnnxModel:
 
     def sources(self) -> dict[str, str]:
         """The sha256 of each of its files, by file name."""
-        return {name: digest(path) for name, path in {self.path.name: self.path, **self.files}.items()}
+        names = (self.path.name, *self.files)
+        return {name: source.sha256 for name, source in zip(names, self.read, strict=True)}
 
     def replace(self, factors: Mapping[str, Factors]) -> OnnxModel:
         """Put stacks of convolutions in the place of layers.
@@ -213,9 +219,11 @@ class OnnxModel:
             raise OptionError(f"{path}: the model and its data need different files")
 
         def reread(places: Mapping[Path, Path]) -> None:
-            proto = _read(places[path], path)
+            proto, _ = _read(places[path], path)
             moved = {location: places[path.parent / location] for location in self.files}
             written = replace(self, path=path, proto=proto, files=moved)
+            for source in self.read:  # what is not edited is copied from its file
+                source.refuse_changed(needed=not (self.edited and source.held))
             if self.edited:
                 self._refuse_invalid(written, places[path].parent)
             if check is not None:
@@ -241,38 +249,48 @@ class OnnxModel:
 
     def _refuse_invalid(self, written: OnnxModel, folder: Path) -> None:
         problem = _invalid(written, folder)
-        if problem and not _invalid(replace(self, proto=_read(self.path, self.path)), self.path.parent):
+        if problem and not _problem(str(self.path) if self.files else _read(self.path, self.path)[0]):
             raise OutputError(f"{written.path}: what was written does not pass ONNX's checker: {problem}")
 
 
 def _invalid(model: OnnxModel, folder: Path) -> str:
-    """What ONNX's checker, with shape inference, says against a model; "" if nothing."""
+    """What ONNX's checker says against a model whose data files have hidden names yet; "" if nothing."""
+    if not model.files:
+        return _problem(model.proto)
+    # The checker looks for data files beside the model, so it gets one that names them as they are.
+    named = ModelProto()
+    named.CopyFrom(model.proto)
+    for tensor in filter(is_external, all_tensors(named)):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = os.path.relpath(model.files[external_entry(tensor, "location")], folder)
+    with hidden_file(folder, named.SerializeToString(), ".onnx") as path:
+        return _problem(str(path))
+
+
+def _problem(model: ModelProto | str) -> str:
+    """What ONNX's checker, with shape inference, says against a model or the file of one; "" if nothing."""
     try:
-        if not model.files:
-            onnx.checker.check_model(model.proto, full_check=True)
-            return ""
-        # The checker looks for data files beside the model. These have other names until they are complete.
-        named = ModelProto()
-        named.CopyFrom(model.proto)
-        for tensor in filter(is_external, all_tensors(named)):
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = os.path.relpath(model.files[external_entry(tensor, "location")], folder)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".twofold-", suffix=".onnx") as file:
-            file.write(named.SerializeToString())
-            file.flush()
-            onnx.checker.check_model(file.name, full_check=True)
+        onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return " ".join(str(error).split())
     return ""
 
 
-def _read(path: Path, shown: Path) -> ModelProto:
+def _data_source(path: Path) -> Source:
+    try:
+        return hashed_source(path)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot read the model's data: {error.strerror or error}") from error
+
+
+def _read(path: Path, shown: Path) -> tuple[ModelProto, Source]:
     """Read the message alone; messages call the file `shown`."""
     try:
-        content = path.read_bytes()
+        source = read_source(path)
     except OSError as error:
         raise FormatError(f"{shown}: cannot read the model: {error.strerror or error}") from error
+    content = source.content or b""
     if not content:
         raise FormatError(f"{shown}: the file is empty")
     other = what_else(content[:4096], _WANTED)
@@ -289,7 +307,7 @@ def _read(path: Path, shown: Path) -> ModelProto:
         raise FormatError(f"{shown}: not {_WANTED}, truncated or damaged ({len(content)} bytes)") from error
     if not proto.ir_version or not proto.graph.node:
         raise FormatError(f"{shown}: not {_WANTED}: no version and no nodes in it; fetch or export it again")
-    return proto
+    return proto, source
 
 
 def _write(stream: BinaryIO, content: bytes) -> None:
