@@ -72,7 +72,7 @@ def locked(folders: Sequence[Path], *, wait: bool) -> Iterator[list[Path]]:
     with ExitStack() as stack:
         mine = []
         for folder in folders:
-            descriptor = open_folder(folder, stack)
+            descriptor = _open_folder(folder, stack)
             # A file system without locks (some network shares): no recovery there, everything else works.
             with suppress(OSError):
                 take(descriptor, wait=wait)
@@ -80,7 +80,7 @@ def locked(folders: Sequence[Path], *, wait: bool) -> Iterator[list[Path]]:
         yield mine
 
 
-def open_folder(folder: Path, stack: ExitStack) -> int:
+def _open_folder(folder: Path, stack: ExitStack) -> int:
     """Something to lock a folder by; it is closed with the stack."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

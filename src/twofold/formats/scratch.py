@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .locks import open_folder, take
+from .locks import take
 from .signals import unwinding
 
 _NAME = re.compile(r"twofold-(\d+)-.*", re.DOTALL)
@@ -26,7 +26,7 @@ def scratch_folder() -> Iterator[Path]:
     with unwinding(), ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"twofold-{os.getpid()}-"))
         with suppress(OSError):  # no locks here: the number of the process has to do
-            take(open_folder(Path(name), stack), wait=False)
+            take(_opened(Path(name), stack), wait=False)
         before, tempfile.tempdir = tempfile.tempdir, name
         try:
             yield Path(name)
@@ -69,7 +69,15 @@ def _free(folder: Path) -> bool:
     """Whether no process holds a folder; the number of one in another container means nothing here."""
     with ExitStack() as stack:
         try:
-            take(open_folder(folder, stack), wait=False)
+            take(_opened(folder, stack), wait=False)
         except OSError:
             return False
         return True
+
+
+def _opened(folder: Path, stack: ExitStack) -> int:
+    """A file to lock; not the folder itself, which a commit to it locks."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(folder / ".held", flags, 0o600)
+    stack.callback(os.close, descriptor)
+    return descriptor
