@@ -41,7 +41,6 @@ EXTRAS: dict[str, tuple[dict[str, str], str]] = {
             "pytorch_optimizer": "pytorch-optimizer",
             "PIL": "pillow",
             "h5py": "h5py",
-            "lmdb": "lmdb",
         },
         "finetune from LMDB and HDF5 data layers",
     ),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
+import lmdb
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tests.finetune.data.requests import reader
 from tests.finetune.tiny import striped, write_images, write_lmdb
 
-from twofold.errors import InputError, MissingExtraError
+from twofold.errors import InputError
 from twofold.finetune.data import Datum
+from twofold.finetune.data.lmdb_file import LmdbFile
 
 F = descriptor_pb2.FieldDescriptorProto
 LAYER = """layer { name: "d" type: "Data" top: "data" top: "label" TRANSFORM
@@ -149,8 +153,61 @@ def test_an_empty_database_is_refused(tmp_path):
         reader(tmp_path, layer())
 
 
-def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    write_images(tmp_path / "db", 2, 0)
-    monkeypatch.setitem(__import__("sys").modules, "lmdb", None)
-    with pytest.raises(MissingExtraError, match=r"twofold\[caffe-train\]"):
-        reader(tmp_path, layer())
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Bytes of a file, some of them changed or all behind a point gone."""
+    changed = bytearray(content)
+    for place in rng.integers(len(content), size=rng.integers(1, 8)):
+        changed[place] = rng.integers(256)
+    for place in rng.choice(len(content) // 4096, 2):  # where pages say what they are
+        changed[place * 4096 + rng.integers(48)] = rng.integers(256)
+    return bytes(changed[: rng.integers(len(content))] if rng.integers(4) == 0 else changed)
+
+
+def test_damage_is_named_and_ends_no_process(tmp_path):
+    """LMDB itself dies of such files: with a signal, or without end."""
+    sizes = np.random.default_rng(0).integers(10, 9000, 120)
+    write_lmdb(tmp_path / "db", [bytes([i]) * size for i, size in enumerate(sizes)])
+    content = (tmp_path / "db" / "data.mdb").read_bytes()
+    rng, says, places = np.random.default_rng(1), [], tmp_path / "damaged"
+    for _ in range(300):
+        places.write_bytes(damaged(content, rng))
+        try:
+            file = LmdbFile(places, "data")
+            for index in range(file.count):
+                file.read(index)
+        except InputError as error:
+            says.append(str(error))
+    assert len(says) > 100
+    assert all(line.startswith(f"data: its source {places} cannot be read as LMDB: ") for line in says)
+    assert not any("\n" in line for line in says)
+
+
+def test_large_databases_are_read_as_lmdb_reads_them(tmp_path):
+    """Several levels of branches, values in pages and behind them, and one that was removed."""
+    rng = np.random.default_rng(0)
+    keys = [f"{rng.integers(10**9)}" * 5 for _ in range(3000)]
+    with lmdb.open(str(tmp_path / "db"), map_size=1 << 26) as base:
+        for part in (keys[:2000], keys[2000:]):
+            with base.begin(write=True) as writing:
+                for key in part:
+                    writing.put(key.encode(), rng.bytes(int(rng.choice([0, 3, 900, 2100, 20_000]))))
+        with base.begin(write=True) as writing:
+            writing.delete(keys[7].encode())
+        with base.begin() as reading:
+            wanted = [bytes(value) for _, value in reading.cursor()]
+        assert base.stat()["depth"] > 2
+    file = LmdbFile(tmp_path / "db", "data")
+    assert file.count == len(wanted) == 2999
+    assert [file.read(index) for index in range(file.count)] == wanted
+    assert file.read(1500) == wanted[1500]
+
+
+def test_a_database_that_gets_shorter_is_named(tmp_path):
+    path = write_lmdb(tmp_path / "db", [bytes(9000)] * 20) / "data.mdb"
+    file = LmdbFile(tmp_path / "db", "data")
+    file.read(0)
+    os.truncate(path, path.stat().st_size // 4)
+    with pytest.raises(InputError, match="it got shorter while it was in use"):
+        file.read(19)
+    with pytest.raises(InputError, match=r"it is cut off: \d+ of \d+ bytes are there"):
+        LmdbFile(tmp_path / "db", "data")

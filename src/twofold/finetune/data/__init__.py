@@ -1,7 +1,7 @@
 """What Caffe's data layers read: one file per kind, found by the layer's type in a registry."""
 
 # Importing a kind registers it.
-from . import fed, hdf5, images, lmdb  # noqa: F401
+from . import database, fed, hdf5, images  # noqa: F401
 from .batches import Batches
 from .datum import Datum
 from .locate import Locator
