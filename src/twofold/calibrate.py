@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .calibration.accuracy import Accuracy, top1
 from .calibration.correction import gather_remainders
 from .calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
-from .calibration.images import ImageOptions, load_images
-from .calibration.inputs import Inputs, from_arrays, load_data
+from .calibration.inputs import Inputs
 from .calibration.measure import Measure, Metric, MetricChange, OutputError
 from .calibration.runner import Runner, Stacks
 from .calibration.runners import runner_for
 from .calibration.shrink import HeldOut
+from .calibration.source import CalibrationSource, calibration_inputs, image_preprocessing, values_of_sample
 from .calibration.store import load_or_gather
-from .calibration.synthetic import ValueRange, beside, synthetic_inputs
+from .calibration.synthetic import beside
 from .conv import ConvLayer, Factors
 from .errors import InputError, MissingExtraError, ModelError, OptionError, TwofoldError
 from .formats.base import is_missing, preflight
@@ -28,6 +28,8 @@ from .planning.sensitivity import measure_sensitivity
 from .planning.workload import Workload
 from .progress import track
 
+__all__ = ["Calibration", "CalibrationSource", "WeightsOnly", "calibration_inputs", "prepare", "split"]
+
 #: Fewer samples than this are used for both, fitting and measuring.
 _FEWEST_TO_SPLIT = 16
 #: Share of the samples that fits never see: on them sensitivities and errors are measured.
@@ -35,79 +37,10 @@ _HELD_OUT = 1 / 8
 #: Values of all inputs, over the samples that are measured on: 8 pictures of 3 x 320 x 320.
 _MEASURED_VALUES = 8 * 3 * 320 * 320
 _MOST_MEASURED = 64
-#: Values of one batch. Its activations must fit into memory, with their gradients.
-_BATCH_VALUES = 2 * 3 * 320 * 320
-_LARGEST_BATCH = 16
 #: Batch statistics mean something for so many samples at least.
 _SMALLEST_STATISTICS_BATCH = 8
-#: Made-up pictures where there are no inputs.
-MADE_UP = 66
 #: The held-out samples choose among these, and no correction.
 CORRECTION_RIDGES = (1e-1, 1e-2, 1e-3)
-
-
-@dataclass(frozen=True, eq=False)
-class CalibrationSource:
-    """Where calibration inputs come from, and how they are used.
-
-    Attributes:
-        images: a folder, list, pattern or paths of pictures.
-        data: a `.npy`/`.npz` file, arrays, or an iterable of arrays or of dicts of arrays.
-        image_options: how pictures become inputs, on top of what the model says.
-        values: range of made-up pictures.
-        protect: names of the outputs that must change least; empty for the model's own.
-        metric: what is protected instead of the relative error of the outputs.
-        accuracy: for a budget of accuracy: a folder of labelled pictures, one subfolder per class, or a
-            function that is given one that predicts, and returns a share.
-        statistics: file that keeps what layers see, for the next plan.
-        options: how the network is looked at.
-    """
-
-    images: str | Path | Iterable[str | Path] | None = None
-    data: Any = None
-    image_options: ImageOptions = field(default_factory=ImageOptions)
-    values: ValueRange | None = None
-    protect: tuple[str, ...] = ()
-    metric: Metric | None = None
-    accuracy: str | Path | Accuracy | None = None
-    statistics: Path | None = None
-    options: CalibrationOptions = field(default_factory=CalibrationOptions)
-
-    def __post_init__(self) -> None:
-        if self.images is not None and self.data is not None:
-            raise OptionError("images or data: give one of them")
-
-    @classmethod
-    def of(
-        cls, source: CalibrationSource | None, *, images: str | Path | Iterable[str | Path] | None,
-        image_options: ImageOptions | None, data: Any,
-    ) -> CalibrationSource:  # fmt: skip
-        """What a call names: a source as one value, or its main parts.
-
-        Raises:
-            OptionError: it names both, or something else in the place of a source.
-        """
-        if source is not None and not isinstance(source, cls):
-            raise OptionError(
-                f"the source of inputs is a CalibrationSource, got a {type(source).__name__}; "
-                "give arrays as data=..., and pictures as images=..."
-            )
-        parts = {"images": images, "image_options": image_options, "data": data}
-        named = {name: value for name, value in parts.items() if value is not None}
-        if source is not None and named:
-            raise OptionError(f"a source and {' and '.join(named)}: give one of them")
-        return source or cls(**named)
-
-    @property
-    def given(self) -> bool:
-        """Whether the user named inputs."""
-        return self.images is not None or self.data is not None
-
-    @property
-    def asked(self) -> bool:
-        """Whether the user named anything that needs a calibration."""
-        said = (self.metric, self.accuracy, self.statistics)
-        return self.given or bool(self.protect) or any(value is not None for value in said)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +90,10 @@ class Calibration:
         runner = runner_for(model, source.protect)
         inputs = calibration_inputs(runner, source)
         made_up = inputs.provenance.kind == "synthetic"
-        options = replace(source.options, batch_statistics=made_up and runner.has_batch_statistics)
+        options = source.options
+        if options.batch_statistics is None:
+            options = replace(options, batch_statistics=made_up and inputs.provenance.assumed)
+        options = replace(options, batch_statistics=options.batch_statistics and runner.has_batch_statistics)
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
         fitted, held_out = split(inputs)
@@ -213,11 +149,13 @@ class Calibration:
         )  # fmt: skip
 
     def error(self, stacks: Stacks) -> float:
-        """Error of the network's outputs with stacks in the place of layers, on the held-out samples."""
+        """Error of the network's outputs with stacks in the place of layers, on the held-out samples.
+
+        It is that of the network as it will run, whatever statistics it was looked at under.
+        """
         measure = self.measure()
-        with mode(self.runner, self.options):
-            for batch in track(self.held_out, "measuring the error of the outputs"):
-                measure.add("", self.runner.run(batch), self.runner.run(batch, stacks))
+        for batch in track(self.held_out, "measuring the error of the outputs"):
+            measure.add("", self.runner.run(batch), self.runner.run(batch, stacks))
         return measure.error("")
 
     def corrected(self, stacks: Stacks) -> Iterator[list[tuple[ConvLayer, Factors]]]:
@@ -272,52 +210,9 @@ def prepare(model: Any, source: CalibrationSource) -> Calibration | WeightsOnly:
 def _accuracy(runner: Runner, source: CalibrationSource) -> Accuracy | None:
     if source.accuracy is None or callable(source.accuracy):
         return source.accuracy
-    options = source.image_options.or_else(runner.preprocessing()[0])
-    return top1(source.accuracy, runner.inputs, options)
-
-
-def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
-    """Read or make the inputs that a source names.
-
-    Raises:
-        InputError: no inputs can be read or made.
-    """
-    preprocessing, notes = runner.preprocessing()
-    options = source.image_options.or_else(preprocessing)
-    if source.images is not None:
-        if options.mean is None and options.scale is None:
-            notes = (
-                *notes,
-                "neither you nor the model name a mean or scale: pixels 0..255 go in as they are",
-            )
-        inputs = load_images(source.images, runner.inputs, options)
-    elif isinstance(source.data, (str, Path)):
-        inputs = load_data(source.data, runner.inputs, limit=options.limit or None)
-    elif source.data is not None:
-        inputs = from_arrays(source.data, runner.inputs, limit=options.limit or None)
-    else:
-        inputs = _made_up(runner, source, options)
-    origin = inputs.provenance
-    inputs = replace(inputs, provenance=replace(origin, notes=(*notes, *origin.notes)))
-    return inputs.batched(min(max(_BATCH_VALUES // _values(inputs), 1), _LARGEST_BATCH))
-
-
-def _made_up(runner: Runner, source: CalibrationSource, options: ImageOptions) -> Inputs:
-    """Pictures; where a model takes something else, the examples that came with it."""
-    try:
-        return synthetic_inputs(
-            runner.inputs,
-            count=MADE_UP if source.options.made_up is None else source.options.made_up,
-            seed=options.seed,
-            values=source.values,
-            options=options,
-        )
-    except InputError:
-        if not runner.examples:
-            raise
-    inputs = from_arrays(runner.examples, runner.inputs)
-    note = f"calibrated on the {inputs.count} example inputs alone; give data for a better fit"
-    return replace(inputs, provenance=replace(inputs.provenance, notes=(note,)))
+    return top1(
+        source.accuracy, runner.inputs, image_preprocessing(runner, source, str(source.accuracy))[0].options
+    )
 
 
 def _filled_up(fitted: Inputs, held_out: Inputs, source: CalibrationSource) -> tuple[Inputs, Inputs]:
@@ -337,14 +232,9 @@ def _filled_up(fitted: Inputs, held_out: Inputs, source: CalibrationSource) -> t
     )
 
 
-def _values(inputs: Inputs) -> int:
-    """Values of one sample over all inputs."""
-    return sum(math.prod(array.shape[1:]) for array in inputs.arrays.values())
-
-
 def split(inputs: Inputs) -> tuple[Inputs, Inputs]:
     """Samples to fit on, and samples to measure on, spread evenly over all."""
-    most = min(max(_MEASURED_VALUES // _values(inputs), 4), _MOST_MEASURED)
+    most = min(max(_MEASURED_VALUES // values_of_sample(inputs), 4), _MOST_MEASURED)
     if inputs.count < _FEWEST_TO_SPLIT:
         return inputs, inputs.take(slice(0, most))
     count = min(math.ceil(inputs.count * _HELD_OUT), most)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .calibrate import CalibrationSource, calibration_inputs
-from .calibration.images import ImageOptions
 from .calibration.inputs import Batch
 from .calibration.measure import OutputError, quality_warning
+from .calibration.pixels import Picture
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
 from .errors import ModelError, TwofoldError
@@ -152,8 +151,8 @@ def compare(
     second: Any,
     source: CalibrationSource | None = None,
     *,
-    images: str | Path | Iterable[str | Path] | None = None,
-    image_options: ImageOptions | None = None,
+    images: Picture | Iterable[Picture] | None = None,
+    image_options: Any = None,
     data: Any = None,
     example_inputs: Any = None,
     threads: int | None = None,
@@ -213,7 +212,7 @@ def compare(
     outputs = found.outputs()
     return Comparison(
         outputs, inputs.count, (macs[0], macs[1]), (params[0], params[1]), times,
-        (*_remarks(outputs), *inputs.provenance.notes, *notes),
+        (*_remarks(outputs), *inputs.provenance.lines, *notes),
     )  # fmt: skip
 
 

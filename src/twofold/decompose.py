@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 from .calibrate import Calibration, CalibrationSource, WeightsOnly, prepare
 from .calibration.accuracy import Accuracy
 from .calibration.gather import CalibrationOptions
-from .calibration.images import ImageOptions
 from .calibration.measure import Metric
+from .calibration.pixels import Picture
 from .errors import OptionError, PlanError
 from .formats.base import Model
 from .formats.modules import with_data
@@ -47,8 +47,8 @@ def decompose(
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
     ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]] | None = None,
-    images: str | Path | Iterable[str | Path] | None = None,
-    image_options: ImageOptions | None = None,
+    images: Picture | Iterable[Picture] | None = None,
+    image_options: Any = None,
     data: Any = None,
     no_data: bool = False,
     protect: str | Sequence[str] = (),
@@ -89,8 +89,12 @@ def decompose(
         only: names or patterns of the layers that may be decomposed; empty means all.
         skip: names or patterns of layers to leave alone.
         ranks: layer name or pattern -> its rank (ranks for a scheme with several), or "full".
-        images: a folder, pattern, list file or paths of pictures to calibrate on.
-        image_options: how pictures become inputs, on top of what the model says.
+        images: a folder, pattern, list file or paths of pictures to calibrate on, or images of Pillow.
+        image_options: how pictures become inputs, on top of what the model says: `ImageOptions`, such as
+            `ImageOptions(preset="imagenet")`; or torchvision's weights or transforms, or an image processor
+            of transformers. Where neither says it, what example inputs and the first batch normalisation
+            show counts; where nothing does, a warning names what is assumed, and `images` are rejected
+            (PyTorch, ONNX).
         data: inputs as they go into the network: a `.npy`/`.npz` file, arrays, or an iterable of them.
         no_data: use the weights alone.
         protect: names of the outputs that must change least; empty for all of the network's.
@@ -127,7 +131,7 @@ def decompose(
     source = CalibrationSource(
         images=images,
         data=data,
-        image_options=image_options or ImageOptions(),
+        **({} if image_options is None else {"image_options": image_options}),
         protect=_words(protect),
         metric=metric,
         accuracy=accuracy,

@@ -112,7 +112,7 @@ def _run(
             },
         }
         plan = replace(plan, calibration=record, measured_error=error)
-        warnings = _warnings(known, options, error)
+        warnings = (*known.inputs.provenance.warnings, *_warnings(known, options, error))
         notes = (*warnings, *notes, *seen.notes, *correction)
     smaller = model.replace(found.factors)
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from .calibrate import CalibrationSource, calibration_inputs, split
-from .calibration.images import ImageOptions
 from .calibration.inputs import Batch, Inputs
 from .calibration.measure import OutputError, quality_warning
+from .calibration.pixels import Picture
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
 from .formats.base import commit, output_path, refuse_changed, reserved, sizes_of
@@ -73,8 +73,8 @@ def quantize(
     path: str | Path,
     source: CalibrationSource | None = None,
     *,
-    images: str | Path | Iterable[str | Path] | None = None,
-    image_options: ImageOptions | None = None,
+    images: Picture | Iterable[Picture] | None = None,
+    image_options: Any = None,
     data: Any = None,
     example_inputs: Any = None,
     force: bool = False,
@@ -136,7 +136,7 @@ def _quantize(
         content = int8.read_bytes()
         sizes = plain.stat().st_size, len(content)
 
-    notes = (*_remarks(outputs), *notes, *inputs.provenance.notes)
+    notes = (*_remarks(outputs), *notes, *inputs.provenance.lines)
     found = Quantized(path, outputs, layers, (fitted.count, held_out.count), sizes, notes)
     files = {path: content, **(extra(found) if extra is not None else {})}
 

@@ -46,7 +46,9 @@ class CalibrationOptions:
         memory: bytes that covariances may take in all; None for a share of what is free.
         positions: output positions looked at in each image; None for as many as each layer's patch needs.
         gradients: whether fits weight a layer's output by how much the network's outputs depend on it.
-        batch_statistics: whether batch normalisation uses the batch's own mean and variance meanwhile.
+        batch_statistics: whether batch normalisation uses the batch's own mean and variance meanwhile; None
+            for made-up pictures in a range that is assumed alone. Errors are measured on the network as it
+            runs, with the statistics that it stores.
         made_up: number of made-up pictures; None for 66 where there are no inputs, and none beside inputs.
         seed: of the draw of positions and projections.
     """
@@ -54,7 +56,7 @@ class CalibrationOptions:
     memory: int | None = None
     positions: int | None = None
     gradients: bool = True
-    batch_statistics: bool = False
+    batch_statistics: bool | None = None
     made_up: int | None = None
     seed: int = 0
 
@@ -155,7 +157,7 @@ def gather(
             )
     record = {
         "inputs": inputs.record(),
-        "batch_statistics": options.batch_statistics,
+        "batch_statistics": bool(options.batch_statistics),
         "gradients": weighted,
         "positions": options.positions,
         "seed": options.seed,

@@ -14,7 +14,8 @@ from ..errors import InputError, OptionError
 from ..progress import track
 from .inputs import DEFAULT_LIMIT, Inputs, Provenance, SampleShape, describe
 from .mean import read_mean
-from .pixels import COLORS, BadImageError, Color, Pixels, find_images, read_pixels, resize
+from .pixels import COLORS, BadImageError, Color, Picture, Pixels, find_images, named, read_pixels, resize
+from .presets import PRESETS, PresetName
 
 Mean = tuple[float, ...] | NDArray[np.float32] | str | Path
 
@@ -38,12 +39,15 @@ class ImageOptions:
         size: (height, width), or the shorter side.
         crop: (height, width) of the crop; must be the net's input size where the net fixes that.
         crops: crops per picture; 1 is the centre crop.
-        color: order of the channels; by default bgr for 3 channels, gray for 1.
+        color: order of the channels; by default bgr for 3 channels of a Caffe net, rgb for those of others,
+            gray for 1.
         mean: subtracted from the pixels: one value, one per channel (in the order of `color`), an array
             (C, H, W), or text or a path for `read_mean`. An array of the resized picture's size is cropped
             with it, as Caffe does; of another size (where Caffe gives up), its mean per channel is taken, and
             this is noted. Default 0.
-        scale: multiplies what remains after the mean. Default 1.
+        scale: multiplies what remains after the mean: one value, or one per channel (1 / standard deviation).
+            Default 1.
+        preset: name of a mean, scale and order of channels, instead of these: see `PRESETS`.
         limit: at most so many pictures, drawn by `seed` where there are more; 0 takes all.
         seed: for the drawing of pictures and random crops.
     """
@@ -53,7 +57,8 @@ class ImageOptions:
     crops: int = 1
     color: Color | None = None
     mean: Mean | None = None
-    scale: float | None = None
+    scale: float | tuple[float, ...] | None = None
+    preset: PresetName | None = None
     limit: int = DEFAULT_LIMIT
     seed: int = 0
 
@@ -71,10 +76,23 @@ class ImageOptions:
             )
         if self.color is not None and self.color not in get_args(Color):
             raise OptionError(f"unknown color order {self.color!r}: choose from {', '.join(COLORS)}")
-        if self.scale is not None and not (np.isfinite(self.scale) and self.scale):
-            raise OptionError(f"scale must be a finite number other than 0, got {self.scale}")
+        if self.scale is not None:
+            scale = np.asarray(self.scale, np.float64)
+            if not (scale.size and scale.ndim < 2 and np.isfinite(scale).all() and scale.all()):
+                raise OptionError(f"scale must be a finite number other than 0, got {self.scale}")
+            plain = float(scale) if not scale.ndim else tuple(scale.tolist())
+            object.__setattr__(self, "scale", plain)
+        if self.preset is not None:
+            self._check_preset(self.preset)
         if self.mean is not None and not np.isfinite(self._mean).all():
             raise OptionError("the mean has values that are not finite")
+
+    def _check_preset(self, preset: str) -> None:
+        if preset not in PRESETS:
+            raise OptionError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+        both = [name for name in ("mean", "scale", "color") if getattr(self, name) is not None]
+        if both:
+            raise OptionError(f"preset {preset} and {' and '.join(both)}: give one of them")
 
     @property
     def _mean(self) -> NDArray[np.float32]:
@@ -84,7 +102,23 @@ class ImageOptions:
     def or_else(self, other: ImageOptions) -> ImageOptions:
         """These options, with `other`'s values where these say nothing."""
         said = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        if self.preset is not None:  # it says these
+            said |= {"mean": None, "scale": None, "color": None}
         return replace(other, **said)
+
+    @property
+    def maps_values(self) -> bool:
+        """Whether a mean, a scale or a preset is named."""
+        return any(value is not None for value in (self.mean, self.scale, self.preset))
+
+    def settled(self, channels: int) -> ImageOptions:
+        """The same with mean, scale and order of channels in the place of the preset's name."""
+        if self.preset is None:
+            return self
+        preset = PRESETS[self.preset]
+        mean, scale = preset.values(channels)
+        color = preset.color if channels == len(preset.mean) else None
+        return replace(self, preset=None, mean=mean, scale=scale, color=color)
 
     def to_json(self) -> dict[str, object]:
         """As plain JSON values; a mean array is named by its shape and its mean per channel."""
@@ -111,6 +145,17 @@ class ImageOptions:
             raise OptionError(f"the mean has {len(mean)} values, but the net takes {_channels(channels)}")
         return np.broadcast_to(mean, (channels,)).astype(np.float32)
 
+    def channel_scale(self, channels: int) -> NDArray[np.float32]:
+        """The scale per channel, (C,), 1 where none is said.
+
+        Raises:
+            OptionError: it is for another number of channels.
+        """
+        scale = np.atleast_1d(np.asarray(1.0 if self.scale is None else self.scale, np.float32))
+        if len(scale) not in {1, channels}:
+            raise OptionError(f"the scale has {len(scale)} values, but the net takes {_channels(channels)}")
+        return np.broadcast_to(scale, (channels,)).astype(np.float32)
+
 
 @dataclass(frozen=True)
 class _Recipe:
@@ -120,12 +165,12 @@ class _Recipe:
     target: tuple[int, int]
     resize_to: int | tuple[int, int] | None  # None: own scale, enlarged to cover the target
     mean: NDArray[np.float32]  # (C,) or (C, H, W)
-    scale: float
+    scale: NDArray[np.float32]  # (C, 1, 1)
     crops: int
 
 
 def load_images(
-    source: str | Path | Iterable[str | Path],
+    source: Picture | Iterable[Picture],
     shapes: Mapping[str, SampleShape],
     options: ImageOptions | None = None,
     *,
@@ -136,7 +181,8 @@ def load_images(
     Bad pictures are left out and named in the result; samples are held in memory as float32.
 
     Args:
-        source: what `find_images` takes: a folder, a pattern, a text list, paths.
+        source: what `find_images` takes: a folder, a pattern, a text list, paths, images of
+            Pillow.
         shapes: input name -> (C, H, W); sizes may be None, then `crop` or `size` must say them.
         options: see `ImageOptions`.
         minimum: fewer usable pictures than this are an error, as are fewer than half of those named.
@@ -162,7 +208,7 @@ def load_images(
             pixels = read_pixels(path, recipe.color)
             fitted = _fit(pixels, recipe)
         except BadImageError as error:
-            skipped.append((str(path), str(error)))
+            skipped.append((named(path), str(error)))
             continue
         reduced |= recipe.mean.ndim == 3 and recipe.mean.shape[1:] != fitted.shape[:2]
         samples += _samples(fitted, recipe, rng)
@@ -209,6 +255,7 @@ def _settle(shapes: Mapping[str, SampleShape], options: ImageOptions) -> tuple[s
             "give arrays as .npy or .npz"
         )
     channels = shape[0] or (1 if options.color == "gray" else 3)
+    options = options.settled(channels)
     color = options.color or ("gray" if channels == 1 else "bgr")
     if (color == "gray") != (channels == 1):
         raise OptionError(
@@ -237,7 +284,7 @@ def _settle(shapes: Mapping[str, SampleShape], options: ImageOptions) -> tuple[s
     per_channel = options.channel_mean(channels)  # refuses a mean for other channels
     image = isinstance(options.mean, np.ndarray) and options.mean.ndim == 3 and options.mean[0].size > 1
     mean = np.asarray(options.mean, np.float32) if image else per_channel
-    scale = 1.0 if options.scale is None else options.scale
+    scale = options.channel_scale(channels).reshape(-1, 1, 1)
     return name, _Recipe(color, (height, width), resize_to, mean, scale, options.crops)
 
 
@@ -279,7 +326,7 @@ def _samples(pixels: Pixels, recipe: _Recipe, rng: np.random.Generator) -> list[
     for cut in cuts:
         values = pixels[cut].transpose(2, 0, 1).astype(np.float32)
         values -= mean[(slice(None), *cut)] if whole else mean.reshape(-1, 1, 1)
-        values *= np.float32(recipe.scale)
+        values *= recipe.scale
         samples.append(values)
     return samples
 

@@ -40,6 +40,9 @@ class Provenance:
         options: how samples were made of the source, as plain JSON values.
         skipped: (name, reason) of everything that could not be used.
         notes: what was assumed or left out; callers show each to the user.
+        warnings: those that must not be overlooked.
+        preprocessing: how pixels became values and where that was found, by input, as plain JSON values;
+            empty where the values go in as they are.
     """
 
     kind: str
@@ -47,6 +50,24 @@ class Provenance:
     options: Mapping[str, object] = field(default_factory=dict)
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    preprocessing: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    @property
+    def assumed(self) -> bool:
+        """Whether a preprocessing is an assumption."""
+        return any(one["assumed"] for one in self.preprocessing.values())
+
+    @property
+    def color(self) -> str | None:
+        """Order of the channels of pictures; None for inputs that were made of none."""
+        said = [str(one["color"] or one["likely_color"]) for one in self.preprocessing.values()]
+        return next(iter(said), None)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Warnings and notes as lines of text."""
+        return (*(f"warning: {one}" for one in self.warnings), *self.notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +152,7 @@ class Inputs:
             "shapes": {name: list(array.shape[1:]) for name, array in self.arrays.items()},
             "sha256": self.digest(),
             "options": dict(origin.options),
+            "preprocessing": {name: dict(one) for name, one in origin.preprocessing.items()},
             "skipped": [list(pair) for pair in origin.skipped],
             "notes": list(origin.notes),
         }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 Color = Literal["bgr", "rgb", "gray"]
 COLORS: tuple[Color, ...] = get_args(Color)
 Pixels = NDArray[np.uint8]
+#: What names pictures, or is one: a path, or a `PIL.Image.Image`.
+Picture: TypeAlias = "str | Path | Image.Image"
 
 
 # Extensions that Pillow registers, but writes only, or reads only with another program's help.
@@ -31,19 +34,50 @@ class BadImageError(Exception):
     """One picture cannot be used; the message is the reason."""
 
 
-def find_images(source: str | Path | Iterable[str | Path]) -> list[Path]:
-    """List the picture files that `source` names.
+def find_images(source: Picture | Iterable[Picture]) -> list[Path | Image.Image]:
+    """List the picture files that `source` names; images of Pillow stand for themselves.
 
     Args:
         source: a folder (with its subfolders; hidden files and files without a picture's extension are left
             out, sorted by path); a pattern with `*`, `?`, `[` or `**`; a picture; a text file with one path
-            per line, relative to that file, a number after the path (Caffe's label) is dropped; or paths.
+            per line, relative to that file, a number after the path (Caffe's label) is dropped; or paths,
+            or images of Pillow, or one of these.
 
     Raises:
-        InputError: nothing is there.
+        InputError: nothing is there, or something that is neither.
     """
+    if is_image(source):
+        return [source]
     if not isinstance(source, (str, Path)):
-        return [Path(path) for path in source]
+        return [_one(item) for item in source] if isinstance(source, Iterable) else [_one(source)]
+    return list(_files(source))
+
+
+def is_image(value: object) -> TypeGuard[Image.Image]:
+    """Whether a value is an image of Pillow."""
+    # Whoever has one has imported Pillow.
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
+def named(picture: Path | Image.Image) -> str:
+    """What a message calls a picture."""
+    if is_image(picture):
+        return str(getattr(picture, "filename", "") or "an image in memory")
+    return str(picture)
+
+
+def _one(item: object) -> Path | Image.Image:
+    if isinstance(item, (str, Path)):
+        return Path(item)
+    if is_image(item):
+        return item
+    raise InputError(
+        f"pictures are paths or images of Pillow, got a {type(item).__name__}; give arrays as data"
+    )
+
+
+def _files(source: str | Path) -> list[Path]:
     path = Path(source).expanduser()
     if is_dir(path):
         extensions = _extensions()
@@ -109,12 +143,14 @@ def _pillow() -> Any:
     return Image
 
 
-def read_pixels(path: Path, color: Color) -> Pixels:
-    """Decode a picture file; see `decode_pixels`.
+def read_pixels(path: Path | Image.Image, color: Color) -> Pixels:
+    """Decode a picture; see `decode_pixels`.
 
     Raises:
         BadImageError: the file is missing, broken, or no picture of 8 or 16 bits.
     """
+    if not isinstance(path, Path):
+        return _decoded(lambda: path, color)
     try:
         if not is_file(path):
             raise BadImageError("no such file")
@@ -143,19 +179,27 @@ def decode_pixels(content: bytes, color: Color | None) -> Pixels:
         BadImageError: broken, or no picture of 8 or 16 bits.
     """
     image_module = _pillow()
+
+    def opened() -> Image.Image:
+        found = cast("Image.Image", image_module.open(BytesIO(content)))
+        found.load()
+        return found
+
+    return _decoded(opened, color)
+
+
+def _decoded(opened: Callable[[], Image.Image], color: Color | None) -> Pixels:
+    """Pixels of the picture that a function gives."""
     from PIL import ImageOps  # noqa: PLC0415 - optional
 
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata and of large pictures; neither concerns the pixels.
             warnings.simplefilter("ignore")
-            with image_module.open(BytesIO(content)) as opened:
-                opened.load()
-                upright = ImageOps.exif_transpose(opened)
-                picture = _eight_bits(upright)
-                if color is None:
-                    color = "gray" if picture.mode in {"1", "L", "LA"} else "bgr"
-                pixels = np.asarray(picture.convert("L" if color == "gray" else "RGB"))
+            picture = _eight_bits(ImageOps.exif_transpose(opened()))
+            if color is None:
+                color = "gray" if picture.mode in {"1", "L", "LA"} else "bgr"
+            pixels = np.asarray(picture.convert("L" if color == "gray" else "RGB"))
     except BadImageError:
         raise
     except Exception as error:  # decoders of broken files raise nearly anything

@@ -6,7 +6,7 @@ candidates do to the outputs is found by running only what lies behind them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..conv import ConvLayer, Factors
-from .images import ImageOptions
 from .inputs import Batch, SampleShape
 
 #: Protected outputs by name, (N, ...) each.
@@ -38,6 +37,32 @@ class Seen:
     layer: str
     inputs: NDArray[np.float32]
     gradients: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A value near the network's inputs.
+
+    Attributes:
+        name: of the layer that is given it.
+        run: gives it, (N, C, ...), for a batch.
+    """
+
+    name: str
+    run: Callable[[Batch], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Norm(Place):
+    """What a batch normalisation is given.
+
+    Attributes:
+        mean: (C,) as it is stored.
+        variance: likewise.
+    """
+
+    mean: NDArray[np.float32]
+    variance: NDArray[np.float32]
 
 
 class Runner(Protocol):
@@ -67,8 +92,19 @@ class Runner(Protocol):
     def differentiable(self) -> bool:
         """Whether `watch` can give gradients."""
 
-    def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
-        """How the model itself says that pictures become inputs, and notes on what was left out."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the model is run."""
+
+    @property
+    def described(self) -> object:
+        """What may describe the inputs: a Caffe net, a file's metadata by name, or a module."""
+
+    def entrance(self) -> Place | None:
+        """What the first layer with weights is given; None where that cannot be seen."""
+
+    def first_norm(self) -> Norm | None:
+        """What the first batch normalisation is given, and its statistics; None where there is none."""
 
     def reached(self, layers: Sequence[ConvLayer]) -> tuple[ConvLayer, ...]:
         """Those of `layers` that the protected outputs depend on, in the order in which they run."""

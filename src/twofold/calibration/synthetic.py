@@ -46,38 +46,48 @@ class ValueRange:
         low: darkest pixel.
         high: brightest pixel.
         mean: subtracted per channel, or one value for all.
-        scale: multiplies what remains.
+        scale: multiplies what remains, per channel, or one value for all.
         known: whether the mean and scale were told, by the user or the model; else they are a guess.
     """
 
     low: float = 0.0
     high: float = 255.0
     mean: tuple[float, ...] = (0.0,)
-    scale: float = 1.0
+    scale: float | tuple[float, ...] = 1.0
     known: bool = True
 
     def __post_init__(self) -> None:
-        if not (np.isfinite([self.low, self.high, self.scale, *self.mean]).all() and self.low < self.high):
+        numbers = [self.low, self.high, *self.mean, *np.atleast_1d(self.scale)]
+        if not (np.isfinite(numbers).all() and self.low < self.high):
             raise OptionError(f"a value range goes from a lower to a higher finite number, got {self}")
 
     @classmethod
-    def of(cls, channels: int, options: ImageOptions | None = None) -> ValueRange:
+    def of(cls, channels: int, options: ImageOptions | None = None, *, known: bool = True) -> ValueRange:
         """The range that `options` give; where they name neither mean nor scale, what Caffe's models use.
 
         That is 0..255 minus the ImageNet mean for three channels, 0..255 for any other number.
         """
-        if options is not None and (options.mean is not None or options.scale is not None):
+        if options is not None and options.maps_values:
+            options = options.settled(channels)
             mean = tuple(float(value) for value in options.channel_mean(channels))
-            return cls(mean=mean, scale=1.0 if options.scale is None else options.scale)
+            scale = 1.0 if options.scale is None else options.scale
+            return cls(mean=mean, scale=scale, known=known)
         if channels != 3:
             return cls(known=False)
         order = IMAGENET_BGR[::-1] if options is not None and options.color == "rgb" else IMAGENET_BGR
         return cls(mean=order, known=False)
 
     def __str__(self) -> str:
-        minus = f" minus ({', '.join(f'{value:g}' for value in self.mean)})" if any(self.mean) else ""
-        times = f", times {self.scale:g}" if self.scale != 1 else ""
+        minus = f" minus {_listed(self.mean)}" if any(self.mean) else ""
+        times = f", times {_listed(self.scale)}" if self.scale != 1 else ""
         return f"pixels {self.low:g}..{self.high:g}{minus}{times}" + ("" if self.known else " (assumed)")
+
+
+def _listed(values: float | tuple[float, ...]) -> str:
+    """One number, or several in brackets."""
+    if not isinstance(values, tuple):
+        return f"{values:g}"
+    return f"({', '.join(f'{value:g}' for value in values)})"
 
 
 def synthetic_inputs(
@@ -108,21 +118,23 @@ def synthetic_inputs(
     arrays: dict[str, Image] = {}
     notes: list[str] = []
     for position, (name, shape) in enumerate(shapes.items()):
-        channels, height, width = _picture_shape(name, shape)
+        channels, height, width = picture_shape(name, shape)
         if isinstance(values, Mapping):
             if name not in values:
                 raise OptionError(f"no value range for input {name}, only for {sorted(values)}")
             span = values[name]
         else:
             span = values or ValueRange.of(channels, options)
-        if len(span.mean) not in {1, channels}:
-            raise OptionError(
-                f"the mean has {len(span.mean)} values, but input {name} takes {channels} channels"
-            )
+        scale = np.atleast_1d(np.asarray(span.scale, np.float32))
+        for what, of_channels in (("mean", span.mean), ("scale", scale)):
+            if len(of_channels) not in {1, channels}:
+                raise OptionError(
+                    f"the {what} has {len(of_channels)} values, but input {name} takes {channels} channels"
+                )
         leaves = dead_leaves(count, channels, (height, width), seed=seed + position)
         leaves *= span.high - span.low
         leaves += span.low - np.asarray(span.mean, np.float32).reshape(-1, 1, 1)
-        leaves *= np.float32(span.scale)
+        leaves *= scale.reshape(-1, 1, 1)
         arrays[name] = leaves
         kind = {1: "gray", 3: "colour"}.get(channels, f"{channels}-channel, each with values of its own,")
         notes.append(f"{name}: {count} made-up {kind} pictures {height}x{width}, {span}")
@@ -145,14 +157,19 @@ def beside(given: Inputs, count: int, *, seed: int = 0) -> Inputs:
     """
     arrays = {}
     for position, (name, array) in enumerate(given.arrays.items()):
-        channels, height, width = _picture_shape(name, array.shape[1:])
+        channels, height, width = picture_shape(name, array.shape[1:])
         low, high = (limit(axis=(0, 2, 3), keepdims=True) for limit in (array.min, array.max))
         leaves = dead_leaves(count, channels, (height, width), seed=seed + position)
         arrays[name] = low + (high - low) * leaves
     return Inputs(arrays, Provenance("synthetic", "dead leaves", {"count": count, "seed": seed}))
 
 
-def _picture_shape(name: str, shape: SampleShape) -> tuple[int, int, int]:
+def picture_shape(name: str, shape: SampleShape) -> tuple[int, int, int]:
+    """Channels, height and width of an input that takes pictures.
+
+    Raises:
+        InputError: it takes something else, or its size is not known.
+    """
     advice = f"give inputs of your own, or use weights only ({option('no_data=True')})"
     if len(shape) != 3 or not shape[0] or shape[0] > MAX_CHANNELS:
         raise InputError(f"input {name} takes {describe(shape)}, which is no picture to make up: {advice}")

@@ -34,6 +34,7 @@ def compare(
     color: inputs.ColorOrder = None,
     mean: inputs.Mean = None,
     scale: inputs.Scale = None,
+    preset: inputs.Preset = None,
     limit: inputs.Limit = None,
     range: inputs.Range = None,
     protect: inputs.Protect = None,
@@ -51,7 +52,7 @@ def compare(
     files = [] if report is None else [report / name for name in reports.FILES]
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        limit=limit, values=range, memory=None, statistics=None, protect=protect,
+        preset=preset, limit=limit, values=range, memory=None, statistics=None, protect=protect,
         accuracy=None, metric=None, seed=seed,
     )  # fmt: skip
     with reserved(files, force=force):

@@ -51,6 +51,7 @@ def quantize(
     color: inputs.ColorOrder = None,
     mean: inputs.Mean = None,
     scale: inputs.Scale = None,
+    preset: inputs.Preset = None,
     limit: inputs.Limit = None,
     range: inputs.Range = None,
     seed: inputs.Seed = 0,
@@ -65,7 +66,7 @@ def quantize(
     """
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        limit=limit, values=range, memory=None, statistics=None, protect=None,
+        preset=preset, limit=limit, values=range, memory=None, statistics=None, protect=None,
         accuracy=None, metric=None, seed=seed,
     )  # fmt: skip
     path = quantized_path(definition, output)

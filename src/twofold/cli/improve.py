@@ -53,6 +53,7 @@ def recover(
     color: inputs.ColorOrder = None,
     mean: inputs.Mean = None,
     scale: inputs.Scale = None,
+    preset: inputs.Preset = None,
     limit: inputs.Limit = None,
     made_up: inputs.MadeUp = None,
     range: inputs.Range = None,
@@ -101,7 +102,7 @@ def recover(
     """
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        limit=limit, values=range, memory=None, statistics=None, protect=protect,
+        preset=preset, limit=limit, values=range, memory=None, statistics=None, protect=protect,
         accuracy=None, metric=None, seed=seed, made_up=made_up,
     )  # fmt: skip
     first, second = grouped(models)

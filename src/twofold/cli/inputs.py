@@ -18,6 +18,7 @@ from ..calibration.images import ImageOptions
 from ..calibration.measure import Metric
 from ..calibration.memory import parse_bytes
 from ..calibration.pixels import COLORS, Color
+from ..calibration.presets import PRESETS, PresetName
 from ..calibration.synthetic import ValueRange
 from ..errors import OptionError
 from ..system import exists, working_folder
@@ -41,7 +42,12 @@ ColorOrder = Annotated[str | None, _option("Order of the channels: " + ", ".join
 Mean = Annotated[
     str | None, _option("Subtracted from pixels 0..255: values, or a .binaryproto or .npy file.", "M")
 ]
-Scale = Annotated[float | None, _option("Multiplies what remains.", "S")]
+Scale = Annotated[
+    str | None, _option("Multiplies what remains: one value, or one per channel (1 / deviation).", "S")
+]
+Preset = Annotated[
+    str | None, _option("Mean, scale and order of the channels by name: " + ", ".join(PRESETS) + ".")
+]
 Limit = Annotated[int | None, _option("Use at most N pictures; 0 takes all.", "N")]
 Range = Annotated[
     str | None, _option("Values of the net's inputs, for made-up pictures, such as -1:1.", "LOW:HIGH")
@@ -100,8 +106,8 @@ def shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
 
 def source(
     *, images: str | None, data: Path | None, size: str | None, crop: str | None, crops: int,
-    color: str | None, mean: str | None, scale: float | None, limit: int | None, values: str | None,
-    memory: str | None, statistics: Path | None, protect: list[str] | None,
+    color: str | None, mean: str | None, scale: str | None, preset: str | None, limit: int | None,
+    values: str | None, memory: str | None, statistics: Path | None, protect: list[str] | None,
     accuracy: str | None, metric: str | None, seed: int, made_up: int | None = None,
 ) -> CalibrationSource:  # fmt: skip
     """What the options say.
@@ -117,7 +123,8 @@ def source(
         crops=crops,
         color=cast("Color | None", color),  # ImageOptions refuses others
         mean=mean,
-        scale=scale,
+        scale=None if scale is None else _numbers("scale", scale),
+        preset=cast("PresetName | None", preset),  # ImageOptions refuses others
         seed=seed,
         **given,
     )
@@ -163,6 +170,15 @@ def _size(name: str, text: str) -> int | tuple[int, int]:
     if match is None:
         raise OptionError(f"--{name}: {text!r} is no size; write 256, or 256x320 for height x width")
     return (int(match[1]), int(match[2])) if match[2] else int(match[1])
+
+
+def _numbers(name: str, text: str) -> float | tuple[float, ...]:
+    """One number, or several that commas part."""
+    try:
+        found = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise OptionError(f"--{name}: {text!r} is no number, and no list of them with commas") from None
+    return found[0] if len(found) == 1 else found
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -116,6 +116,7 @@ def decompose(
     color: inputs.ColorOrder = None,
     mean: inputs.Mean = None,
     scale: inputs.Scale = None,
+    preset: inputs.Preset = None,
     limit: inputs.Limit = None,
     range: inputs.Range = None,
     made_up: inputs.MadeUp = None,
@@ -150,7 +151,7 @@ def decompose(
     fixed = tuple(map(FixedRanks.parse, rank or ()))
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        limit=limit, values=range, memory=memory, statistics=statistics, protect=protect,
+        preset=preset, limit=limit, values=range, memory=memory, statistics=statistics, protect=protect,
         accuracy=accuracy, metric=metric, seed=seed, made_up=made_up,
     )  # fmt: skip
     model = load_model(definition, weights, input, whole=True)

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibrate import CalibrationSource, calibration_inputs, split
-from ..calibration.images import ImageOptions
+from ..calibration.pixels import Picture
 from ..calibration.runners import runner_for
 from ..calibration.synthetic import beside
 from ..errors import InputError, MissingExtraError, ModelError, OptionError, option
@@ -75,8 +74,8 @@ def recover(
     source: CalibrationSource | None = None,
     options: RecoverOptions | None = None,
     *,
-    images: str | Path | Iterable[str | Path] | None = None,
-    image_options: ImageOptions | None = None,
+    images: Picture | Iterable[Picture] | None = None,
+    image_options: Any = None,
     data: Any = None,
     example_inputs: Any = None,
     also: Iterable[Any] = (),
@@ -167,7 +166,7 @@ def _recover(
     model, notes = student.finish(held_out)
     return Recovery(
         model, curve[0][1], min(error for _, error in curve), curve, fitted.count if sized.steps else 0,
-        (*fitted.provenance.notes, *notes), course.losses, world.share.rank,
+        (*fitted.provenance.lines, *notes), course.losses, world.share.rank,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from ..calibration.inputs import Batch
 from ..calibration.pixels import resize
 from ..calibration.runner import Outputs, Stacks
 from ..calibration.runners import runner_for
+from ..calibration.source import is_caffe
 from ..compare import SCORE, are_boxes, are_classes
 from ..errors import MissingExtraError
 from ..formats.base import Model
@@ -42,7 +43,7 @@ def capture(model: Model, calibration: Calibration, stacks: Stacks) -> tuple[Sam
     """
     # What is protected may lie before what the network gives: a detector's scores before its boxes.
     runner = runner_for(model, calibration.runner.ends or calibration.runner.outputs)
-    color = str(calibration.inputs.provenance.options.get("color") or "bgr")
+    color = calibration.inputs.provenance.color or ("bgr" if is_caffe(runner) else "rgb")
     found: list[Sample] = []
     for batch in calibration.held_out:
         found += samples(batch, runner.run(batch), runner.run(batch, stacks), color)

@@ -23,10 +23,9 @@ from ...formats.caffe.net import LayerSpec
 from ...formats.caffe.shapes import walk_shapes
 from ...formats.torch.kinds import convolve
 from ...kinds import meaning
-from ..images import ImageOptions
 from ..inputs import Batch, SampleShape
-from ..preprocessing import model_options
-from ..runner import Outputs, Seen, Stacks
+from ..preprocessing.transform_param import CaffeDescription
+from ..runner import Norm, Outputs, Place, Seen, Stacks
 from .gradients import felt
 from .readout import CAFFE as READOUT
 
@@ -82,10 +81,23 @@ class CaffeRunner:
                     found[name] = tuple(shape[1:])
         return found
 
-    def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
-        """See `Runner.preprocessing`."""
-        options, notes = model_options(self.net.definition, self._folder)
-        return options, (*self._part.notes, *notes)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See `Runner.notes`."""
+        return self._part.notes
+
+    @property
+    def described(self) -> CaffeDescription:
+        """See `Runner.described`."""
+        return CaffeDescription(self.net.definition, self._folder)
+
+    def entrance(self) -> Place | None:
+        """See `Runner.entrance`; a Caffe net says itself what it takes, or follows Caffe's convention."""
+        return None
+
+    def first_norm(self) -> Norm | None:
+        """See `Runner.first_norm` and `entrance`."""
+        return None
 
     @property
     def ends(self) -> tuple[str, ...]:

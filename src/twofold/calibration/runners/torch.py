@@ -22,9 +22,9 @@ from ...formats.torch.convolution import layer_kind, stack_like
 from ...formats.torch.groups import Group, find_groups
 from ...formats.torch.inputs import Arguments
 from ...formats.torch.model import TorchModel, copied, with_own_bias
-from ..images import ImageOptions
 from ..inputs import Batch, SampleShape
-from ..runner import Outputs, Seen, Stacks
+from ..runner import Norm, Outputs, Place, Seen, Stacks
+from .early import first_norm, first_place
 from .gradients import felt
 from .readout import TORCH as READOUT
 
@@ -47,11 +47,14 @@ class TorchRunner:
         ends: names of the tensors in what forward returns.
         outputs: names of those that are protected, or of what they are read out of.
         examples: the tensors that it was called with first, by name.
+        described: the user's own module.
     """
 
     runtime = "PyTorch"
+    notes: tuple[str, ...] = ()
 
     def __init__(self, module: nn.Module, example_inputs: Any, protect: tuple[str, ...] = ()) -> None:
+        self.described = module
         self.module = copied(module).eval().requires_grad_(False)
         self._call = Arguments.of(module, example_inputs)
         tensors = self._call.tensors
@@ -82,9 +85,16 @@ class TorchRunner:
         names = {use.layer for use, gradient in zip(seen.uses, by_use, strict=True) if gradient is not None}
         return {name: None for name in called if name in names}
 
-    def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
-        """See `Runner.preprocessing`; a module says nothing of it."""
-        return ImageOptions(), ()
+    def entrance(self) -> Place | None:
+        """See `Runner.entrance`."""
+        return first_place(self.module, self._run, self._examples())
+
+    def first_norm(self) -> Norm | None:
+        """See `Runner.first_norm`."""
+        return first_norm(self.module, self._run, self._examples())
+
+    def _examples(self) -> Batch:
+        return {name: value[:1] for name, value in self.examples.items()}
 
     def reached(self, layers: Sequence[ConvLayer]) -> tuple[ConvLayer, ...]:
         """See `Runner.reached`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from ....errors import ModelError, option
@@ -63,6 +65,11 @@ class Graph:
     def maker(self, name: str) -> NodeProto | None:
         """The node that makes a value."""
         return self._nodes[self._makers[name]] if name in self._makers else None
+
+    def stored(self, name: str) -> NDArray[Any] | None:
+        """An initializer; None where the value is none."""
+        tensor = self._stored.get(name)
+        return None if tensor is None else read_array(tensor, self._files)
 
     def position(self, name: str) -> int:
         """Position of the node that makes a value; -1 where the outputs do not depend on it."""

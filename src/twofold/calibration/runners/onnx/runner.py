@@ -18,11 +18,11 @@ from ....formats.onnx.groups import bias_of
 from ....formats.onnx.model import OnnxModel
 from ....formats.onnx.shapes import input_shapes
 from ....lowrank.measure import composed
-from ...images import ImageOptions
 from ...inputs import Batch, SampleShape
-from ...runner import Outputs, Seen, Stacks
+from ...runner import Norm, Outputs, Place, Seen, Stacks
 from ..readout import ONNX as READOUT
 from .batches import Batching, Values
+from .early import first_norm, first_place
 from .graph import Graph, types_of
 from .norms import with_batch_statistics
 from .pieces import Pieces
@@ -76,10 +76,24 @@ class OnnxRunner:
         """See `Runner.differentiable`."""
         return self._gradients[0] is not None
 
-    def preprocessing(self) -> tuple[ImageOptions, tuple[str, ...]]:
-        """See `Runner.preprocessing`; an ONNX file says nothing of it."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See `Runner.notes`."""
         why = self._gradients[1]
-        return ImageOptions(), (why,) if why else ()
+        return (why,) if why else ()
+
+    @property
+    def described(self) -> Mapping[str, str]:
+        """See `Runner.described`."""
+        return {entry.key: entry.value for entry in self._model.proto.metadata_props}
+
+    def entrance(self) -> Place | None:
+        """See `Runner.entrance`."""
+        return first_place(self._normal.graph, self._types, self.parts)
+
+    def first_norm(self) -> Norm | None:
+        """See `Runner.first_norm`."""
+        return first_norm(self._normal.graph, self._types, self.parts)
 
     # ---- layers
 

@@ -1,19 +1,45 @@
-"""What a Caffe net itself says about its pictures: the `transform_param` of its data layers."""
+"""What a Caffe net says about its pictures: `transform_param` of its data layers; Caffe's convention."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, OptionError, option
-from ..formats.caffe.fields import Fields
-from ..formats.caffe.net import LayerSpec, NetDefinition
-from ..system import is_file
-from .images import ImageOptions
-from .mean import read_mean
+from ...errors import InputError, OptionError, option
+from ...formats.caffe.fields import Fields
+from ...formats.caffe.net import LayerSpec, NetDefinition
+from ...system import is_file
+from ..images import ImageOptions
+from ..mean import read_mean
+from .value import Preprocessing, Subject
+
+
+@dataclass(frozen=True, eq=False)
+class CaffeDescription:
+    """What may describe a Caffe net's inputs.
+
+    Attributes:
+        net: the net.
+        folder: where its mean files may lie.
+    """
+
+    net: NetDefinition
+    folder: Path
+
+
+def of_caffe(subject: Subject) -> Preprocessing | None:
+    """What the data layers of a Caffe net say; else Caffe's convention, for which options say nothing."""
+    described = subject.runner.described
+    if not isinstance(described, CaffeDescription):
+        return None
+    options, notes = model_options(described.net, described.folder)
+    told = options.maps_values
+    found = "transform_param" if told else "Caffe's convention"
+    return Preprocessing(options, found, told, "bgr", notes)
 
 
 def model_options(net: NetDefinition, folder: Path | None = None) -> tuple[ImageOptions, tuple[str, ...]]:

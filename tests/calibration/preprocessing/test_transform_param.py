@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from twofold.calibration.preprocessing import model_options
+from twofold.calibration.preprocessing.transform_param import model_options
 from twofold.errors import InputError, OptionError
 from twofold.formats.caffe.fields import Fields
 from twofold.formats.caffe.net import LayerSpec, NetDefinition
