@@ -10,6 +10,7 @@ from .conv import Size
 from .errors import MissingExtraError, OptionError, PlanError
 from .formats.base import Model
 from .formats.caffe.model import CaffeModel
+from .formats.links import following_links
 from .system import is_dir, is_file, reading
 
 #: Endings of what a Python program makes, and only it can load.
@@ -56,8 +57,9 @@ def formats() -> tuple[Format, ...]:
 
 
 def load(
-    model: str | Path, weights: str | Path | None = None, *, inputs: Mapping[str, Size] | None = None
-) -> Model:
+    model: str | Path, weights: str | Path | None = None, *, inputs: Mapping[str, Size] | None = None,
+    follow_links: bool = False,
+) -> Model:  # fmt: skip
     """Load a model.
 
     Args:
@@ -65,6 +67,7 @@ def load(
         weights: its weights: a caffemodel, or Caffe's HDF5 weights. Without them only shapes are known. An
             ONNX model holds its own.
         inputs: shapes of inputs that replace what the definition says, as {"data": (1, 3, 224, 224)}.
+        follow_links: read data of an ONNX model through links that lead out of its folder, too.
 
     Returns:
         The model. `convolutions()` lists what can be decomposed.
@@ -92,7 +95,8 @@ def load(
             "twofold.decompose(module, ...); or export it to ONNX (torch.onnx.export) and give that file"
         )
     entry = next((one for one in _formats if suffix in one.suffixes), _formats[0])
-    return entry.open(path, None if weights is None else Path(weights), inputs)
+    with following_links(follow_links):
+        return entry.open(path, None if weights is None else Path(weights), inputs)
 
 
 def grouped(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:

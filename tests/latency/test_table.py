@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -48,6 +49,23 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(cache):
     cache.write_text("a file where the folder should be")
     save(Table(SETTING, {"a": TIME}))
     assert load(SETTING).times == {}
+
+
+def test_times_of_several_processes_all_stay(cache):
+    children = []
+    for number in range(4):
+        child = os.fork()
+        if not child:
+            try:
+                for part in range(10):
+                    save(Table(SETTING, {f"{number}-{part}": TIME}))
+            finally:
+                os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    assert set(load(SETTING).times) == {f"{number}-{part}" for number in range(4) for part in range(10)}
+    assert [path.name for path in cache.iterdir()] == [path_of(SETTING).name]
 
 
 def test_show(capsys):

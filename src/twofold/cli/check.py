@@ -41,6 +41,7 @@ def compare(
     seed: inputs.Seed = 0,
     threads: times.Threads = None,
     input: Inputs = None,
+    follow_links: inputs.FollowLinks = False,
     report: reports.ReportFolder = None,
     as_json: AsJson = False,
     force: Force = False,

@@ -24,6 +24,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file.", show_default=False)],
     weights: Weights = None,
     input: Inputs = None,
+    follow_links: inputs.FollowLinks = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
@@ -56,6 +57,7 @@ def quantize(
     range: inputs.Range = None,
     seed: inputs.Seed = 0,
     input: Inputs = None,
+    follow_links: inputs.FollowLinks = False,
     no_report: reports.NoReport = False,
     as_json: AsJson = False,
     force: Force = False,

@@ -60,6 +60,7 @@ def recover(
     protect: inputs.Protect = None,
     seed: inputs.Seed = 0,
     input: Inputs = None,
+    follow_links: inputs.FollowLinks = False,
     classes: Annotated[
         bool | None,
         typer.Option(

@@ -21,6 +21,7 @@ from ..calibration.pixels import COLORS, Color
 from ..calibration.presets import PRESETS, PresetName
 from ..calibration.synthetic import ValueRange
 from ..errors import OptionError
+from ..formats.links import follow_links
 from ..system import exists, working_folder
 
 _GROUP = "Calibration"
@@ -83,6 +84,21 @@ Seed = Annotated[int, _option("Of all that is drawn.", "N")]
 InputShapes = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="NAME=1x3x224x224", help="Shape of an input, instead of the file's."),
+]
+
+
+def _follow(follow: bool) -> bool:
+    follow_links(follow)
+    return follow
+
+
+FollowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links",
+        help="Read data of an ONNX model through links out of its folder, too.",
+        callback=_follow,
+    ),
 ]
 
 

@@ -46,6 +46,7 @@ def inspect(
     ] = None,
     multiple: Multiple = "16",
     input: Inputs = None,
+    follow_links: inputs.FollowLinks = False,
     as_json: AsJson = False,
 ) -> None:
     """List every convolution: shape, schemes, what ranks would cost and keep.
@@ -127,6 +128,7 @@ def decompose(
     metric: inputs.UserMetric = None,
     seed: inputs.Seed = 0,
     input: Inputs = None,
+    follow_links: inputs.FollowLinks = False,
     no_report: reports.NoReport = False,
     as_json: AsJson = False,
     force: Force = False,
@@ -186,6 +188,7 @@ def apply(
     output: Folder,
     weights: Weights = None,
     input: Inputs = None,
+    follow_links: inputs.FollowLinks = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:

@@ -103,6 +103,7 @@ def export(
     ] = None,
     skip: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Layers to leave out.")] = None,
     input: inputs.InputShapes = None,
+    follow_links: inputs.FollowLinks = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:

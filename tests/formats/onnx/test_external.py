@@ -15,6 +15,7 @@ from tests.formats.onnx.small import assert_close, picture, run, two
 from twofold.decompose import decompose as decompose_anyhow
 from twofold.errors import FormatError, OutputError
 from twofold.formats.onnx.model import OnnxModel
+from twofold.load import load
 
 #: How files are edited is tested here, not how factors are fitted.
 decompose = partial(decompose_anyhow, no_data=True)
@@ -169,3 +170,99 @@ def test_a_model_larger_than_one_message_can_be(tmp_path):
     got, wanted = run(written[0], **X), run(path, **X)
     assert_close(got[:1], wanted[:1])
     np.testing.assert_array_equal(got[1], np.full((1, 513), 7, np.float32))
+
+
+def linked(tmp_path: Path, target: Path) -> Path:
+    """A model whose data file is a link to `target`, where the data are then."""
+    path = write_external(tmp_path / "in" / "net.onnx")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "in" / "net.data").rename(target)
+    (tmp_path / "in" / "net.data").symlink_to(target)
+    return path
+
+
+def test_a_link_out_of_the_folder_is_rejected_unless_allowed(tmp_path):
+    path = linked(tmp_path, tmp_path / "elsewhere" / "secret")
+    with pytest.raises(FormatError, match=r"'net.data' is a link to .*secret, outside .* follow_links=True"):
+        load(path)
+    copy = load(linked_copy(tmp_path))
+    assert load(path, follow_links=True).sources()["net.data"] == copy.sources()["net.data"]
+    with pytest.raises(FormatError, match="is a link"):  # what one call may, the next may not
+        load(path)
+
+
+def linked_copy(tmp_path: Path) -> Path:
+    return write_external(tmp_path / "copy" / "net.onnx")
+
+
+def test_a_folder_that_is_a_link_out_is_rejected(tmp_path):
+    path = write_external(tmp_path / "in" / "net.onnx")
+    set_entry(path, "location", "part/net.data")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "in" / "net.data").rename(tmp_path / "other" / "net.data")
+    (tmp_path / "in" / "part").symlink_to("../other")
+    with pytest.raises(FormatError, match=r"'part/net.data' is a link to .*other/net\.data"):
+        load(path)
+
+
+@pytest.mark.parametrize("place", ["in/parts/data", "blobs/0a1b"])
+def test_links_within_the_folder_and_to_a_hubs_store_are_fine(tmp_path, place):
+    if place.startswith("in"):
+        path = linked(tmp_path, tmp_path / place)
+    else:  # models--NAME/snapshots/REVISION/onnx/net.onnx, where the model is a link, too
+        path = linked(tmp_path / "hub" / "snapshots" / "9f", tmp_path / "hub" / place)
+        path.rename(tmp_path / "hub" / "blobs" / "2c3d")
+        path.symlink_to(tmp_path / "hub" / "blobs" / "2c3d")
+    written = decompose(load(path), ranks={"two": "full"}, only="two").save(tmp_path / "out")
+    assert_close(run(written[0], **X), run(linked_copy(tmp_path), **X))
+
+
+def set_entry(path: Path, key: str, value: str) -> None:
+    """Change an entry of all external data."""
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == key:
+                entry.value = value
+    path.write_bytes(proto.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("length", "-1", "has data with the length '-1', no number of bytes"),
+        ("offset", "-8", "has data with the offset '-8', no number of bytes"),
+        ("length", "1e3", "has data with the length '1e3', no number of bytes"),
+        ("length", "9" * 40, "no number of bytes"),
+        ("length", "999999", r"are 999999 bytes at \d+ in 'net.data', which has only \d+; is it cut off"),
+        ("offset", "4611686018427387904", "which has only"),
+        ("location", "/etc/passwd", "outside the model's folder"),
+        ("location", "../net.data", "outside the model's folder"),
+        ("location", "a/../../net.data", "outside the model's folder"),
+        ("location", "C:net.data", "outside the model's folder"),
+        ("location", "..\\net.data", "outside the model's folder"),
+        ("location", "no\0name", "is missing|null"),
+    ],
+)
+def test_what_external_data_say_is_checked_when_it_is_loaded(tmp_path, key, value, says):
+    path = write_external(tmp_path / "net.onnx")
+    set_entry(path, key, value)
+    with pytest.raises(FormatError, match=says) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.data"])
+@pytest.mark.parametrize("asked", [{"ranks": {"two": "full"}, "only": "two"}, {"energy": 0.5, "skip": "*"}])
+def test_files_that_change_while_they_are_in_use_are_named(tmp_path, name, asked):
+    """Nothing is written, whether a net was edited or is copied."""
+    path = write_external(tmp_path / "in" / "net.onnx")
+    result = decompose(load(path), **asked)
+    with (path.parent / name).open("r+b") as file:
+        file.seek(200)
+        file.write(b"\xff\xff\xff\xff")
+    with pytest.raises(
+        OutputError, match=rf"in/{name}: was changed while it was in use; nothing was written"
+    ):
+        result.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from onnx import ModelProto, TensorProto
 
-from .tensors import Files, all_tensors, byte_count, external_entry, is_external
+from .tensors import Files, all_tensors, byte_count, external_entry, is_external, offset_of
 
 _CHUNK = 1 << 22
 _PAGE = 4096
@@ -53,28 +53,24 @@ def lay_out(model: ModelProto, files: Files) -> Layout:
     tensors = [tensor for tensor in all_tensors(placed) if external_entry(tensor, "location")]
     offsets: dict[str, list[int]] = {}
     for tensor in filter(is_external, tensors):
-        offsets.setdefault(external_entry(tensor, "location"), []).append(_offset(tensor))
+        offsets.setdefault(external_entry(tensor, "location"), []).append(offset_of(tensor))
     pieces: dict[str, list[Piece]] = {location: [] for location in files}
     known: dict[tuple[str, int, int], Piece] = {}
     for tensor in tensors:
         location, length = external_entry(tensor, "location"), byte_count(tensor)
-        key = (location, _offset(tensor), length) if is_external(tensor) else None
+        key = (location, offset_of(tensor), length) if is_external(tensor) else None
         piece = known.get(key) if key is not None else None
         if piece is None:
             page = _PAGE if all(offset % _PAGE == 0 for offset in offsets.get(location, [1])) else 1
             last = pieces[location][-1] if pieces[location] else None
             end = 0 if last is None else last.offset + last.length
-            source = (files[location], _offset(tensor)) if key is not None else tensor.raw_data
+            source = (files[location], offset_of(tensor)) if key is not None else tensor.raw_data
             piece = Piece(-(-end // page) * page, length, source)
             pieces[location].append(piece)
         if key is not None:
             known[key] = piece
         _point(tensor, location, piece)
     return Layout(placed, {location: tuple(row) for location, row in pieces.items()})
-
-
-def _offset(tensor: TensorProto) -> int:
-    return int(external_entry(tensor, "offset") or 0)
 
 
 def _point(tensor: TensorProto, location: str, piece: Piece) -> None:

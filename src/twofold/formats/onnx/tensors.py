@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, nu
 
 from ...conv import Array
 from ...errors import FormatError, ModelError
+from ...system import reading
+from ..links import data_file
 
 #: Weights that are decomposed -> significant bits of their values.
 BITS: dict[int, int] = {
@@ -67,39 +69,74 @@ def _of_attribute(attribute: AttributeProto) -> Iterator[TensorProto]:
 
 
 def external_files(model: ModelProto, path: Path) -> dict[str, Path]:
-    """The files beside a model that hold its data.
+    """The files beside a model that hold its data, without links.
 
     Raises:
-        FormatError: one is missing, or lies outside the model's folder.
+        FormatError: one is missing, or lies outside the model's folder; or a tensor's part of it does.
     """
     files: dict[str, Path] = {}
-    for tensor in all_tensors(model):
-        if not is_external(tensor):
-            continue
+    sizes: dict[str, int] = {}
+    for tensor in filter(is_external, all_tensors(model)):
         location = external_entry(tensor, "location")
-        if location in files:
-            continue
-        inside = PurePosixPath(location)
-        if not location or inside.is_absolute() or ".." in inside.parts or "\\" in location:
+        if location not in files:
+            files[location] = data_file(path, location, tensor.name)
+            sizes[location] = _size(files[location])
+        try:
+            offset, length = offset_of(tensor), byte_count(tensor)
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from error
+        if offset + length > sizes[location]:
             raise FormatError(
-                f"{path}: tensor {tensor.name!r} has its data in {location!r}, outside the model's folder; "
-                "such files are not read"
+                f"{path}: tensor {tensor.name!r} cannot be read: its data are {length} bytes at {offset} in "
+                f"{location!r}, which has only {sizes[location]}; is it cut off, or of another model?"
             )
-        file = path.parent / inside
-        if not file.is_file():
-            raise FormatError(
-                f"{path}: its data file {location!r} is missing; put it beside the model, in {path.parent}"
-            )
-        files[location] = file
     return files
 
 
+def _size(path: Path) -> int:
+    with reading(path, "a data file"):
+        return path.stat().st_size
+
+
+def offset_of(tensor: TensorProto) -> int:
+    """Where in its file the data of a tensor begin, in bytes.
+
+    Raises:
+        FormatError: that is no such number.
+    """
+    return _number(tensor, "offset") or 0
+
+
 def byte_count(tensor: TensorProto) -> int:
-    """Bytes of a tensor's data as raw data."""
-    storage: np.dtype[np.generic] = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    given = external_entry(tensor, "length")
-    # Types of fewer than 8 bits are packed; only the entry tells their length.
-    return int(given) if given else math.prod(tensor.dims) * storage.itemsize
+    """Bytes of a tensor's data as raw data.
+
+    Raises:
+        FormatError: what says so is no such number, or an unknown type.
+    """
+    given = _number(tensor, "length")
+    if given is not None:  # types of fewer than 8 bits are packed; only the entry tells their length
+        return given
+    try:
+        storage: np.dtype[np.generic] = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"tensor {tensor.name!r} has values of type {tensor.data_type}, unknown here"
+        ) from error
+    if any(size < 0 for size in tensor.dims):
+        raise FormatError(f"tensor {tensor.name!r} has the shape {list(tensor.dims)}")
+    return math.prod(map(int, tensor.dims)) * storage.itemsize
+
+
+def _number(tensor: TensorProto, key: str) -> int | None:
+    """An entry of the description of external data that is a number of bytes; None if there is none."""
+    given = external_entry(tensor, key)
+    if not given:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) < 20):
+        raise FormatError(
+            f"tensor {tensor.name!r} has data with the {key} {given[:32]!r}, no number of bytes"
+        )
+    return int(given)
 
 
 def read_array(tensor: TensorProto, files: Files) -> NDArray[np.generic]:
@@ -112,7 +149,7 @@ def read_array(tensor: TensorProto, files: Files) -> NDArray[np.generic]:
         if is_external(tensor):
             location = external_entry(tensor, "location")
             with files[location].open("rb") as stream:
-                stream.seek(int(external_entry(tensor, "offset") or 0))
+                stream.seek(offset_of(tensor))
                 data = stream.read(byte_count(tensor))
             inline = TensorProto(
                 name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data
