@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.formats.onnx import small
 from tests.small import write as write_caffe
@@ -58,6 +59,17 @@ def test_a_folder_is_its_one_model(net, tmp_path, capsys):
     Path(prototxt).unlink()
     Path("folder/net.caffemodel").unlink()
     assert type(twofold.load("folder")).__name__ == "OnnxModel"
+
+
+@pytest.mark.parametrize("name", ["net.caffemodel.h5", "net.h5"])
+def test_a_folder_may_hold_hdf5_weights(tmp_path, name):
+    h5py = pytest.importorskip("h5py")
+    write_caffe(tmp_path)
+    (tmp_path / "net.caffemodel").unlink()
+    with h5py.File(tmp_path / name, "w") as file:
+        file["data/one/0"] = np.ones((64, 16, 3, 3), np.float32)
+        file["data/one/1"] = np.ones(64, np.float32)
+    assert twofold.load(tmp_path).weights.version == "HDF5"
 
 
 @pytest.mark.parametrize("suffix", ["pt", "pth", "py"])

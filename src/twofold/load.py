@@ -130,11 +130,13 @@ def grouped(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
 
 
 def _files_in(folder: Path) -> tuple[Path, ...]:
-    """The model in a folder: the one file of a known format, or the one prototxt with the one caffemodel."""
+    """The model in a folder: the one file of a known format, or the one prototxt and one file of weights."""
     with reading(folder, "the folder of a model"):
         names = sorted(folder.iterdir())
     single = [path for path in names if path.suffix.lower() in _suffixes()]
-    texts, weights = ([path for path in names if path.suffix == end] for end in (".prototxt", ".caffemodel"))
+    texts = [path for path in names if path.suffix == ".prototxt"]
+    weights = [path for path in names if path.name.endswith((".caffemodel", ".caffemodel.h5"))]
+    weights = weights or [path for path in names if path.suffix in (".h5", ".hdf5")]
     if len(single) == 1 and not texts:
         return (single[0],)
     if len(texts) == len(weights) == 1 and not single:

@@ -15,7 +15,7 @@ from .calibration.gather import Statistics
 from .calibration.measure import quality_warning
 from .calibration.runner import Stacks
 from .conv import ConvLayer, Factors, Skipped
-from .errors import InputError, ModelError, option
+from .errors import InputError, ModelError, PlanError, option
 from .factorize import Factored, factorize
 from .formats.base import Model
 from .latency.stopwatch import Stopwatch
@@ -56,6 +56,14 @@ def run(
     """
     try:
         return _run(model, options, calibration, fit or FitOptions(), watch)
+    except PlanError as error:
+        stopped = calibration.runner.stopped if isinstance(calibration, Calibration) else ()
+        if not stopped:
+            raise
+        raise PlanError(
+            f"{error}. Left alone is what depends on layers that cannot be run: {'; '.join(stopped)}; "
+            f"without data ({option('no_data=True')}) it is decomposed, too"
+        ) from error
     except (InputError, ModelError) as error:
         # Made-up pictures that nobody asked for must not stand in the way.
         if not isinstance(calibration, Calibration) or calibration.asked:
@@ -248,10 +256,12 @@ def _reached(
     names = {layer.name for layer in found}
 
     def why(layer: ConvLayer) -> str:
+        without = f"without data ({option('no_data=True')}) it is decomposed"
         if layer.inside:
-            without = f"without data ({option('no_data=True')}) it is decomposed"
             return f"inside {layer.inside}, where nothing watches it; {without}"
-        return f"no protected output ({', '.join(calibration.runner.outputs)}) depends on it"
+        stopped = "; ".join(calibration.runner.stopped)
+        behind = f", since {stopped}; {without}" if stopped else ""
+        return f"no protected output ({', '.join(calibration.runner.outputs)}) depends on it{behind}"
 
     others = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name not in names]
     if others and not found:

@@ -85,6 +85,10 @@ class Runner(Protocol):
         """Names of the model's own outputs, whatever is protected."""
 
     @property
+    def stopped(self) -> tuple[str, ...]:
+        """Why parts of the model cannot be run, in words; empty where all of it can."""
+
+    @property
     def runtime(self) -> str:
         """What runs the model, in words."""
 

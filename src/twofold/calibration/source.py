@@ -7,16 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, OptionError, option
 from .accuracy import Accuracy
+from .companions import accompanied, images_among
 from .gather import CalibrationOptions
 from .images import ImageOptions, load_images
-from .inputs import Inputs, from_arrays, load_data
+from .inputs import Inputs, SampleShape, from_arrays, load_data
 from .measure import Metric
 from .pixels import Picture, is_image
 from .preprocessing import Preprocessing, Subject, find, options_of
@@ -125,17 +126,35 @@ def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
         InputError: no inputs can be read or made, or nothing tells how pictures become inputs of the model.
     """
     limit = source.image_options.limit or None
+    pictured = _pictured(runner)
     if source.images is not None:
-        inputs = _read(runner, source)
+        inputs = _read(pictured, source)
     elif isinstance(source.data, (str, Path)):
         inputs = load_data(source.data, runner.inputs, limit=limit)
     elif source.data is not None:
         inputs = from_arrays(source.data, runner.inputs, limit=limit)
     else:
-        inputs = _made_up(runner, source)
+        inputs = _made_up(pictured, source)
+    if source.data is None:
+        inputs = accompanied(inputs, runner.inputs, seed=source.image_options.seed)
     origin = inputs.provenance
     inputs = replace(inputs, provenance=replace(origin, notes=(*runner.notes, *origin.notes)))
     return inputs.batched(min(max(_BATCH_VALUES // values_of_sample(inputs), 1), _LARGEST_BATCH))
+
+
+class _Pictured:
+    """A runner with those of its inputs alone that take images."""
+
+    def __init__(self, runner: Runner, inputs: Mapping[str, SampleShape]) -> None:
+        self._runner, self.inputs = runner, inputs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+def _pictured(runner: Runner) -> Runner:
+    """The runner for reading and making images: Caffe nets may have other inputs beside, as `im_info`."""
+    return cast(Runner, _Pictured(runner, images_among(runner.inputs))) if is_caffe(runner) else runner
 
 
 def values_of_sample(inputs: Inputs) -> int:
@@ -199,7 +218,7 @@ def _made_up(runner: Runner, source: CalibrationSource) -> Inputs:
         found = _found(runner, source)
         inputs = synthetic_inputs(
             runner.inputs,
-            count=MADE_UP if source.options.made_up is None else source.options.made_up,
+            count=_count(source),
             seed=source.image_options.seed,
             values={
                 name: source.values
@@ -216,6 +235,12 @@ def _made_up(runner: Runner, source: CalibrationSource) -> Inputs:
     caffe = is_caffe(runner)
     warnings = [_warning(name, one) for name, one in found.items() if not (one.certain or caffe)]
     return _noted(inputs, runner, found, warnings)
+
+
+def _count(source: CalibrationSource) -> int:
+    """How many pictures are made up: as many as asked for; by default no more than the limit of inputs."""
+    asked, limit = source.options.made_up, source.image_options.limit
+    return min(MADE_UP, limit or MADE_UP) if asked is None else asked
 
 
 def _warning(name: str, found: Preprocessing) -> str:

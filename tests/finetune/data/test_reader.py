@@ -66,6 +66,11 @@ def test_rows_may_replace_what_a_layer_names():
         ('layer { name: "i" type: "Input" top: "x" }', {"x": ROWS["x"]}, "says no shape"),
         ('layer { name: "w" type: "WindowData" top: "x" }', {}, "known are Data, HDF5Data, ImageData, Input"),
         (MEMORY.replace("batch_size: 3", "batch_size: 0"), ROWS, "state it"),
+        (
+            'layer { name: "d" type: "ImageData" top: "x" transform_param { random_crop: true } }',
+            {},
+            "transform_param.random_crop: true, of which it is not known what it does to the data",
+        ),
     ],
 )
 def test_what_is_refused(layer, fed, says):

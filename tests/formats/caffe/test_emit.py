@@ -133,9 +133,12 @@ def test_what_cannot_be_split_says_why(text, reason):
     assert refusal(layer) == reason
 
 
-def test_a_v0_layer_is_refused():
+def test_a_v0_layer_may_be_split():
     (layer,) = layer_messages(parse(b"layers { layer { name: 'c' type: 'conv' } bottom: 'x' top: 'y' }"))
-    assert refusal(layer) == "is a V0 layer; upgrade the file to today's format first"
+    assert refusal(layer) is None
+    text = b"layers { layer { name: 'c' type: 'conv' blobs { } } bottom: 'x' top: 'y' }"
+    (layer,) = layer_messages(parse(text))
+    assert "holds its weights in the text" in refusal(layer)
 
 
 @given(st.text().filter(lambda text: not any("\ud800" <= one <= "\udfff" for one in text)) | st.binary())

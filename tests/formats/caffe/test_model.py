@@ -422,17 +422,30 @@ def test_v1_net_with_v1_weights_keeps_its_age(tmp_path):
     assert read_weights(caffemodel).version == model.weights.version
 
 
-def test_v0_is_read_and_its_decomposition_refused(tmp_path):
+def test_a_v0_net_is_decomposed_and_becomes_v1(tmp_path):
     text = """input: "data" input_dim: 1 input_dim: 16 input_dim: 12 input_dim: 12
-layers { layer { name: "one" type: "conv" num_output: 64 kernelsize: 3 } bottom: "data" top: "one" }
+layers { layer { name: "pad" type: "padding" pad: 1 } bottom: "data" top: "pad" }
+layers {  # the only one
+  layer { name: "one" type: "conv" num_output: 64 kernelsize: 3 blobs_lr: 1 blobs_lr: 2. }
+  bottom: "pad" top: "one"
+}
 """
     (tmp_path / "net.prototxt").write_text(text)
-    blobs = random_blobs(HEAD + conv("one", "data").replace("pad: 1", "pad: 0"))
-    write_weights(tmp_path / "net.caffemodel", blobs)
-    (one,) = twofold.load(tmp_path / "net.prototxt", tmp_path / "net.caffemodel").convolutions()
-    assert isinstance(one, Skipped)
-    assert "V0" in one.reason
-    assert one.geometry.kernel == (3, 3)
+    blobs = {"one": random_blobs(HEAD + conv("one", "data"))["one"]}
+    model = twofold.load(tmp_path / "net.prototxt", write_weights(tmp_path / "net.caffemodel", blobs))
+    (one,) = model.convolutions()
+    assert isinstance(one, ConvLayer)
+    assert (one.geometry.kernel, one.geometry.pad) == ((3, 3), ((1, 1), (1, 1)))
+    result = twofold.decompose(model, ranks={"one": "full"}, schemes="spatial", no_data=True)
+    prototxt, caffemodel, _ = result.save(tmp_path / "out")
+    written = prototxt.read_text()
+    assert "# the only one" in written
+    assert "blobs_lr: 2" in written
+    assert re.search(r"kernel_h: 3\s+kernel_w: 1|kernel_h: 1\s+kernel_w: 3", written)
+    (tmp_path / "v2.prototxt").write_text(HEAD + conv("one", "data"))
+    x = picture()
+    wanted = opencv(tmp_path / "v2.prototxt", tmp_path / "net.caffemodel", x)[0]
+    assert_close(opencv(prototxt, caffemodel, x)[0], wanted)
 
 
 def test_what_was_written_is_compared_before_it_is_in_place(tmp_path, monkeypatch):

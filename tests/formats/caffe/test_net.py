@@ -11,6 +11,7 @@ from twofold.formats.caffe.prototxt import parse
 from twofold.formats.caffe.schema import ENUMS, MESSAGES
 from twofold.formats.caffe.shapes import infer_shapes
 from twofold.formats.caffe.upgrade import V0_TYPES, V1_TYPES
+from twofold.formats.caffe.upgrade_text import as_v1, is_v0
 
 
 def net(text: str, *args, **kwargs) -> NetDefinition:
@@ -231,6 +232,25 @@ def test_v0_indices_count_padding_layers():
     document = parse(V0.encode())
     (_, conv, *_) = read_net(document).layers
     assert b'"conv1"' in document.text(layer_messages(document)[conv.index].span)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_v0_as_v1_is_the_same_net(listed):
+    text = V0.replace('"old"', '"old" # kept')
+    if listed:
+        text = """input: "x" layers: [
+          { layer { name: "a" type: "relu" } bottom: "x" top: "y" # kept
+          },
+          { layer { name: 'd"q' type: "dropout" dropout_ratio: 0.0001 } bottom: "y" top: "z" }]"""
+    document = parse(text.encode())
+    written = as_v1(document)
+    assert not is_v0(written)
+    assert b"# kept" in written.source
+
+    def told(of):
+        return [(s.name, s.type, s.bottoms, s.tops, s.fields.values) for s in read_net(of).layers]
+
+    assert told(written) == told(document)
 
 
 def test_v0_data_layers_move_to_transform_param():

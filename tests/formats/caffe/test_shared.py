@@ -83,3 +83,28 @@ def test_weights_of_another_net_are_refused_though_a_name_agrees(tmp_path: Path)
         other.write(stream)
     with pytest.raises(ModelError, match="do not belong together"):
         twofold.load(tmp_path / "net.prototxt", tmp_path / "other.caffemodel")
+
+
+def test_a_weight_and_bias_that_only_their_owner_stores(tmp_path: Path) -> None:
+    """Caffe loads them into the memory that the layers share."""
+    rng = np.random.default_rng(0)
+    shared = CONV.replace('param { name: "w" }', 'param { name: "w" } param { name: "b" }')
+    text = INPUT % ("a", "a") + INPUT % ("b", "b")
+    text += shared % ("left", "a", "l", "") + shared % ("right", "b", "r", "")
+    (tmp_path / "net.prototxt").write_text(text)
+    blobs = [rng.standard_normal(shape).astype(np.float32) for shape in ((32, 32, 3, 3), (32,))]
+    with (tmp_path / "net.caffemodel").open("wb") as stream:
+        create_weights([NewLayer("left", "Convolution", blobs)]).write(stream)
+    model = twofold.load(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    (layer,) = model.convolutions()
+    assert isinstance(layer, ConvLayer)
+    assert layer.sharers == ("right",)
+    result = twofold.decompose(model, ranks={"left": "full"}, schemes="spatial", no_data=True)
+    prototxt, caffemodel, _ = result.save(tmp_path / "out")
+    assert [entry.name for entry in read_weights(caffemodel).layers] == ["left_0", "left_1"]
+    torch = pytest.importorskip("torch")
+    x = {name: torch.randn(1, 32, 8, 8) for name in "ab"}
+    with torch.no_grad():
+        outputs = [one.to_torch()(x) for one in (model, twofold.load(prototxt, caffemodel))]
+    for name in "lr":
+        torch.testing.assert_close(outputs[1][name], outputs[0][name], rtol=0, atol=1e-3)

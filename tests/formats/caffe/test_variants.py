@@ -11,8 +11,9 @@ from tests.small import assert_close, opencv, picture, write
 
 import twofold
 from twofold.caffe_onnx import registry as onnx_types
+from twofold.calibration.runners import runner_for
 from twofold.conv import Skipped
-from twofold.errors import ModelError
+from twofold.errors import ModelError, PlanError
 from twofold.formats.caffe.caffemodel import NewLayer, create_weights
 from twofold.formats.caffe.net import read_layers
 from twofold.formats.caffe.prototxt import parse
@@ -274,3 +275,43 @@ def test_a_convolution_of_unknown_meaning_costs_itself_alone(tmp_path):
     result = twofold.decompose(model, ranks={"two": 8}, multiple=4)
     assert any("'two' inside of the net stand" in note for note in result.plan.notes)
     assert result.model.definition.source.endswith("".join(odd).encode())
+
+
+def test_a_budget_out_of_reach_names_what_stops_calibration(tmp_path):
+    odd = 'layer { name: "odd" type: "Odd" bottom: "one" top: "odd" }\n'
+    files = write(
+        tmp_path,
+        HEAD + conv("one", "data", "pad: 1") + odd + conv("two", "odd", "pad: 1"),
+        {"one": [values(16, 3, 3, 3), values(16)], "two": [values(16, 16, 3, 3), values(16)]},
+    )
+    with pytest.raises(PlanError, match=r"'odd' of the unknown type 'Odd'.*no_data=True"):
+        twofold.decompose(twofold.load(*files), params=0.3, multiple=4)
+    (two,) = [layer for layer in twofold.load(files[0]).convolutions() if layer.name == "two"]
+    assert "since it depends on layer 'odd' (Odd), which gives blobs of unknown shape" in two.reason
+
+
+def test_a_mask_is_no_output_to_protect(tmp_path):
+    pool = (
+        'layer { name: "p" type: "Pooling" bottom: "one" top: "p" top: "mask" '
+        "pooling_param { kernel_size: 2 stride: 2 } }\n"
+    )
+    odd = 'layer { name: "odd" type: "Odd" bottom: "p" bottom: "mask" top: "odd" }\n'
+    text = HEAD + conv("one", "data", "pad: 1") + pool + odd
+    runner = runner_for(twofold.load(*write(tmp_path, text, {"one": [values(16, 3, 3, 3), values(16)]})))
+    assert runner.outputs == ("p",)
+    assert runner.stopped == ("layer 'odd' of the unknown type 'Odd' cannot be run",)
+
+
+def test_an_unknown_layer_in_place_costs_what_is_behind_it(tmp_path):
+    odd = 'layer { name: "odd" type: "Odd" bottom: "two" top: "two" }\n'
+    text = (
+        HEAD + conv("one", "data", "pad: 1") + conv("two", "one", "pad: 1") + odd + conv("three", "two", "")
+    )
+    blobs = {name: [values(16, 16, 3, 3), values(16)] for name in ("two", "three")}
+    model = twofold.load(*write(tmp_path, text, {"one": [values(16, 3, 3, 3), values(16)], **blobs}))
+    runner = runner_for(model)
+    assert runner.outputs == ("two",)
+    x = picture(1, 3, 17, 16)
+    with torch.no_grad():
+        until = model.to_torch(until="two").eval()(torch.from_numpy(x))["two"]
+    assert_close(runner.run({"data": x})["two"], until.numpy())

@@ -100,6 +100,11 @@ class CaffeRunner:
         return None
 
     @property
+    def stopped(self) -> tuple[str, ...]:
+        """See `Runner.stopped`."""
+        return self._part.stopped
+
+    @property
     def ends(self) -> tuple[str, ...]:
         """See `Runner.ends`."""
         return self.net.outputs

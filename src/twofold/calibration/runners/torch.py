@@ -52,6 +52,7 @@ class TorchRunner:
 
     runtime = "PyTorch"
     notes: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
 
     def __init__(self, module: nn.Module, example_inputs: Any, protect: tuple[str, ...] = ()) -> None:
         self.described = module

@@ -77,6 +77,12 @@ def open_reader(request: Request, seed: int) -> Reader:
     """
     spec = request.spec
     kind = "Input" if set(spec.tops) & request.fed.keys() else spec.type
+    if spec.unknown and kind != "Input":
+        raise InputError(
+            f"{request.label}: has {', '.join(spec.unknown)}, of which it is not known what it does to the "
+            f"data; remove it, or feed {', '.join(map(repr, spec.tops))} from Python: "
+            f"finetune.train(..., {_ARGUMENT[request.phase]}={{...}})"
+        )
     if kind not in _OPENERS:
         raise InputError(
             f"{request.label}: data of this type cannot be read; known are {', '.join(known_types())}. Use "

@@ -58,15 +58,15 @@ class NewLayerText:
 
 def refusal(layer: Message) -> str | None:
     """Why a layer's text cannot be split, in words for users; None where it can."""
-    if layer.all("layer"):
-        return "is a V0 layer; upgrade the file to today's format first"
     for name, one in (("bottom", "input"), ("top", "output")):
         count = sum(len(field.values) for field in layer.all(name))
         if count != 1:
             return f"has {count} {one}s; only a convolution with one can be split"
-    if layer.all("blobs"):
+    # What a V0 layer is stands in a message of its own.
+    own = layer.all("layer")[0].messages[0] if layer.all("layer") else layer
+    if own.all("blobs"):
         return "holds its weights in the text; move them to the caffemodel"
-    if not layer.all("name"):
+    if not own.all("name"):
         return "has no name, by which its weights would be found"
     bottom, top = (layer.all(name)[0].scalars[0].value for name in ("bottom", "top"))
     if bottom == top:
@@ -97,7 +97,7 @@ def replace_layer(document: Document, layer: Message, new_layers: Sequence[NewLa
     return (*span, _separator(document, span, owner.listed).join(copies))
 
 
-def _newline(source: bytes) -> bytes:
+def newline_of(source: bytes) -> bytes:
     """How the text's lines end. A carriage return alone counts only where nothing else ends a line."""
     match = re.search(rb"\r?\n", source) or re.search(rb"\r", source)
     return match.group() if match else b"\n"
@@ -115,7 +115,7 @@ def _separator(document: Document, span: tuple[int, int], listed: bool) -> bytes
     indent = _indent(document, span[0])
     if indent is None or not _NEWLINE.search(document.source):
         return comma + b" "
-    return comma + _newline(document.source) + indent
+    return comma + newline_of(document.source) + indent
 
 
 def _without_comments(text: bytes) -> bytes:
@@ -169,7 +169,7 @@ def _keeping_comments(document: Document, edit: Edit) -> Edit:
     """The edit with the comments that it would remove after its new text."""
     start, end, text = edit
     kept = (
-        document.text(span) + _newline(document.source) for span in comments(document.source, (start, end))
+        document.text(span) + newline_of(document.source) for span in comments(document.source, (start, end))
     )
     return (start, end, text + b"".join(b" " + comment for comment in kept))
 
@@ -301,5 +301,5 @@ def _joined(document: Document, param: Message, texts: Sequence[bytes]) -> bytes
     """Fields in the message's own style: each on a line of its own, or all on one."""
     own_lines = [_indent(document, field.span[0]) for field in param.fields]
     if own_lines and all(indent is not None for indent in own_lines):
-        return (_newline(document.source) + (own_lines[0] or b"")).join(texts)
+        return (newline_of(document.source) + (own_lines[0] or b"")).join(texts)
     return b" ".join(texts)

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...conv import Array, ConvGeometry, ConvLayer, Size, Skipped
-from ...errors import ModelError
+from ...errors import ModelError, shape_option
 from ...kinds import meaning
 from .emit import refusal
 from .kinds import Kind, kind_of
 from .net import LayerSpec, NetDefinition, layer_messages, read_layers, read_net
 from .parameters import check_fit, check_parameters
 from .prototxt import Document
-from .shapes import walk_shapes
+from .shapes import sources_of_unknown, walk_shapes
 from .tree import Message
 from .weights import Blob, WeightsFile
 
@@ -33,6 +33,7 @@ class Use:
         input_shape: shape of its input, None where it is not known.
         geometry: its shape; None where its input channels are not known.
         phases: those in which it exists.
+        unknown_by: the layer for which the shape of its input is not known, None where it is.
     """
 
     spec: LayerSpec
@@ -41,6 +42,7 @@ class Use:
     input_shape: Size | None
     geometry: ConvGeometry | None
     phases: frozenset[str]
+    unknown_by: LayerSpec | None = None
 
     @property
     def input_size(self) -> Size | None:
@@ -111,11 +113,13 @@ def find_groups(
                 f"{document.path}: the net has no input {name!r}; it has {', '.join(sorted(known))}"
             )
     shapes: dict[int, Size | None] = {}
+    unknown: dict[int, LayerSpec] = {}
     phases: dict[int, set[str]] = {}
     if weights is not None:
         inputs = {**_read_channels(nets, weights), **inputs}
         check_parameters(nets, weights, document.path, inputs)
     for net in nets:
+        unknown = {**sources_of_unknown(net, inputs), **unknown}
         for layer, (bottoms, _) in zip(net.layers, walk_shapes(net, inputs), strict=True):
             phases.setdefault(layer.index, set()).add(net.phase)
             if bottoms and shapes.get(layer.index) is None:
@@ -127,7 +131,10 @@ def find_groups(
         if kind is not None:
             shape = shapes.get(spec.index)
             shaped = _geometry(spec, kind, shape, weights)
-            use = Use(spec, kind, messages[spec.index], shape, shaped, frozenset(phases.get(spec.index, ())))
+            use = Use(
+                spec, kind, messages[spec.index], shape, shaped, frozenset(phases.get(spec.index, ())),
+                unknown.get(spec.index),
+            )  # fmt: skip
             groups.setdefault(_key(spec, kind), []).append(use)
     owners = _blob_users(specs)
     return tuple(Group(tuple(uses), _tied(uses, owners)) for uses in groups.values())
@@ -220,12 +227,22 @@ def as_layer(group: Group, document: Document, weights: WeightsFile | None) -> C
     if reason is None and weights is not None:
         reason = _unfilled(group, weights)
     if reason is not None or shaped is None:
-        reason = reason or "its input channels are not known; give the shape of the net's input"
+        reason = reason or _unknown_channels(first.unknown_by)
         macs = sum(map(shaped.macs, known)) if shaped is not None and known else None
         return Skipped(group.name, reason, shaped, macs, 0 if shaped is None else shaped.params)
     weight, bias = stored or (None, None)
     bits = 11 if weights is not None and _in_half(group, weights) else 24
     return ConvLayer(group.name, shaped, weight, bias, known, group.names[1:], bits)
+
+
+def _unknown_channels(source: LayerSpec | None) -> str:
+    if source is None or not source.bottoms:
+        name = source.tops[0] if source is not None else "data"
+        return f"its input channels are not known; give the shape of the net's input: {shape_option(name)}"
+    return (
+        f"its input channels are not known, since it depends on layer {source.name!r} ({source.type}), "
+        "which gives blobs of unknown shape"
+    )
 
 
 def _in_half(group: Group, weights: WeightsFile) -> bool:
@@ -237,13 +254,21 @@ def _in_half(group: Group, weights: WeightsFile) -> bool:
 def _unfilled(group: Group, weights: WeightsFile) -> str | None:
     """Why the weights do not tell all that the group holds; None where they do."""
     known = [use for use in group.uses if weights.layer(use.spec.name) is not None]
+    # What layers share lies in one memory, so that the entry of any of them fills it.
+    filled = {_bias_name(use) for use in known if use.biased} - {""}
     for use in group.uses:
-        if use not in known and (use.biased or not known):
+        if use not in known and (not known or (use.biased and _bias_name(use) not in filled)):
             which = (
                 "" if use.spec.name == group.name else f"layer {use.spec.name!r}, which shares its weight, "
             )
             return f"{which}has no weights in {weights.path}; Caffe would run it with its filler's values"
     return None
+
+
+def _bias_name(use: Use) -> str:
+    """The name by which its bias is shared, "" where it is not."""
+    params = use.spec.fields.messages("param")
+    return params[1].text("name") if len(params) > 1 else ""
 
 
 def _refusal(group: Group) -> str | None:

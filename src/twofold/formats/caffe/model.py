@@ -25,6 +25,7 @@ from .kinds import plain
 from .net import NetDefinition, read_layers, read_net
 from .prototxt import Document, parse
 from .shapes import rule_of
+from .upgrade_text import as_v1, is_v0
 from .weights import NewWeights, WeightsFile, WeightsLayer
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ class CaffeModel:
         """Put stacks of convolutions in the place of layers.
 
         The new layers are called NAME_0, NAME_1 and so on; the last has the original's top, so nothing after
-        it changes. Layers that share the weight are replaced alike, each with its own bias.
+        it changes. Layers that share the weight are replaced alike, each with its own bias. A V0 net becomes
+        a V1 net, since V0 layers have one size for both axes.
 
         Args:
             factors: name of a layer that `convolutions` gives as `ConvLayer` -> its stack.
@@ -181,6 +183,8 @@ class CaffeModel:
         Raises:
             ModelError: no such layer, or a value that the weights file's encoding cannot hold.
         """
+        if is_v0(self.definition):
+            return replace(self, definition=as_v1(self.definition)).replace(factors)
         names = _Names(self.definition, self.weights)
         edits, entries, new_layers = [], {}, dict(self.new_layers)
         replaced = {name: names.of(name, len(stack.convs))[0] for name, stack in factors.items()}
@@ -200,9 +204,11 @@ class CaffeModel:
                 stack_weights = [
                     _new_weights(use, text, conv) for text, conv in zip(texts, convs, strict=True)
                 ]
-                new_layers.update((one.name, one.blobs) for one in stack_weights)
-                if self.weights is not None and self.weights.layer(use.spec.name) is not None:
+                stored = self.weights is not None and self.weights.layer(use.spec.name) is not None
+                if stored:
                     entries[use.spec.name] = stack_weights
+                if stored or self.weights is None:  # else what it shares is stored with another layer
+                    new_layers.update((one.name, one.blobs) for one in stack_weights)
         weights = None if self.weights is None else self.weights.replace(entries)
         return replace(
             self,

@@ -21,7 +21,7 @@ from .net import LayerSpec, NetDefinition
 from .rules import RULES, Rule, Shape, rule
 from .window import window
 
-__all__ = ["RULES", "Rule", "Shape", "infer_shapes", "rule", "rule_of", "walk_shapes"]
+__all__ = ["RULES", "Rule", "Shape", "infer_shapes", "rule", "rule_of", "sources_of_unknown", "walk_shapes"]
 
 
 def rule_of(type_: str) -> Rule | None:
@@ -66,6 +66,19 @@ def walk_shapes(
     return walked
 
 
+def sources_of_unknown(net: NetDefinition, inputs: Mapping[str, Size] | None = None) -> dict[int, LayerSpec]:
+    """For each layer with an input of unknown shape, by its index: the layer that is the reason."""
+    origin: dict[str, LayerSpec] = {}
+    found: dict[int, LayerSpec] = {}
+    for layer, (bottoms, tops) in zip(net.layers, walk_shapes(net, inputs), strict=True):
+        blamed = [origin[name] for name, shape in zip(layer.bottoms, bottoms, strict=True) if shape is None]
+        if blamed:
+            found[layer.index] = blamed[0]
+        source = blamed[0] if blamed else layer
+        origin.update({name: source for name, shape in tops.items() if shape is None})
+    return found
+
+
 def _tops(layer: LayerSpec, bottoms: Sequence[Shape]) -> Sequence[Shape]:
     unknown = (None,) * len(layer.tops)
     apply = rule_of(layer.known_type)
@@ -78,11 +91,18 @@ def _tops(layer: LayerSpec, bottoms: Sequence[Shape]) -> Sequence[Shape]:
         shapes = apply(layer, known)
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise ModelError(
-            f"{layer.label} ({layer.type}): its parameters do not fit its inputs of shape "
-            f"{[list(shape) for shape in known]}"
+            f"{layer.label} ({layer.type}) does not take inputs of shape "
+            f"{', '.join(str(list(shape)) for shape in known)}: {_why(layer, error)}"
         ) from error
     # Caffe adds tops of its own to losses and ignores those that it does not know.
     return (*shapes, *unknown)[: len(layer.tops)]
+
+
+def _why(layer: LayerSpec, error: Exception) -> str:
+    """What is wrong with inputs, in words; what Python says of an index tells nobody anything."""
+    if isinstance(error, ValueError) and "unpack" not in str(error):
+        return str(error)
+    return f"a {layer.type} of these parameters needs more axes, or more inputs"
 
 
 def _product(shape: Sequence[int]) -> int:
@@ -143,18 +163,22 @@ def _memory_data(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
 
 @rule("Data", "ImageData", "WindowData")
 def _data(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
-    # Height and width are known only where every image is cropped; channels only by what Caffe usually reads.
+    # Height and width are known only where every image is cropped or resized; channels only by what Caffe
+    # usually reads.
     param = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}[
         layer.type
     ]
     transform = layer.fields.message("transform_param")
-    size, batch = transform.integer("crop_size"), layer.fields.message(param).integer("batch_size")
-    if not size:
-        return [None] * len(layer.tops)
+    own = layer.fields.message(param)
+    crop, batch = transform.integer("crop_size"), own.integer("batch_size")
+    size = (crop, crop)
     gray = transform.flag("force_gray")
     if layer.type == "ImageData":
-        gray = gray or not layer.fields.message(param).flag("is_color")
-    return [(batch, 1 if gray else 3, size, size), (batch,)]
+        gray = gray or not own.flag("is_color")
+        size = size if crop else (own.integer("new_height"), own.integer("new_width"))
+    if not all(size):
+        return [None] * len(layer.tops)
+    return [(batch, 1 if gray else 3, *size), (batch,)]
 
 
 @rule("Im2col")

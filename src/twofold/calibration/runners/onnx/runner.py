@@ -50,6 +50,7 @@ class OnnxRunner:
     """
 
     runtime = "ONNX Runtime"
+    stopped: tuple[str, ...] = ()
     examples: Mapping[str, NDArray[np.float32]] = {}
 
     def __init__(self, model: OnnxModel, protect: tuple[str, ...] = ()) -> None:
