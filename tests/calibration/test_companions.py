@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.small import NET, write
 
+import twofold
 from twofold.calibration.companions import accompanied, images_among
+from twofold.calibration.images import ImageOptions
 from twofold.calibration.inputs import Inputs, Provenance
+from twofold.calibration.runners import runner_for
+from twofold.calibration.source import CalibrationSource, calibration_inputs
 
 SHAPES = {"data": (3, 20, 30), "im_info": (3,), "rois": (5,)}
 
@@ -41,3 +46,19 @@ def test_other_inputs_are_drawn():
     assert drawn.shape == (500, 4)
     assert abs(drawn.mean()) < 0.1
     assert drawn.std() == pytest.approx(1, abs=0.1)
+
+
+def test_a_caffe_net_with_another_input_is_calibrated_on_made_up_pictures(tmp_path):
+    pytest.importorskip("torch")
+    scale = (
+        'layer { name: "s" type: "Scale" bottom: "out" bottom: "im_info" top: "s" scale_param { axis: 0 } }'
+    )
+    info = 'layer { name: "im_info" type: "Input" top: "im_info" input_param { shape { dim: 1 } } }\n'
+    net = (info + NET + scale).replace("dim: 16 dim: 12", "dim: 3 dim: 12")
+    model = twofold.load(*write(tmp_path, net))
+    options = ImageOptions(limit=6)
+    inputs = calibration_inputs(runner_for(model), CalibrationSource(image_options=options))
+    assert {name: array.shape for name, array in inputs.arrays.items()} == {
+        "data": (6, 3, 12, 12), "im_info": (6,),
+    }  # fmt: skip
+    assert set(inputs.arrays["im_info"]) == {12.0}
