@@ -222,6 +222,19 @@ def test_unpooling_by_a_mask(kind, params, size):
     np.testing.assert_array_equal(got, unpooled(x, mask, size))
 
 
+def test_upsample_without_a_mask_repeats_pixels_by_its_scale_alone():
+    x = normal(2, 3, 3, 4)
+    (got,) = run("Upsample", [x], "upsample_param { scale: 3 }")
+    np.testing.assert_array_equal(got, x.repeat(3, 2).repeat(3, 3))
+    for params in (
+        "",
+        "upsample_param { scale: 2 pad_out_h: true }",
+        "upsample_param { scale_h: 2 scale_w: 2 }",
+    ):
+        with pytest.raises(ModelError, match="without a mask it is run by its scale alone"):
+            run("Upsample", [x], params)
+
+
 def test_a_mask_beyond_the_output_is_an_error():
     x = normal(1, 1, 2, 2)
     with pytest.raises(ModelError, match="its mask names places up to 16 of 16"):
@@ -359,18 +372,38 @@ def test_pooling3d(field, method, sizes):
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_convolution3d(old):
+@pytest.mark.parametrize(
+    ("sizes", "stride", "pad"),
+    [
+        ("stride: 2 temporal_stride: 1 pad: 1 temporal_pad: 1", (1, 2, 2), (1, 1, 1)),
+        ("", 1, 0),
+        ("temporal_stride: 2 pad: 1", (2, 1, 1), (0, 1, 1)),
+    ],
+)
+def test_convolution3d(old, sizes, stride, pad):
     x, weight, bias = normal(2, 3, 4, 6, 7), normal(4, 3, 3, 2, 2, seed=1), normal(4, seed=2)
     field = "convolution_param" if old else "convolution3d_param"
-    params = (
-        f"{field} {{ num_output: 4 kernel_size: 2 kernel_depth: 3 stride: 2 temporal_stride: 1 pad: 1 "
-        "temporal_pad: 1 filter_group: 2 }"
-    )
+    params = f"{field} {{ num_output: 4 kernel_size: 2 kernel_depth: 3 {sizes} filter_group: 2 }}"
     stored = (weight, bias.reshape(1, 1, 1, 1, 4))
     (got,) = run("CONVOLUTION3D" if old else "Convolution3D", [x], params, stored=stored, v1=old)
     wide = torch.from_numpy(x).double(), torch.from_numpy(weight).double(), torch.from_numpy(bias).double()
-    want = torch.nn.functional.conv3d(*wide, stride=(1, 2, 2), padding=1).numpy()
+    want = torch.nn.functional.conv3d(*wide, stride=stride, padding=pad).numpy()
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_what_c3d_has_no_word_for_is_an_error():
+    x = normal(1, 2, 4, 5, 6)
+    params = "pooling_param { kernel_size: 2 kernel_depth: 2 global_pooling: true }"
+    with pytest.raises(ModelError, match="Pooling3D has no global_pooling"):
+        run("Pooling3D", [x], params)
+    with pytest.raises(ModelError, match=r"kernel_depth and kernel_size are \[0, 2\]"):
+        run("Pooling3D", [x], "pooling_param { kernel_size: 2 }")
+    with pytest.raises(ModelError, match="Convolution3D has no dilation"):
+        run(
+            "Convolution3D",
+            [x],
+            "convolution_param { num_output: 2 kernel_size: 1 kernel_depth: 1 dilation: 2 }",
+        )
 
 
 def test_axes_squeezed_transposed_and_reversed():

@@ -149,3 +149,22 @@ def test_a_stack_at_full_rank_gives_the_same_outputs(tmp_path):
     np.testing.assert_allclose(
         runner.run(x, [(layer, stack)])["out"], runner.run(x)["out"], rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.parametrize(("kind", "why"), [("Python", "runs code"), ("Proposal", "chooses regions")])
+def test_what_stands_before_a_proposal_is_calibrated(tmp_path, kind, why):
+    """As in Faster R-CNN, whose one data layer feeds im_info, too, which nothing that can be run reads."""
+    head = 'input: "data" input_dim: 1 input_dim: 16 input_dim: 12 input_dim: 12\n'
+    head += 'input: "im_info" input_dim: 1 input_dim: 3 input_dim: 1 input_dim: 1\n'
+    text = head + NET.removeprefix(HEAD)
+    text += f'layer {{ name: "rois" type: "{kind}" bottom: "out" bottom: "im_info" top: "rois" }}\n'
+    text += 'layer { name: "roi" type: "ROIPooling" bottom: "two" bottom: "rois" top: "roi" '
+    text += "roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 1 } }\n"
+    text += 'layer { name: "prob" type: "Softmax" bottom: "roi" top: "prob" }\n'
+    runner = runner_of(tmp_path, text)
+    assert runner.outputs == ("out",)
+    assert runner.inputs == {"data": (16, 12, 12)}
+    reached = [layer.name for layer in runner.reached(layers_of(tmp_path))]
+    assert reached == ["one", "two", "out"]
+    _, notes = runner.preprocessing()
+    assert why in notes[0]

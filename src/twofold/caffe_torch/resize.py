@@ -40,6 +40,12 @@ def upsample(setup: Setup) -> Layer:
     """SegNet's puts values where a mask tells; without a mask every pixel becomes a square."""
     if len(setup.spec.bottoms) > 1:
         return Unpool(setup)
+    given = setup.spec.fields.message("upsample_param").values
+    if set(given) != {"scale"}:
+        raise UnsupportedError(
+            f"{setup.spec.label} (Upsample): without a mask it is run by its scale alone; "
+            f"found {', '.join(given) or 'nothing'}"
+        )
     return _Repeat(setup)
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..formats.caffe.fork_shapes import pooling3d, volume_param
-from ..formats.caffe.kinds import as_convolution
+from ..formats.caffe.fork_shapes import pooling3d
+from ..formats.caffe.kinds import as_convolution, volume_param
 from .convolution import Convolution
 from .layer import Layer, Setup, UnsupportedError
 from .pooling import LOWEST, framed

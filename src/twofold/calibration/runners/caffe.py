@@ -71,9 +71,11 @@ class CaffeRunner:
 
     def _inputs(self, shapes: Mapping[str, Size] | None) -> dict[str, SampleShape]:
         found: dict[str, SampleShape] = {}
+        # One layer may feed several, of which some, such as im_info, go to what cannot be run alone.
+        read = {*self.outputs, *(name for index in self._scheduled for name in self._specs[index].bottoms)}
         for index, (_, tops) in enumerate(walk_shapes(self.net.definition, shapes)):
             for name, shape in tops.items():
-                if name in self.net.inputs and index in self._scheduled:
+                if name in self.net.inputs and name in read and index in self._scheduled:
                     if shape is None:
                         raise InputError(
                             f"the shape of input {name!r} is not known; give it: {shape_option(name)}"

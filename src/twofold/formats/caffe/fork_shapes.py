@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from ...conv import Size
 from ...errors import ModelError
 from .fields import Fields, axis_of
+from .kinds import volume_param
 from .net import LayerSpec
 from .rules import Shape, rule
 
@@ -105,7 +106,9 @@ def _interp(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
 def _upsample(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param, size = layer.fields.message("upsample_param"), bottoms[0][2:]
     if len(bottoms) < 2:
-        return [(*bottoms[0][:2], *(n * param.integer("scale") for n in size))]
+        # Without a mask it is the YOLO forks', which have a scale and nothing else.
+        known = set(param.values) == {"scale"}
+        return [(*bottoms[0][:2], *(n * param.integer("scale") for n in size)) if known else None]
     if bottoms[0] != bottoms[1]:
         raise ValueError("values and mask differ in shape")
     if param.has("upsample_h") and param.has("upsample_w"):
@@ -189,12 +192,13 @@ def pooling3d(layer: LayerSpec) -> tuple[Size, Size, Size]:
     if pad and param.text("pool") != "AVE":
         raise ModelError(f"{layer.label}: pad is {pad}; C3D pads for pool: AVE only")
     kernel = (param.integer("kernel_depth"), size, size)
-    return kernel, (param.integer("temporal_stride"), stride, stride), (0, pad, pad)
-
-
-def volume_param(layer: LayerSpec, name: str, older: str) -> Fields:
-    """The parameters of a layer of C3D: its version 1.0 has them in the message for images."""
-    return layer.fields.message(older if layer.fields.has(older) else name)
+    strides = (param.integer("temporal_stride"), stride, stride)
+    if min(*kernel, *strides) < 1:
+        raise ModelError(
+            f"{layer.label}: kernel_depth and kernel_size are {list(kernel[:2])}, strides "
+            f"{list(strides[:2])}; they must be at least 1"
+        )
+    return kernel, strides, (0, pad, pad)
 
 
 @rule("SmoothL1Loss")

@@ -4,11 +4,11 @@ from .base import Kind, Sizes, geometry, kind_of, plain, plain_type, register, t
 from .convolution import Convolution, Depthwise
 from .linear import Linear
 from .transposed import Transposed
-from .volume import Volume, as_convolution
+from .volume import Volume, as_convolution, volume_param
 
 __all__ = [
     "Convolution", "Depthwise", "Kind", "Linear", "Sizes", "Transposed", "Volume", "as_convolution",
-    "geometry", "kind_of", "plain", "plain_type", "register", "types",
+    "geometry", "kind_of", "plain", "plain_type", "register", "types", "volume_param",
 ]  # fmt: skip
 
 register(Convolution())

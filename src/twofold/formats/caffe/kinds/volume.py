@@ -8,12 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....conv import Size
+from ....errors import ModelError
 from ..fields import Fields
 from ..net import LayerSpec
+from ..schema import MESSAGES
 from .convolution import Convolution
 
 _PARAM, _OLDER = "convolution3d_param", "convolution_param"
-_SIZES = {"kernel_size": "kernel_depth", "stride": "temporal_stride", "pad": "temporal_pad"}
+_MESSAGES = {_PARAM: "Convolution3DParameter", "pooling3d_param": "Pooling3DParameter"}
+#: Field for height and width -> that for the depth, and what is taken where the first is not given.
+_SIZES = {"kernel_size": ("kernel_depth", 0), "stride": ("temporal_stride", 1), "pad": ("temporal_pad", 0)}
 
 
 class Volume(Convolution):
@@ -32,24 +36,32 @@ class Volume(Convolution):
         return as_convolution(layer).fields.message("convolution_param")
 
 
+def volume_param(layer: LayerSpec, name: str, older: str) -> Fields:
+    """The parameters of a layer of C3D: its version 1.0 has them in the message for images.
+
+    Raises:
+        ModelError: they say something that C3D has no word for.
+    """
+    param = layer.fields.message(older if layer.fields.has(older) else name)
+    beyond = ", ".join(key for key in param.values if key not in MESSAGES[_MESSAGES[name]])
+    if beyond:
+        raise ModelError(f"{layer.label}: {layer.type} has no {beyond}; remove it")
+    return param
+
+
 def as_convolution(layer: LayerSpec) -> LayerSpec:
     """The Convolution that a Convolution3D is.
 
     `filter_group` splits the work, not the channels; `group` is not read there.
     """
-    fields = layer.fields
-    given = fields.message(_OLDER if fields.has(_OLDER) else _PARAM)
+    fields, given = layer.fields, volume_param(layer, _PARAM, _OLDER)
     values = {
         name: given.values[name]
         for name in ("num_output", "bias_term", "weight_filler", "bias_filler")
         if given.has(name)
     }
-    for name, depth in (
-        ("kernel_size", "kernel_depth"),
-        ("stride", "temporal_stride"),
-        ("pad", "temporal_pad"),
-    ):
-        plane = (given.integers(name) or (given.integer(name),))[-1]
+    for name, (depth, default) in _SIZES.items():
+        plane = (given.integers(name) or (default,))[-1]
         values[name] = (given.integer(depth), plane, plane)
     rest = {name: value for name, value in fields.values.items() if name not in (_PARAM, _OLDER)}
     convolution = Fields("ConvolutionParameter", values)
