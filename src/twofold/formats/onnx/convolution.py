@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, numpy_helper
 
 from ...conv import ConvGeometry, Size
 from .graphs import Constant, Graphs, Scope, is_op
 from .kinds import Kind
+from .kinds.base import Shape
 from .tensors import BITS
 
 _QUANTIZED = "it is quantized (weight and input come from DequantizeLinear); decompose first, then quantize"
@@ -28,7 +31,9 @@ class Use:
         bias: its bias; None where it has none.
         geometry: its shape; None where the weight does not tell.
         input_size: spatial size of its input; None where it is not known.
+        runs: how often it runs per sample of the model's inputs.
         reason: why it cannot be replaced; "" where it can.
+        product: its multiply-accumulates per sample where it has no geometry; None where they are not known.
     """
 
     scope: Scope
@@ -40,18 +45,20 @@ class Use:
     bias: Constant | None
     geometry: ConvGeometry | None
     input_size: Size | None
+    runs: Fraction
     reason: str
+    product: Fraction | None = None
 
     @property
-    def macs(self) -> int:
-        """Multiply-accumulates per image; 0 where they are not known."""
-        if self.geometry is None or self.input_size is None:
-            return 0
-        return self.geometry.macs(self.input_size)
+    def macs(self) -> Fraction | None:
+        """Multiply-accumulates per sample; None where they are not known."""
+        if self.geometry is None:
+            return self.product
+        return None if self.input_size is None else self.runs * self.geometry.macs(self.input_size)
 
 
 def read_use(
-    graphs: Graphs, scope: Scope, position: int, kind: Kind, name: str, shape: tuple[int | None, ...] | None
+    graphs: Graphs, scope: Scope, position: int, kind: Kind, name: str, shapes: Sequence[Shape], batch: int
 ) -> Use:
     """Read one node.
 
@@ -61,9 +68,10 @@ def read_use(
         position: where in it.
         kind: of the node.
         name: what the layer is called.
-        shape: of its input, None per axis that is not known.
+        shapes: of its inputs, None per axis that is not known.
+        batch: samples that the model takes at a time.
     """
-    node = scope.graph.node[position]
+    node, shape = scope.graph.node[position], shapes[0] if shapes else None
     size, reason, at = kind.size(shape), kind.refusal(node), kind.weight
     weight: Constant | None = None
     bias: Constant | None = None
@@ -82,10 +90,44 @@ def read_use(
             bias = found
         else:
             reason = f"its bias {found}"
-    geometry, problem = (None, "") if weight is None else kind.geometry(node, tuple(weight.tensor.dims), size)
+    # What is no constant may have a shape, too, which says what the layer costs.
+    dims = tuple(weight.tensor.dims) if weight is not None else shapes[at] if len(shapes) > at else None
+    geometry, problem = None, ""
+    if dims is not None and None not in dims:
+        geometry, problem = kind.geometry(node, tuple(one for one in dims if one is not None), size)
+    if kind.constant and weight is None and isinstance(graphs.constant(scope, node.input[0]), Constant):
+        geometry, reason = None, "its weight is the first factor of the product, not the second"
+    if geometry is not None and reason and not _takes(geometry, shape):
+        geometry = None
     if bias is not None and geometry is not None and not _fits(bias, geometry):
         problem = problem or f"its bias has the shape {list(bias.tensor.dims)}, not [{geometry.c_out}]"
-    return Use(scope, position, node, kind, name, weight, bias, geometry, size, reason or problem)
+    # A lone vector is read once, whatever the batch.
+    leading = None if shape is None else shape[0] if len(shape) > 1 else 1
+    runs = trips(graphs, scope) * (Fraction(1) if leading is None else Fraction(leading, batch))
+    macs = kind.macs(shape, dims)
+    product = None if macs is None else trips(graphs, scope) * Fraction(macs, batch)
+    return Use(
+        scope, position, node, kind, name, weight, bias, geometry, size, runs, reason or problem, product
+    )
+
+
+def _takes(geometry: ConvGeometry, shape: Shape) -> bool:
+    """Whether a value of a shape can be a layer's input; a fork's operator may order its weight otherwise."""
+    axis = 1 if geometry.meaning.spatial else -1
+    channels = None if shape is None or len(shape) < 2 else shape[axis]
+    return channels in (None, geometry.c_in)
+
+
+def trips(graphs: Graphs, scope: Scope | None) -> int:
+    """How often a graph runs where the loops around it have constant lengths; other loops count once."""
+    if scope is None or scope.holder is None or scope.outer is None:
+        return 1
+    count = 1
+    if is_op(scope.holder, "Loop") and scope.holder.input[0]:
+        found = graphs.constant(scope.outer, scope.holder.input[0])
+        if isinstance(found, Constant):
+            count = int(numpy_helper.to_array(found.tensor).reshape(-1)[0])
+    return count * trips(graphs, scope.outer)
 
 
 def _fits(bias: Constant, geometry: ConvGeometry) -> bool:

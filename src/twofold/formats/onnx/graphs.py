@@ -39,6 +39,7 @@ DEFAULTS_SINCE_IR = 4
 
 
 _CHANGED_BY_CALLER = ", which a caller may change; remove that input"
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
 #: Stands for the step from a sparse tensor to its values.
 _SPARSE = frozenset({"sparse initializer"})
 
@@ -252,6 +253,28 @@ class Graphs:
         if (number, name) not in self._folded:
             self._folded[number, name] = self._fold(holder, name)
         return self._folded[number, name]
+
+    def is_weight(self, scope: Scope, name: str, factor: str) -> bool:
+        """Whether a value is a weight: a constant, or one that a caller gives beside the data.
+
+        That is what is made, by anything but layers, of inputs with a stored value, and of inputs that are
+        matrices of a fixed size, and on which `factor`, what it is multiplied with, does not depend.
+        """
+        if isinstance(self.constant(scope, name), Constant):
+            return True
+        given = []
+        for number, value in self.expression(scope, name):
+            holder = self.scopes[number]
+            if value in holder.makers:
+                node = holder.graph.node[holder.makers[value]]
+                if not is_foldable(node) or is_op(node, *_LAYERS):
+                    return False
+            elif value in holder.inputs and value not in holder.tensors and value not in holder.sparse:
+                shape = next(one for one in holder.graph.input if one.name == value).type.tensor_type.shape
+                if len(shape.dim) != 2 or not all(dim.dim_value for dim in shape.dim):
+                    return False
+                given.append((number, value))
+        return not given or set(self.expression(scope, factor)).isdisjoint(given)
 
     def expression(self, scope: Scope, name: str) -> list[tuple[int, str]]:
         """A value and all that it is computed of, with what the same nodes give beside: graph and name."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto
+from onnx import NodeProto
 
 from ...conv import Array, ConvLayer, Size, Skipped
 from .convolution import Use, read_use
-from .graphs import Constant, Graphs, Scope, held, holder_of, is_op
+from .graphs import Constant, Graphs, Scope
 from .kinds import Kind, kind_of
-from .shapes import Shape, measured_shapes, value_shapes
-from .tensors import BITS, Files, all_tensors, is_external, read_weight
+from .shapes import ValueShapes, batch_of
+from .tensors import BITS, Files, read_weight
 
 Node = tuple[Scope, int, NodeProto]
 
@@ -55,12 +56,11 @@ def find_groups(graphs: Graphs, inputs: Mapping[str, Size], path: str) -> tuple[
         if kind is not None and not _of_activations(graphs, place, kind):
             nodes.append(place)
             kinds.append(kind)
-    shapes = _input_shapes(graphs, nodes, inputs, path)
+    shapes, batch = ValueShapes(graphs, inputs, path, nodes), batch_of(graphs.model, inputs)
     groups: dict[tuple[int, str] | str, list[Use]] = {}
-    for (scope, position, _), kind, name, shape in zip(
-        nodes, kinds, _names(graphs, nodes), shapes, strict=True
-    ):
-        use = read_use(graphs, scope, position, kind, name, shape)
+    for (scope, position, node), kind, name in zip(nodes, kinds, _names(graphs, nodes), strict=True):
+        of_inputs = [shapes.of(scope, value) for value in node.input]
+        use = read_use(graphs, scope, position, kind, name, of_inputs, batch)
         groups.setdefault(use.weight.key if use.weight is not None else name, []).append(use)
     return tuple(Group(tuple(uses), _reason(graphs, uses)) for uses in groups.values())
 
@@ -70,27 +70,10 @@ def _of_activations(graphs: Graphs, place: Node, kind: Kind) -> bool:
     scope, _, node = place
     if not kind.constant or len(node.input) <= kind.weight:
         return False
-    return not isinstance(graphs.constant(scope, node.input[kind.weight]), Constant)
-
-
-def _input_shapes(
-    graphs: Graphs, nodes: Sequence[Node], inputs: Mapping[str, Size], path: str
-) -> list[Shape | None]:
-    """Shape of the first input of each node; what is inferred first, then what a run shows."""
-    inferred = value_shapes(graphs.model, inputs, path)
-    keys: list[tuple[int, str] | None] = []
-    for scope, _, node in nodes:
-        holder = holder_of(scope, node.input[0]) if node.input else None
-        keys.append(None if holder is None else (holder.number, node.input[0]))
-
-    def unknown(key: tuple[int, str] | None) -> bool:
-        return key is not None and None in inferred.get(key, (None, None))[1:]
-
-    wanted = dict.fromkeys(key[1] for key in keys if key is not None and unknown(key) and key[0] == 0)
-    if wanted and not any(map(is_external, all_tensors(graphs.model))):
-        for name, shape in measured_shapes(graphs.model, tuple(wanted), inputs).items():
-            inferred[0, name] = shape
-    return [None if key is None else inferred.get(key) for key in keys]
+    first, second = node.input[0], node.input[kind.weight]
+    if graphs.is_weight(scope, second, first):
+        return False
+    return kind.weight != 1 or not isinstance(graphs.constant(scope, first), Constant)
 
 
 def _names(graphs: Graphs, nodes: Sequence[Node]) -> list[str]:
@@ -99,11 +82,12 @@ def _names(graphs: Graphs, nodes: Sequence[Node]) -> list[str]:
     names: list[str] = []
     for _, _, node in nodes:
         base = node.name if node.name and own[node.name] == 1 else (node.output[0] if node.output else "conv")
-        names.append(_free(base, names))
+        names.append(free_name(base, names))
     return names
 
 
-def _free(base: str, taken: Collection[str]) -> str:
+def free_name(base: str, taken: Collection[str]) -> str:
+    """A name that none of `taken` is: the base, else with a number."""
     name, number = base, 2
     while name in taken:
         name, number = f"{base}#{number}", number + 1
@@ -140,42 +124,35 @@ def as_layer(group: Group, files: Files) -> ConvLayer | Skipped:
     first = group.uses[0]
     shaped = first.geometry
     if group.reason or shaped is None:
-        known = all(use.input_size is not None for use in group.uses) and shaped is not None
-        macs = sum(use.macs for use in group.uses) if known else None
-        return Skipped(group.name, group.reason, shaped, macs, 0 if shaped is None else shaped.params)
+        return Skipped(group.name, group.reason, shaped, macs_of(group.uses), _params(group))
     sizes = tuple(use.input_size for use in group.uses if use.input_size is not None)
+    known = len(sizes) == len(group.uses)
     return ConvLayer(
         group.name,
         shaped,
         first.kind.canonical(first.node, read_weight(group.weight.tensor, files), shaped),
         bias_of(first, files),
-        sizes if len(sizes) == len(group.uses) else (),
+        sizes if known else (),
         tuple(use.name for use in group.uses[1:]),
         BITS[group.weight.tensor.data_type],
         next((use.scope.place for use in group.uses if use.scope.place), ""),
+        tuple(use.runs for use in group.uses) if known else (),
     )
+
+
+def macs_of(uses: Sequence[Use]) -> int | None:
+    """Multiply-accumulates per sample of several uses; None where those of one are not known."""
+    counts = [use.macs for use in uses]
+    return None if None in counts else round(sum(count for count in counts if count is not None))
+
+
+def _params(group: Group) -> int:
+    first = group.uses[0]
+    if first.geometry is not None:
+        return first.geometry.params
+    return math.prod(first.weight.tensor.dims) if first.weight is not None else 0
 
 
 def bias_of(use: Use, files: Files) -> Array | None:
     """The bias of one node."""
     return None if use.bias is None else read_weight(use.bias.tensor, files).reshape(-1)
-
-
-def in_functions(model: ModelProto) -> tuple[Skipped, ...]:
-    """Convolutions inside the model's functions, which are not decomposed, nor in branches there."""
-    found: dict[str, Skipped] = {}
-    for function in model.functions:
-        reason = f"inside the function {function.name!r}; inline it first, see onnx.inliner"
-        waiting = [list(function.node)]
-        while waiting:
-            nodes = waiting.pop(0)
-            waiting += [list(graph.node) for node in nodes for graph in held(node)]
-            makers = {name: node for node in nodes for name in node.output}
-            for node in nodes:
-                kind = kind_of(node)
-                maker = makers.get(node.input[kind.weight]) if kind is not None and kind.constant else None
-                results = maker is not None and not is_op(maker, "Constant", "DequantizeLinear")
-                if kind is not None and not results:
-                    name = _free(f"{function.name}/{node.name or node.output[0]}", found)
-                    found[name] = Skipped(name, reason)
-    return tuple(found.values())

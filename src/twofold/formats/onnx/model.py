@@ -24,9 +24,10 @@ from ..sniff import what_else
 from ..source import Source, hashed_source, read_source
 from .edit import Editor
 from .external import copy_range, lay_out, write_pieces
+from .functions import in_functions
 from .graph import net_graph
 from .graphs import Constant, Graphs
-from .groups import Group, as_layer, find_groups, in_functions
+from .groups import Group, as_layer, find_groups
 from .tensors import Files, all_tensors, external_entry, external_files, is_external, new_tensor
 
 #: Bytes that a protobuf message can have.
@@ -86,7 +87,7 @@ class OnnxModel:
             layers = tuple(as_layer(group, self.files) for group in self._groups.values())
         except FormatError as error:
             raise FormatError(f"{self.path}: {error}") from error
-        return (*layers, *in_functions(self.proto))
+        return (*layers, *in_functions(self.proto, self.inputs, str(self.path), self.files))
 
     def convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
         """All convolutions of the model in its order; those that cannot be replaced as `Skipped`.

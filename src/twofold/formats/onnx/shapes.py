@@ -8,12 +8,21 @@ from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto, helper, shape_inference
+from onnx import (
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TensorShapeProto,
+    TypeProto,
+    ValueInfoProto,
+    helper,
+    shape_inference,
+)
 
 from ...conv import Size
 from ...errors import ModelError
-from .graphs import Graphs
-from .tensors import all_tensors
+from .graphs import Graphs, Scope, holder_of
+from .tensors import all_tensors, is_external
 
 Shape = tuple[int | None, ...]
 
@@ -21,12 +30,12 @@ Shape = tuple[int | None, ...]
 _LARGEST = 1024
 
 
-def value_shapes(model: ModelProto, inputs: Mapping[str, Size], path: str) -> dict[tuple[int, str], Shape]:
+def value_shapes(model: ModelProto, inputs: Mapping[str, Shape], path: str) -> dict[tuple[int, str], Shape]:
     """Shape of each value by number of its graph and name, None per axis that is not known.
 
     Args:
         model: the model.
-        inputs: shapes of inputs that replace what the model says.
+        inputs: shapes of inputs that replace what the model says, None per axis of which they say nothing.
         path: of the model, for messages.
 
     Raises:
@@ -45,6 +54,75 @@ def value_shapes(model: ModelProto, inputs: Mapping[str, Size], path: str) -> di
     }
 
 
+class ValueShapes:
+    """Shapes of values for samples as the model takes them; for one sample where it takes any number.
+
+    What is inferred comes first, then what a run on zeros shows.
+    """
+
+    def __init__(
+        self, graphs: Graphs, inputs: Mapping[str, Size], path: str,
+        nodes: Sequence[tuple[Scope, int, NodeProto]],
+    ) -> None:  # fmt: skip
+        """Find the shapes of what some nodes read."""
+        model = graphs.model
+        single = {
+            name: (1, *shape[1:])
+            for name, shape in input_shapes(model).items()
+            if name not in inputs and shape and shape[0] is None
+        }
+        filled = {**inputs, **single}
+        self._known = value_shapes(model, inputs, path)
+        if single:
+            known = value_shapes(model, filled, path)
+            self._known |= {key: shape for key, shape in known.items() if not self._is_known(key, shape)}
+        wanted = dict.fromkeys(
+            name
+            for scope, _, node in nodes
+            for name in node.input
+            if (holder := holder_of(scope, name)) is not None and holder.number == 0
+            if self._is_unknown(holder, name)
+        )
+        if wanted and not any(map(is_external, all_tensors(model))):
+            for name, shape in measured_shapes(model, tuple(wanted), filled).items():
+                self._known[0, name] = shape
+
+    def _is_known(self, key: tuple[int, str], instead: Shape) -> bool:
+        """Whether more is known of a value than another shape says."""
+        known = self._known.get(key)
+        return known is not None and known[1:].count(None) < instead[1:].count(None)
+
+    def _is_unknown(self, holder: Scope, name: str) -> bool:
+        if name in holder.tensors or name in holder.sparse:
+            return False
+        return None in self._known.get((0, name), (None, None))[1:]
+
+    def of(self, scope: Scope, name: str) -> Shape | None:
+        """The shape of a value as a graph sees it; None where nothing is known."""
+        holder = holder_of(scope, name) if name else None
+        if holder is None:
+            return None
+        stored = holder.tensors.get(name)
+        return tuple(stored.dims) if stored is not None else self._known.get((holder.number, name))
+
+
+def batch_size(shapes: Mapping[str, Shape | None]) -> int | None:
+    """Samples that inputs of these shapes hold; None for any number.
+
+    That is the first axis of the input with most axes, or 1 where that is free and another input's is 1.
+    """
+    first: Shape = max((shape for shape in shapes.values() if shape is not None), key=len, default=())
+    if not first:
+        return 1
+    ones = any(shape and shape[0] == 1 for shape in shapes.values())
+    return 1 if first[0] is None and ones else first[0]
+
+
+def batch_of(model: ModelProto, inputs: Mapping[str, Size]) -> int:
+    """Samples that a model takes at a time; 1 where it takes any number."""
+    return batch_size({**input_shapes(model), **inputs}) or 1
+
+
 def _without_data(model: ModelProto) -> ModelProto:
     light = ModelProto()
     light.CopyFrom(model)
@@ -60,7 +138,7 @@ def _without_data(model: ModelProto) -> ModelProto:
     return light
 
 
-def _set_inputs(model: ModelProto, inputs: Mapping[str, Size], path: str) -> None:
+def _set_inputs(model: ModelProto, inputs: Mapping[str, Shape], path: str) -> None:
     known = {value.name: value for value in fed_inputs(model)}
     for name, size in inputs.items():
         if name not in known:
@@ -70,9 +148,13 @@ def _set_inputs(model: ModelProto, inputs: Mapping[str, Size], path: str) -> Non
             raise ModelError(
                 f"{path}: input {name!r} has {len(kind.shape.dim)} axes, not {len(size)} as in {list(size)}"
             )
+        free = list(kind.shape.dim) or [None] * len(size)
+        new = [
+            TensorShapeProto.Dimension(dim_value=dim) if dim else old
+            for dim, old in zip(size, free, strict=True)
+        ]
         kind.shape.ClearField("dim")
-        for dim in size:
-            kind.shape.dim.add(dim_value=dim)
+        kind.shape.dim.extend(dim or TensorShapeProto.Dimension() for dim in new)
     # What the file says of the values in between belongs to its own input shapes.
     for scope in Graphs(model).scopes:
         scope.graph.ClearField("value_info")
@@ -103,7 +185,7 @@ def _shape(value: ValueInfoProto) -> Shape | None:
     )
 
 
-def measured_shapes(model: ModelProto, names: Sequence[str], inputs: Mapping[str, Size]) -> dict[str, Size]:
+def measured_shapes(model: ModelProto, names: Sequence[str], inputs: Mapping[str, Shape]) -> dict[str, Size]:
     """Shapes of values of the main graph, from a run on zeros in ONNX Runtime.
 
     Args:
@@ -137,7 +219,7 @@ def measured_shapes(model: ModelProto, names: Sequence[str], inputs: Mapping[str
     return {name: tuple(map(int, shape)) for name, shape in zip(names, found, strict=True)}
 
 
-def _zeros(value: ValueInfoProto, inputs: Mapping[str, Size]) -> NDArray[np.generic]:
+def _zeros(value: ValueInfoProto, inputs: Mapping[str, Shape]) -> NDArray[np.generic]:
     shape = inputs.get(value.name, _shape(value))
     definite = tuple(dim for dim in shape or () if dim is not None)
     if shape is None or len(definite) < len(shape):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import InputError, ModelError, option, shape_option
+from ....formats.onnx.shapes import batch_size
 from ...inputs import SampleShape
 from ...runner import Outputs
 
@@ -32,7 +33,7 @@ class Batching:
 
     @classmethod
     def of(cls, shapes: Mapping[str, SampleShape | None]) -> Batching:
-        """Read the batch axes off the shapes of the inputs: the first axis of the one with most axes.
+        """Read the batch axes off the shapes of the inputs.
 
         Raises:
             InputError: the shape of an input is not known.
@@ -41,11 +42,9 @@ class Batching:
             if shape is None:
                 raise InputError(f"the shape of input {name!r} is not known; give it: {shape_option(name)}")
         known = {name: shape for name, shape in shapes.items() if shape is not None}
-        first = max(known.values(), key=len, default=())
-        if not first:
+        if not any(known.values()):
             raise InputError("no input of the model has a batch axis, so it cannot be calibrated")
-        ones = [shape for shape in known.values() if shape and shape[0] == 1]
-        size = 1 if first[0] is None and ones else first[0]
+        size = batch_size(known)
         whole = frozenset(name for name, shape in known.items() if not shape or shape[0] not in (size, None))
         samples = {name: shape if name in whole else shape[1:] for name, shape in known.items()}
         return cls(size if size is not None or not whole else 1, samples, whole)

@@ -45,6 +45,15 @@ class Kind(ABC):
     def geometry(self, node: NodeProto, dims: Size, size: Size | None) -> tuple[ConvGeometry | None, str]:
         """The shape of a node with a weight of shape `dims`, and what is wrong with it; "" if nothing is."""
 
+    def macs(self, first: Shape, second: Shape) -> int | None:
+        """Multiply-accumulates of all samples where no geometry says them; None where they are not known.
+
+        Args:
+            first: shape of the first factor.
+            second: shape of the second factor.
+        """
+        return None
+
     def turned(self, node: NodeProto) -> bool:
         """Whether it has its weight with the axes in reverse."""
         return False

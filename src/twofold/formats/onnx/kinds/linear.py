@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from onnx import NodeProto, ValueInfoProto, helper
 
 from ....conv import ConvGeometry, Size
@@ -30,6 +31,13 @@ class Linear(Kind):
             return None, f"its weight has the shape {list(dims)}; one of 2 axes is needed"
         c_in, c_out = dims if self.turned(node) else dims[::-1]
         return ConvGeometry.linear(c_out, c_in), ""
+
+    def macs(self, first: Shape, second: Shape) -> int | None:
+        if first is None or second is None or not first or not second or None in (*first, *second):
+            return None
+        a, b = ([size for size in shape if size is not None] for shape in (first, second))
+        rows, columns = (a[-2] if len(a) > 1 else 1), (b[-1] if len(b) > 1 else 1)
+        return math.prod(np.broadcast_shapes(a[:-2], b[:-2])) * rows * a[-1] * columns
 
     def turned(self, node: NodeProto) -> bool:
         return True
