@@ -22,7 +22,7 @@ from .calibration.synthetic import beside
 from .conv import ConvLayer, Factors
 from .errors import InputError, MissingExtraError, ModelError, OptionError, TwofoldError
 from .formats.base import is_missing, preflight
-from .lowrank import Factorization, corrected_pair
+from .lowrank import Factorization, corrected_stack
 from .planning import MeasuredSensitivity
 from .planning.sensitivity import measure_sensitivity
 from .planning.workload import Workload
@@ -165,7 +165,7 @@ class Calibration:
             yield [
                 (
                     layer,
-                    corrected_pair(layer, stack, seen[layer.name], ridge) if layer.name in seen else stack,
+                    corrected_stack(layer, stack, seen[layer.name], ridge) if layer.name in seen else stack,
                 )
                 for layer, stack in stacks
             ]

@@ -12,7 +12,7 @@ from twofold.calibration.gather import CalibrationOptions, gather
 from twofold.calibration.inputs import from_arrays
 from twofold.calibration.runners import runner_for
 from twofold.conv import ConvLayer
-from twofold.lowrank import LayerFit, composed, corrected_pair
+from twofold.lowrank import LayerFit, composed, corrected_stack
 
 pytest.importorskip("torch")
 
@@ -44,7 +44,7 @@ def test_the_last_factor_becomes_the_least_squares_fit(setting):
     runner, inputs, stacks = setting
     seen = gather_remainders(runner, stacks, inputs, CalibrationOptions())
     (one, first), (two, pair) = stacks
-    fixed = corrected_pair(two, pair, seen["two"], ridge=1e-9)
+    fixed = corrected_stack(two, pair, seen["two"], ridge=1e-9)
     wanted = outputs(inputs, two.weight, two.bias, lambda batch: runner.watch([two], batch))
     lost = [
         wanted
@@ -65,7 +65,7 @@ def test_a_large_ridge_leaves_the_weight_and_corrects_the_bias(setting):
     runner, inputs, stacks = setting
     seen = gather_remainders(runner, stacks, inputs, CalibrationOptions())
     two, pair = stacks[1]
-    fixed = corrected_pair(two, pair, seen["two"], ridge=1e9)
+    fixed = corrected_stack(two, pair, seen["two"], ridge=1e9)
     np.testing.assert_allclose(fixed.convs[1].weight, pair.convs[1].weight, atol=1e-6)
     assert np.abs(fixed.convs[1].bias - pair.convs[1].bias).max() > 1e-3
 
@@ -75,5 +75,5 @@ def test_without_changes_before_nothing_is_left_to_correct(setting):
     runner, inputs, stacks = setting
     seen = gather_remainders(runner, stacks, inputs, CalibrationOptions())
     one, pair = stacks[0]
-    fixed = corrected_pair(one, pair, seen["one"], ridge=1e-6)
+    fixed = corrected_stack(one, pair, seen["one"], ridge=1e-6)
     np.testing.assert_allclose(fixed.convs[1].weight, pair.convs[1].weight, atol=2e-3)

@@ -69,9 +69,20 @@ def statistics_of(patches: Array, geometry: ConvGeometry) -> LayerStatistics:
     return LayerStatistics(len(patches), patches.mean(axis=0), covariance, strips_of(covariance, geometry))
 
 
+def without_groups(conv: FactorConv) -> FactorConv:
+    """The same convolution with one group: zeros between channels of different groups."""
+    g = conv.geometry
+    rows, columns = g.c_out // g.groups, g.c_in // g.groups
+    dense = np.zeros((g.c_out, g.c_in, *g.kernel))
+    for i in range(g.groups):
+        own = slice(i * rows, (i + 1) * rows)
+        dense[own, i * columns : (i + 1) * columns] = conv.weight[own]
+    return FactorConv(replace(g, groups=1), dense, conv.bias)
+
+
 def convolve(x: Array, convs: tuple[FactorConv, ...]) -> Array:
     """A stack by brute force, taps in a loop: x (N, C_in, *size)."""
-    for conv in convs:
+    for conv in map(without_groups, convs):
         g = conv.geometry
         if g.kind == "transposed":
             x = scatter(x, conv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,8 +38,7 @@ def test_the_grid_counts_what_the_chains_count(geometry, per_position, name):
     layer = make_layer("conv", geometry, ((15, 17), (9, 30)))
     for variant in kind.variants(geometry):
         axes = [np.arange(1, full + 1) for full in kind.full_rank(geometry, variant)]
-        unit = kind.chain(geometry, variant, (1,) * len(axes))
-        macs, params = workload.grid(layer, unit, axes)
+        macs, params = workload.grid(layer, partial(kind.chain, geometry, variant), axes)
         for index in np.ndindex(macs.shape):
             ranks = tuple(int(axis[i]) for axis, i in zip(axes, index, strict=True))
             chain = kind.chain(geometry, variant, ranks)
@@ -85,8 +85,8 @@ def test_runs_per_image_count():
     geometry = ConvGeometry.of(8, 4, (3, 3), pad=1)
     layer = replace(make_layer("a", geometry, ((7, 7),)), runs=(Fraction(5, 2),))
     assert layer.macs == 8 * 4 * 9 * 49 * 5 // 2
-    unit = SCHEMES["channel"].chain(geometry, "", (1,))
-    macs, _ = Workload().grid(layer, unit, [np.array([1, 3, 5])])
+    chain = partial(SCHEMES["channel"].chain, geometry, "")
+    macs, _ = Workload().grid(layer, chain, [np.array([1, 3, 5])])
     assert macs.tolist() == [
         Workload().macs(layer, SCHEMES["channel"].chain(geometry, "", (rank,))) for rank in (1, 3, 5)
     ]

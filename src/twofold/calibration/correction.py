@@ -12,13 +12,13 @@ from .statistics import FactorAccumulator
 
 def correctable(layer: ConvLayer, parts: int) -> bool:
     """Whether a stack of so many convolutions can be corrected."""
-    return layer.geometry.groups == 1 and parts == 2
+    return layer.geometry.groups == 1 and parts >= 2
 
 
 def gather_remainders(
     runner: Runner, stacks: Stacks, inputs: Inputs, options: CalibrationOptions
 ) -> dict[str, FactorStatistics]:
-    """Look at what pairs leave of their layers, in the network in which all of them stand.
+    """Look at what stacks leave of their layers, in the network in which all of them stand.
 
     Args:
         runner: runs the model.

@@ -22,7 +22,7 @@ import itertools
 import math
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -261,25 +261,25 @@ class FactorAccumulator:
 
         Args:
             layer: the layer, with its weight.
-            pair: two convolutions.
+            pair: two convolutions or more; all before the last count as the first.
             options: as in the first pass.
         """
-        if layer.weight is None or len(pair.convs) != 2:
-            raise AssertionError("Bug: a second pass needs a layer's weight and a pair of convolutions")
+        if layer.weight is None or len(pair.convs) < 2:
+            raise AssertionError("Bug: a second pass needs a layer's weight and a stack of convolutions")
         g = layer.geometry
         self._sampler = PatchSampler(g, options or StatisticsOptions())
         # Draws the same positions of other inputs of the same size.
         self._twin = PatchSampler(g, options or StatisticsOptions())
-        first = pair.convs[0]
+        first = composed(replace(pair, convs=pair.convs[:-1]))
         axes = range(len(g.kernel))
-        self._inner = [a for a in axes if first.geometry.kernel[a] == g.kernel[a]]
+        self._inner = [a for a in axes if first.shape[2 + a] == g.kernel[a]]
         self._outer = [a for a in axes if a not in self._inner]
-        self._first = np.moveaxis(first.weight, 1, -1).reshape(first.geometry.c_out, -1).T.astype(np.float32)
+        self._first = np.moveaxis(first, 1, -1).reshape(len(first), -1).T.astype(np.float32)
         self._layer, self._left = (
             np.moveaxis(weight, 1, -1).reshape(g.c_out, -1).T.astype(np.float32)
             for weight in (layer.weight, layer.weight - composed(pair))
         )
-        r = first.geometry.c_out * math.prod(g.kernel[a] for a in self._outer)
+        r = len(first) * math.prod(g.kernel[a] for a in self._outer)
         self.count = 0
         self._shifts: tuple[Array, Array] | None = None
         self._sums = np.zeros(r), np.zeros(g.c_out)

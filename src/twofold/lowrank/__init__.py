@@ -1,6 +1,6 @@
 """Factorizing one convolution: pure arrays, one decomposition, every rank."""
 
-from twofold.lowrank.correct import corrected_pair
+from twofold.lowrank.correct import corrected_stack
 from twofold.lowrank.measure import composed, energy_error
 from twofold.lowrank.metric import LayerFit
 from twofold.lowrank.options import REFINE, FitOptions
@@ -14,7 +14,7 @@ __all__ = [
     "LayerFit",
     "Scheme",
     "composed",
-    "corrected_pair",
+    "corrected_stack",
     "energy_error",
     "register",
     "scheme",

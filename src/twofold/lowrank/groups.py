@@ -33,15 +33,20 @@ if TYPE_CHECKING:
     from twofold.lowrank.schemes import Factorization, Scheme
 
 
-def one_group(geometry: ConvGeometry) -> ConvGeometry:
-    """The shape of one group of a convolution."""
-    g = geometry.groups
-    return replace(geometry, c_out=geometry.c_out // g, c_in=geometry.c_in // g, groups=1)
+def one_group(geometry: ConvGeometry, groups: int = 0) -> ConvGeometry:
+    """The shape of one of so many equal parts of a convolution; by default of one of its own groups."""
+    g = groups or geometry.groups
+    return replace(
+        geometry, c_out=geometry.c_out // g, c_in=geometry.c_in // g, groups=geometry.groups // g
+    )
 
 
 def widened(geometry: ConvGeometry, groups: int) -> ConvGeometry:
     """The shape of `groups` equal convolutions side by side."""
-    return replace(geometry, c_out=geometry.c_out * groups, c_in=geometry.c_in * groups, groups=groups)
+    return replace(
+        geometry, c_out=geometry.c_out * groups, c_in=geometry.c_in * groups,
+        groups=geometry.groups * groups,
+    )  # fmt: skip
 
 
 def group_layers(layer: ConvLayer) -> list[ConvLayer]:
@@ -80,11 +85,11 @@ def group_factor_statistics(seen: FactorStatistics, groups: int) -> list[FactorS
 
 
 def group_factors(factors: Factors) -> list[Factors]:
-    """Undo `side_by_side`."""
+    """Undo `side_by_side`; the first convolution has the groups of the layer, a later one may have more."""
     groups = factors.convs[0].geometry.groups
     rows = []
     for conv in factors.convs:
-        shape = one_group(conv.geometry)
+        shape = one_group(conv.geometry, groups)
         biases: Sequence[Array | None] = [None] * groups if conv.bias is None else np.split(conv.bias, groups)
         weights = np.split(conv.weight, groups)
         rows.append([FactorConv(shape, w, b) for w, b in zip(weights, biases, strict=True)])

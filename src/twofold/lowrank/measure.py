@@ -52,13 +52,15 @@ def composed(factors: Factors) -> Array:
     for conv in factors.convs[1:]:
         kernel = tuple(max(a, b) for a, b in zip(total.shape[2:], conv.geometry.kernel, strict=True))
         following = conv.weight.astype(np.float64)
-        taps = np.ndindex(*kernel)
+        groups = conv.geometry.groups
         combined = np.empty((following.shape[0], total.shape[1], *kernel))
-        for tap in taps:
+        for tap in np.ndindex(*kernel):
             outer = tuple(min(t, k - 1) for t, k in zip(tap, following.shape[2:], strict=True))
             inner = tuple(min(t, k - 1) for t, k in zip(tap, total.shape[2:], strict=True))
             at: tuple[slice | int, ...] = (slice(None), slice(None))
-            combined[(*at, *tap)] = following[(*at, *outer)] @ total[(*at, *inner)]
+            later, earlier = following[(*at, *outer)], total[(*at, *inner)]
+            product = later.reshape(groups, -1, later.shape[1]) @ earlier.reshape(groups, -1, earlier.shape[1])
+            combined[(*at, *tap)] = product.reshape(len(later), -1)
         total = combined
     return total
 

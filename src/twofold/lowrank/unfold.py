@@ -47,7 +47,9 @@ class Split:
         return math.prod(geometry.kernel[a] for a in self.second)
 
 
-def part(geometry: ConvGeometry, c_out: int, c_in: int, axes: tuple[int, ...]) -> ConvGeometry:
+def part(
+    geometry: ConvGeometry, c_out: int, c_in: int, axes: tuple[int, ...], groups: int = 1
+) -> ConvGeometry:
     """Geometry of one convolution of a stack: the layer's along `axes`, 1 with stride 1 along the others."""
     own = [axis in axes for axis in range(len(geometry.kernel))]
     return ConvGeometry(
@@ -57,6 +59,7 @@ def part(geometry: ConvGeometry, c_out: int, c_in: int, axes: tuple[int, ...]) -
         tuple(s if mine else 1 for s, mine in zip(geometry.stride, own, strict=True)),
         tuple(p if mine else (0, 0) for p, mine in zip(geometry.pad, own, strict=True)),
         tuple(d if mine else 1 for d, mine in zip(geometry.dilation, own, strict=True)),
+        groups,
         kind=geometry.meaning.factor(own),
         output_padding=tuple(p if mine else 0 for p, mine in zip(geometry.output_padding, own, strict=True)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,11 +137,11 @@ def useful_ranks(layer: ConvLayer, scheme_name: str, variant: str, workload: Wor
     kind = scheme(scheme_name)
     full = kind.full_rank(layer.geometry, variant)
     axes = [np.arange(1, limit + 1) for limit in full]
-    ones = tuple(1 for _ in full)
+    chain = partial(kind.chain, layer.geometry, variant)
     useful = []
     for axis, ranks in enumerate(axes):
         others = [ranks if i == axis else np.ones(1, np.int64) for i in range(len(axes))]
-        macs, params = workload.grid(layer, kind.chain(layer.geometry, variant, ones), others)
+        macs, params = workload.grid(layer, chain, others)
         useful.append(int(_cheaper(layer, macs, params, workload).sum()))
     return tuple(useful)
 
@@ -150,8 +151,8 @@ def has_candidates(layer: ConvLayer, scheme_name: str, workload: Workload, multi
     kind, step = scheme(scheme_name), _step(layer, multiple)
     for variant in kind.variants(layer.geometry):
         full = kind.full_rank(layer.geometry, variant)
-        unit = kind.chain(layer.geometry, variant, tuple(1 for _ in full))
-        macs, params = workload.grid(layer, unit, [np.array([step]) for _ in full])
+        chain = partial(kind.chain, layer.geometry, variant)
+        macs, params = workload.grid(layer, chain, [np.array([step]) for _ in full])
         if step <= min(full) and _cheaper(layer, macs, params, workload).all():
             return True
     return False
@@ -168,8 +169,8 @@ def _of_one(
     step = _step(layer, multiple)
     axes = [np.arange(step, limit + 1, step) for limit in factorization.max_ranks]
     kind = scheme(factorization.scheme)
-    unit = kind.chain(layer.geometry, factorization.variant, tuple(1 for _ in axes))
-    macs, params = workload.grid(layer, unit, axes)
+    chain = partial(kind.chain, layer.geometry, factorization.variant)
+    macs, params = workload.grid(layer, chain, axes)
     energy = np.asarray(factorization.energy_errors(), np.float64)[np.ix_(*axes)]
     where = np.nonzero(_cheaper(layer, macs, params, workload))
     macs, params, energy = macs[where], params[where], energy[where]

@@ -36,6 +36,8 @@ def parse_multiple(given: int | str) -> tuple[int, str | None]:
 class BlockCost:
     """MACs as a device spends them: the channels of every group rounded up to whole blocks.
 
+    Of a depthwise convolution whole blocks of channels are multiplied, too.
+
     Attributes:
         workload: how MACs are counted.
         block: channels that the device computes together.
@@ -65,6 +67,12 @@ class BlockCost:
 
     def _rounded(self, geometry: ConvGeometry) -> ConvGeometry:
         groups = geometry.groups
+        if groups == geometry.c_in == geometry.c_out:
+            # Channels that do not mix lie side by side in a block, of which the diagonal alone is used.
+            blocks = -(-groups // self.block)
+            return replace(
+                geometry, c_out=blocks * self.block, c_in=blocks * self.block, groups=blocks
+            )  # fmt: skip
         c_out, c_in = (
             groups * -(-channels // groups // self.block) * self.block
             for channels in (geometry.c_out, geometry.c_in)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.conv import ConvGeometry, ConvLayer, Skipped
+from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
 
 Counts = NDArray[np.int64]
 
@@ -68,27 +68,30 @@ class Workload:
         return layer.macs or 0
 
     def grid(
-        self, layer: ConvLayer, unit: tuple[ConvGeometry, ...], axes: Sequence[Counts]
+        self, layer: ConvLayer, chain: Callable[[Size], tuple[ConvGeometry, ...]], axes: Sequence[Counts]
     ) -> tuple[Counts, Counts]:
         """MACs and params of a chain at every combination of ranks.
 
-        Both are sums over the convolutions of a constant times the ranks on their two sides; the constants
-        are read off the chain at rank 1.
+        Both are sums over the convolutions of a constant times the product of those ranks that their params
+        grow with; which these are, and the constants, are read off the chain at the ranks 1 and 2.
 
         Args:
             layer: the layer.
-            unit: the chain at rank 1 everywhere.
+            chain: the geometries of the stack at some ranks.
             axes: the ranks to combine, one array per rank.
 
         Returns:
             MACs and params, each with one axis per rank.
         """
-        one = np.ones((), np.int64)
-        sides: list[Counts] = [one, *np.meshgrid(*axes, indexing="ij", sparse=True), one]
+        unit = chain((1,) * len(axes))
+        doubled = [chain(tuple(2 if i == axis else 1 for i in range(len(axes)))) for axis in range(len(axes))]
+        meshes = np.meshgrid(*axes, indexing="ij", sparse=True)
         shape = tuple(len(axis) for axis in axes)
         macs, params = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for i, (geometry, single) in enumerate(zip(unit, self.each(layer, unit), strict=True)):
-            area = sides[i] * sides[i + 1]
+            area = np.ones((), np.int64)
+            for ranks, larger in zip(meshes, doubled, strict=True):
+                area = area * ranks if larger[i].params > geometry.params else area
             macs += area * single.numerator // single.denominator
             params += geometry.params * area
         return macs, params
