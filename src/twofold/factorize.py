@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from .calibrate import Calibration
 from .calibration.shrink import SHARES, HeldOut, drawn
 from .conv import ConvLayer, LayerStatistics, SecondPass
-from .lowrank import Factorization, FitOptions, LayerFit
+from .lowrank import Factorization, FitOptions, LayerFit, scheme
 from .planning import Choice, Request
 from .progress import track
 
@@ -26,10 +26,12 @@ class Factored:
         layers: factorizations by layer name.
         shares: how far the covariances of layers were drawn towards simpler ones, where they were; see
             `calibration.shrink`.
+        notes: what a user should know.
     """
 
     layers: Mapping[str, Sequence[Factorization]]
     shares: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def of(self, choice: Choice) -> Factorization:
         """The factorization that a choice names."""
@@ -52,17 +54,34 @@ def factorize(
     """
     second_pass = None if calibration is None else calibration.second_pass
     held_out = HeldOut({}) if calibration is None else calibration.held_out_patches(layers)
-    factored, shares = {}, {}
+    factored, shares, left_out = {}, {}, list[str]()
     for layer in track(layers, "factoring layers"):
-        first, *others = wanted[layer.name]
-        fit = _Fit(layer, first, options, second_pass)
-        share, fitted, found = fit.best(seen.pop(layer.name, None), held_out)
-        factored[layer.name] = [
-            found, *(fitted.factorize(other.scheme, other.variant, other.max_ranks) for other in others)
-        ]  # fmt: skip
+        statistics = seen.pop(layer.name, None)
+        requests = [one for one in wanted[layer.name] if not _too_large(layer, one, statistics)]
+        if len(requests) < len(wanted[layer.name]):
+            left_out.append(layer.name)
+        fit = _Fit(layer, _judge(layer, requests), options, second_pass)
+        share, fitted = fit.best(statistics, held_out)
+        factored[layer.name] = [fitted.factorize(one.scheme, one.variant, one.max_ranks) for one in requests]
         if share:
             shares[layer.name] = share
-    return Factored(factored, shares)
+    notes = (
+        f"{len(left_out)} layers with groups are over the memory limit, so scheme 'depthwise' does not take "
+        f"part in them: {', '.join(left_out[:5])}{' ...' if len(left_out) > 5 else ''}",
+    )
+    return Factored(factored, shares, notes if left_out else ())
+
+
+def _too_large(layer: ConvLayer, request: Request, statistics: LayerStatistics | None) -> bool:
+    """Whether a scheme needs a covariance that is not here; groups share no second pass for each rank."""
+    over = statistics is not None and statistics.covariance is None
+    return over and layer.geometry.groups > 1 and not scheme(request.scheme).nested
+
+
+def _judge(layer: ConvLayer, requests: Sequence[Request]) -> Request:
+    """What is fitted under several covariances to choose among them: a scheme that is fitted at once."""
+    closed = (one for one in requests if scheme(one.scheme).nested)
+    return next(closed, None) or Request("channel", "", (max(1, layer.geometry.c_out // 2),))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,31 +93,27 @@ class _Fit:
     options: FitOptions
     second_pass: SecondPass | None
 
-    def best(
-        self, statistics: LayerStatistics | None, held_out: HeldOut
-    ) -> tuple[float, LayerFit, Factorization]:
-        """The share, what fits, and the factorization that loses least of what was held out."""
+    def best(self, statistics: LayerStatistics | None, held_out: HeldOut) -> tuple[float, LayerFit]:
+        """The share of which the fit loses least of what was held out, and what fits."""
         if statistics is None or statistics.covariance is None or self.layer.name not in held_out.patches:
-            return 0.0, *self._under(statistics, self.options)
+            return 0.0, self._fitted(statistics, self.options)
         # Alternations change no choice that was seen (nsfw), and take longer than all the rest (HED).
         closed = replace(self.options, refine=0)
         chosen, under = 0.0, statistics
-        least = self._loss(self._under(statistics, closed)[1], statistics, held_out)
+        least = self._loss(self._fitted(statistics, closed), statistics, held_out)
         for share in SHARES:
             simpler = drawn(statistics, self.layer.geometry, share)
-            loss = self._loss(self._under(simpler, closed)[1], statistics, held_out)
+            loss = self._loss(self._fitted(simpler, closed), statistics, held_out)
             if loss > _GAIN * least:
                 break
             chosen, under, least = share, simpler, loss
-        return chosen, *self._under(under, self.options)
+        return chosen, self._fitted(under, self.options)
 
-    def _under(
-        self, statistics: LayerStatistics | None, options: FitOptions
-    ) -> tuple[LayerFit, Factorization]:
-        fitted = LayerFit(self.layer, statistics, options, self.second_pass)
+    def _fitted(self, statistics: LayerStatistics | None, options: FitOptions) -> LayerFit:
+        return LayerFit(self.layer, statistics, options, self.second_pass)
+
+    def _loss(self, fitted: LayerFit, statistics: LayerStatistics, held_out: HeldOut) -> float:
         request = self.request
-        return fitted, fitted.factorize(request.scheme, request.variant, request.max_ranks)
-
-    def _loss(self, found: Factorization, statistics: LayerStatistics, held_out: HeldOut) -> float:
+        found = fitted.factorize(request.scheme, request.variant, request.max_ranks)
         ranks = tuple(max(1, int(_JUDGED * rank)) for rank in found.max_ranks)
         return held_out.loss(self.layer, found.factors(ranks), statistics)

@@ -14,7 +14,7 @@ from .calibrate import Calibration, WeightsOnly
 from .calibration.gather import Statistics
 from .calibration.measure import quality_warning
 from .calibration.runner import Stacks
-from .conv import ConvLayer, Factors, Skipped
+from .conv import ConvLayer, Factors, Size, Skipped
 from .errors import InputError, ModelError, PlanError, option
 from .factorize import Factored, factorize
 from .formats.base import Model
@@ -22,7 +22,17 @@ from .latency.stopwatch import Stopwatch
 from .latency.target import plan_by_time
 from .lowrank import FitOptions
 from .lowrank.assemble import checked_weight
-from .planning import Budget, Cost, EqualWeights, Objective, Plan, PlanOptions, make_plan, requests
+from .planning import (
+    Budget,
+    Cost,
+    EqualWeights,
+    Objective,
+    Plan,
+    PlanOptions,
+    as_fitted,
+    make_plan,
+    requests,
+)
 from .planning.options import left_alone
 from .planning.text import error_text
 from .planning.tradeoff import Outlook, ReadErrors
@@ -36,6 +46,8 @@ M = TypeVar("M", bound=Model)
 _log = logging.getLogger(__name__)
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
+#: Plans that are made at most, each with what fits for the one before told.
+_PLANS = 3
 
 
 def run(
@@ -121,7 +133,7 @@ def _run(
         }
         plan = replace(plan, calibration=record, measured_error=error)
         warnings = (*known.inputs.provenance.warnings, *_warnings(known, options, error))
-        notes = (*warnings, *notes, *seen.notes, *correction)
+        notes = (*warnings, *notes, *seen.notes, *factored.notes, *correction)
     smaller = model.replace(found.factors)
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))
     shown = None if known is None else known.sample(SHOWN)
@@ -203,6 +215,20 @@ class _Trial:
         ]
 
     def _plan(self, options: PlanOptions) -> Attempt:
+        """The plan; made again where fits at its ranks told something that it did not know."""
+        plan, factors = self._fitted(options)
+        for _ in range(_PLANS - 1):
+            estimated = [choice for choice in plan.choices if self.factored.of(choice).trial_ranks()]
+            made = {one.layer: one.relative_error for one in self._with_errors(plan).choices}
+            if all(made[one.layer] == one.relative_error for one in estimated):
+                break
+            again, anew = self._fitted(options)
+            if _stacks_of(again) == _stacks_of(plan):
+                break
+            plan, factors = again, anew
+        return Attempt(self._with_errors(plan), factors, 0.0)
+
+    def _fitted(self, options: PlanOptions) -> tuple[Plan, dict[str, Factors]]:
         plan = make_plan(
             self.layers, self.factored.layers, options, objective=self.objective, cost=self.cost,
             sources=self.model.sources(),
@@ -211,7 +237,10 @@ class _Trial:
             choice.layer: self.factored.of(choice).factors(choice.ranks)
             for choice in track(plan.choices, "computing factors")
         }
-        return Attempt(plan, factors, 0.0)
+        return plan, factors
+
+    def _with_errors(self, plan: Plan) -> Plan:
+        return as_fitted(plan, self.layers, self.factored.layers, self.objective)
 
     def outlook(self, plan: Plan) -> Callable[[], Outlook | None]:
         """What other ranks and budgets would give, computed when asked for; it holds no factors."""
@@ -242,6 +271,11 @@ class _Trial:
     def _kept(self, attempt: Attempt) -> Attempt:
         """With the budget that the user gave."""
         return replace(attempt, plan=replace(attempt.plan, options=self.options))
+
+
+def _stacks_of(plan: Plan) -> list[tuple[str, str, str, Size]]:
+    """What a plan decides."""
+    return [(one.layer, one.scheme, one.variant, one.ranks) for one in plan.choices]
 
 
 def _reached(

@@ -242,8 +242,10 @@ def test_any_geometry_is_exact_at_full_rank_or_refused(geometry, data):
 
 def test_registry_finds_by_any_spelling_and_names_the_known():
     assert scheme(" Tucker-2 ") is SCHEMES["tucker2"]
-    assert list(SCHEMES) == ["spatial", "channel", "input", "tucker2"]
-    with pytest.raises(OptionError, match="no scheme 'svd'; known are spatial, channel, input, tucker2"):
+    assert list(SCHEMES) == ["spatial", "channel", "input", "tucker2", "depthwise"]
+    with pytest.raises(
+        OptionError, match="no scheme 'svd'; known are spatial, channel, input, tucker2, depthwise"
+    ):
         scheme("svd")
     with pytest.raises(OptionError, match="registered already"):
         register(SCHEMES["spatial"])

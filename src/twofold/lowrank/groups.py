@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 def one_group(geometry: ConvGeometry, groups: int = 0) -> ConvGeometry:
     """The shape of one of so many equal parts of a convolution; by default of one of its own groups."""
     g = groups or geometry.groups
-    return replace(
-        geometry, c_out=geometry.c_out // g, c_in=geometry.c_in // g, groups=geometry.groups // g
-    )
+    return replace(geometry, c_out=geometry.c_out // g, c_in=geometry.c_in // g, groups=geometry.groups // g)
 
 
 def widened(geometry: ConvGeometry, groups: int) -> ConvGeometry:
@@ -152,6 +150,13 @@ class GroupedFactorization:
     def factors(self, ranks: Size) -> Factors:
         return side_by_side([part.factors(ranks) for part in self.parts])
 
+    def trial_ranks(self) -> tuple[Size, ...] | None:
+        return self.parts[0].trial_ranks()
+
+    def trial(self, ranks: Size) -> tuple[float, Factors]:
+        errors, stacks = zip(*(part.trial(ranks) for part in self.parts), strict=True)
+        return float(np.dot(errors, self.shares)), side_by_side(stacks)
+
 
 class _Fit(Protocol):
     """The fit of one group."""
@@ -224,6 +229,10 @@ class OverGroups:
     def summary(self) -> str:
         return self.inner.summary
 
+    @property
+    def nested(self) -> bool:
+        return self.inner.nested
+
     def refusal(self, geometry: ConvGeometry) -> str | None:
         if 1 < geometry.groups == geometry.c_in:
             return f"depthwise convolution (groups = {geometry.groups}, one input channel each)"
@@ -256,6 +265,11 @@ class OverGroups:
         if statistics is not None and statistics.mean.shape != shape:
             raise ModelError(
                 f"{layer.name}: its statistics are not those of {groups} groups; gather them for this model"
+            )
+        if statistics is not None and statistics.covariance is None and not self.nested:
+            raise OptionError(
+                f"{layer.name}: has {groups} groups and a covariance over the memory limit, where scheme "
+                f"'{self.name}' cannot be fitted; raise the limit, or leave the layer to another scheme"
             )
         layers, seen = group_layers(layer), group_statistics(statistics, groups)
         fits: list[_Fit] = [

@@ -59,7 +59,9 @@ def composed(factors: Factors) -> Array:
             inner = tuple(min(t, k - 1) for t, k in zip(tap, total.shape[2:], strict=True))
             at: tuple[slice | int, ...] = (slice(None), slice(None))
             later, earlier = following[(*at, *outer)], total[(*at, *inner)]
-            product = later.reshape(groups, -1, later.shape[1]) @ earlier.reshape(groups, -1, earlier.shape[1])
+            product = later.reshape(groups, -1, later.shape[1]) @ earlier.reshape(
+                groups, -1, earlier.shape[1]
+            )
             combined[(*at, *tap)] = product.reshape(len(later), -1)
         total = combined
     return total

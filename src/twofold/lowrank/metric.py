@@ -121,7 +121,18 @@ class InMetric:
 
     def factors(self, ranks: Size) -> Factors:
         """See `Factorization`."""
-        found = self.weighted.factors(ranks)
+        return self._back(self.weighted.factors(ranks))
+
+    def trial_ranks(self) -> tuple[Size, ...] | None:
+        """See `Factorization`."""
+        return self.weighted.trial_ranks()
+
+    def trial(self, ranks: Size) -> tuple[float, Factors]:
+        """See `Factorization`."""
+        error, found = self.weighted.trial(ranks)
+        return error, self._back(found)
+
+    def _back(self, found: Factors) -> Factors:
         *first, last = found.convs
         back = replace(
             last,

@@ -12,6 +12,7 @@ from twofold.errors import OptionError
 from twofold.lowrank.assemble import balance, checked_ranks, checked_weight, evened, pair_factors
 from twofold.lowrank.covariance import PatchCovariance, check_statistics, mean_variance
 from twofold.lowrank.measure import as_stored
+from twofold.lowrank.nested import Nested
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.refine import refined_pair
 from twofold.lowrank.regression import Regression, first_factor, no_second_pass, regress
@@ -21,7 +22,7 @@ from twofold.lowrank.unfold import Split
 
 
 @dataclass(frozen=True, eq=False)
-class _Single:
+class _Single(Nested):
     """What the factorizations with one rank share.
 
     Attributes:

@@ -32,7 +32,7 @@ import scipy.linalg
 from twofold.conv import Array, ConvLayer, LayerStatistics, SecondPass
 from twofold.errors import ModelError, OptionError
 from twofold.lowrank.assemble import balance, checked_weight, pair_factors
-from twofold.lowrank.covariance import PatchCovariance, mean_variance, strip_covariance
+from twofold.lowrank.covariance import PatchCovariance, live_variance, mean_variance, strip_covariance
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.spectra import left_basis
 from twofold.lowrank.unfold import Split, fold, unfold
@@ -101,12 +101,7 @@ def first_factor(
     Raises:
         ModelError: the inputs never vary.
     """
-    variance = mean_variance(statistics)
-    if not variance > 0:
-        raise ModelError(
-            f"{layer.name}: its inputs never vary over the calibration inputs, so nothing can be fitted to"
-            " them; skip the layer or give other inputs"
-        )
+    variance = live_variance(layer, statistics)
     M = unfold(checked_weight(layer), layer.geometry, split).astype(np.float64)
     C1 = strip_covariance(statistics, layer.geometry, split)
     unit = np.eye(len(C1)) * (variance * split.taps(layer.geometry))

@@ -7,12 +7,13 @@ weights; `factorize` does the costly work once, and the `Factorization` it retur
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
 from twofold.conv import Array, ConvGeometry, ConvLayer, Factors, LayerStatistics, SecondPass, Size
 from twofold.errors import OptionError
+from twofold.lowrank import depthwise
 from twofold.lowrank.groups import OverGroups
 from twofold.lowrank.measure import energy
 from twofold.lowrank.options import FitOptions
@@ -28,7 +29,7 @@ class RankErrors(Protocol):
     weight, or, where statistics were given, of the output's variance on the inputs they describe; the
     *relative error* is its square root. Both are predictions for exactly the convolutions that
     `Factorization.factors` returns at these ranks (before rounding to their dtype; with `refine` an upper
-    bound).
+    bound); where ranks are not nested, once `factors` was asked for them.
     """
 
     @property
@@ -50,7 +51,8 @@ class RankErrors(Protocol):
     def energy_errors(self) -> Array:
         """Energy error for all ranks at once: `energy_errors()[ranks]`, shape (max_rank + 1, ...).
 
-        Index 0 along an axis means that nothing is kept, so that a plain index is a rank.
+        Index 0 along an axis means that nothing is kept, so that a plain index is a rank. Where every rank is
+        a fit of its own, the errors of those that were not fitted yet are estimates.
         """
 
     def energy_error(self, ranks: Size) -> float:
@@ -58,7 +60,7 @@ class RankErrors(Protocol):
 
 
 class Factorization(RankErrors, Protocol):
-    """One decomposition of one layer, readable at every rank."""
+    """The decompositions of one layer by one scheme, readable at every rank."""
 
     @property
     def ridge(self) -> float:
@@ -76,6 +78,12 @@ class Factorization(RankErrors, Protocol):
             OptionError: ranks outside 1..max_ranks.
         """
 
+    def trial_ranks(self) -> tuple[Size, ...] | None:
+        """Ranks that `trial` takes: those of a few quick fits; None where one factorization has all ranks."""
+
+    def trial(self, ranks: Size) -> tuple[float, Factors]:
+        """Energy error and stack of a quick fit, by which the effect of such errors can be measured."""
+
 
 class Scheme(Protocol):
     """A kind of stack that can replace a convolution."""
@@ -87,6 +95,10 @@ class Scheme(Protocol):
     @property
     def summary(self) -> str:
         """One line for users: which convolutions come out."""
+
+    @property
+    def nested(self) -> bool:
+        """Whether one factorization has all ranks at once; else every rank is a fit of its own."""
 
     def refusal(self, geometry: ConvGeometry) -> str | None:
         """Why the scheme does not apply to a layer, in words for users; None where it does."""
@@ -137,6 +149,7 @@ class Pair:
 
     name: str
     summary: str
+    nested: bool = field(default=True, init=False)
 
     def refusal(self, geometry: ConvGeometry) -> str | None:
         return None
@@ -228,6 +241,7 @@ class Tucker2:
 
     name: str
     summary: str
+    nested: bool = field(default=True, init=False)
 
     def refusal(self, geometry: ConvGeometry) -> str | None:
         if max(geometry.kernel) < 2:
@@ -260,6 +274,39 @@ class Tucker2:
         if statistics is None:
             return tucker_project(self.name, layer, ranks, options)
         return tucker_fit(self.name, layer, ranks, statistics, options, second_pass)
+
+
+@dataclass(frozen=True)
+class Depthwise:
+    """A 1x1 convolution, a depthwise one with the layer's kernel, a 1x1 convolution."""
+
+    name: str
+    summary: str
+    nested: bool = field(default=False, init=False)
+
+    def refusal(self, geometry: ConvGeometry) -> str | None:
+        if max(geometry.kernel) < 2:
+            return "the kernel has one tap; scheme 'channel' does the same with two convolutions"
+        return None
+
+    def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
+        return ("",)
+
+    def full_rank(self, geometry: ConvGeometry, variant: str) -> Size:
+        return (depthwise.full_rank(geometry),)
+
+    def chain(self, geometry: ConvGeometry, variant: str, ranks: Size) -> tuple[ConvGeometry, ...]:
+        return depthwise.depthwise_chain(geometry, ranks[0])
+
+    def factorize(
+        self, layer: ConvLayer, variant: str, statistics: LayerStatistics | None = None, *,
+        max_ranks: Size | None = None, options: FitOptions | None = None,
+        second_pass: SecondPass | None = None,
+    ) -> Factorization:  # fmt: skip
+        _checked(self, layer, variant)
+        (full,) = self.full_rank(layer.geometry, variant)
+        rank = min(full, max_ranks[0]) if max_ranks else full
+        return depthwise.fit_terms(self.name, layer, rank, statistics, options or FitOptions(), second_pass)
 
 
 _schemes: dict[str, Scheme] = {}
@@ -299,3 +346,4 @@ register(Spatial("spatial", "kH x 1 then 1 x kW (or the other way round)"))
 register(Channel("channel", "kH x kW with fewer outputs, then 1 x 1"))
 register(Input("input", "1 x 1, then kH x kW with fewer inputs"))
 register(Tucker2("tucker2", "1 x 1, kH x kW with fewer inputs and outputs, 1 x 1"))
+register(Depthwise("depthwise", "1 x 1, kH x kW channel by channel, 1 x 1"))

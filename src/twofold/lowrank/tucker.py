@@ -27,6 +27,7 @@ from twofold.conv import Array, ConvLayer, FactorConv, Factors, LayerStatistics,
 from twofold.lowrank.assemble import balanced, checked_ranks, checked_weight, corrected_bias, output_dtype
 from twofold.lowrank.covariance import PatchCovariance, check_statistics
 from twofold.lowrank.measure import as_stored
+from twofold.lowrank.nested import Nested
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.refine import as_unfolded, first_given_second, second_given_first
 from twofold.lowrank.regression import Regression, first_factor, regress
@@ -70,7 +71,7 @@ def _build(layer: ConvLayer, V: Array, core: Array, P: Array, mean: Array | None
 
 
 @dataclass(frozen=True, eq=False)
-class _Double:
+class _Double(Nested):
     """What the factorizations with two ranks share; `shares` is (max_r1 + 1, max_r2 + 1)."""
 
     scheme: str

@@ -2,7 +2,7 @@
 
 from twofold.planning.budget import COSTS, Budget, Cost
 from twofold.planning.candidates import Candidate, candidates
-from twofold.planning.make import Request, make_plan, requests
+from twofold.planning.make import Request, as_fitted, make_plan, requests
 from twofold.planning.objective import Curve, EqualWeights, MeasuredSensitivity, Objective
 from twofold.planning.options import FixedRanks, PlanOptions
 from twofold.planning.plan import Choice, Plan, Totals
@@ -25,6 +25,7 @@ __all__ = [
     "Request",
     "Rule",
     "Totals",
+    "as_fitted",
     "candidates",
     "make_plan",
     "requests",

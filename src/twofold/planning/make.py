@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,30 @@ def make_plan(
     selection = select(layers, options)
     maker = _Maker(layers, factorizations, options, objective, unit, selection, workload)
     return maker.plan(sources or {})
+
+
+def as_fitted(
+    plan: Plan,
+    layers: Sequence[ConvLayer | Skipped],
+    factorizations: Mapping[str, Sequence[RankErrors]],
+    objective: Objective,
+) -> Plan:
+    """A plan with the errors of the fits at its ranks, where those that it was made with were estimates."""
+    workload = Workload.of(layers)
+    by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
+
+    def fitted(choice: Choice) -> Choice:
+        of_layer = factorizations[choice.layer]
+        one = next(one for one in of_layer if (one.scheme, one.variant) == (choice.scheme, choice.variant))
+        pick = candidate_at(by_name[choice.layer], one, choice.ranks, workload)
+        return replace(choice, relative_error=pick.relative_error, output_error=_alone(objective, pick))
+
+    return replace(plan, choices=tuple(map(fitted, plan.choices)))
+
+
+def _alone(objective: Objective, pick: Candidate) -> float | None:
+    """Predicted error of the network's output with one candidate alone; None where nothing was measured."""
+    return math.sqrt(float(objective.squared_errors([pick])[0])) if objective.measured else None
 
 
 def problem_of(
@@ -338,11 +362,10 @@ class _Maker:
         return spent
 
     def _choice(self, layer: ConvLayer, pick: Candidate) -> Choice:
-        output_error = None
-        if self.objective.measured:
-            output_error = math.sqrt(float(self.objective.squared_errors([pick])[0]))
         notes = ("rank given by the user",) if layer.name in self.selection.fixed else ()
-        return Choice.of(layer, pick, self.workload, output_error=output_error, notes=notes)
+        return Choice.of(
+            layer, pick, self.workload, output_error=_alone(self.objective, pick), notes=notes
+        )  # fmt: skip
 
 
 def _decomposes(pick: Candidate | Skipped | str) -> bool:

@@ -8,7 +8,7 @@ from twofold.calibration.gather import CalibrationOptions, mode
 from twofold.calibration.inputs import Inputs
 from twofold.calibration.measure import Measure
 from twofold.calibration.runner import Outputs, Runner
-from twofold.conv import ConvLayer, Factors
+from twofold.conv import ConvLayer, Factors, Size
 from twofold.lowrank.schemes import Factorization
 from twofold.planning.candidates import Candidate, candidate_at, candidates
 from twofold.planning.objective import Curve, MeasuredSensitivity
@@ -45,11 +45,13 @@ def measure_sensitivity(
     Returns:
         A curve per layer.
     """
-    tried = {layer.name: _to_try(layer, factorizations[layer.name], workload, multiple) for layer in layers}
-    stacks = [
-        (layer, [_stack(candidate, factorizations[layer.name]) for candidate in tried[layer.name]])
-        for layer in layers
-    ]
+    tried = {
+        layer.name: [
+            one.trial(ranks) for one, ranks in _to_try(layer, factorizations[layer.name], workload, multiple)
+        ]
+        for layer in track(layers, "fitting what is tried")
+    }
+    stacks = [(layer, [stack for _, stack in tried[layer.name]]) for layer in layers]
     measure = new_measure()
     steps = sum(len(of_layer) for _, of_layer in stacks) * len(inputs)
     with mode(runner, options):
@@ -59,35 +61,42 @@ def measure_sensitivity(
     curves = {}
     for layer, of_layer in stacks:
         errors = [measure.error((layer.name, index)) ** 2 for index in range(len(of_layer))]
-        energies = [candidate.energy_error for candidate in tried[layer.name]]
+        energies = [energy for energy, _ in tried[layer.name]]
         curves[layer.name] = Curve(tuple(zip(energies, errors, strict=True)))
     return MeasuredSensitivity(curves)
 
 
 def _to_try(
     layer: ConvLayer, factorizations: Sequence[Factorization], workload: Workload, multiple: int
-) -> list[Candidate]:
-    """The best candidate at each of a few costs, each once; at half the ranks where none is cheaper."""
+) -> list[tuple[Factorization, Size]]:
+    """The best stack at each of a few costs, each once; at half the ranks where none is cheaper."""
     own = workload.layer_macs(layer)
-    offered = candidates(layer, factorizations, workload, multiple)
+    offered = {
+        candidate: one
+        for one in factorizations
+        for candidate in _trials_of(layer, one, workload, multiple)
+    }  # fmt: skip
     if not offered:
-        return [
-            candidate_at(layer, one, tuple(-(-rank // 2) for rank in one.max_ranks), workload)
-            for one in factorizations[:1]
-        ]
+        (one, *_) = factorizations
+        return [(one, (one.trial_ranks() or (tuple(-(-rank // 2) for rank in one.max_ranks),))[0])]
     best: dict[Candidate, None] = {}
     for share in TRIED:
         affordable = [candidate for candidate in offered if candidate.macs <= share * own]
         # A layer whose cheapest candidate is dear still has one.
         affordable = affordable or sorted(offered, key=lambda candidate: candidate.macs)[:1]
         best[min(affordable, key=lambda candidate: candidate.energy_error)] = None
-    return list(best)
+    return [(offered[candidate], candidate.ranks) for candidate in best]
 
 
-def _stack(candidate: Candidate, factorizations: Sequence[Factorization]) -> Factors:
-    kind = (candidate.scheme, candidate.variant)
-    chosen = next(one for one in factorizations if (one.scheme, one.variant) == kind)
-    return chosen.factors(candidate.ranks)
+def _trials_of(
+    layer: ConvLayer, factorization: Factorization, workload: Workload, multiple: int
+) -> list[Candidate]:
+    """All candidates, or those that quick fits were made of."""
+    ranks = factorization.trial_ranks()
+    if ranks is None:
+        return list(candidates(layer, [factorization], workload, multiple))
+    found = [candidate_at(layer, factorization, of, workload) for of in ranks]
+    return [one for one in found if one.macs < workload.layer_macs(layer)]
 
 
 def _trials(

@@ -1,0 +1,323 @@
+"""The scheme of a 1 x 1, a depthwise and a 1 x 1 convolution: a sum of separable terms, see `separable`.
+
+Terms of different ranks are not nested, so every rank is a fit of its own. A few of them, the anchors, show
+how the error falls with the rank; the others are predicted by a curve through them, log error over log rank,
+until they are fitted themselves. Every fit begins at the nearest one that there is: terms of least energy
+are dropped, or others are added for what is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import log, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twofold.conv import (
+    Array,
+    ConvGeometry,
+    ConvLayer,
+    FactorConv,
+    Factors,
+    LayerStatistics,
+    SecondPass,
+    Size,
+)
+from twofold.lowrank.assemble import checked_ranks, checked_weight, corrected_bias, output_dtype
+from twofold.lowrank.covariance import check_statistics, live_variance, mean_variance, strip_covariance
+from twofold.lowrank.measure import as_stored
+from twofold.lowrank.options import FitOptions
+from twofold.lowrank.regression import regress
+from twofold.lowrank.separable import DenseCovariance, KroneckerCovariance, Solved, TermProblem
+from twofold.lowrank.unfold import Split, part
+
+#: Shares of a layer's weights that the anchors keep; the first is fitted to the end, the others as drafts.
+ANCHORS = (0.12, 0.25, 0.5)
+#: Above this many values of a patch, the last anchor would cost more than all else.
+_LARGE = 2400
+#: Evaluations of a draft, and of a fit that begins at one of nearly the same rank.
+_DRAFT = 12
+#: Evaluations of a fit for each alternation of other schemes, and once more where it begins anew.
+_PER_ROUND = 15
+#: Ranks whose logarithms are so close are nearly the same.
+_NEAR = 0.15
+#: Log error over log rank, where one fit alone is known; beyond the fits it is between these two.
+_SLOPE, _STEEPEST, _FLATTEST = -2.5, -6.0, -1.0
+
+
+def full_rank(geometry: ConvGeometry) -> int:
+    """Rank at which a sum of terms gives any weight: terms that are one-hot along two of the three modes."""
+    taps = _taps(geometry)
+    return min(geometry.c_in * taps, geometry.c_out * taps, geometry.c_in * geometry.c_out)
+
+
+def depthwise_chain(geometry: ConvGeometry, rank: int) -> tuple[ConvGeometry, ...]:
+    """Geometries of the three convolutions; stride, pad and dilation lie on the depthwise one."""
+    return (
+        part(geometry, rank, geometry.c_in, ()),
+        part(geometry, rank, rank, _axes(geometry), groups=rank),
+        part(geometry, geometry.c_out, rank, ()),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TermFit:
+    """Terms at one rank.
+
+    Attributes:
+        solved: terms with their last convolution.
+        error: lost share of the energy.
+    """
+
+    solved: Solved
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class DepthwiseFits:
+    """The fits of one layer, made as they are asked for; see `Factorization`.
+
+    Attributes:
+        scheme: registered name.
+        variant: its only one.
+        layer: the layer.
+        limit: largest rank that can be read.
+        problem: of the terms.
+        options: numerical options.
+        ridge: see `FitOptions`; 0 for weights only.
+        statistics: of the layer's inputs; None for weights only.
+        second_pass: gathers what the last convolution is fitted to where `statistics` has no covariance.
+        fits: what was fitted to the end, by rank.
+        drafts: what was not, by rank.
+    """
+
+    scheme: str
+    variant: str
+    layer: ConvLayer
+    limit: int
+    problem: TermProblem
+    options: FitOptions
+    ridge: float
+    statistics: LayerStatistics | None
+    second_pass: SecondPass | None
+    fits: dict[int, TermFit] = field(default_factory=dict)
+    drafts: dict[int, TermFit] = field(default_factory=dict)
+
+    @property
+    def max_ranks(self) -> Size:
+        return (self.limit,)
+
+    @property
+    def singular_values(self) -> None:
+        return None
+
+    def energy_errors(self) -> Array:
+        """Measured for the ranks that were fitted, an estimate for the others."""
+        if not self.problem.energy > 0:
+            return np.zeros(self.limit + 1)
+        self._fit(self._anchors()[0])
+        for rank in self._anchors()[1:]:
+            self._draft(rank)
+        measured = {rank: fit.error for rank, fit in (self.drafts | self.fits).items()}
+        curve = np.ones(self.limit + 1)
+        curve[1:] = np.minimum(_curve(np.arange(1, self.limit + 1), measured), 1.0)
+        curve[list(measured)] = list(measured.values())
+        if self.limit == full_rank(self.layer.geometry):
+            curve[-1] = 0.0
+        return curve
+
+    def energy_error(self, ranks: Size) -> float:
+        (rank,) = checked_ranks(self.layer.name, ranks, self.max_ranks)
+        if rank in self.fits or rank in (self._anchors()[0], full_rank(self.layer.geometry)):
+            return self._fit(rank).error
+        return float(self.energy_errors()[rank])
+
+    def relative_error(self, ranks: Size) -> float:
+        return sqrt(self.energy_error(ranks))
+
+    def trial_ranks(self) -> tuple[Size, ...]:
+        return tuple((rank,) for rank in self._anchors())
+
+    def trial(self, ranks: Size) -> tuple[float, Factors]:
+        (rank,) = checked_ranks(self.layer.name, ranks, self.max_ranks)
+        found = self._draft(rank)
+        return found.error, self._stack(found.solved)
+
+    def factors(self, ranks: Size) -> Factors:
+        (rank,) = checked_ranks(self.layer.name, ranks, self.max_ranks)
+        return self._stack(self._fit(rank).solved)
+
+    def _anchors(self) -> tuple[int, ...]:
+        geometry = self.layer.geometry
+        per_rank = sum(conv.params for conv in depthwise_chain(geometry, 1))
+        count = 1 if self._blind else len(ANCHORS) - (geometry.c_in * _taps(geometry) > _LARGE)
+        shares = ANCHORS[:count]
+        ranks = (max(1, min(self.limit, int(share * geometry.params / per_rank))) for share in shares)
+        return tuple(dict.fromkeys(ranks))
+
+    @property
+    def _blind(self) -> bool:
+        """Whether the covariance of the patches is not here, so that every fit takes a pass over the data."""
+        return self.statistics is not None and self.statistics.covariance is None
+
+    def _draft(self, rank: int) -> TermFit:
+        """A fit that shows about what one to the end would give."""
+        if rank in self.fits or rank == self._anchors()[0] or self._blind:
+            return self._fit(rank)
+        if rank not in self.drafts:
+            self.drafts[rank] = self._made(rank, _DRAFT)
+        return self.drafts[rank]
+
+    def _fit(self, rank: int) -> TermFit:
+        if rank not in self.fits:
+            near = self._nearest(rank)
+            rounds = self.options.refine + (near is None)
+            again = near is not None and abs(log(near / rank)) < _NEAR and near in self.fits
+            self.fits[rank] = self._made(rank, _DRAFT if again else _PER_ROUND * max(1, rounds))
+            self.drafts.pop(rank, None)
+        return self.fits[rank]
+
+    def _nearest(self, rank: int) -> int | None:
+        known = [*self.fits, *self.drafts]
+        return min(known, key=lambda other: abs(log(other / rank)), default=None)
+
+    def _made(self, rank: int, evaluations: int) -> TermFit:
+        if rank == full_rank(self.layer.geometry):
+            return TermFit(self.problem.exact(), 0.0)
+        if not self.problem.energy > 0:
+            return TermFit(self.problem.solve(self.problem.start(rank)), 0.0)
+        near = self._nearest(rank)
+        if near is None:
+            terms = self.problem.start(rank)
+        else:
+            found = (self.fits.get(near) or self.drafts[near]).solved
+            terms = self.problem.moved(found, rank)
+        solved = self.problem.solve(self.problem.improve(terms, evaluations)[0])
+        self.problem.release()
+        if self._blind:
+            return self._seen(solved)
+        return TermFit(solved, min(solved.lost / self.problem.energy, 1.0))
+
+    def _seen(self, solved: Solved) -> TermFit:
+        """The last convolution as another pass over the data has it."""
+        assert self.statistics is not None
+        split = Split(_axes(self.layer.geometry), ())
+        Z = solved.terms.filters
+        regression, _ = regress(
+            "channel", self.layer, split, Z, solved.outputs.T, self.statistics, self.options, self.second_pass
+        )
+        explained = float(regression.energies().sum())
+        outputs = regression.solve(Z.shape[1]).T
+        lost = regression.residual / max(explained + regression.residual, 1e-300)
+        return TermFit(Solved(solved.terms, outputs, solved.variances, regression.residual), lost)
+
+    def _stack(self, solved: Solved) -> Factors:
+        mean = None if self.statistics is None else self.statistics.mean
+        channels = self.problem.channel_variances(solved.terms)
+        return as_stored(self.layer, stack(self.scheme, self.layer, solved, channels, mean))
+
+
+def fit_terms(
+    scheme: str, layer: ConvLayer, rank: int, statistics: LayerStatistics | None, options: FitOptions,
+    second_pass: SecondPass | None,
+) -> DepthwiseFits:  # fmt: skip
+    """Prepare the fits of a layer: to its weight, or to its outputs on inputs that `statistics` describes.
+
+    Raises:
+        ModelError: weights are missing or not finite, the inputs never vary, or statistics do not fit.
+    """
+    geometry = layer.geometry
+    weight = checked_weight(layer).reshape(geometry.c_out, geometry.c_in, -1)
+    covariance: DenseCovariance | KroneckerCovariance
+    if statistics is None:
+        covariance, ridge = KroneckerCovariance(np.eye(geometry.c_in), np.eye(weight.shape[2])), 0.0
+    else:
+        check_statistics(layer, statistics)
+        variance, ridge = live_variance(layer, statistics), options.ridge
+        if statistics.covariance is None:
+            covariance = _from_strips(statistics, geometry)
+        else:
+            covariance = DenseCovariance(statistics.covariance, ridge * variance, geometry.c_in)
+    problem = TermProblem(layer.name, weight, covariance)
+    return DepthwiseFits(scheme, "", layer, rank, problem, options, ridge, statistics, second_pass)
+
+
+def _from_strips(statistics: LayerStatistics, geometry: ConvGeometry) -> KroneckerCovariance:
+    """What is known where the full covariance is not: channels, and the taps along each axis."""
+    variance, taps = mean_variance(statistics), _taps(geometry)
+    channels = strip_covariance(statistics, geometry, Split((), _axes(geometry))) / taps
+    along = np.ones((1, 1))
+    for k, strip in zip(geometry.kernel, statistics.strips, strict=True):
+        blocks = strip.reshape(geometry.c_in, k, geometry.c_in, k)
+        along = np.kron(along, np.einsum("aiaj->ij", blocks) * k / (geometry.c_in * taps * variance))
+    return KroneckerCovariance(channels, along)
+
+
+def stack(scheme: str, layer: ConvLayer, solved: Solved, channels: Array, mean: Array | None) -> Factors:
+    """Build the three convolutions.
+
+    The two free scales of each term make all channels between the convolutions vary alike, so that one scale
+    of int8 suits all of them; what is left of a term's size is in the last convolution. One scale over all
+    terms on either side of the depthwise convolution then gives the three weights one norm.
+
+    Args:
+        scheme: its name.
+        layer: the layer.
+        solved: terms with their last convolution.
+        channels: (r,), variance of what the first convolution gives.
+        mean: (d,), mean of the patches; None without statistics.
+    """
+    geometry, terms, dtype = layer.geometry, solved.terms, output_dtype(layer)
+    shift = None
+    if mean is not None:
+        weight = checked_weight(layer).reshape(geometry.c_out, -1)
+        shift = weight @ mean - solved.outputs @ (terms.filters.T @ mean)
+    first, second = (np.sqrt(_positive(variance)) for variance in (channels, solved.variances))
+    V, K, U = terms.V / first, terms.K * (first / second), solved.outputs * second
+    norms = [float(np.linalg.norm(array)) for array in (V, K, U)]
+    if min(norms) > 0:
+        common = np.prod(norms) ** (1 / 3)
+        V, K, U = (array * (common / norm) for array, norm in zip((V, K, U), norms, strict=True))
+    ones = (1,) * len(geometry.kernel)
+    rank = V.shape[1]
+    shapes = ((rank, geometry.c_in, *ones), (rank, 1, *geometry.kernel), (geometry.c_out, rank, *ones))
+    biases = (None, None, corrected_bias(layer, shift))
+    convs = tuple(
+        FactorConv(shape, np.ascontiguousarray(array, dtype=dtype).reshape(size), bias)
+        for shape, array, size, bias in zip(
+            depthwise_chain(geometry, rank), (V.T, K.T, U), shapes, biases, strict=True
+        )
+    )
+    return Factors(scheme, (rank,), convs)
+
+
+def _positive(variances: Array) -> Array:
+    """Variances, those that vanish beside the others replaced by their mean."""
+    live = variances > 1e-20 * max(float(variances.max()), 1e-300)
+    return np.where(live, variances, float(variances.mean()) or 1.0)
+
+
+def _curve(ranks: NDArray[np.integer], measured: dict[int, float]) -> Array:
+    """Errors at all ranks from those at some: linear in the logarithms."""
+    known = sorted(rank for rank, error in measured.items() if error > 0)
+    if not known:
+        return np.zeros(len(ranks))
+    at, errors = np.log(known), np.log([measured[rank] for rank in known])
+    errors = np.minimum.accumulate(errors)
+    x = np.log(ranks)
+    if len(known) == 1:
+        return np.asarray(np.exp(errors[0] + _SLOPE * (x - at[0])))
+    slopes = np.clip(np.diff(errors) / np.diff(at), _STEEPEST, _FLATTEST)
+    inside = np.interp(x, at, errors)
+    below = errors[0] + slopes[0] * np.minimum(x - at[0], 0)
+    above = errors[-1] + slopes[-1] * np.maximum(x - at[-1], 0)
+    return np.asarray(np.exp(np.where(x < at[0], below, np.where(x > at[-1], above, inside))))
+
+
+def _taps(geometry: ConvGeometry) -> int:
+    return geometry.params // (geometry.c_out * geometry.c_in)
+
+
+def _axes(geometry: ConvGeometry) -> tuple[int, ...]:
+    return tuple(range(len(geometry.kernel)))
