@@ -73,7 +73,7 @@ def test_terms_do_not_cancel_each_other_where_no_best_approximation_exists():
     weight = sum(np.einsum("i,j,k->ijk", *(b if n == m else a for n in range(3))) for m in range(3))
     geometry = ConvGeometry.of(4, 4, (4,))
     layer = ConvLayer("conv", geometry, weight)
-    fitted = depthwise.factorize(layer, "", options=FitOptions(refine=20))
+    fitted = depthwise.factorize(layer, "")
     fit = fitted._fit(2)
     assert fit.error < 0.02
     energies = fit.solved.energies / fitted.problem.energy
@@ -88,7 +88,7 @@ def test_energies_of_the_terms_stay_near_that_of_the_layer(data):
     layer = make_layer(ConvGeometry.of(24, 16, (3, 3), pad=1))
     fitted = depthwise.factorize(layer, "", make_statistics(layer.geometry) if data else None)
     for rank in (8, 30, 60):
-        assert fitted._fit(rank).solved.energies.sum() < 4 * fitted.problem.energy
+        assert fitted._fit(rank).solved.energies.sum() < 8 * fitted.problem.energy
 
 
 def test_ranks_are_estimated_until_they_are_fitted():
@@ -108,16 +108,17 @@ def test_ranks_are_estimated_until_they_are_fitted():
     np.testing.assert_array_equal(composed(fitted.factors((rank,))), composed(factors))
 
 
-def test_a_fit_that_begins_at_another_rank_is_as_good_as_one_anew():
+def test_a_fit_begins_at_an_anchor_whatever_was_fitted_before():
     layer = make_layer(ConvGeometry.of(24, 16, (3, 3), pad=1))
     statistics = make_statistics(layer.geometry)
-    options = FitOptions(refine=2)
-    for begin, rank in ((20, 30), (40, 30)):
-        warm, cold = (depthwise.factorize(layer, "", statistics, options=options) for _ in range(2))
-        warm.factors((begin,))
-        warm.factors((rank,))
-        cold.factors((rank,))
-        assert warm.energy_error((rank,)) < 1.5 * cold.energy_error((rank,))
+    one, other = (depthwise.factorize(layer, "", statistics) for _ in range(2))
+    one.energy_errors()
+    for rank in (40, 33):
+        one.factors((rank,))
+    stacks = [composed(fitted.factors((30,))) for fitted in (one, other)]
+    np.testing.assert_array_equal(*stacks)
+    anew = other.problem.solve(other.problem.improve(other.problem.start(30), 45)[0])
+    assert other.energy_error((30,)) < 1.5 * anew.lost / other.problem.energy
 
 
 def test_channels_between_vary_alike_and_weights_share_a_norm():

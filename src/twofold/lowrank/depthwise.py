@@ -2,8 +2,8 @@
 
 Terms of different ranks are not nested, so every rank is a fit of its own. A few of them, the anchors, show
 how the error falls with the rank; the others are predicted by a curve through them, log error over log rank,
-until they are fitted themselves. Every fit begins at the nearest one that there is: terms of least energy
-are dropped, or others are added for what is left.
+until they are fitted themselves. Every fit begins at the nearest anchor, whatever was fitted before: terms of
+least energy are dropped, or others are added for what is left.
 """
 
 from __future__ import annotations
@@ -36,12 +36,8 @@ from twofold.lowrank.unfold import Split, part
 ANCHORS = (0.12, 0.25, 0.5)
 #: Above this many values of a patch, the last anchor would cost more than all else.
 _LARGE = 2400
-#: Evaluations of a draft, and of a fit that begins at one of nearly the same rank.
-_DRAFT = 12
-#: Evaluations of a fit for each alternation of other schemes, and once more where it begins anew.
-_PER_ROUND = 15
-#: Ranks whose logarithms are so close are nearly the same.
-_NEAR = 0.15
+#: Evaluations of a draft, of a fit that begins at another rank's, and of one that begins anew.
+_DRAFT, _WARM, _ANEW = 12, 30, 45
 #: Log error over log rank, where one fit alone is known; beyond the fits it is between these two.
 _SLOPE, _STEEPEST, _FLATTEST = -2.5, -6.0, -1.0
 
@@ -162,37 +158,31 @@ class DepthwiseFits:
         return self.statistics is not None and self.statistics.covariance is None
 
     def _draft(self, rank: int) -> TermFit:
-        """A fit that shows about what one to the end would give."""
-        if rank in self.fits or rank == self._anchors()[0] or self._blind:
+        """A fit at an anchor that shows about what one to the end would give."""
+        first, *_ = self._anchors()
+        if rank == first or self._blind:
             return self._fit(rank)
         if rank not in self.drafts:
-            self.drafts[rank] = self._made(rank, _DRAFT)
+            self.drafts[rank] = self._made(rank, self._fit(first), _DRAFT)
         return self.drafts[rank]
 
     def _fit(self, rank: int) -> TermFit:
+        """The fit at a rank, the same whatever was fitted before."""
         if rank not in self.fits:
-            near = self._nearest(rank)
-            rounds = self.options.refine + (near is None)
-            again = near is not None and abs(log(near / rank)) < _NEAR and near in self.fits
-            self.fits[rank] = self._made(rank, _DRAFT if again else _PER_ROUND * max(1, rounds))
-            self.drafts.pop(rank, None)
+            first, *others = self._anchors()
+            if rank == first:
+                self.fits[rank] = self._made(rank, None, _ANEW)
+            else:
+                nearest = min((first, *others), key=lambda other: abs(log(other / rank)))
+                self.fits[rank] = self._made(rank, self._draft(nearest), _WARM)
         return self.fits[rank]
 
-    def _nearest(self, rank: int) -> int | None:
-        known = [*self.fits, *self.drafts]
-        return min(known, key=lambda other: abs(log(other / rank)), default=None)
-
-    def _made(self, rank: int, evaluations: int) -> TermFit:
+    def _made(self, rank: int, begin: TermFit | None, evaluations: int) -> TermFit:
         if rank == full_rank(self.layer.geometry):
             return TermFit(self.problem.exact(), 0.0)
         if not self.problem.energy > 0:
             return TermFit(self.problem.solve(self.problem.start(rank)), 0.0)
-        near = self._nearest(rank)
-        if near is None:
-            terms = self.problem.start(rank)
-        else:
-            found = (self.fits.get(near) or self.drafts[near]).solved
-            terms = self.problem.moved(found, rank)
+        terms = self.problem.start(rank) if begin is None else self.problem.moved(begin.solved, rank)
         solved = self.problem.solve(self.problem.improve(terms, evaluations)[0])
         self.problem.release()
         if self._blind:

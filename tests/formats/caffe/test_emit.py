@@ -21,6 +21,7 @@ from twofold.formats.caffe.kinds import geometry
 from twofold.formats.caffe.net import layer_messages, read_layers
 from twofold.formats.caffe.prototxt import Document, comments, parse
 from twofold.formats.caffe.schema import MESSAGES
+from twofold.lowrank.depthwise import depthwise_chain
 
 C_IN, RANK = 12, 6
 
@@ -256,3 +257,17 @@ def rounded(fields: Fields) -> list:
         return rounded(one) if isinstance(one, Fields) else np.float32(one) if isinstance(one, float) else one
 
     return [(name, list(map(value, values))) for name, values in sorted(fields.values.items()) if values]
+
+
+@pytest.mark.parametrize("engine", [b"", b" engine: CUDNN", b" engine: CAFFE"])
+def test_a_depthwise_factor_gets_caffes_own_engine(engine):
+    """That of cuDNN takes a handle and a stream for every group."""
+    source = (
+        b'layer { name: "c" type: "Convolution" bottom: "x" top: "y"'
+        b" convolution_param { num_output: 8 kernel_size: 3%s } }" % engine
+    )
+    document = split(source, halves=lambda whole: depthwise_chain(whole, RANK))
+    params = [spec.fields.message("convolution_param") for spec in read_layers(document)]
+    others = engine.decode().rpartition(" ")[2] or "DEFAULT"
+    assert [param.text("engine") for param in params] == [others, "CAFFE", others]
+    assert [param.integer("group") for param in params] == [1, RANK, 1]

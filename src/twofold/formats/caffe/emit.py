@@ -7,7 +7,8 @@ and engines carry over without being understood. What is changed:
 - the window (kernel, pad, stride, dilation) where the factor's differs, in the shortest form Caffe takes;
 - `type`, where a factor of a Deconvolution is a Convolution;
 - `num_output` on all but the last; `bias_term: false` on those, and `bias_term: true` where the last gains
-  a bias; `group` where the factor's differs;
+  a bias; `group` where the factor's differs; `engine: CAFFE` on a depthwise factor, since Caffe's cuDNN
+  engine takes a handle and a stream for every group and runs them one by one;
 - training entries (`param`, or V1's `blobs_lr`, `weight_decay`, `param`, `blob_share_mode`): the weight's go
   to every factor, the bias's to the last. A weight's shared name gets the factor's number, so that layers
   that shared their weight share its factors, and nothing else;
@@ -285,6 +286,11 @@ def _param_edits(document: Document, layer: Message, new: NewLayerText, last: bo
             edits += [_removal(document, field) for field in written[1:]]
         else:
             added += texts
+    if new.geometry.groups == new.geometry.c_in > 1:
+        text = _assigned(document, output, "engine", "CAFFE")
+        given = param.all("engine")
+        edits += [(*field.span, text) for field in given]
+        added += [] if given else [text]
     if added or param.to_fields().integer("num_output") != new.geometry.c_out:
         text = _assigned(document, output, "num_output", str(new.geometry.c_out))
         edits.append((*output.span, _joined(document, param, [text, *added])))
