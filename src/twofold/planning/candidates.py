@@ -91,8 +91,8 @@ def candidates_at(
         ranks: (n,), each within its largest rank.
         workload: how MACs are counted.
     """
-    unit = scheme(factorization.scheme).chain(layer.geometry, factorization.variant, (1,))
-    macs, params = workload.grid(layer, unit, [ranks])
+    chain = partial(scheme(factorization.scheme).chain, layer.geometry, factorization.variant)
+    macs, params = workload.grid(layer, chain, [ranks])
     energy = np.asarray(factorization.energy_errors(), np.float64)[ranks]
     return tuple(
         Candidate(
