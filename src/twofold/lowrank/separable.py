@@ -363,7 +363,8 @@ def _root(S: Array) -> Array:
 
 def _off_saddle(X: Array) -> Array:
     """Unit vectors moved a little: where a weight has symmetries, f may be flat at what they suggest."""
-    return X + _ASIDE / np.sqrt(len(X)) * np.random.default_rng(0).standard_normal(X.shape)
+    aside = np.random.default_rng(0).standard_normal(X.shape)
+    return np.asarray(X + _ASIDE / np.sqrt(len(X)) * aside)
 
 
 def _undone(L: Array, X: Array) -> Array:
