@@ -31,11 +31,11 @@ M = TypeVar("M", bound=Model)
 def decompose(
     model: M,
     *,
-    macs: float | None = None,
-    params: float | None = None,
-    error: float | None = None,
-    accuracy_drop: float | None = None,
-    energy: float | None = None,
+    macs: float | str | None = None,
+    params: float | str | None = None,
+    error: float | str | None = None,
+    accuracy_drop: float | str | None = None,
+    energy: float | str | None = None,
     speedup: float | None = None,
     latency: float | None = None,
     runtime: str | None = None,
@@ -70,8 +70,9 @@ def decompose(
     Args:
         model: what `load` gives, or a `torch.nn.Module`, which stays as it is: the result's `model.module`
             is a new one.
-        macs: MACs after / before, over all convolutions of the network; at most one budget may be given.
-        params: weights after / before, over all convolutions.
+        macs: MACs after / before, over all convolutions of the network, or an amount of them: 2e7, "20M"; at
+            most one budget may be given.
+        params: weights after / before, over all convolutions, or an amount.
         error: the cheapest network is sought whose outputs have at most this relative error.
         accuracy_drop: the cheapest network is sought whose accuracy, a share, drops by at most this.
         energy: share of every layer's energy to keep.
@@ -210,10 +211,10 @@ def _fixed(ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]]) -> tupl
     return tuple(fixed)
 
 
-def _budget(**given: float | None) -> Budget | None:
+def _budget(**given: float | str | None) -> Budget | None:
     named = [(kind, value) for kind, value in given.items() if value is not None]
     if len(named) > 1:
         raise PlanError(
             f"one budget can be kept, found {' and '.join(kind for kind, _ in named)}; choose one"
         )
-    return Budget(*named[0]) if named else None
+    return Budget.of(*named[0]) if named else None

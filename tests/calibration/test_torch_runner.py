@@ -10,9 +10,11 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
+from twofold.calibrate import CalibrationSource, calibration_inputs  # noqa: E402
 from twofold.calibration.runners import runner_for  # noqa: E402
 from twofold.conv import ConvLayer, FactorConv, Factors  # noqa: E402
 from twofold.errors import InputError, OptionError  # noqa: E402
+from twofold.formats.modules import as_model  # noqa: E402
 from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.lowrank import LayerFit  # noqa: E402
 
@@ -273,9 +275,68 @@ def test_half_precision_is_fed_as_such(net):
         (7, "data must be tensors or an iterable"),
         ([["x"]], "data must give tensors or arrays, got a str"),
         ([torch.zeros(2, 7, 9, 9)], "does not run on the inputs"),
-        ([example(2), example(2)[:, :, 1:]], r"shape \(2, 16, 11, 12\), but the net takes"),
+        ([example(2), example(2)[:, 1:]], r"shape \(2, 15, 12, 12\), but the net takes"),
+        ([{"image": example(2), "mask": example(2)}], "data with 'image', 'mask', but forward takes"),
     ],
 )
 def test_data_that_do_not_fit(net, data, message):
     with pytest.raises(InputError, match=message):
         twofold.decompose(net, data=data, macs=0.5)
+
+
+class Named(nn.Module):
+    """As models of transformers are: named arguments, and a loss where labels are given."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU())
+
+    def forward(self, pixel_values=None, labels=None):
+        found = self.net(pixel_values).mean(dim=(2, 3))
+        return (nn.functional.cross_entropy(found, labels), found) if labels is not None else (found,)
+
+
+def images(*sizes):
+    return [np.random.default_rng(7).random((1, 3, *size), np.float32) for size in sizes]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        lambda x: {"pixel_values": x, "labels": np.array([1])},
+        lambda x: {"pixel_values": torch.from_numpy(x), "label": 1, "path": "a.png"},
+        lambda x: {"image": x, "label": np.array([1])},
+        lambda x: ({"pixel_values": x}, np.array([1])),
+    ],
+    ids=["labels", "no arrays beside", "another name", "a tuple"],
+)
+def test_labels_beside_the_inputs_are_left_out(item):
+    data = [item(x) for x in images(*[(16, 16)] * 4)]
+    result = twofold.decompose(Named(), data=data, macs=0.6, multiple=4, refine=0)
+    assert result.plan.calibration["inputs"]["shapes"] == {"pixel_values": [3, 16, 16]}
+    assert result.plan.calibration["measured"]["outputs"] == ["0"]
+    assert result.plan.measured_error < 1
+
+
+def test_data_of_varying_sizes():
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3)).eval()
+    data = images((20, 24), (16, 30), (18, 18))
+    source = CalibrationSource(data=data)
+    inputs = calibration_inputs(runner_for(as_model(net, torch.zeros(1, 3, 20, 24))), source)
+    expected = np.concatenate([data[0][:, :, 2:18, 3:21], data[1][:, :, :, 6:24], data[2][:, :, 1:17]])
+    np.testing.assert_array_equal(inputs.arrays["input"], expected)
+    notes = inputs.provenance.notes
+    assert any("differ in size; the middle of each is used, 3x16x18" in note for note in notes)
+    assert any("costs are counted for these" in note for note in notes)
+    fixed = nn.Sequential(net, nn.Flatten(), nn.Linear(32 * 16 * 20, 4))
+    message = r"samples of input \(3, 16, 18\), where example inputs are .*does not run"
+    with pytest.raises(InputError, match=message):
+        calibration_inputs(runner_for(as_model(fixed, torch.zeros(1, 3, 20, 24))), source)
+
+
+def test_arrays_as_example_inputs():
+    for given in (np.zeros((1, 3, 12, 12)), (np.zeros((1, 3, 12, 12), np.float32),)):
+        model = as_model(nn.Conv2d(3, 8, 3), given)
+        assert runner_for(model).run({"input": np.ones((2, 3, 12, 12), np.float32)})["output"].shape[0] == 2
+    named = as_model(Named(), {"pixel_values": np.zeros((1, 3, 9, 9))})
+    assert named.example_inputs["pixel_values"].dtype == torch.float32

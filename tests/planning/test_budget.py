@@ -48,3 +48,27 @@ def test_words():
     assert str(Budget("time", 0.5)) == "time at most 0.5 of the original"
     assert str(Budget("error", 0.05)) == "output error at most 0.05"
     assert str(Budget("energy", 0.99)) == "each layer keeps a share of 0.99 of its energy"
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "absolute"),
+    [
+        ("20M", 2e7, True),
+        (2e7, 2e7, True),
+        ("2e7", 2e7, True),
+        (20_000, 2e4, True),
+        (0.4, 0.4, False),
+        ("0.4", 0.4, False),
+    ],
+)
+def test_numbers_and_texts_are_one_budget(given, value, absolute):
+    budget = Budget.of("macs", given)
+    assert (budget.value, budget.absolute) == (value, absolute)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"), [("macs", 40), ("macs", True), ("macs", None), ("error", "1M"), ("macs", "x")]
+)
+def test_what_is_no_budget_in_python(kind, given):
+    with pytest.raises(OptionError, match=kind):
+        Budget.of(kind, given)

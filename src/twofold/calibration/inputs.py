@@ -207,7 +207,8 @@ def from_arrays(
         items: one array (N, *shape), a dict of such arrays by input name, or any iterable of arrays or dicts
             of arrays, each one sample (*shape) or a batch (N, *shape). Torch tensors will do, and a loader
             of (input, label) pairs; a net with several inputs gets the first so many of a tuple, in its
-            order. A generator is read once and kept.
+            order; of a dict what the net has no input for, such as labels, is left out. A generator is read
+            once and kept. Samples that differ in size are cut to the smallest.
         shapes: input name -> shape of a sample.
         limit: stop after so many samples; None takes all.
 
@@ -227,6 +228,7 @@ def from_arrays(
             break
         where = "the given array" if single else f"input {position}"
         item = _without_labels(item, shapes)  # noqa: PLW2901
+        notes += [] if position else _left_out(item, shapes)
         named = {
             name: _checked(array, shapes[name], f"{where}: {name}")
             for name, array in _by_name(item, shapes, where).items()
@@ -242,7 +244,11 @@ def from_arrays(
             break
     if not taken:
         raise InputError("there is not a single sample: the inputs are empty")
-    arrays = {name: np.concatenate(chunk)[:limit] for name, chunk in parts.items()}
+    arrays = {}
+    for name, chunks in parts.items():
+        same, note = _cut_alike(name, chunks)
+        arrays[name] = np.concatenate(same)[:limit]
+        notes += note
     return Inputs(arrays, Provenance("arrays", options={"limit": limit}, notes=tuple(notes)))
 
 
@@ -261,14 +267,48 @@ def _without_labels(item: Any, shapes: Mapping[str, SampleShape]) -> Any:
     return item[0] if len(shapes) == 1 else dict(zip(shapes, item, strict=False))
 
 
+def _left_out(item: Any, shapes: Mapping[str, SampleShape]) -> list[str]:
+    """A note on what stands beside the inputs."""
+    more = [str(name) for name in item if name not in shapes] if isinstance(item, Mapping) else []
+    if not more or not set(shapes) <= set(item):
+        return []
+    return [f"{', '.join(more)}: left out, since the net's inputs are {', '.join(shapes)}"]
+
+
+def _cut_alike(
+    name: str, chunks: Sequence[NDArray[np.float32]]
+) -> tuple[list[NDArray[np.float32]], list[str]]:
+    """Samples of one size, the middle of images and the beginning of others; a note where they differ."""
+    sizes = {chunk.shape[1:] for chunk in chunks}
+    if len(sizes) == 1:
+        return list(chunks), []
+    least = tuple(map(min, zip(*sizes, strict=True)))
+    images = len(least) > 2
+    size, part = "x".join(map(str, least)), "middle" if images else "beginning"
+
+    def cut(chunk: NDArray[np.float32]) -> NDArray[np.float32]:
+        found = chunk
+        for axis, want in enumerate(least, start=1):
+            start = (chunk.shape[axis] - want) // 2 if images else 0
+            found = found.take(range(start, start + want), axis)
+        return found
+
+    note = f"{name}: samples differ in size; the {part} of each is used, {size}"
+    return [cut(chunk) for chunk in chunks], [note]
+
+
 def _by_name(item: Any, shapes: Mapping[str, SampleShape], where: str) -> dict[str, Any]:
     """Sort one item's arrays by input name."""
     if isinstance(item, Mapping):
-        if set(item) != set(shapes):
-            raise InputError(
-                f"{where}: arrays {sorted(map(str, item))}, but the net's inputs are {sorted(shapes)}"
-            )
-        return dict(item)
+        if set(shapes) <= set(item):
+            return {name: item[name] for name in shapes}
+        # A data set has a name of its own for the only input.
+        large = [value for value in item.values() if len(getattr(value, "shape", ())) > 1]
+        if len(shapes) == 1 and len(large) == 1:
+            return {next(iter(shapes)): large[0]}
+        raise InputError(
+            f"{where}: arrays {sorted(map(str, item))}, but the net's inputs are {sorted(shapes)}"
+        )
     if len(shapes) != 1:
         raise InputError(
             f"{where}: one array, but the net has the inputs {sorted(shapes)}: give one for each by name"

@@ -104,6 +104,10 @@ class Runner(Protocol):
     def described(self) -> object:
         """What may describe the inputs: a Caffe net, a file's metadata by name, or a module."""
 
+    @property
+    def any_size(self) -> bool:
+        """Whether samples of other sizes than `inputs` may run: the shapes are those of examples."""
+
     def entrance(self) -> Place | None:
         """What the first layer with weights is given; None where that cannot be seen."""
 

@@ -17,7 +17,7 @@ from .accuracy import Accuracy
 from .companions import accompanied, images_among
 from .gather import CalibrationOptions
 from .images import ImageOptions, load_images
-from .inputs import Inputs, SampleShape, from_arrays, load_data
+from .inputs import Inputs, SampleShape, fits, from_arrays, load_data
 from .measure import Metric
 from .pixels import Picture, is_image
 from .preprocessing import Preprocessing, Subject, find, options_of
@@ -130,9 +130,9 @@ def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
     if source.images is not None:
         inputs = _read(pictured, source)
     elif isinstance(source.data, (str, Path)):
-        inputs = load_data(source.data, runner.inputs, limit=limit)
+        inputs = _fitting(runner, load_data(source.data, _sizes(runner), limit=limit))
     elif source.data is not None:
-        inputs = from_arrays(source.data, runner.inputs, limit=limit)
+        inputs = _fitting(runner, from_arrays(source.data, _sizes(runner), limit=limit))
     else:
         inputs = _made_up(pictured, source)
     if source.data is None:
@@ -155,6 +155,40 @@ class _Pictured:
 def _pictured(runner: Runner) -> Runner:
     """The runner for reading and making images: Caffe nets may have other inputs beside, as `im_info`."""
     return cast(Runner, _Pictured(runner, images_among(runner.inputs))) if is_caffe(runner) else runner
+
+
+def _sizes(runner: Runner) -> Mapping[str, SampleShape]:
+    """Shapes of samples, None where the network may take any size."""
+    if not runner.any_size:
+        return runner.inputs
+    return {
+        name: tuple(size if axis == 0 < len(shape) - 1 else None for axis, size in enumerate(shape))
+        for name, shape in runner.inputs.items()
+    }
+
+
+def _fitting(runner: Runner, inputs: Inputs) -> Inputs:
+    """The same inputs, which the network takes.
+
+    Raises:
+        InputError: it does not take them in their size.
+    """
+    differ = {
+        name: (array.shape[1:], shape)
+        for name, array in inputs.arrays.items()
+        if not fits(array.shape[1:], shape := runner.inputs[name])
+    }
+    if not differ:
+        return inputs
+    sizes = "; ".join(
+        f"{name} {have}, where example inputs are {shape}" for name, (have, shape) in differ.items()
+    )
+    try:
+        runner.run(next(iter(inputs.take(slice(1)))))
+    except InputError as error:
+        raise InputError(f"samples of {sizes}: {error}") from error
+    note = f"samples of {sizes}: costs are counted for these"
+    return replace(inputs, provenance=replace(inputs.provenance, notes=(*inputs.provenance.notes, note)))
 
 
 def values_of_sample(inputs: Inputs) -> int:

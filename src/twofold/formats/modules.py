@@ -20,15 +20,17 @@ def as_model(model: Any, example_inputs: Any = None) -> Any:
 
     Args:
         model: a model, an `nn.Module`, or what `decompose` or `recover` gives.
-        example_inputs: for a module, what its forward gets: a tensor, a tuple of arguments, or a dict.
+        example_inputs: for a module, what its forward gets: a tensor or array, a tuple of arguments, or a
+            dict.
 
     Raises:
         OptionError: example inputs for something that is no module, or something that is no model at all.
     """
     if is_module(model):
+        from .torch.inputs import as_tensors  # noqa: PLC0415 - an extra
         from .torch.model import TorchModel  # noqa: PLC0415 - an extra
 
-        return TorchModel(model, example_inputs)
+        return TorchModel(model, as_tensors(model, example_inputs))
     found: Any = model if _is_model(model) else getattr(model, "model", None)
     if not _is_model(found):
         raise OptionError(
@@ -39,8 +41,11 @@ def as_model(model: Any, example_inputs: Any = None) -> Any:
         return found
     if not hasattr(found, "example_inputs"):
         raise OptionError("example inputs belong to a torch.nn.Module; a loaded model knows its inputs")
-    same = found.example_inputs is example_inputs
-    return found if same else replace(found, example_inputs=example_inputs)
+    if found.example_inputs is example_inputs:
+        return found
+    from .torch.inputs import as_tensors  # noqa: PLC0415 - an extra
+
+    return replace(found, example_inputs=as_tensors(found.module, example_inputs))
 
 
 def with_data(models: Sequence[Any], example_inputs: Any, data: Any) -> tuple[tuple[Any, ...], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from twofold.planning.workload import Workload, layer_params
 
 #: Budgets of what may be lost; the others are of what may be spent.
 _LOSSES = ("error", "energy", "accuracy_drop")
+#: From here on a number is an amount; between 1 and this it is a percentage or a slip.
+_SMALLEST_AMOUNT = 1000
 _SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
@@ -55,8 +58,22 @@ class Budget:
         return self.kind in _LOSSES
 
     @classmethod
+    def of(cls, kind: str, value: float | str) -> Budget:
+        """Read a text as `parse` does, and a number alike: 0.4 is a ratio, 2e7 an absolute amount.
+
+        Raises:
+            OptionError: it is no budget.
+        """
+        if isinstance(value, str):
+            return cls.parse(kind, value)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise OptionError(f"{kind}: {value!r} is no budget; give a ratio, 0.4, or an amount, '3.2G'")
+        number = float(value)
+        return cls(kind, number, absolute=kind in COSTS and math.inf > number >= _SMALLEST_AMOUNT)
+
+    @classmethod
     def parse(cls, kind: str, text: str) -> Budget:
-        """Read "0.4" as a ratio (or as the share or error itself), "3.2G" or "500k" as an absolute amount."""
+        """Read "0.4" as a ratio (or as the share or error itself), "3.2G" or "2e7" as an absolute amount."""
         match = re.fullmatch(r"\s*([0-9.]+(?:e[-+]?[0-9]+)?)\s*([kmgt]?)\s*", text, flags=re.IGNORECASE)
         try:
             if match is None:
@@ -66,7 +83,7 @@ class Budget:
             raise OptionError(
                 f"{kind}: '{text}' is no budget; write a ratio such as 0.4 or an amount such as 3.2G"
             ) from None
-        return cls(kind, value * _SUFFIXES[suffix], absolute=bool(suffix))
+        return cls(kind, value * _SUFFIXES[suffix], absolute=True) if suffix else cls.of(kind, value)
 
     def __str__(self) -> str:
         if self.kind == "energy":

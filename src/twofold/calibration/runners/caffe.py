@@ -52,6 +52,7 @@ class CaffeRunner:
     examples: Mapping[str, NDArray[np.float32]] = {}
 
     differentiable = True
+    any_size = False
     runtime = "PyTorch"
 
     def __init__(

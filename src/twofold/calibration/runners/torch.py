@@ -50,6 +50,7 @@ class TorchRunner:
         described: the user's own module.
     """
 
+    any_size = True
     runtime = "PyTorch"
     notes: tuple[str, ...] = ()
     stopped: tuple[str, ...] = ()

@@ -65,6 +65,15 @@ class Arguments:
             raise InputError(f"{kind} does not run on the inputs that it was given: {error}") from error
 
 
+def as_tensors(module: nn.Module, example_inputs: Any) -> Any:
+    """Example inputs with tensors in the place of arrays, of the module's dtype and on its device."""
+    if isinstance(example_inputs, Mapping):
+        return {name: as_tensors(module, value) for name, value in example_inputs.items()}
+    if type(example_inputs) in (tuple, list):
+        return tuple(as_tensors(module, value) for value in example_inputs)
+    return _tensor(example_inputs, module) if isinstance(example_inputs, np.ndarray) else example_inputs
+
+
 def _parameter_names(module: nn.Module, count: int) -> tuple[str, ...]:
     """Names of the first positional parameters of a forward."""
     parameters = inspect.signature(module.forward).parameters.values()
@@ -99,9 +108,50 @@ def peeked(module: nn.Module, data: Any) -> tuple[Any, Any]:
     if isinstance(first, (tuple, list)) and first and isinstance(first[0], Mapping):
         first = first[0]
     if isinstance(first, Mapping):
-        return {name: _one_sample(value, module) for name, value in first.items()}, data
+        taken = inputs_among(module, first)
+        if len(taken) == 1 and not accepts(module, next(iter(taken))):  # named otherwise: the only argument
+            return (_one_sample(next(iter(taken.values())), module),), data
+        return {name: _one_sample(value, module) for name, value in taken.items()}, data
     items = first if isinstance(first, (tuple, list)) else (first,)
     return tuple(_one_sample(value, module) for value in items[: _needed(module)]), data
+
+
+#: What data sets call that which stands beside an input.
+_LABELS = ("label", "labels", "label_ids", "target", "targets", "y")
+
+
+def inputs_among(module: nn.Module, item: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes into a forward of a dict of a data set: the arguments that it has, no labels beside them.
+
+    Where forward has no argument of any of the names, the only array of numbers with two axes or more does.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    arrays = {name: value for name, value in item.items() if hasattr(value, "shape")}
+    fits = {name: value for name, value in arrays.items() if accepts(module, name)}
+    parameters = inspect.signature(module.forward).parameters
+    must = [name for name, one in parameters.items() if one.default is one.empty]
+    without = {name: value for name, value in fits.items() if name not in _LABELS or name in must}
+    if without or fits:
+        return without or fits
+    large = {name: value for name, value in arrays.items() if len(value.shape) > 1 and name not in _LABELS}
+    if len(large) == 1:
+        return large
+    wanted = ", ".join(_parameters(module))
+    raise InputError(f"data with {', '.join(map(repr, item))}, but forward takes {wanted or 'nothing'}")
+
+
+def accepts(module: nn.Module, name: str) -> bool:
+    """Whether a forward has an argument of a name."""
+    parameters = inspect.signature(module.forward).parameters
+    return name in _parameters(module) or any(one.kind == one.VAR_KEYWORD for one in parameters.values())
+
+
+def _parameters(module: nn.Module) -> tuple[str, ...]:
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(module.forward).parameters
+    return tuple(name for name, one in parameters.items() if one.kind in kinds)
 
 
 def _needed(module: nn.Module) -> int:
@@ -114,8 +164,13 @@ def _needed(module: nn.Module) -> int:
 def _one_sample(value: Any, module: nn.Module) -> Any:
     if not hasattr(value, "shape"):
         raise InputError(f"data must give tensors or arrays, got a {type(value).__name__}")
+    return _tensor(value, module)[:1]
+
+
+def _tensor(value: Any, module: nn.Module) -> Tensor:
+    """A tensor or an array as a tensor like the module's parameters."""
     tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     like = next((one for one in module.parameters() if one.is_floating_point()), None)
     if like is None:
-        return tensor[:1]
-    return tensor[:1].to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)
+        return tensor
+    return tensor.to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)

@@ -49,6 +49,7 @@ class OnnxRunner:
         examples: none; a file holds no inputs.
     """
 
+    any_size = False
     runtime = "ONNX Runtime"
     stopped: tuple[str, ...] = ()
     examples: Mapping[str, NDArray[np.float32]] = {}
