@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo browser test check bench docs figures clean
+FUZZ_MINUTES ?= 10
+
+.PHONY: demo browser test check fuzz bench docs figures clean
 
 $(STAMP): pyproject.toml constraints.txt compat/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +27,9 @@ check: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(STAMP)  ## attacks on every reader and writer, for FUZZ_MINUTES (10); fails where one does harm
+	$(BIN)/python -m fuzz --minutes $(FUZZ_MINUTES)
 
 bench: $(STAMP)  ## all measurements that the README and docs quote
 	$(BIN)/python -m benchmarks.run

@@ -16,7 +16,7 @@ SRC = Path(__file__).parents[1] / "src" / "twofold"
 FLOW = (
     ("errors", "start"),
     ("terminal", "system"),
-    ("progress",),
+    ("progress", "codec"),
     ("kinds",),
     ("conv",),
     ("formats",),

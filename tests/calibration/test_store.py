@@ -8,8 +8,8 @@ import os
 import numpy as np
 import pytest
 
+from twofold.calibration.arrays import read_npy
 from twofold.calibration.gather import Statistics
-from twofold.calibration.npy import read_npy
 from twofold.calibration.store import load_or_gather, load_statistics
 from twofold.conv import LayerStatistics
 from twofold.errors import OutputError

@@ -9,11 +9,11 @@ import numpy as np
 from tests.small import write
 
 import twofold
+from twofold.codec import to_plain
 from twofold.conv import ConvGeometry, Skipped
 from twofold.formats.graph import NetGraph, Node
 from twofold.planning import Choice, Plan
 from twofold.report import Made, Report, of_result
-from twofold.report.codec import to_plain
 from twofold.result import Result
 
 BROKEN = '<img src=x onerror="window.broken=1"></script><script>window.broken=1</script>'

@@ -9,6 +9,7 @@ from typing import TypeVar
 from ..errors import ModelError
 from ..formats.caffe.kinds import plain_type, types
 from ..formats.caffe.net import LayerSpec
+from ..system import reason
 from .layer import Layer, Operation, Setup, Stateless, Unavailable, UnsupportedError
 
 Builder = Callable[[Setup], Layer]
@@ -95,6 +96,17 @@ def build_layer(setup: Setup) -> Layer:
         return builder(setup)
     except UnsupportedError as error:
         return Unavailable(setup, error)
+    except (IndexError, ValueError, ZeroDivisionError, OverflowError, RuntimeError, TypeError) as error:
+        return Unavailable(setup, _unfit(setup, error))
+
+
+def _unfit(setup: Setup, error: Exception) -> ModelError:
+    """What parameters, bottoms and axes that do not go together lead to, in PyTorch or before it."""
+    shapes = ", ".join("unknown" if one is None else str(list(one)) for one in setup.bottoms) or "none"
+    spec = setup.spec
+    return ModelError(
+        f"{spec.label} ({spec.type}): its parameters do not fit inputs of shape {shapes}: {reason(error)}"
+    )
 
 
 def _unknown_variant(spec: LayerSpec) -> ModelError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..errors import InputError, OptionError
 from ..progress import track
 from .inputs import DEFAULT_LIMIT, Inputs, Provenance, SampleShape, describe
 from .mean import read_mean
+from .memory import check_room
 from .pixels import COLORS, BadImageError, Color, Picture, Pixels, find_images, named, read_pixels, resize
 from .presets import PRESETS, PresetName
 
@@ -70,6 +72,8 @@ class ImageOptions:
         sizes = [self.size] if isinstance(self.size, int) else list(self.size or ())
         if any(length < 1 for length in (*sizes, *(self.crop or ()))):
             raise OptionError(f"sizes of images are positive, got size {self.size} and crop {self.crop}")
+        if self.seed < 0:
+            raise OptionError(f"a seed is a whole number, 0 or more, got {self.seed}")
         if self.crops < 1 or self.limit < 0:
             raise OptionError(
                 f"at least one crop per image and no negative limit, got {self.crops} and {self.limit}"
@@ -175,6 +179,7 @@ def load_images(
     options: ImageOptions | None = None,
     *,
     minimum: int = 1,
+    memory: int | None = None,
 ) -> Inputs:
     """Read pictures as samples for a net with one input.
 
@@ -186,6 +191,7 @@ def load_images(
         shapes: input name -> (C, H, W); sizes may be None, then `crop` or `size` must say them.
         options: see `ImageOptions`.
         minimum: fewer usable pictures than this are an error, as are fewer than half of those named.
+        memory: bytes that samples may take; None for a share of what is free.
 
     Raises:
         InputError: nothing found, too few usable pictures, or the net does not take pictures.
@@ -200,6 +206,11 @@ def load_images(
     if options.limit and len(paths) > options.limit:
         notes.append(f"{options.limit} of {len(paths)} pictures, drawn with seed {options.seed}")
         paths = [paths[i] for i in sorted(rng.choice(len(paths), options.limit, replace=False))]
+    channels = 1 if recipe.color == "gray" else 3
+    check_room(
+        f"{len(paths)} pictures, {options.crops} of each" if options.crops > 1 else f"{len(paths)} pictures",
+        memory, 4 * channels * math.prod(recipe.target) * options.crops * len(paths),
+    )  # fmt: skip
     samples: list[NDArray[np.float32]] = []
     skipped: list[tuple[str, str]] = []
     reduced = False

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from ..conv import frozen
 from ..errors import InputError, OptionError
+from ..system import reading
+from .arrays import read_npy, read_npz
+from .memory import check_room
 
 #: Shape of one sample of an input, without the batch axis: (C, H, W) for images. None: any size.
 SampleShape = tuple[int | None, ...]
@@ -158,7 +161,13 @@ class Inputs:
         }
 
 
-def load_data(path: str | Path, shapes: Mapping[str, SampleShape], *, limit: int | None = None) -> Inputs:
+def load_data(
+    path: str | Path,
+    shapes: Mapping[str, SampleShape],
+    *,
+    limit: int | None = None,
+    memory: int | None = None,
+) -> Inputs:
     """Read samples from a `.npy` or `.npz` file; the values go into the net as they are.
 
     Args:
@@ -166,34 +175,32 @@ def load_data(path: str | Path, shapes: Mapping[str, SampleShape], *, limit: int
             its name (any name where the net has one input).
         shapes: input name -> shape of a sample.
         limit: use only the first so many samples.
+        memory: bytes that samples may take; None for a share of what is free.
 
     Raises:
-        InputError: the file is missing, not such a file, or does not fit the net's inputs.
+        InputError: the file is missing, too large, not such a file, or does not fit the net's inputs.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            magic = file.read(6)
-            file.seek(0)
-            if magic == b"\x93NUMPY":
-                # Mapped, so that a limit reads only the rows it keeps.
-                loaded: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-            elif magic[:4] == b"PK\x03\x04":
-                with np.load(file, allow_pickle=False) as archive:
-                    loaded = {name: archive[name] for name in archive.files}
-            else:
-                raise InputError(
-                    f"{path}: not a .npy or .npz file (for pictures, give a folder or a list of images)"
-                )
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+    with reading(path, "an array (.npy, .npz)", error=InputError), path.open("rb") as file:
+        magic = file.read(6)
+        file.seek(0)
+        if magic == b"\x93NUMPY":
+            loaded: Any = read_npy(path, limit, partial(check_room, path, memory))
+        elif magic[:4] == b"PK\x03\x04":
+            loaded = read_npz(path, limit, partial(check_room, path, memory))
+        else:
+            raise InputError(
+                f"{path}: not a .npy or .npz file (for pictures, give a folder or a list of images)"
+            )
     if isinstance(loaded, dict) and len(loaded) == len(shapes) == 1:
         loaded = next(iter(loaded.values()))
-    named = _by_name(loaded, shapes, str(path))
-    arrays = {
-        name: _checked(array if limit is None else array[:limit], shapes[name], f"{path}: {name}")
-        for name, array in named.items()
+    named = {
+        name: array if limit is None or not array.ndim else array[:limit]
+        for name, array in _by_name(loaded, shapes, str(path)).items()
     }
+    check_room(path, memory, sum(4 * array.size for array in named.values()))  # as float32
+    with reading(path, "an array", error=InputError):
+        arrays = {name: _checked(array, shapes[name], f"{path}: {name}") for name, array in named.items()}
     options: dict[str, object] = {} if limit is None else {"limit": limit}
     return Inputs(arrays, Provenance("data", str(path), options))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from ..errors import FormatError, InputError, OptionError
 from ..formats.caffe.blob import WireBlob
 from ..formats.caffe.wire import WireError
-from ..system import is_file
+from ..system import is_file, reading
+from .arrays import read_npy
+from .memory import check_room
 
 
 def read_mean(source: str | Path) -> tuple[float, ...] | NDArray[np.float32]:
@@ -35,14 +38,12 @@ def read_mean(source: str | Path) -> tuple[float, ...] | NDArray[np.float32]:
             raise OptionError(
                 f"mean {str(source)!r} is neither numbers like 104,117,123 nor a .binaryproto or .npy file"
             ) from None
-    try:
-        if path.read_bytes()[:6] == b"\x93NUMPY":
-            mean = np.load(path, allow_pickle=False)
+    with reading(path, "a mean", error=InputError):
+        content = path.read_bytes()
+        if content[:6] == b"\x93NUMPY":
+            mean = read_npy(path, None, partial(check_room, path, None))
         else:
-            data = memoryview(path.read_bytes())
-            mean = WireBlob(data, 0, len(data), 0, str(path)).array()
-    except (OSError, ValueError, EOFError, FormatError, WireError) as error:
-        raise InputError(f"{path}: cannot be read as a mean ({error})") from error
+            mean = _stored_mean(path, content)
     if mean.dtype.kind not in "fiu":
         raise InputError(f"{path}: a mean is numbers, found {mean.dtype}")
     if (
@@ -54,3 +55,10 @@ def read_mean(source: str | Path) -> tuple[float, ...] | NDArray[np.float32]:
     if not np.isfinite(mean).all():
         raise InputError(f"{path}: the mean has values that are not finite")
     return np.ascontiguousarray(mean, np.float32)
+
+
+def _stored_mean(path: Path, content: bytes) -> NDArray[np.float32]:
+    try:
+        return WireBlob(memoryview(content), 0, len(content), 0, str(path)).array()
+    except (FormatError, WireError) as error:
+        raise InputError(f"{path}: is not a mean, or is damaged: {error}") from error

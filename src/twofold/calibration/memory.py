@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..conv import ConvLayer
-from ..errors import OptionError
+from ..errors import InputError, OptionError, option
 from .statistics import covariance_bytes, patch_size
 
 #: Share of the free memory that covariances may take where the user names no limit; the rest is for the
@@ -43,6 +43,34 @@ def free_memory() -> int:
         if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
             free += [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     return max(min(free), 0)
+
+
+def check_room(source: object, memory: int | None, size: int) -> None:
+    """Refuse inputs that are too large, before memory is taken for them.
+
+    Args:
+        source: what they come from, for messages.
+        memory: bytes that they may take; None for a share of what is free.
+        size: bytes that they take.
+
+    Raises:
+        InputError: these are too many.
+    """
+    allowed = int(SHARE * free_memory()) if memory is None else memory
+    if size > allowed:
+        raise InputError(
+            f"{source}: samples take {_bytes_text(size)}, and {_bytes_text(allowed)} may be used for them; "
+            f"take fewer ({option('limit')})"
+            + ("" if memory is None else f", or allow more ({option('memory')})")
+        )
+
+
+def _bytes_text(size: int) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 2048:
+            return f"{size:.0f} {unit}"
+        size = size / 1024  # type: ignore[assignment]
+    return f"{size:.0f} TiB"
 
 
 def share_out(layers: Iterable[ConvLayer], memory: int) -> frozenset[str]:

@@ -24,6 +24,8 @@ COLORS: tuple[Color, ...] = get_args(Color)
 Pixels = NDArray[np.uint8]
 #: What names pictures, or is one: a path, or a `PIL.Image.Image`.
 Picture: TypeAlias = "str | Path | Image.Image"
+#: Larger pictures are left out: decoding takes some sixteen bytes per pixel.
+MOST_PIXELS = 100_000_000
 
 
 # Extensions that Pillow registers, but writes only, or reads only with another program's help.
@@ -179,10 +181,17 @@ def decode_pixels(content: bytes, color: Color | None) -> Pixels:
         BadImageError: broken, or no picture of 8 or 16 bits.
     """
     image_module = _pillow()
+    from PIL import ImageOps  # noqa: PLC0415 - optional
 
     def opened() -> Image.Image:
         found = cast("Image.Image", image_module.open(BytesIO(content)))
+        width, height = found.size
+        if width * height > MOST_PIXELS:
+            raise BadImageError(
+                f"{width}x{height} are {width * height} pixels; at most {MOST_PIXELS} are decoded"
+            )
         found.load()
+        ImageOps.exif_transpose(found, in_place=True)
         return found
 
     return _decoded(opened, color)
@@ -212,7 +221,7 @@ def _decoded(opened: Callable[[], Image.Image], color: Color | None) -> Pixels:
 def _eight_bits(picture: Image.Image) -> Image.Image:
     image_module = _pillow()
     if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
+        values = np.asarray(picture)
         if values.min() < 0 or values.max() > 65535:
             raise BadImageError("32-bit values; give such data as .npy")
         upper: Image.Image = image_module.fromarray((values >> 8).astype(np.uint8))
@@ -241,13 +250,15 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """
     if pixels.shape[:2] == size:
         return pixels
-    values = pixels.astype(np.float32)
+    values: NDArray[Any] = pixels
     for axis, wanted in enumerate(size):
         have = pixels.shape[axis]
         where = np.clip((np.arange(wanted) + 0.5) * (have / wanted) - 0.5, 0, have - 1)
         low = np.floor(where).astype(np.intp)
         weight = (where - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-        upper = values.take(np.minimum(low + 1, have - 1), axis)
-        values = values.take(low, axis)
+        # Rows are picked before they become floats, so that a large picture does not take four times as much.
+        upper = values.take(np.minimum(low + 1, have - 1), axis).astype(np.float32, copy=False)
+        values = values.take(low, axis).astype(np.float32, copy=False)
         values += weight * (upper - values)
-    return np.rint(values).astype(np.uint8)
+    pixels_out: Pixels = np.rint(values).astype(np.uint8)
+    return pixels_out

@@ -130,7 +130,9 @@ def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
     if source.images is not None:
         inputs = _read(pictured, source)
     elif isinstance(source.data, (str, Path)):
-        inputs = _fitting(runner, load_data(source.data, _sizes(runner), limit=limit))
+        inputs = _fitting(
+            runner, load_data(source.data, _sizes(runner), limit=limit, memory=source.options.memory)
+        )
     elif source.data is not None:
         inputs = _fitting(runner, from_arrays(source.data, _sizes(runner), limit=limit))
     else:
@@ -202,9 +204,11 @@ def values_of_sample(inputs: Inputs) -> int:
 def _read(runner: Runner, source: CalibrationSource) -> Inputs:
     assert source.images is not None
     if len(runner.inputs) != 1:
-        return load_images(source.images, runner.inputs, source.image_options)  # which says what to do
+        return load_images(
+            source.images, runner.inputs, source.image_options, memory=source.options.memory
+        )  # which says what to do
     found, warnings = image_preprocessing(runner, source, "images")
-    inputs = load_images(source.images, runner.inputs, found.options)
+    inputs = load_images(source.images, runner.inputs, found.options, memory=source.options.memory)
     return _noted(inputs, runner, {next(iter(runner.inputs)): found}, warnings)
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-import zipfile
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from twofold.calibration.arrays import read_npz
 from twofold.calibration.gather import Statistics
+from twofold.calibration.memory import check_room
 from twofold.calibration.statistics import patch_size
+from twofold.codec import from_plain
 from twofold.conv import ConvLayer, LayerStatistics
 from twofold.errors import FormatError, InputError
 from twofold.formats.base import commit, is_missing, reserved
+from twofold.system import reading
 
 VERSION = 1
 
@@ -79,21 +84,17 @@ def load_statistics(path: Path) -> SavedStatistics:
     Raises:
         FormatError: the file is missing, is something else, or of a later version.
     """
+    with reading(path, "a file of statistics", "calibrate again"):
+        arrays = read_npz(path, None, partial(check_room, path, None))
+        header = json.loads(str(arrays["header"])) if "header" in arrays else {}
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            header = json.loads(str(file["header"]))
-            if header["version"] > VERSION:
-                raise FormatError(
-                    f"{path}: statistics of version {header['version']}; this twofold reads up to {VERSION}"
-                )
-            layers = {
-                entry["name"]: _layer(file, index, entry) for index, entry in enumerate(header["layers"])
-            }
-            return SavedStatistics(MappingProxyType(layers), MappingProxyType(header["provenance"]))
-    except FileNotFoundError:
-        raise FormatError(f"{path}: no such file") from None
-    except (KeyError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise FormatError(f"{path}: not a statistics file of twofold ({error}); calibrate again") from error
+        known = from_plain(_Header, header, "its header")
+        if known.version > VERSION:
+            raise FormatError(f"its version is {known.version}, and this twofold reads up to {VERSION}")
+        layers = {entry.name: _layer(arrays, index, entry) for index, entry in enumerate(known.layers)}
+    except FormatError as error:
+        raise FormatError(f"{path}: is no file of statistics: {error}; calibrate again") from error
+    return SavedStatistics(MappingProxyType(layers), MappingProxyType(known.provenance))
 
 
 def load_or_gather(
@@ -147,23 +148,61 @@ def load_or_gather(
     )
 
 
-def _layer(file: Any, index: int, entry: dict[str, Any]) -> LayerStatistics:
-    kept = tuple(file[f"{index}/strip{axis}"] for axis in range(entry["strips"]))
-    strips = kept if entry.get("diagonal") else tuple(map(_symmetric, kept))
-    covariance = _symmetric(file[f"{index}/covariance"]) if entry["full"] else None
-    gradient = _symmetric(file[f"{index}/gradient"]) if entry["gradient"] else None
-    return LayerStatistics(
-        entry["count"],
-        file[f"{index}/mean"],
-        covariance,
-        strips,
-        gradient,
-        shrinkage=entry.get("shrinkage", 0.0),
+@dataclass(frozen=True)
+class _Entry:
+    """What the header says of a layer; see `LayerStatistics`."""
+
+    name: str
+    count: int
+    strips: int
+    full: bool
+    gradient: bool
+    diagonal: bool = False
+    shrinkage: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The header of a file."""
+
+    version: int
+    provenance: Mapping[str, Any]
+    layers: tuple[_Entry, ...]
+
+
+def _layer(arrays: Mapping[str, Any], index: int, entry: _Entry) -> LayerStatistics:
+    where = f"layer {entry.name!r}"
+    if entry.count < 1 or not 0 <= entry.strips <= 8 or not 0 <= entry.shrinkage <= 1:
+        raise FormatError(f"{where}: {entry} cannot be")
+
+    def stored(name: str) -> Any:
+        array = arrays.get(f"{index}/{name}")
+        if array is None or array.dtype != np.float64 or array.ndim not in (1, 2, 3) or not array.size:
+            found = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
+            raise FormatError(f"{where}: its {name} is {found}, no array of float64")
+        if not np.isfinite(array).all():
+            raise FormatError(f"{where}: its {name} has values that are not finite")
+        return array
+
+    def matrix(name: str) -> Any:
+        triangle = stored(name)
+        n = (math.isqrt(8 * triangle.shape[-1] + 1) - 1) // 2
+        if n * (n + 1) // 2 != triangle.shape[-1]:
+            raise FormatError(f"{where}: its {name} has {triangle.shape[-1]} values, no triangle of a matrix")
+        return _symmetric(triangle, n)
+
+    mean = stored("mean")
+    strips = tuple(
+        stored(f"strip{axis}") if entry.diagonal else matrix(f"strip{axis}") for axis in range(entry.strips)
     )
+    covariance = matrix("covariance") if entry.full else None
+    gradient = matrix("gradient") if entry.gradient else None
+    if covariance is not None and covariance.shape != (*mean.shape, mean.shape[-1]):
+        raise FormatError(f"{where}: a covariance of shape {covariance.shape} for a mean of {mean.shape}")
+    return LayerStatistics(entry.count, mean, covariance, strips, gradient, shrinkage=entry.shrinkage)
 
 
-def _symmetric(triangle: Any) -> Any:
-    n = (int(np.sqrt(8 * triangle.shape[-1] + 1)) - 1) // 2
+def _symmetric(triangle: Any, n: int) -> Any:
     matrix = np.empty((*triangle.shape[:-1], n, n))
     matrix[(..., *np.triu_indices(n))] = triangle
     lower = np.tril_indices(n, -1)

@@ -15,6 +15,7 @@ Source: Lee, Mumford, Huang, "Occlusion models for natural images", IJCV 41 (200
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from ..errors import InputError, OptionError, option
 from ..progress import track
 from .images import ImageOptions
 from .inputs import Inputs, Provenance, SampleShape, describe
+from .memory import check_room
 
 Image = NDArray[np.float32]
 
@@ -117,6 +119,8 @@ def synthetic_inputs(
         raise OptionError(f"at least one synthetic picture, got {count}")
     arrays: dict[str, Image] = {}
     notes: list[str] = []
+    values_of_one = sum(math.prod(picture_shape(name, shape)) for name, shape in shapes.items())
+    check_room(f"{count} made-up pictures", None, 4 * count * values_of_one)
     for position, (name, shape) in enumerate(shapes.items()):
         channels, height, width = picture_shape(name, shape)
         if isinstance(values, Mapping):

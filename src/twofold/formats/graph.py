@@ -38,3 +38,8 @@ class NetGraph:
 
     nodes: tuple[Node, ...]
     complete: bool = True
+
+    def __post_init__(self) -> None:
+        for position, node in enumerate(self.nodes):
+            if any(not 0 <= source < position for source in node.sources):
+                raise ValueError(f"node {node.name!r} is fed by {node.sources}, which are not all before it")

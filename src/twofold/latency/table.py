@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from ..codec import from_plain, strict_json
 from ..errors import FormatError, OutputError
 from ..formats.base import commit
-from ..system import exists
+from ..system import exists, reading
 from .clock import Time
 from .runtimes import Runtime
 
@@ -44,6 +45,15 @@ class Setting:
 
     def __str__(self) -> str:
         return f"{self.runtime} {self.version}, {self.device}, {self.threads} thread(s)"
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A table as its file has it."""
+
+    twofold_latency: int
+    setting: Setting
+    times: Mapping[str, Time]
 
 
 @dataclass(frozen=True)
@@ -93,16 +103,19 @@ def read(path: Path) -> Table:
     Raises:
         FormatError: the file cannot be read or is no table.
     """
+    remedy = "remove it, and times are measured anew"
+    with reading(path, "a table of times", remedy):
+        text = path.read_text(encoding="utf-8")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["twofold_latency"] != _SCHEMA:
-            raise FormatError(f"{path}: has another layout; remove it, and times are measured anew")
-        times = {key: Time(**entry) for key, entry in document["times"].items()}
-        return Table(Setting(**document["setting"]), times)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError(
-            f"{path}: is no table of times ({error}); remove it, and they are measured anew"
-        ) from error
+        document = from_plain(_Document, strict_json(text, "table of times"), "the table")
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}; {remedy}") from error
+    if document.twofold_latency != _SCHEMA:
+        raise FormatError(f"{path}: has another layout; {remedy}")
+    for key, time in document.times.items():
+        if not (0 <= time.low <= time.median <= time.high and time.median and time.rounds > 0):
+            raise FormatError(f"{path}: {key!r}: {time} is no time; {remedy}")
+    return Table(document.setting, document.times)
 
 
 def save(table: Table) -> None:

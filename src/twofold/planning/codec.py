@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
+from twofold.codec import strict_json
 from twofold.conv import ConvGeometry, Skipped
-from twofold.errors import PlanError, TwofoldError
+from twofold.errors import FormatError, PlanError, TwofoldError
 from twofold.kinds import known
 from twofold.planning.budget import Budget
 from twofold.planning.options import FixedRanks, PlanOptions
@@ -61,11 +62,9 @@ def plan_from_json(text: str) -> Plan:
         PlanError: with the place and what is allowed there.
     """
     try:
-        document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-    except json.JSONDecodeError as error:
-        raise PlanError(f"is no plan: line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
-        raise PlanError(f"is no plan: {error}") from error
+        document = strict_json(text, "plan")
+    except FormatError as error:
+        raise PlanError(str(error)) from error
     top = _Object(document, "plan")
     schema = top.take("twofold_plan", _integer)
     if schema != SCHEMA:
@@ -85,18 +84,6 @@ def plan_from_json(text: str) -> Plan:
     skipped = top.take("skipped", _list_of(_skipped_in), ())
     top.finish()
     return Plan(choices, skipped, options, macs_per, sources, notes, calibration, measured, version, timing)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise PlanError(f"is no plan: {name} is no JSON number")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> Json:
-    keys = [key for key, _ in pairs]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    if twice:
-        raise PlanError(f"is no plan: key '{twice[0]}' stands twice in one object")
-    return dict(pairs)
 
 
 class _Object:
@@ -147,14 +134,14 @@ def _boolean(value: object, where: str) -> bool:
 
 
 def _integer(value: object, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        _wrong(value, where, "an integer, 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        _wrong(value, where, "an integer, 0 or more, of at most 63 bits")
     return value
 
 
 def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        _wrong(value, where, "a number, 0 or more")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e150:
+        _wrong(value, where, "a number, 0 or more, of bounds")
     return float(value)
 
 

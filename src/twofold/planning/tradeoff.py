@@ -84,6 +84,13 @@ class RankCurve:
     macs: tuple[int, ...]
     errors: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if not len(self.ranks) == len(self.macs) == len(self.errors):
+            raise ValueError(
+                f"a curve has as many ranks as MACs and errors, got {len(self.ranks)}, {len(self.macs)} and "
+                f"{len(self.errors)}"
+            )
+
 
 @dataclass(frozen=True)
 class LayerCurves:
@@ -121,6 +128,12 @@ class Tradeoff:
     errors: tuple[float, ...]
     chosen: tuple[float, float]
     reference: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.ratios) != len(self.errors):
+            raise ValueError(
+                f"a curve has as many ratios as errors, got {len(self.ratios)} and {len(self.errors)}"
+            )
 
 
 @dataclass(frozen=True)

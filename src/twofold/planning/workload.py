@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
+from twofold.errors import ModelError
 
 Counts = NDArray[np.int64]
+#: Counts up to here stay exact in int64 and float64, and so do those of stacks that cost somewhat more.
+_MOST = 2**53
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,17 @@ class Workload:
 
         Layers that stay do not change the unit: they are left out of the sums where their MACs are not known,
         which every table says.
+
+        Raises:
+            ModelError: a layer costs more than can be counted.
         """
+        for layer in layers:
+            macs, params = layer.macs or 0, layer_params(layer)
+            if max(macs, params) > _MOST:
+                raise ModelError(
+                    f"{layer.name}: {macs} multiply-accumulates and {params} weights are more than can be "
+                    f"planned ({_MOST}); are its sizes and those of the inputs right?"
+                )
         return cls(any(isinstance(layer, ConvLayer) and not layer.input_sizes for layer in layers))
 
     @property

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..codec import from_plain, strict_json, to_plain
 from ..compare import Comparison
 from ..errors import FormatError
 from ..formats.graph import NetGraph
@@ -20,7 +21,6 @@ from ..planning.plan import Plan, tool_version
 from ..planning.tradeoff import Outlook
 from ..quantize import Quantized
 from ..system import is_dir
-from .codec import from_plain, to_plain
 
 #: Version of the layout; files of a later one are refused.
 SCHEMA = 1
@@ -212,16 +212,13 @@ class Report:
         Raises:
             FormatError: it is no report, or one of another layout.
         """
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"is no report: {error}") from error
+        document = strict_json(text, "report")
         if not isinstance(document, dict) or "twofold_report" not in document:
             raise FormatError("is no report: it lacks the key 'twofold_report'")
         schema = document.pop("twofold_report")
         if schema != SCHEMA:
             raise FormatError(f"the report has layout {schema}; this twofold reads layout {SCHEMA}")
-        report = from_plain(cls, document)
+        report = from_plain(cls, document, "the report")
         _ = report.decided  # refused here, not when the page is made
         return report
 

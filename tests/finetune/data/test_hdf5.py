@@ -73,7 +73,7 @@ def test_a_file_that_is_refused(folder, datasets, says):
 
 def test_no_hdf5_and_no_transformation(folder):
     (folder / "a.h5").write_bytes(b"no")
-    with pytest.raises(InputError, match=r"a.h5 cannot be read as HDF5"):
+    with pytest.raises(InputError, match=r"a.h5: is not a file of HDF5, or is damaged"):
         reader(folder, layer())
     with pytest.raises(InputError, match="transform_param is not for this type"):
         reader(folder, layer().replace("hdf5_data_param", "transform_param { scale: 2 } hdf5_data_param"))

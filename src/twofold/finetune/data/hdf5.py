@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,12 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, MissingExtraError
+from ...system import reading
 from .reader import Array, Items
 from .registry import Request, reads
+
+#: Bytes of the rows that are held at once.
+_BLOCK = 1 << 28
 
 
 def _h5py() -> Any:
@@ -38,8 +44,9 @@ class Hdf5Items(Items):
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{self._label}: cannot read its source {source} as a list: {error}") from error
         self._files = [request.locate(name, f"{self._label}: file of {source}") for name in names]
+        self._block = _BLOCK
         self._starts = np.cumsum([0, *(self._rows(path) for path in self._files)])
-        self._load = lru_cache(1)(self._read)
+        self._load = lru_cache(2)(self._read)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -53,7 +60,8 @@ class Hdf5Items(Items):
     def fetch(self, index: int) -> Sequence[Array]:
         """The row of every dataset."""
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return [rows[index - int(self._starts[file])] for rows in self._load(self._files[file])]
+        block, row = divmod(index - int(self._starts[file]), self._block)
+        return [rows[row] for rows in self._load(self._files[file], block)]
 
     def decode(self, stored: Any, draw: Callable[[], np.random.Generator]) -> Sequence[Array]:
         """The row as it is."""
@@ -62,7 +70,7 @@ class Hdf5Items(Items):
 
     def _rows(self, path: Path) -> int:
         """Number of rows of a file, whose datasets are checked."""
-        with self._opened(path) as file:
+        with self._damage(path), self._opened(path) as file:
             for top in self._tops:
                 if (
                     top not in file
@@ -75,16 +83,27 @@ class Hdf5Items(Items):
                         f"row per item; it has {found}"
                     )
             rows = {top: int(file[top].shape[0]) for top in self._tops}
+            values = sum(math.prod(file[top].shape[1:]) for top in self._tops)
+            if 4 * values > _BLOCK:
+                raise InputError(f"{self._label}: {path}: a row has {values} values, more than can be held")
+            self._block = min(self._block, max(1, _BLOCK // max(1, 4 * values)))
         if len(set(rows.values())) > 1:
             raise InputError(f"{self._label}: {path}: its datasets differ in their rows: {rows}")
         return next(iter(rows.values()), 0)
 
-    def _read(self, path: Path) -> list[Array]:
-        with self._opened(path) as file:
-            return [np.asarray(file[top][()], np.float32) for top in self._tops]
+    def _read(self, path: Path, block: int) -> list[Array]:
+        """Some rows: a file may hold more than memory does, and a packed one does not show it."""
+        rows = slice(block * self._block, (block + 1) * self._block)
+        with self._damage(path), self._opened(path) as file:
+            return [np.asarray(file[top][rows], np.float32) for top in self._tops]
 
     def _opened(self, path: Path) -> Any:
+        return _h5py().File(path, "r")
+
+    @contextmanager
+    def _damage(self, path: Path) -> Iterator[None]:
         try:
-            return _h5py().File(path, "r")
-        except OSError as error:
-            raise InputError(f"{self._label}: {path} cannot be read as HDF5: {error}") from error
+            with reading(path, "a file of HDF5", error=InputError):
+                yield
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:  # of h5py, over damaged objects
+            raise InputError(f"{self._label}: {path} is damaged HDF5: {error}") from error

@@ -23,6 +23,13 @@ from .window import window
 
 __all__ = ["RULES", "Rule", "Shape", "infer_shapes", "rule", "rule_of", "sources_of_unknown", "walk_shapes"]
 
+#: What an int counts, as Caffe's Blob::Reshape checks.
+_MOST_VALUES = 2**31 - 1
+#: Types with a rule that need no bottom.
+_SOURCES = frozenset(
+    {"Input", "DummyData", "Parameter", "MemoryData", "Data", "ImageData", "WindowData", "Silence"}
+)
+
 
 def rule_of(type_: str) -> Rule | None:
     """The shape rule of a layer type: its own, or that of its kind, by which every bottom gives one top."""
@@ -61,6 +68,8 @@ def walk_shapes(
         tops.update(
             {name: tuple(inputs[name]) for name in layer.tops if name in inputs and not layer.bottoms}
         )
+        for name, shape in tops.items():
+            _check_size(layer, name, shape)
         known.update(tops)
         walked.append((bottoms, tops))
     return walked
@@ -84,6 +93,8 @@ def _tops(layer: LayerSpec, bottoms: Sequence[Shape]) -> Sequence[Shape]:
     apply = rule_of(layer.known_type)
     if apply is None:
         return unknown
+    if not bottoms and layer.type not in _SOURCES:
+        raise ModelError(f"{layer.label} ({layer.type}): has no bottom; such a layer needs one or more")
     known = [shape for shape in bottoms if shape is not None]
     if len(known) < len(bottoms):
         return unknown
@@ -103,6 +114,15 @@ def _why(layer: LayerSpec, error: Exception) -> str:
     if isinstance(error, ValueError) and "unpack" not in str(error):
         return str(error)
     return f"a {layer.type} of these parameters needs more axes, or more inputs"
+
+
+def _check_size(layer: LayerSpec, top: str, shape: Shape) -> None:
+    """Refuse what Caffe's blobs cannot hold: negative sizes, and more values than an int counts."""
+    if shape is not None and (any(size < 0 for size in shape) or math.prod(shape) > _MOST_VALUES):
+        raise ModelError(
+            f"{layer.label} ({layer.type}): its top {top!r} would have the shape {list(shape)}; sizes are 0 "
+            f"or more, and a blob of Caffe holds at most {_MOST_VALUES} values"
+        )
 
 
 def _product(shape: Sequence[int]) -> int:
@@ -231,6 +251,8 @@ def _pooling_pair(layer: LayerSpec, param: Fields, name: str, pair: tuple[str, s
 @rule("SPP")
 def _spp(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     height = layer.fields.message("spp_param").integer("pyramid_height")
+    if not 0 < height < 16:
+        raise ValueError("a pyramid of no levels, or of more bins than a blob can hold")
     if height == 1:
         return [(*bottoms[0][:2], 1, 1)]  # Caffe flattens only what it joins
     return [(bottoms[0][0], bottoms[0][1] * sum(4**level for level in range(height)))]

@@ -94,7 +94,7 @@ def read_use(
     dims = tuple(weight.tensor.dims) if weight is not None else shapes[at] if len(shapes) > at else None
     geometry, problem = None, ""
     if dims is not None and None not in dims:
-        geometry, problem = kind.geometry(node, tuple(one for one in dims if one is not None), size)
+        geometry, problem = _geometry(kind, node, tuple(one for one in dims if one is not None), size)
     if kind.constant and weight is None and isinstance(graphs.constant(scope, node.input[0]), Constant):
         geometry, reason = None, "its weight is the first factor of the product, not the second"
     if geometry is not None and reason and not _takes(geometry, shape):
@@ -128,6 +128,17 @@ def trips(graphs: Graphs, scope: Scope | None) -> int:
         if isinstance(found, Constant):
             count = int(numpy_helper.to_array(found.tensor).reshape(-1)[0])
     return count * trips(graphs, scope.outer)
+
+
+def _geometry(kind: Kind, node: NodeProto, dims: Size, size: Size | None) -> tuple[ConvGeometry | None, str]:
+    """The shape that a weight and attributes say, and what is wrong with it."""
+    try:
+        geometry, problem = kind.geometry(node, dims, size)
+    except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
+        return None, f"its weight of shape {list(dims)} does not go with its attributes: {error}"
+    if geometry is not None and size is not None and len(size) != len(geometry.kernel):
+        return None, f"its input has {len(size)} spatial axes, its kernel {len(geometry.kernel)}"
+    return geometry, problem
 
 
 def _fits(bias: Constant, geometry: ConvGeometry) -> bool:

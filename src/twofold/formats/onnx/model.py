@@ -22,6 +22,7 @@ from ..base import commit, recover
 from ..graph import NetGraph
 from ..sniff import what_else
 from ..source import Source, hashed_source, read_source
+from .damage import damage
 from .edit import Editor
 from .external import copy_range, lay_out, write_pieces
 from .functions import in_functions
@@ -306,6 +307,9 @@ def _read(path: Path, shown: Path) -> tuple[ModelProto, Source]:
         proto.ParseFromString(content)
     except DecodeError as error:
         raise FormatError(f"{shown}: not {_WANTED}, truncated or damaged ({len(content)} bytes)") from error
+    problem = damage(proto.graph)
+    if problem:
+        raise FormatError(f"{shown}: the model is damaged: {problem}")
     if not proto.ir_version or not proto.graph.node:
         raise FormatError(f"{shown}: not {_WANTED}: no version and no nodes in it; fetch or export it again")
     return proto, source

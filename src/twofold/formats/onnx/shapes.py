@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
@@ -28,6 +29,10 @@ Shape = tuple[int | None, ...]
 
 #: Data of larger tensors never decide a shape; inference gets them without data.
 _LARGEST = 1024
+
+
+#: Values of an input that is run for the shapes of others: a gigabyte.
+_MOST_ZEROS = 2**28
 
 
 def value_shapes(model: ModelProto, inputs: Mapping[str, Shape], path: str) -> dict[tuple[int, str], Shape]:
@@ -205,7 +210,7 @@ def measured_shapes(model: ModelProto, names: Sequence[str], inputs: Mapping[str
     for name in names:
         run.graph.node.add(op_type="Shape", input=[name], output=[f"{name} shape"])
         run.graph.output.append(helper.make_tensor_value_info(f"{name} shape", TensorProto.INT64, None))
-    refusals: tuple[type[Exception], ...] = (ValueError, RuntimeError, *_errors(onnxruntime))
+    refusals: tuple[type[Exception], ...] = (ValueError, RuntimeError, MemoryError, *_errors(onnxruntime))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # it would warn of what others exported, and of this graph
     try:
@@ -224,7 +229,12 @@ def _zeros(value: ValueInfoProto, inputs: Mapping[str, Shape]) -> NDArray[np.gen
     definite = tuple(dim for dim in shape or () if dim is not None)
     if shape is None or len(definite) < len(shape):
         raise ValueError(f"input {value.name!r} has no definite shape")
-    return np.zeros(definite, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    if math.prod(definite) > _MOST_ZEROS:
+        raise ValueError(f"input {value.name!r} is too large to be run for shapes alone")
+    kind = value.type.tensor_type.elem_type
+    if kind == TensorProto.UNDEFINED:
+        raise ValueError(f"input {value.name!r} has no type")
+    return np.zeros(definite, helper.tensor_dtype_to_np_dtype(kind))
 
 
 def _errors(onnxruntime: ModuleType) -> tuple[type[Exception], ...]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..errors import FormatError
+from .errors import FormatError
 
 T = TypeVar("T")
+
+#: Numbers up to here can be added, multiplied and drawn without overflow.
+_LARGEST, _LARGEST_COUNT = 1e150, 2**63 - 1
 
 
 def to_plain(value: Any) -> Any:
@@ -24,8 +29,48 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_plain(kind: type[T], value: Any, where: str = "") -> T:
+def strict_json(text: str, what: str) -> Any:
+    """Read JSON as its standard has it: no NaN, no key twice, no number without bounds.
+
+    Args:
+        text: the document.
+        what: it is to be, for messages: "plan".
+
+    Raises:
+        FormatError: it is none; says where.
+    """
+
+    def no_constant(name: str) -> NoReturn:
+        raise FormatError(f"is no {what}: {name} is no JSON number")
+
+    def number(digits: str) -> float:
+        found = float(digits)
+        return found if math.isfinite(found) else no_constant(digits[:40])
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise FormatError(f"is no {what}: key {max(keys, key=keys.count)!r} stands twice in one object")
+        return found
+
+    try:
+        return json.loads(
+            text, parse_constant=no_constant, parse_float=number, object_pairs_hook=no_duplicates
+        )
+    except json.JSONDecodeError as error:
+        raise FormatError(f"is no {what}: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
+        raise FormatError(f"is no {what}: {error}") from error
+
+
+def from_plain(kind: type[T], value: Any, where: str) -> T:
     """Read a dataclass from what `to_plain` gave.
+
+    Args:
+        kind: the dataclass; its annotations are the schema.
+        value: of JSON.
+        where: what the whole is called: "the report".
 
     Raises:
         FormatError: a key is unknown or missing, or a value is of another kind; says where.
@@ -52,7 +97,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return Path(_read(str, value, where))
     if kind is float:
         _demand(isinstance(value, (int, float)) and not isinstance(value, bool), value, where, "a number")
+        _demand(abs(value) <= _LARGEST, value, where, "a number that can be computed with")
         return float(value)
+    if kind is int:
+        _demand(type(value) is int and abs(value) <= _LARGEST_COUNT, value, where, "a whole number of bounds")
     _demand(type(value) is kind, value, where, f"of type {kind.__name__}")
     return value
 
@@ -76,13 +124,15 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     missing = sorted(needed - value.keys())
     if unknown or missing:
         what = f"key {unknown[0]!r} is unknown" if unknown else f"key {missing[0]!r} is missing"
-        raise FormatError(f"{where or 'the report'}: {what}; it has {', '.join(known)}")
+        raise FormatError(f"{where}: {what}; it has {', '.join(known)}")
     hints = get_type_hints(kind)
-    return kind(
-        **{name: _read(hints[name], one, f"{where}.{name}".lstrip(".")) for name, one in value.items()}
-    )
+    values = {name: _read(hints[name], one, f"{where}.{name}") for name, one in value.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:  # values that do not go with each other
+        raise FormatError(f"{where}: {error}") from error
 
 
 def _demand(fine: bool, value: Any, where: str, wanted: str) -> None:
     if not fine:
-        raise FormatError(f"{where or 'the report'}: {str(value)[:40]!r} is not {wanted}")
+        raise FormatError(f"{where}: {str(value)[:40]!r} is not {wanted}")

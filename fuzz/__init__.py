@@ -1,0 +1,1 @@
+"""The project's attackers: mutated files for every reader, commands that are killed, disks that are full."""
