@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
 
 from twofold.calibrate import Calibration
-from twofold.cli import PANELS, main
+from twofold.cli import main
+from twofold.cli.commands import Commands
 from twofold.planning import Plan
 
 
@@ -254,12 +254,9 @@ def test_a_wrong_command_line_ends_with_2(capsys, argv):
 def commands() -> list[tuple[str, ...]]:
     """All commands, those of groups with the group's name before them."""
     names: list[tuple[str, ...]] = []
-    for entry in PANELS.values():
-        for one in entry:
-            if isinstance(one, typer.Typer):
-                names += [(one.info.name, inner.callback.__name__) for inner in one.registered_commands]
-            else:
-                names.append((one.__name__,))
+    for name, command in Commands().items():
+        inner = getattr(command, "commands", None)
+        names += [(name,)] if inner is None else [(name, one) for one in inner]
     return names
 
 

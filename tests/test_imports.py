@@ -111,6 +111,27 @@ def test_the_core_installation_needs_no_extra():
     assert loaded <= {"numpy", "scipy", "threadpoolctl", "typer", "click", "rich", "platformdirs"}
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["nonsense"]])
+def test_help_needs_nothing_heavy(argv):
+    """numpy and scipy alone take half a second; what answers at once must not import them."""
+    loaded = loaded_by(f"from twofold.cli import main; main({argv})") & THIRD_PARTY
+    assert loaded <= {"typer", "click", "rich"}
+
+
+def test_public_names_are_no_modules_whatever_was_imported_before():
+    import types
+
+    import twofold
+    import twofold.compare
+    import twofold.decompose
+    import twofold.export
+    import twofold.quantize
+
+    assert not [name for name in twofold.__all__ if isinstance(getattr(twofold, name), types.ModuleType)]
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        twofold.nothing  # noqa: B018 - asked for to fail
+
+
 def test_the_core_works_where_extras_are_absent(tmp_path):
     """A whole run with torch, Pillow and h5py made unimportable."""
     from tests.small import write

@@ -6,27 +6,59 @@ print(result.plan)
 result.save("out/")
 """
 
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from . import start
 
 start.guard()  # before the imports that take their time
 
-# ruff: noqa: E402
-from .amct import auto_decomposition
-from .apply import apply_plan
-from .calibrate import CalibrationSource
-from .calibration.gather import CalibrationOptions
-from .calibration.images import ImageOptions
-from .compare import compare
-from .conv import ConvGeometry, ConvLayer, Factors, Skipped
-from .decompose import decompose
-from .errors import TwofoldError
-from .export import export
-from .load import load
-from .lowrank.schemes import SCHEMES
-from .planning.plan import Plan
-from .quantize import quantize
-from .recover import RecoverOptions, recover
-from .result import Result
+if TYPE_CHECKING:
+    from .amct import auto_decomposition
+    from .apply import apply_plan
+    from .calibrate import CalibrationSource
+    from .calibration.gather import CalibrationOptions
+    from .calibration.images import ImageOptions
+    from .compare import compare
+    from .conv import ConvGeometry, ConvLayer, Factors, Skipped
+    from .decompose import decompose
+    from .errors import TwofoldError
+    from .export import export
+    from .load import load
+    from .lowrank.schemes import SCHEMES
+    from .planning.plan import Plan
+    from .quantize import quantize
+    from .recover import RecoverOptions, recover
+    from .result import Result
+
+#: Where each public name stands; it is imported when it is first used, since scipy takes its time.
+_HOMES = {
+    "SCHEMES": "lowrank.schemes",
+    "CalibrationOptions": "calibration.gather",
+    "CalibrationSource": "calibrate",
+    "ConvGeometry": "conv",
+    "ConvLayer": "conv",
+    "Factors": "conv",
+    "ImageOptions": "calibration.images",
+    "Plan": "planning.plan",
+    "RecoverOptions": "recover",
+    "Result": "result",
+    "Skipped": "conv",
+    "TwofoldError": "errors",
+    "apply_plan": "apply",
+    "auto_decomposition": "amct",
+    "compare": "compare",
+    "decompose": "decompose",
+    "export": "export",
+    "load": "load",
+    "quantize": "quantize",
+    "recover": "recover",
+}
+
+__version__ = version("twofold")
 
 __all__ = [
     "SCHEMES",
@@ -50,3 +82,24 @@ __all__ = [
     "quantize",
     "recover",
 ]
+
+
+class _Package(ModuleType):
+    """Keeps `twofold.compare` the function, where the import system would put the module of that name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,17 +15,10 @@ import typer
 
 from ..errors import TwofoldError, command_line
 from ..progress import LINES
-from ..start import begun
 from ..system import explain, working_folder
 from ..terminal import echo, ready, say, say_lines
-from .check import compare
-from .deploy import export, quantize
-from .doctor import doctor
+from .commands import COMMAND
 from .help import Group, usage_text
-from .improve import finetune, recover
-from .make import apply, decompose, inspect
-from .report import COMMAND, report
-from .times import app as latency
 
 app = typer.Typer(
     name="twofold",
@@ -34,21 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-
-#: Commands as the first page of help groups them.
-PANELS = {
-    "Decompose": (inspect, decompose, apply),
-    "Check": (compare, report),
-    "Improve": (recover, finetune),
-    "Deploy": (export, quantize, latency),
-    "Help": (doctor,),
-}
-for panel, commands in PANELS.items():
-    for command in commands:
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, rich_help_panel=panel)
-        else:
-            app.command(rich_help_panel=panel)(command)
 
 #: What typer raises where the command line is wrong; its name and place differ between versions.
 _UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
@@ -89,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    begun()
     ready()
     try:
         working_folder()  # without one libraries end the process, each in its way

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from shutil import get_terminal_size
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from ..terminal import say
+from .commands import ENTRIES, Commands
 
 HEAD = """\
 Usage: twofold COMMAND ARGUMENTS [OPTIONS]
@@ -30,29 +30,23 @@ RESUME = {
     "the same command goes on from there",
     "finetune": "--resume goes on from the newest snapshot",
 }
-_WIDTH = 100
 AGAIN = "the same command begins again"
 
 
 class Group(TyperGroup):
     """The commands of `twofold`."""
 
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Commands()
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the first page: commands in groups, a line each."""
-        formatter.write(HEAD)
-        width = min(get_terminal_size().columns, _WIDTH) - 24  # of what is said of each command
-        panels: dict[str, list[str]] = {}
-        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        for name, command in commands.items():
-            if command is not None:
-                panel = getattr(command, "rich_help_panel", None)
-                panels.setdefault(panel if isinstance(panel, str) else "", []).append(name)
-        for panel, names in panels.items():
-            formatter.write("\n" if panel == next(iter(panels)) else "")
-            for name in names:
-                command = commands[name]
-                about = "" if command is None else command.get_short_help_str(width)
-                formatter.write(f"  {panel if name == names[0] else '':<10} {name:<10} {about}\n")
+        formatter.write(HEAD + "\n")
+        last = ""
+        for name, entry in ENTRIES.items():
+            formatter.write(f"  {'' if entry.panel == last else entry.panel:<10} {name:<10} {entry.about}\n")
+            last = entry.panel
         formatter.write(TAIL)
 
     def invoke(self, ctx: Any) -> Any:

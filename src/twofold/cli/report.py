@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
@@ -16,6 +15,7 @@ from ..planning import Plan
 from ..result import PLAN_FILE
 from ..system import exists, is_dir, is_file, real
 from ..terminal import echo, paths_text, say
+from .commands import COMMAND
 from .common import AsJson
 
 T = TypeVar("T")
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 #: What a report is called beside a model.
 FILES = ("report.json", "report.html")
-#: The command line that runs.
-COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command", default=())
 
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html beside the result.")]
 ReportFolder = Annotated[
