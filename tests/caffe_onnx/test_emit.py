@@ -31,7 +31,8 @@ def about(case: Path) -> dict:
 
 def is_inference(case: Path) -> bool:
     kinds = {kind.casefold() for kind in about(case)["layers"]}
-    return about(case)["phase"] == "TEST" and kinds <= {kind.casefold() for kind in known_types()} | {"input"}
+    known = {kind.casefold() for kind in known_types()} - {kind.casefold() for kind in REFUSED}
+    return about(case)["phase"] == "TEST" and kinds <= known | {"input"}
 
 
 def load(case: Path) -> tuple[CaffeNet, dict[str, np.ndarray]]:

@@ -6,7 +6,6 @@ Every layer runs with a batch of two, is compared with its shape rule, and expor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -461,16 +460,62 @@ def test_smooth_l1_loss(count, sigma, v1):
     assert float(got) == pytest.approx((wide[3] * terms).sum() / 4, rel=1e-5)
 
 
-STATES: dict[str, tuple[int, Callable[[Array], Array]]] = {"LSTM": (2, np.tanh), "RNN": (1, np.tanh)}
+@pytest.mark.parametrize("shape", [(5,), (5, 1, 1)])
+@pytest.mark.parametrize("static", [False, True])
+def test_lstm_that_exposes_its_states(static, shape):
+    """Against torch's own, whose gates are in another order; one sequence begins anew in the middle."""
+    x, cont = normal(4, 2, *shape), np.float32([[1, 1], [1, 1], [0, 1], [1, 1]])
+    first = [normal(1, 2, 3, seed=i) for i in (1, 2)]
+    weights = [
+        normal(12, 5, seed=3),
+        normal(12, seed=4),
+        *[normal(12, 6, seed=5)] * static,
+        normal(12, 3, seed=6),
+    ]
+    more = [normal(2, 6, seed=7)] * static
+    params = "recurrent_param { num_output: 3 expose_hidden: true }"
+    tops = run("LSTM", [x, cont, *more, *first], params, 3, tuple(weights))
+    assert [top.shape for top in tops] == [(4, 2, 3), (1, 2, 3), (1, 2, 3)]
+    own = torch.nn.LSTM(5 + 6 * static, 3).double()
+    order = np.r_[0:6, 9:12, 6:9]
+    inputs = np.concatenate([weights[0], *([weights[2]] * static)], 1)
+    with torch.no_grad():
+        for name, value in (
+            ("weight_ih_l0", inputs),
+            ("weight_hh_l0", weights[-1]),
+            ("bias_ih_l0", weights[1]),
+        ):
+            getattr(own, name).copy_(torch.from_numpy(value[order]))
+        own.bias_hh_l0.zero_()
+        rows = (
+            np.concatenate([x.reshape(4, 2, 5), *([np.repeat(more[0][None], 4, 0)] * static)], 2)
+            if static
+            else x
+        )
+        states = [torch.from_numpy(state).double() for state in first]
+        for step in range(4):
+            states = [state * torch.from_numpy(cont[step])[None, :, None] for state in states]
+            row = torch.from_numpy(rows[step : step + 1].reshape(1, 2, -1)).double()
+            output, states = own(row, tuple(states))
+            np.testing.assert_allclose(tops[0][step], output[0].numpy(), rtol=1e-4, atol=1e-5)
+    for top, state in zip(tops[1:], states, strict=True):
+        np.testing.assert_allclose(top, state.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", STATES)
-def test_states_that_are_exposed_have_shapes(kind):
-    states, _ = STATES[kind]
-    inputs = [normal(4, 2, 5), np.ones((4, 2), np.float32), *[normal(1, 2, 3, seed=i) for i in range(states)]]
-    params = 'recurrent_param { num_output: 3 expose_hidden: true weight_filler { type: "xavier" } }'
-    tops = run(kind, inputs, params, 1 + states, export=False)
-    assert [top.shape for top in tops] == [(4, 2, 3), *[(1, 2, 3)] * states]
+def test_rnn_that_exposes_its_state():
+    x, cont, hidden = normal(3, 2, 5), np.float32([[1, 1], [0, 1], [1, 1]]), normal(1, 2, 4, seed=1)
+    w_x, b, w_h, w_o, b_o = (
+        normal(*s, seed=i) for i, s in enumerate(((4, 5), (4,), (4, 4), (4, 4), (4,)), 2)
+    )
+    params = "recurrent_param { num_output: 4 expose_hidden: true }"
+    got, last = run("RNN", [x, cont, hidden], params, 2, (w_x, b, w_h, w_o, b_o))
+    state = hidden[0].astype(np.float64)
+    for step in range(3):
+        state = np.tanh(x[step] @ w_x.T + b + (state * cont[step][:, None]) @ w_h.T)
+        np.testing.assert_allclose(got[step], np.tanh(state @ w_o.T + b_o), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(last[0], state, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ModelError, match="keeps its state from one pass to the next"):
+        run("RNN", [x, cont], "recurrent_param { num_output: 4 }")
 
 
 @pytest.mark.parametrize("kind", ["Python", "Proposal"])

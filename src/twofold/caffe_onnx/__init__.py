@@ -15,6 +15,7 @@ from . import (  # noqa: F401
     linear,
     normalization,
     pooling,
+    recurrent,
     regions,
     resize,
     shape,

@@ -32,7 +32,7 @@ def lstm_unit_layer(spec: LayerSpec) -> Operation:
     return lambda cell, gates, cont: lstm_unit(cell, gates, cont[..., None])
 
 
-class _Recurrent(Layer):
+class Recurrent(Layer):
     """What LSTM and RNN have in common.
 
     Bottoms: x, cont, x_static if there is one, the first states with `expose_hidden`. Tops: the output, the
@@ -96,7 +96,7 @@ class _Recurrent(Layer):
 
 
 @register("LSTM")
-class LSTM(_Recurrent):
+class LSTM(Recurrent):
     """Blobs W_x (4 D, I), b (4 D), (W_static), W_h (4 D, D); gates in the order i f o g."""
 
     states = 2
@@ -124,7 +124,7 @@ class LSTM(_Recurrent):
 
 
 @register("RNN")
-class RNN(_Recurrent):
+class RNN(Recurrent):
     """Steps h = tanh(W_xh x + b_h + W_hh h), o = tanh(W_ho h + b_o).
 
     Blobs W_xh (D, I), b_h (D), (W_static), W_hh (D, D), W_ho (D, D), b_o (D).
@@ -161,5 +161,5 @@ class RNN(_Recurrent):
 def reset_state(net: nn.Module) -> None:
     """Forget the state that the recurrent layers of `net` keep from their last forward pass."""
     for module in net.modules():
-        if isinstance(module, _Recurrent):
+        if isinstance(module, Recurrent):
             module.state = None
