@@ -9,10 +9,11 @@ import pytest
 from tests.small import write
 
 import twofold
-from twofold.calibration.gather import AnotherPass, CalibrationOptions, gather
+from twofold.calibration.gather import AnotherPass, CalibrationOptions, gather, layer_options
 from twofold.calibration.inputs import from_arrays
 from twofold.calibration.memory import free_memory, parse_bytes, share_out
 from twofold.calibration.runners import runner_for
+from twofold.calibration.statistics import patch_size
 from twofold.conv import ConvLayer
 from twofold.errors import InputError, OptionError
 from twofold.lowrank import LayerFit
@@ -146,3 +147,13 @@ def test_gradients_are_taken_of_32_samples(setting, monkeypatch):
     gather(runner, layers, from_arrays(values, runner.inputs).batched(1), CalibrationOptions(positions=4))
     assert (len(asked), sum(asked)) == (96, 32)
     assert asked[:4] == [True, False, False, True]  # spread over all
+
+
+@pytest.mark.parametrize(("count", "positions"), [(2, 432), (4, 256), (400, 256)])
+def test_positions_of_an_image_suffice_for_six_patches_per_value_of_a_patch(setting, count, positions):
+    runner, layers, _ = setting
+    values = np.zeros((count, 16, 12, 12), np.float32)
+    inputs = from_arrays(values, runner.inputs).batched(1)
+    assert patch_size(layers[0].geometry) == 144
+    options = layer_options(layers[0], inputs, CalibrationOptions(), frozenset({"one"}))
+    assert options.positions == positions

@@ -33,6 +33,15 @@ def test_batches_add_up_to_the_whole():
     assert measure.error("x") == pytest.approx(np.sqrt(np.mean([e**2 for e in errors.values()])), rel=1e-6)
 
 
+def test_a_large_mean_does_not_drown_what_varies():
+    """Squares of 1e7 leave no digit of a variance of 4 in a sum of 1e6 of them."""
+    ref = {"a": (1e7 + np.random.default_rng(0).integers(-3, 4, 100_000)).astype(np.float32)}
+    changed = {"a": ref["a"] + np.float32(1)}
+    measure = OutputError()
+    measure.add("x", ref, changed)
+    assert measure.error("x") == pytest.approx(defined(ref["a"], changed["a"]), rel=1e-6)
+
+
 def test_what_never_varies_and_what_is_not_finite():
     measure = OutputError()
     ones = {"a": np.ones((2, 3), np.float32)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.planning.cases import make_layer
 
-from twofold.conv import ConvGeometry, Skipped
+from twofold.conv import ConvGeometry, ConvLayer, Skipped
 from twofold.errors import PlanError
 from twofold.lowrank.schemes import SCHEMES
 from twofold.planning.candidates import candidate_at, candidates, useful_ranks
@@ -192,3 +193,20 @@ def test_the_ranks_of_a_grouped_layer_count_one_groups_channels():
             chain = SCHEMES["tucker2"].chain(layer.geometry, "", candidate.ranks)
             assert candidate.macs == layer.macs_of(chain) < layer.macs
             assert candidate.params == sum(part.params for part in chain)
+
+
+def test_macs_per_position_of_stacks_with_strides():
+    """Against their counts over an image that strides divide."""
+    plain = ConvLayer("a", ConvGeometry.of(8, 4, (3, 3), stride=(2, 3)), None)
+    turned = replace(plain, geometry=replace(plain.geometry, kind="transposed"))
+    for layer, kind, size, more in ((plain, "convolution", (24, 36), 0), (turned, "transposed", (4, 6), 1)):
+        chain = (
+            ConvGeometry(5, 4, (3, 1), (2, 1), ((1, 1), (0, 0)), (1, 1), 1, kind, (more, 0)),
+            ConvGeometry(8, 5, (1, 3), (1, 3), ((0, 0), (1, 1)), (1, 1), 1, kind, (0, 2 * more)),
+        )
+        counts, here = [], size
+        for geometry in chain:
+            counts.append(geometry.macs(here))
+            here = geometry.output_size(here)
+        places = math.prod(size if kind == "transposed" else here)
+        assert Workload(per_position=True).each(layer, chain) == tuple(count / places for count in counts)

@@ -13,6 +13,7 @@ from tests.planning.cases import best_by_exhaustion, factorize, plan_for, small_
 
 from twofold.conv import ConvLayer, Skipped
 from twofold.errors import OptionError, PlanError
+from twofold.lowrank import scheme
 from twofold.planning import (
     Budget,
     Candidate,
@@ -327,3 +328,20 @@ def test_equal_inputs_give_equal_plans():
 def test_an_unknown_rule_names_the_known_ones():
     with pytest.raises(OptionError, match=", ".join(RULES)):
         plan_for(NET, PlanOptions(rule="best"))
+
+
+def test_at_full_rank_the_cheapest_stack_is_taken_whatever_rounding_says():
+    options = PlanOptions(ranks=(FixedRanks("conv0", None),), schemes=ALL, only=("conv0",))
+    (choice,) = plan_for(NET, options).choices
+    (layer,) = (one for one in NET if one.name == "conv0")
+    costs = []
+    for request in requests(NET, options)["conv0"]:
+        kind = scheme(request.scheme)
+        chain = kind.chain(layer.geometry, request.variant, kind.full_rank(layer.geometry, request.variant))
+        costs.append(Workload().macs(layer, chain))
+    assert choice.macs[1] == min(costs) < max(costs)
+
+
+def test_ranks_that_a_user_fixes_may_cost_more_than_the_reference_spends():
+    options = PlanOptions(ranks=(FixedRanks("conv[012]", None),))
+    assert len(plan_for(NET, options).choices) == 3

@@ -11,9 +11,9 @@ from twofold.errors import OptionError, PlanError
 from twofold.lowrank import FitOptions, scheme
 from twofold.planning import RULES, Budget, FixedRanks, PlanOptions
 from twofold.planning.amct import AmctRange, amct_mode, amct_rank
-from twofold.planning.candidates import candidates
+from twofold.planning.candidates import Candidate, candidates
 from twofold.planning.evbmf import evbmf_rank
-from twofold.planning.rules import amct_layer_rank, amct_spectrum, rule
+from twofold.planning.rules import RuleInput, amct_layer_rank, amct_spectrum, rule
 from twofold.planning.workload import Workload
 
 MODES = [
@@ -157,3 +157,15 @@ def test_unknown_rules_name_the_known_ones():
     with pytest.raises(OptionError, match="no rule 'vbmf'; known are amct, evbmf, energy"):
         rule("vbmf")
     assert rule(" AMCT ").name == "amct"
+
+
+def test_a_share_that_is_met_up_to_rounding_is_met(monkeypatch):
+    """1 - 0.9 is less than 0.1 in binary; the candidate that loses 0.1 keeps 0.9 of the energy."""
+    layer = make_layer("a", ConvGeometry.of(16, 16, (3, 3)))
+    offered = [
+        Candidate("a", "spatial", "hw", (rank,), macs, macs, error)
+        for rank, macs, error in ((4, 10, 0.1), (8, 20, 0.05))
+    ]
+    monkeypatch.setattr("twofold.planning.rules.candidates", lambda *_: offered)
+    options = PlanOptions(budget=Budget("energy", 0.9), rule="energy")
+    assert rule("energy").pick(RuleInput(layer, (), options, Workload())) is offered[0]
