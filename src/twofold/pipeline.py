@@ -44,6 +44,11 @@ from .search import Attempt, within_drop, within_error
 M = TypeVar("M", bound=Model)
 
 _log = logging.getLogger(__name__)
+#: The warning of a plan that no inputs were looked at for.
+UNMEASURED = (
+    "made from the weights alone: how much the network's outputs change was not measured, and may be far "
+    "more than errors of weights; give data or images"
+)
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
 #: Plans that are made at most, each with what fits for the one before told.
@@ -134,6 +139,9 @@ def _run(
         plan = replace(plan, calibration=record, measured_error=error)
         warnings = (*known.inputs.provenance.warnings, *_warnings(known, options, error))
         notes = (*warnings, *notes, *seen.notes, *factored.notes, *correction)
+    elif found.factors:
+        warnings = (UNMEASURED,)
+        notes = (*warnings, *notes)
     smaller = model.replace(found.factors)
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))
     shown = None if known is None else known.sample(SHOWN)
