@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from .conv import ConvLayer, FactorConv, Factors, Skipped
@@ -43,6 +44,9 @@ def apply_plan(plan: Plan, model: M, fitted: Any = None, *, example_inputs: Any 
     layers = model.convolutions()
     plan = plan.check(layers)
     factors = _from_weights(plan, layers) if plan.calibration is None else _fitted(plan, fitted)
+    # A training twin is used with the weights of its net, so that both need the same names.
+    becomes = {choice.layer: choice.becomes for choice in plan.choices}
+    factors = {name: replace(stack, names=becomes[name]) for name, stack in factors.items()}
     smaller = model.replace(factors)
     return Result(smaller, plan.named(smaller.replaced), model, factors)
 

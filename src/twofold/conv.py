@@ -139,11 +139,13 @@ class Factors:
         scheme: registered name of the scheme that made it.
         ranks: channels between the convolutions; of one group, where they have groups.
         convs: the stack; the first takes the layer's input, the last gives its output.
+        names: what its convolutions were called where it was made first; empty where a model names them.
     """
 
     scheme: str
     ranks: Size
     convs: tuple[FactorConv, ...]
+    names: tuple[str, ...] = ()
 
     @property
     def chain(self) -> tuple[ConvGeometry, ...]:

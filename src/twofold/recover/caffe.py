@@ -30,7 +30,8 @@ class CaffeStudent:
         self._outputs, self._device = outputs, device
         net = runnable(decomposed.to_torch("TEST").eval().requires_grad_(False)).net
         self.net = net.placed(device)
-        known = {spec.name for spec in original.net("TEST").layers}
+        # The last layer of a stack may have the name of the layer that it replaced.
+        known = {(spec.name, spec.bottoms) for spec in original.net("TEST").layers}
         computed = {top for spec in self.net.definition.layers for top in spec.tops}
         missing = [name for name in outputs if name not in computed]
         if missing:
@@ -41,7 +42,7 @@ class CaffeStudent:
         self._trained = [
             layer
             for spec, layer in zip(self.net.definition.layers, self.net.layers, strict=True)
-            if spec.name not in known and kind_of(spec.type) is not None
+            if (spec.name, spec.bottoms) not in known and kind_of(spec.type) is not None
         ]
         for layer in self._trained:
             layer.requires_grad_(True)

@@ -40,8 +40,13 @@ class OnnxStudent:
                 f"{decomposed.path}: cannot be trained, since no gradients are known of {error}; train the "
                 f"module that the model was exported from, or protect outputs before it ({option('protect')})"
             ) from error
-        known = {layer.name for layer in original.convolutions()}
-        new = [layer.name for layer in decomposed.convolutions() if layer.name not in known]
+        # The last of a stack may have the name of what it replaced.
+        known = {layer.name: layer.geometry for layer in original.convolutions()}
+        new = [
+            layer.name
+            for layer in decomposed.convolutions()
+            if layer.name not in known or layer.geometry != known[layer.name]
+        ]
         self._trained = {
             constant.name: constant
             for constant in _constants(decomposed, new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -266,8 +267,8 @@ def test_one_name_in_train_and_test_is_one_convolution(tmp_path):
     result.save(tmp_path / "out")
     new = twofold.load(tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel")
     for phase in ("TRAIN", "TEST"):
-        assert [layer.name for layer in new.net(phase).layers] == ["data", "one", "two_0", "two_1"]
-    assert [layer.name for layer in new.weights.layers] == ["one", "two_0", "two_1"]
+        assert [layer.name for layer in new.net(phase).layers] == ["data", "one", "two_0", "two"]
+    assert [layer.name for layer in new.weights.layers] == ["one", "two_0", "two"]
 
 
 def test_one_name_twice_in_one_phase_is_left_alone(tmp_path):
@@ -501,3 +502,37 @@ def test_decomposing_twice(tmp_path):
         opencv(tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel", picture(), "one")[0],
         opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", picture(), "one")[0],
     )
+
+
+OUTPUT = HEAD + conv("one", "data") + conv("conv6-2", "one")
+TWIN = OUTPUT.replace('"Input" top: "data" input_param', '"Input" top: "data" top: "label" input_param') + (
+    'layer { name: "loss" type: "EuclideanLoss" bottom: "conv6-2" bottom: "label" top: "loss" }'
+)
+
+
+@pytest.mark.parametrize("tail", ["", 'layer { name: "p" type: "Softmax" bottom: "conv6-2" top: "p" }'])
+def test_a_layer_that_gives_an_output_keeps_its_name(tmp_path, tail):
+    """OpenCV asks for outputs by layer; and the twin's weights must fit the net's."""
+    files, x = write(tmp_path, OUTPUT + tail), picture()
+    result = twofold.decompose(twofold.load(*files), ranks={"*": "full"}, schemes="spatial", no_data=True)
+    prototxt, caffemodel, _ = result.save(tmp_path / "out")
+    (got,), (wanted,) = opencv(prototxt, caffemodel, x, "conv6-2"), opencv(*files, x, "conv6-2")
+    assert_close(got, wanted)
+    names = [choice.becomes for choice in result.plan.choices]
+    assert names == [("one_0", "one_1"), ("conv6-2_0", "conv6-2")]
+    # A plan that was edited names no layers; then the rule must say the same of the twin.
+    edited = [dataclasses.replace(choice, becomes=()) for choice in result.plan.choices]
+    (tmp_path / "twin.prototxt").write_text(TWIN)
+    twin = twofold.load(tmp_path / "twin.prototxt", files[1])
+    for plan in (result.plan, dataclasses.replace(result.plan, choices=tuple(edited))):
+        assert [choice.becomes for choice in twofold.apply_plan(plan, twin).plan.choices] == names
+
+
+def test_a_twin_takes_the_names_of_its_plan(tmp_path):
+    """Where a layer is read by more in the twin, the rule alone would name it otherwise."""
+    files = write(tmp_path, OUTPUT)
+    result = twofold.decompose(twofold.load(*files), ranks={"*": "full"}, schemes="spatial", no_data=True)
+    more = 'layer { name: "more" type: "ReLU" bottom: "conv6-2" top: "more" }'
+    (tmp_path / "twin.prototxt").write_text(TWIN + more)
+    twin = twofold.apply_plan(result.plan, twofold.load(tmp_path / "twin.prototxt", files[1]))
+    assert twin.plan.choices[-1].becomes == ("conv6-2_0", "conv6-2")

@@ -22,7 +22,7 @@ from .emit import NewLayerText, free_name, replace_layer
 from .graph import net_graph
 from .groups import Group, Use, as_layer, find_groups
 from .kinds import plain
-from .net import NetDefinition, read_layers, read_net
+from .net import LayerSpec, NetDefinition, read_layers, read_net
 from .prototxt import Document, parse
 from .shapes import rule_of
 from .upgrade_text import as_v1, is_v0
@@ -174,8 +174,9 @@ class CaffeModel:
         """Put stacks of convolutions in the place of layers.
 
         The new layers are called NAME_0, NAME_1 and so on; the last has the original's top, so nothing after
-        it changes. Layers that share the weight are replaced alike, each with its own bias. A V0 net becomes
-        a V1 net, since V0 layers have one size for both axes.
+        it changes. Where the layer gives an output of the net, the last keeps its name, by which users of
+        OpenCV ask for the output. Layers that share the weight are replaced alike, each with its own bias. A
+        V0 net becomes a V1 net, since V0 layers have one size for both axes.
 
         Args:
             factors: name of a layer that `convolutions` gives as `ConvLayer` -> its stack.
@@ -187,13 +188,13 @@ class CaffeModel:
             return replace(self, definition=as_v1(self.definition)).replace(factors)
         names = _Names(self.definition, self.weights)
         edits, entries, new_layers = [], {}, dict(self.new_layers)
-        replaced = {name: names.of(name, len(stack.convs))[0] for name, stack in factors.items()}
+        replaced = {name: names.of(name, name, stack)[0] for name, stack in factors.items()}
         for name, stack in factors.items():
             group = self._groups.get(name)
             if group is None:
                 raise ModelError(f"{self.definition.path}: the net has no convolution {name!r}")
             for use in group.uses:
-                layer_names, blobs = names.of(use.spec.name, len(stack.convs))
+                layer_names, blobs = names.of(use.spec.name, name, stack)
                 convs = self._with_own_bias(stack.convs, use, group)
                 chain = [use.spec.bottoms[0], *blobs, use.spec.tops[0]]
                 texts = [
@@ -408,12 +409,30 @@ class _Names:
             self.layers.update(layer.name for layer in weights.layers)
         self.blobs = {blob for spec in specs for blob in (*spec.bottoms, *spec.tops)}
         self.blobs.update(document.root.to_fields().texts("input"))
-        self.given: dict[tuple[str, int], tuple[list[str], list[str]]] = {}
+        read = {blob for spec in specs if not _is_end(spec) for blob in spec.bottoms}
+        self.outputs = {spec.name for spec in specs if spec.tops and read.isdisjoint(spec.tops)}
+        self.given: dict[str, tuple[list[str], list[str]]] = {}
 
-    def of(self, name: str, count: int) -> tuple[list[str], list[str]]:
-        """Names of `count` layers that replace layer `name`, and of the blobs between them."""
-        key = (name, count)
-        if key not in self.given:
+    def of(self, name: str, owner: str, stack: Factors) -> tuple[list[str], list[str]]:
+        """Names of the layers of a stack that replaces layer `name`, and of the blobs between them.
+
+        Args:
+            name: the layer.
+            owner: the layer that the stack was made for, which shares its weight with `name` or is it.
+            stack: what comes in its place.
+        """
+        if name not in self.given:
+            keeps = stack.names[-1] == owner if stack.names else name in self.outputs
+            count = len(stack.convs) - keeps
             layers = [free_name(f"{name}_{i}", self.layers) for i in range(count)]
-            self.given[key] = (layers, [free_name(layer, self.blobs) for layer in layers[:-1]])
-        return self.given[key]
+            layers += [name] if keeps else []
+            self.given[name] = (layers, [free_name(layer, self.blobs) for layer in layers[:-1]])
+        return self.given[name]
+
+
+def _is_end(spec: LayerSpec) -> bool:
+    """Whether a layer only measures or normalises an output; so a net and its twin agree on outputs."""
+    return spec.type in _ENDS or "Loss" in spec.type
+
+
+_ENDS = frozenset({"Accuracy", "ArgMax", "HDF5Output", "Sigmoid", "Silence", "Softmax"})
