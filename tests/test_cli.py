@@ -212,7 +212,7 @@ def test_nothing_to_decompose_copies_the_files(tmp_path, monkeypatch, capsys):
         (["--rank", "out=4"], "out is left alone"),
         (["--multiple", "0"], "multiple"),
         (["--energy", "1.5"], "energy"),
-        (["--input", "data=3"], r"inputs of shape \[\[3\]\]"),
+        (["--input", "data=3"], r"inputs of shape \[3\]: axis 1"),
         (["--input", "data=1x16xA"], "not NAME=SIZES"),
         (["--input", "image=1x3x8x8"], "no input 'image'; it has data"),
     ],
