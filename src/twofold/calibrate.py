@@ -16,7 +16,13 @@ from .calibration.measure import Measure, Metric, MetricChange, OutputError
 from .calibration.runner import Runner, Stacks
 from .calibration.runners import runner_for
 from .calibration.shrink import HeldOut
-from .calibration.source import CalibrationSource, calibration_inputs, image_preprocessing, values_of_sample
+from .calibration.source import (
+    CalibrationSource,
+    calibration_inputs,
+    image_preprocessing,
+    is_caffe,
+    values_of_sample,
+)
 from .calibration.store import load_or_gather
 from .calibration.synthetic import beside
 from .conv import ConvLayer, Factors
@@ -92,7 +98,8 @@ class Calibration:
         made_up = inputs.provenance.kind == "synthetic"
         options = source.options
         if options.batch_statistics is None:
-            options = replace(options, batch_statistics=made_up and inputs.provenance.assumed)
+            unsure = inputs.provenance.assumed or is_caffe(runner)
+            options = replace(options, batch_statistics=made_up and unsure)
         options = replace(options, batch_statistics=options.batch_statistics and runner.has_batch_statistics)
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))

@@ -47,8 +47,8 @@ class CalibrationOptions:
         positions: output positions looked at in each image; None for as many as each layer's patch needs.
         gradients: whether fits weight a layer's output by how much the network's outputs depend on it.
         batch_statistics: whether batch normalisation uses the batch's own mean and variance meanwhile; None
-            for made-up pictures in a range that is assumed alone. Errors are measured on the network as it
-            runs, with the statistics that it stores.
+            for made-up pictures in a range that is only assumed, and for those of Caffe nets. Errors are
+            measured on the network as it runs, with the statistics that it stores.
         made_up: number of made-up pictures; None for 66 where there are no inputs, and none beside inputs.
         seed: of the draw of positions and projections.
     """
