@@ -30,7 +30,8 @@ def test_what_it_says_of_each_layer_is_what_becomes_of_it(tmp_path, monkeypatch,
         monkeypatch.setitem(runners._RUNNERS, "CaffeModel", ("missing", "PyTorch", "torch"))
     model = twofold.load(*write(tmp_path, TEXT))
     found = inspect(model, multiple=multiple)
-    plan = twofold.decompose(model, macs=least(model, multiple), multiple=multiple).plan
+    reached = least(model, multiple, found.options.schemes)
+    plan = twofold.decompose(model, macs=reached, multiple=multiple).plan
     assert {one.name: one.reason for one in found.layers if one.reason} == {
         one.name: one.reason for one in plan.skipped
     }
@@ -42,13 +43,13 @@ def test_what_it_says_of_each_layer_is_what_becomes_of_it(tmp_path, monkeypatch,
     assert bool(found.notes) == (not runs)
 
 
-def least(model, multiple):
+def least(model, multiple, schemes):
     """The smallest budget of MACs: it makes every layer that can be decomposed one that is."""
     ratio = 1e-6
     # What is refused before it is known that the model cannot be run is refused once more behind that.
     for _ in range(2):
         try:
-            twofold.decompose(model, macs=ratio, multiple=multiple)
+            twofold.decompose(model, macs=ratio, multiple=multiple, schemes=schemes)
         except twofold.TwofoldError as refusal:
             ratio = float(re.search(r"lowest reachable ratio is (\d\.\d+)", str(refusal))[1])
     assert ratio > 1e-6

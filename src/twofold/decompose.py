@@ -12,6 +12,7 @@ from .calibration.accuracy import Accuracy
 from .calibration.gather import CalibrationOptions
 from .calibration.measure import Metric
 from .calibration.pixels import Picture
+from .conv import ConvLayer, Skipped
 from .errors import OptionError, PlanError
 from .formats.base import Model
 from .formats.modules import with_data
@@ -19,7 +20,7 @@ from .latency.choose import stopwatch, time_budget
 from .latency.stopwatch import Stopwatch
 from .lowrank import REFINE, SCHEMES, FitOptions
 from .pipeline import run
-from .planning import Budget, FixedRanks, PlanOptions
+from .planning import Budget, FixedRanks, PlanOptions, requests
 from .planning.devices import parse_multiple
 from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES
 from .planning.reach import check_reach
@@ -86,7 +87,7 @@ def decompose(
         multiple: ranks are multiples of this, and at least this. The name of a device, as "ascend-fp16", also
             counts MACs as the device does: in whole blocks of channels.
         schemes: names of the schemes that compete; by default "spatial" and "channel", or "spatial"
-            alone where the weights decide.
+            alone where the weights decide and that takes layers and reaches the budget.
         only: names or patterns of the layers that may be decomposed; empty means all.
         skip: names or patterns of layers to leave alone.
         ranks: layer name or pattern -> its rank (ranks for a scheme with several), or "full".
@@ -150,7 +151,7 @@ def decompose(
         rule=rule,
         multiple=number,
         device=device,
-        schemes=first_schemes(watch, no_data=no_data) if schemes is None else _words(schemes),
+        schemes=first_schemes(watch) if schemes is None else _words(schemes),
         only=_words(only),
         skip=_words(skip),
         ranks=_fixed(ranks or {}),
@@ -158,7 +159,7 @@ def decompose(
     check_reach(model.convolutions(), options)  # before the long work
     used = calibrate(model, source, no_data=no_data, rule=rule)
     if schemes is None:
-        options = replace(options, schemes=default_schemes(used, watch))
+        options = replace(options, schemes=default_schemes(used, watch, model.convolutions(), options))
     return run(model, options, used, FitOptions(refine=refine), watch)
 
 
@@ -180,18 +181,33 @@ def calibrate(
     return prepare(model, source)
 
 
-def first_schemes(watch: Stopwatch | None = None, *, no_data: bool = False) -> tuple[str, ...]:
+def first_schemes(watch: Stopwatch | None = None) -> tuple[str, ...]:
     """All that `default_schemes` may come to, before it is known whether a calibration is possible."""
-    return tuple(SCHEMES) if watch is not None else WEIGHT_SCHEMES if no_data else DATA_SCHEMES
+    return tuple(SCHEMES) if watch is not None else DATA_SCHEMES
 
 
 def default_schemes(
-    calibration: Calibration | WeightsOnly, watch: Stopwatch | None = None
-) -> tuple[str, ...]:
-    """The schemes that compete where the user names none: all of them where time tells which is best."""
+    calibration: Calibration | WeightsOnly, watch: Stopwatch | None,
+    layers: Sequence[ConvLayer | Skipped], options: PlanOptions,
+) -> tuple[str, ...]:  # fmt: skip
+    """The schemes that compete where the user names none.
+
+    All of them where time tells which is best. Where the weights alone decide, "spatial", whose errors are
+    the most like those of outputs; "channel" beside it only where that takes no layer of the network, or does
+    not reach the budget.
+    """
     if watch is not None:
         return tuple(SCHEMES)
-    return DATA_SCHEMES if isinstance(calibration, Calibration) else WEIGHT_SCHEMES
+    if isinstance(calibration, Calibration):
+        return DATA_SCHEMES
+    few = replace(options, schemes=WEIGHT_SCHEMES)
+    if options.rule is not None:
+        return WEIGHT_SCHEMES
+    try:
+        check_reach(layers, few)
+    except PlanError:
+        return DATA_SCHEMES
+    return WEIGHT_SCHEMES if requests(layers, few) else DATA_SCHEMES
 
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:

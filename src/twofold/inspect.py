@@ -12,6 +12,7 @@ from .errors import InputError, MissingExtraError, ModelError
 from .formats.base import Model
 from .lowrank import scheme
 from .lowrank.assemble import checked_weight
+from .planning import requests
 from .planning.amct import amct_mode, amct_refusal
 from .planning.candidates import has_candidates
 from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES, PlanOptions, scheme_refusal
@@ -131,10 +132,12 @@ def inspect(model: Model, schemes: Sequence[str] | None = None, multiple: int = 
         multiple: ranks are multiples of this, and at least this.
     """
     notes: tuple[str, ...] = ()
+    layers = model.convolutions()
     if schemes is None:
         schemes, notes = _usual_schemes(model)
+        if not requests(layers, PlanOptions(schemes=schemes, multiple=multiple)):
+            schemes = DATA_SCHEMES
     options = PlanOptions(schemes=tuple(schemes), multiple=multiple)
-    layers = model.convolutions()
     workload = Workload.of(layers)
     inspected = [_inspect(layer, options, workload) for layer in track(layers, "inspecting layers")]
     return Inspection(tuple(inspected), options, notes)

@@ -98,7 +98,7 @@ def _run(
     layers = model.convolutions()
     if not layers:
         raise ModelError("the net has no convolutions, so there is nothing to decompose")
-    notes, warnings = calibration.notes, tuple[str, ...]()
+    notes, warnings = calibration.notes, _assumptions(model, layers)
     known = calibration if isinstance(calibration, Calibration) else None
     if known is not None:
         layers = _reached(layers, known)
@@ -137,15 +137,26 @@ def _run(
             },
         }
         plan = replace(plan, calibration=record, measured_error=error)
-        warnings = (*known.inputs.provenance.warnings, *_warnings(known, options, error))
-        notes = (*warnings, *notes, *seen.notes, *factored.notes, *correction)
+        warnings = (*warnings, *known.inputs.provenance.warnings, *_warnings(known, options, error))
+        notes = (*notes, *seen.notes, *factored.notes, *correction)
     elif found.factors:
-        warnings = (UNMEASURED,)
-        notes = (*warnings, *notes)
+        warnings = (*warnings, UNMEASURED)
     smaller = model.replace(found.factors)
-    plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *notes))
+    plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *warnings, *notes))
     shown = None if known is None else known.sample(SHOWN)
     return Result(smaller, plan, model, found.factors, shown, warnings, trial.outlook(plan))
+
+
+def _assumptions(model: Model, layers: Sequence[ConvLayer | Skipped]) -> tuple[str, ...]:
+    """What is taken for granted, since the model does not say, and the option that ends it."""
+    found = tuple[str, ...](getattr(model, "warnings", ()))
+    if Workload.of(layers).per_position:
+        python = "example_inputs" if hasattr(model, "example_inputs") else "inputs={...}"
+        found += (
+            "MACs are counted per output position of each layer, since not all input sizes are known; the "
+            f"network's real ratio may be another; give {option(python, '--input')}",
+        )
+    return found
 
 
 def _warnings(calibration: Calibration, options: PlanOptions, error: float) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def decompose(
         list[str] | None,
         typer.Option(
             help=f"Schemes that compete: {', '.join(SCHEMES)}. "
-            f"Default: {', '.join(DATA_SCHEMES)}; spatial with --no-data; all by time."
+            f"Default: {', '.join(DATA_SCHEMES)}; spatial alone with --no-data where enough; all by time."
         ),
     ] = None,
     only: Annotated[
@@ -165,7 +165,7 @@ def decompose(
         rule=rule,
         multiple=number,
         device=device,
-        schemes=tuple(scheme) if scheme else first_schemes(watch, no_data=no_data),
+        schemes=tuple(scheme) if scheme else first_schemes(watch),
         only=tuple(only or ()),
         skip=tuple(skip or ()),
         ranks=fixed,
@@ -176,7 +176,7 @@ def decompose(
         for note in used.notes:
             say(f"note: {note}")
         if not scheme:
-            options = replace(options, schemes=default_schemes(used, watch))
+            options = replace(options, schemes=default_schemes(used, watch, model.convolutions(), options))
         result = run(model, options, used, FitOptions(refine=refine), watch)
         extra = {} if no_report else reports.files_of(result)
         finish(result, output, as_json=as_json, force=force, extra=extra)

@@ -50,8 +50,8 @@ def _from_torch(model: Any) -> ModelProto:
     import torch  # noqa: PLC0415 - an extra
 
     from ..calibration.runners import runner_for  # noqa: PLC0415 - needs PyTorch
+    from ..formats.torch.copies import copied  # noqa: PLC0415
     from ..formats.torch.inputs import Arguments  # noqa: PLC0415
-    from ..formats.torch.model import copied  # noqa: PLC0415
 
     runner: Any = runner_for(model)
     call = Arguments.of(model.module, model.example_inputs)

@@ -324,7 +324,7 @@ class _Maker:
             if budget is None and self.selection.fixed:
                 # Nobody asked for a limit; ranks that the user fixes may cost more than the reference spends.
                 limit = max(limit, problem.least)
-            if problem.least > limit:
+            if problem.least > limit or (budget is not None and not problem.total):
                 raise PlanError(out_of_reach(problem, limit, self.cost, self.options, self.selection.skipped))
             solution = problem.within_cost(limit)
         if not solution.exact:

@@ -35,8 +35,8 @@ class Workload:
     def of(cls, layers: Sequence[ConvLayer | Skipped]) -> Workload:
         """Count per image if the input sizes of all layers that may be decomposed are known.
 
-        Layers that stay do not change the unit: they are left out of the sums where their MACs are not known,
-        which every table says.
+        Where there are such layers, those that stay do not change the unit: they are left out of the sums
+        where their MACs are not known, which every table says.
 
         Raises:
             ModelError: a layer costs more than can be counted.
@@ -48,7 +48,11 @@ class Workload:
                     f"{layer.name}: {macs} multiply-accumulates and {params} weights are more than can be "
                     f"planned ({_MOST}); are its sizes and those of the inputs right?"
                 )
-        return cls(any(isinstance(layer, ConvLayer) and not layer.input_sizes for layer in layers))
+        unsized = [
+            not layer.input_sizes if isinstance(layer, ConvLayer) else layer.macs is None for layer in layers
+        ]
+        may = [one for one, layer in zip(unsized, layers, strict=True) if isinstance(layer, ConvLayer)]
+        return cls(any(may or unsized))
 
     @property
     def unit(self) -> str:

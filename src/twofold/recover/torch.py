@@ -12,8 +12,9 @@ from torch import Tensor
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.runners.torch import TorchRunner
 from ..errors import ModelError, OptionError
+from ..formats.torch.copies import copied
 from ..formats.torch.kinds import kind_of
-from ..formats.torch.model import TorchModel, copied
+from ..formats.torch.model import TorchModel
 
 
 def make_student(

@@ -160,7 +160,8 @@ def reasons(module: nn.Module, x: torch.Tensor | None = None) -> dict[str, str]:
 def test_attention_reads_its_weights_by_itself():
     module = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
     found = reasons(module)
-    assert set(found) == {"self_attn.out_proj", "linear1", "linear2"}
+    assert set(found) == {"self_attn.out_proj", "self_attn.in_proj_weight", "linear1", "linear2"}
+    assert found.pop("self_attn.in_proj_weight").startswith("MultiheadAttention computes this matrix product")
     assert all("its weight is read by the" in reason for reason in found.values())
     decoder = nn.TransformerDecoderLayer(16, 2, 32, batch_first=True).eval()
     layers = {one.name for one in TorchModel(decoder).convolutions() if isinstance(one, ConvLayer)}

@@ -19,9 +19,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ...conv import ConvLayer, Factors
 from ...errors import InputError, OptionError
 from ...formats.torch.convolution import layer_kind, stack_like
+from ...formats.torch.copies import copied, evaluated
 from ...formats.torch.groups import Group, find_groups
 from ...formats.torch.inputs import Arguments
-from ...formats.torch.model import TorchModel, copied, with_own_bias
+from ...formats.torch.model import TorchModel, with_own_bias
+from ...formats.torch.outputs import flat
 from ..inputs import Batch, SampleShape
 from ..runner import Norm, Outputs, Place, Seen, Stacks
 from .early import first_norm, first_place
@@ -57,11 +59,14 @@ class TorchRunner:
 
     def __init__(self, module: nn.Module, example_inputs: Any, protect: tuple[str, ...] = ()) -> None:
         self.described = module
-        self.module = copied(module).eval().requires_grad_(False)
+        self.module = evaluated(copied(module)).requires_grad_(False)
         self._call = Arguments.of(module, example_inputs)
-        tensors = self._call.tensors
-        if any(not tensor.dim() for tensor in tensors.values()) or not tensors:
+        tensors = {name: tensor for name, tensor in self._call.tensors.items() if tensor.dim()}
+        if not tensors:
             raise InputError("forward takes no tensor with a batch axis, so it cannot be calibrated")
+        # Numbers as tensors, and tables that all samples share, are passed as they are.
+        count = next(iter(tensors.values())).shape[0]
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor.shape[0] == count}
         self.inputs: dict[str, SampleShape] = {name: tuple(one.shape[1:]) for name, one in tensors.items()}
         self.examples = {name: _array(tensor) for name, tensor in tensors.items()}
         self._groups = {group.name: group for group in find_groups(self.module)}
@@ -83,7 +88,11 @@ class TorchRunner:
             return called
         self.differentiable = True
         ones = [torch.ones_like(value) for value in values]
-        by_use = torch.autograd.grad(values, [use.output for use in seen.uses], ones, allow_unused=True)
+        try:
+            by_use = torch.autograd.grad(values, [use.output for use in seen.uses], ones, allow_unused=True)
+        except RuntimeError:  # a function of its own without a gradient, or one that computes forward again
+            self.differentiable = False
+            return called
         names = {use.layer for use, gradient in zip(seen.uses, by_use, strict=True) if gradient is not None}
         return {name: None for name in called if name in names}
 
@@ -348,7 +357,7 @@ class _Values:
     @classmethod
     def of(cls, result: Any, sources: _Sources) -> _Values:
         """Flatten what was returned, whatever it is nested in."""
-        values = dict(_flat(result, ""))
+        values = flat(result)
         ends = tuple(values)
         read: dict[str, None] = {}
         for name in ends:
@@ -360,23 +369,6 @@ class _Values:
                 values[own] = tensor
                 read[own] = None
         return cls(values, ends, tuple(read))
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in a result: "output" alone, else "0", "1" in tuples, keys of dicts, joined by dots."""
-    if isinstance(value, Tensor):
-        yield path or "output", value
-        return
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        inner: Any = value.items()
-    elif isinstance(value, (tuple, list)):
-        inner = zip(getattr(value, "_fields", range(len(value))), value, strict=True)
-    else:  # None, numbers and the like
-        return
-    for key, one in inner:
-        yield from _flat(one, f"{path}.{key}" if path else str(key))
 
 
 def _checked(names: tuple[str, ...], found: _Values) -> tuple[str, ...]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ...conv import Array, ConvGeometry, FactorConv
 from ...errors import ModelError
@@ -25,6 +29,12 @@ _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
     "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
 )  # fmt: skip
+#: Hooks that compute a weight at every call -> what that is called, and the call that ends it.
+_COMPUTED: Mapping[type, tuple[str, str]] = {
+    WeightNorm: ("weight_norm", "torch.nn.utils.remove_weight_norm"),
+    SpectralNorm: ("spectral_norm", "torch.nn.utils.remove_spectral_norm"),
+    BasePruningMethod: ("pruning", "torch.nn.utils.prune.remove"),
+}
 #: Layouts that keep the channels of a pixel together, by number of a weight's axes.
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -35,8 +45,9 @@ def refusal(module: nn.Module) -> str | None:
     known = registered(module)
     if known is None:
         return f"quantized ({kind}); decompose first, then quantize"
-    if parametrize.is_parametrized(module):
-        return "has parametrizations; make them plain with torch.nn.utils.parametrize.remove_parametrizations"
+    computed = removal(module)
+    if computed is not None:
+        return computed
     own = [name for name in _CALLS if getattr(type(module), name, None) is not getattr(known, name, None)]
     if own or "forward" in vars(module):
         return f"a subclass with a forward of its own ({kind})"
@@ -45,6 +56,22 @@ def refusal(module: nn.Module) -> str | None:
         return reason
     hooks = [name.strip("_").replace("_", " ") for name in _HOOKS if getattr(module, name, None)]
     return f"has {' and '.join(hooks)}, which would be lost; remove them first" if hooks else None
+
+
+def removal(module: nn.Module) -> str | None:
+    """The call that makes a weight plain which is computed at every call; None where none is."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return None
+    if parametrize.is_parametrized(module):
+        computed = ", ".join(module.parametrizations)  # type: ignore[arg-type]
+        call = f"torch.nn.utils.parametrize.remove_parametrizations(layer, {computed.split(', ')[0]!r})"
+        return f"has parametrizations of its {computed}; make it plain with {call}"
+    for hook in module._forward_pre_hooks.values():
+        for made_by, (what, call) in _COMPUTED.items():
+            if isinstance(hook, made_by):
+                name = getattr(hook, "name", None) or getattr(hook, "_tensor_name", "weight")
+                return f"has its {name} computed by {what}; make it plain with {call}(layer, {name!r})"
+    return None
 
 
 def _parameter_refusal(module: nn.Module) -> str | None:
@@ -58,6 +85,8 @@ def _parameter_refusal(module: nn.Module) -> str | None:
     if unknown or "weight" not in parameters:
         return f"has other parts than a weight and a bias ({', '.join(unknown) or 'no weight'})"
     for name, parameter in parameters.items():
+        if is_lazy(parameter):
+            return "is lazy and has no weights yet; run the module once on its inputs, which makes them"
         if type(parameter) is not nn.Parameter:
             return f"its {name} is of type {type(parameter).__name__}, not a plain parameter"
         if parameter.is_meta:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from torch import nn
 
@@ -44,11 +45,21 @@ class Calls:
 
     Attributes:
         sizes: by name, the sizes of the inputs of every call.
+        runs: by name, how often each call runs per image.
         more: names of those that were given more than their input.
+        macs: MACs per image of each layer, as they were counted.
+        elsewhere: why a layer has to stay, since forward does more with it than call it.
+        others: what is computed with weights, and by no layer.
+        made_up: the shape of the input, where nobody gave one; sizes and MACs are not known then.
     """
 
     sizes: Mapping[str, tuple[Size, ...]]
+    runs: Mapping[str, tuple[Fraction, ...]]
     more: frozenset[str]
+    macs: Mapping[str, Fraction]
+    elsewhere: Mapping[str, str]
+    others: tuple[Skipped, ...] = ()
+    made_up: str = ""
 
 
 def find_groups(root: nn.Module) -> tuple[Group, ...]:
@@ -115,20 +126,48 @@ def as_layer(group: Group, calls: Calls | None) -> ConvLayer | Skipped:
     first = group.modules[0][0]
     shaped = geometry(first)
     called = [names[0] for _, names in group.modules]
-    sizes = tuple(size for name in called for size in (calls.sizes.get(name, ()) if calls else ()))
-    reason = group.reason
-    if reason is None and calls is not None:
-        if any(name not in calls.sizes for name in called):
-            reason = "is never called with the example inputs"
-        elif not calls.more.isdisjoint(called):
-            reason = "is called with more than its input, which a stack does not take"
+    sized = calls if calls is not None and not calls.made_up else None
+    sizes = tuple(size for name in called for size in (sized.sizes.get(name, ()) if sized else ()))
+    runs = tuple(one for name in called for one in (sized.runs.get(name, ()) if sized else ()))
+    reason = group.reason or (None if calls is None else _uncalled(group.name, called, calls))
     if reason is not None or shaped is None:
-        macs = sum(shaped.macs(size) for size in sizes) if shaped is not None else 0
         params = 0 if shaped is None else shaped.params
-        return Skipped(group.name, reason or "its shape is not known", shaped, macs, params)
+        return Skipped(
+            group.name,
+            reason or "its shape is not known",
+            shaped,
+            _counted(group.name, called, calls),
+            params,
+        )
     weight, bias = first.weight, bias_of(first)
     assert isinstance(weight, nn.Parameter), "Bug: a module without a plain weight was not refused"
-    return ConvLayer(
+    layer = ConvLayer(
         group.name, shaped, layer_kind(first).weight(values(weight), shaped),
         None if bias is None else values(bias), sizes, group.names[1:], BITS[weight.dtype],
+        runs=() if all(one == 1 for one in runs) else runs,
     )  # fmt: skip
+    if sized is not None and layer.macs != round(sized.macs.get(group.name, Fraction(0))):
+        return Skipped(
+            group.name, f"computes something else than its shape says ({layer.macs} MACs)", shaped,
+            round(sized.macs.get(group.name, Fraction(0))), shaped.params,
+        )  # fmt: skip
+    return layer
+
+
+def _uncalled(name: str, called: Sequence[str], calls: Calls) -> str | None:
+    """Why a layer has to stay by what forward does with it; None where it only calls it."""
+    if any(one not in calls.sizes for one in called) and name not in calls.elsewhere:
+        inputs = f"a made-up input of shape {calls.made_up}" if calls.made_up else "the example inputs"
+        return f"is never called with {inputs}"
+    if not calls.more.isdisjoint(called):
+        return "is called with more than its input, which a stack does not take"
+    return calls.elsewhere.get(name)
+
+
+def _counted(name: str, called: Sequence[str], calls: Calls | None) -> int | None:
+    """MACs of a layer that stays: 0 where it never ran, None where that is not known."""
+    if calls is None:
+        return None
+    macs = round(calls.macs.get(name, Fraction(0)))
+    ran = macs or any(one in calls.sizes for one in called)
+    return (None if calls.made_up else macs) if ran else 0

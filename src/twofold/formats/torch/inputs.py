@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from .running import eagerly
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,8 @@ class Arguments:
             InputError: it does not run.
         """
         try:
-            return module(*self.positional, **self.named)
+            with eagerly():
+                return module(*self.positional, **self.named)
         except Exception as error:  # whatever a forward raises
             kind = type(module).__name__
             raise InputError(f"{kind} does not run on the inputs that it was given: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,17 +13,20 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ...conv import ConvGeometry, ConvLayer, FactorConv, Factors, Size, Skipped
+from ...conv import ConvGeometry, ConvLayer, FactorConv, Factors, Skipped
 from ...errors import InputError, ModelError, OptionError, OutputError
 from ...progress import track
 from ..base import commit
 from ..graph import NetGraph
 from .convolution import bias_of, fresh_stack, stack_like, values
+from .copies import copied, initialised, lazy_layers
 from .graph import net_graph
 from .groups import ROOT, Calls, Group, as_layer, find_groups
+from .guess import guesses
 from .inputs import Arguments
-from .kinds import Kind, kind_of
+from .study import study
 
 #: Name of the file that `save_to` writes.
 STATE_FILE = "state_dict.pt"
@@ -39,11 +41,13 @@ class TorchModel:
         example_inputs: what its forward gets: a tensor, a tuple of arguments, or a dict of named ones; tells
             the sizes of the convolutions' inputs. None where nothing is known.
         replaced: name of each convolution that was replaced -> the names of its stack.
+        drawn: names of lazy layers that the example inputs initialised, in a copy.
     """
 
     module: nn.Module
     example_inputs: Any = None
     replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    drawn: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         kind = type(self.module)
@@ -55,6 +59,10 @@ class TorchModel:
             raise ModelError(
                 f"the module is wrapped in {kind.__name__}; give its .module and wrap the result"
             )
+        lazy = [] if self.example_inputs is None else lazy_layers(self.module)
+        if lazy:
+            object.__setattr__(self, "module", initialised(self.module, self.example_inputs))
+            object.__setattr__(self, "drawn", tuple(lazy))
 
     @cached_property
     def _groups(self) -> dict[str, Group]:
@@ -62,15 +70,20 @@ class TorchModel:
 
     @cached_property
     def _calls(self) -> Calls | None:
-        return None if self.example_inputs is None else calls(copied(self.module), self.example_inputs)
-
-    @property
-    def _sizes(self) -> Mapping[str, tuple[Size, ...]]:
-        return {} if self._calls is None else self._calls.sizes
+        """What forward does with its layers; None where it could not be tried."""
+        if self.example_inputs is not None:
+            return study(self.module, Arguments.of(self.module, self.example_inputs))
+        for tensor in guesses(self.module):
+            try:
+                return study(self.module, Arguments.of(self.module, tensor), str(tuple(tensor.shape)))
+            except (InputError, ModelError):
+                continue
+        return None
 
     @cached_property
     def _convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
-        return tuple(as_layer(group, self._calls) for group in self._groups.values())
+        others = () if self._calls is None else self._calls.others
+        return (*(as_layer(group, self._calls) for group in self._groups.values()), *others)
 
     def convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
         """All convolutions of the module in its order; those that cannot be replaced as `Skipped`.
@@ -91,11 +104,27 @@ class TorchModel:
             return ()
         return ("without example inputs the sizes are not known; MACs are counted per output position",)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was assumed, since the module did not tell."""
+        found = []
+        if self.drawn:
+            found.append(
+                f"{', '.join(self.drawn)}: lazy layers, whose weights were drawn just now for the example "
+                "inputs, and not trained; run the module once and load its weights"
+            )
+        if self._calls is None:
+            found.append(
+                "the module could not be run, so layers that its forward reaches otherwise than by calling "
+                "them are not known; give example_inputs"
+            )
+        return tuple(found)
+
     def sources(self) -> dict[str, str]:
         """The sha256 of the state: names, types, shapes and values of parameters and buffers."""
         digest = hashlib.sha256()
         for name, tensor in track(self.module.state_dict().items(), "hashing the module"):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not is_lazy(tensor):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
                 if not tensor.is_meta:
                     flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -112,33 +141,11 @@ class TorchModel:
             factors: name of a layer that `convolutions` gives as `ConvLayer` -> its stack.
 
         Raises:
-            ModelError: no such layer, or the module does not run with the stacks in place.
+            ModelError: no such layer.
         """
         new = replace_in(copied(self.module), factors)
         replaced = {name: stack_names(name, len(stack.convs)) for name, stack in factors.items()}
-        model = replace(self, module=new, replaced={**self.replaced, **replaced})
-        if self.example_inputs is not None:
-            self._refuse_detours(model, factors)
-        return model
-
-    def _refuse_detours(self, model: TorchModel, factors: Mapping[str, Factors]) -> None:
-        """Raise ModelError where forward uses a convolution in another way than by calling it."""
-        names = " or ".join(list(factors)[:5])
-        try:
-            after = model._sizes
-        except InputError as error:
-            raise ModelError(
-                f"the module does not run once {names} is replaced, so its forward uses it in another way "
-                f"than by calling it; leave it alone (skip=...): {error.__cause__}"
-            ) from error
-        for name in factors:
-            before = self._sizes.get("" if name == ROOT else name, ())
-            first = model.replaced[name][0]
-            if len(after.get(first, ())) != len(before):
-                raise ModelError(
-                    f"{name}: forward reaches this module in another way than by its name; leave it alone "
-                    f"(skip={name!r})"
-                )
+        return replace(self, module=new, replaced={**self.replaced, **replaced})
 
     def targets(self, folder: Path) -> tuple[Path, ...]:
         """See `formats.base.Model.targets`."""
@@ -246,49 +253,6 @@ def with_own_bias(
     if biases[0] is None and not np.any(shift):
         return (*convs[:-1], replace(last, bias=None))
     return (*convs[:-1], replace(last, bias=own + shift))
-
-
-def calls(module: nn.Module, example_inputs: Any) -> Calls:
-    """Run a module that may be changed; gives what each layer was called with.
-
-    Raises:
-        InputError: it does not run.
-    """
-    found: dict[str, list[Size]] = {}
-    more_given: set[str] = set()
-    arguments = Arguments.of(module, example_inputs)
-    batch = next((tensor.shape[0] for tensor in arguments.tensors.values() if tensor.dim()), 1)
-
-    def note(
-        name: str, kind: Kind, one: nn.Module, given: tuple[Tensor, ...], named: Mapping[str, Tensor]
-    ) -> None:
-        tensor, *more = (*given, *named.values()) if given else named.values()
-        if any(value is not None for value in more):
-            more_given.add(name)
-        found.setdefault(name, []).append(kind.size(one, tensor, batch))
-
-    for name, one in module.named_modules():
-        kind = kind_of(one)
-        if kind is not None:
-            one.register_forward_pre_hook(partial(note, name, kind), with_kwargs=True)
-    with torch.no_grad():
-        arguments.call(module.eval())
-    return Calls({name: tuple(sizes) for name, sizes in found.items()}, frozenset(more_given))
-
-
-def copied(module: nn.Module) -> nn.Module:
-    """A copy of a module that may be changed.
-
-    Raises:
-        ModelError: it holds something that cannot be copied.
-    """
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:  # whatever an attribute's own copying raises
-        raise ModelError(
-            f"{type(module).__name__} cannot be copied ({error}); remove what cannot be, such as tensors "
-            "that are results of computations"
-        ) from error
 
 
 def _write(stream: BinaryIO, content: bytes) -> None:

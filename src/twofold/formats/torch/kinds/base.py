@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,6 +47,10 @@ class Kind(ABC):
     @abstractmethod
     def size(self, module: nn.Module, tensor: Tensor, batch: int) -> Size:
         """Spatial size of its input `tensor`, in which there are `batch` samples on whatever axis."""
+
+    def runs(self, module: nn.Module, tensor: Tensor, batch: int) -> Fraction:
+        """How often a call with `tensor` runs per sample at the size that `size` gives."""
+        return Fraction(1)
 
     def settings(self, module: nn.Module) -> Mapping[str, object]:
         """What the shape does not say, and a stack in its place has like it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ class Convolution(Kind):
 
     def size(self, module: nn.Module, tensor: Tensor, batch: int) -> Size:
         return tuple(tensor.shape[-len(sizes(module, "kernel_size")) :])
+
+    def runs(self, module: nn.Module, tensor: Tensor, batch: int) -> Fraction:
+        return Fraction(self.images(module, tensor).shape[0], batch)
 
     def settings(self, module: nn.Module) -> Mapping[str, object]:
         return {"same": module.padding == "same", "padding_mode": module.padding_mode}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +24,11 @@ class Linear(Kind):
     def size(self, module: nn.Module, tensor: Tensor, batch: int) -> Size:
         """The positions per sample."""
         return (-(-(tensor.numel() // tensor.shape[-1]) // max(batch, 1)),)
+
+    def runs(self, module: nn.Module, tensor: Tensor, batch: int) -> Fraction:
+        """One, but for what the rounding up of `size` added: what is computed once per batch, say."""
+        (positions,) = self.size(module, tensor, batch)
+        return Fraction(tensor.numel(), tensor.shape[-1] * batch * positions) if positions else Fraction(1)
 
     def make(self, geometry: ConvGeometry, settings: Mapping[str, object], **options: Any) -> nn.Module:
         return nn.Linear(geometry.c_in, geometry.c_out, **options)
