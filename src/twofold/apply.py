@@ -14,6 +14,7 @@ from .lowrank import LayerFit, scheme
 from .planning import Plan, requests
 from .progress import track
 from .result import Result
+from .tryout import tryout
 
 M = TypeVar("M", bound=Model)
 
@@ -48,7 +49,9 @@ def apply_plan(plan: Plan, model: M, fitted: Any = None, *, example_inputs: Any 
     becomes = {choice.layer: choice.becomes for choice in plan.choices}
     factors = {name: replace(stack, names=becomes[name]) for name, stack in factors.items()}
     smaller = model.replace(factors)
-    return Result(smaller, plan.named(smaller.replaced), model, factors)
+    warnings = tryout(model, smaller).warnings(changed=bool(factors))
+    plan = plan.named(smaller.replaced)
+    return Result(smaller, plan, model, factors, warnings=warnings)
 
 
 def _from_weights(plan: Plan, layers: Sequence[ConvLayer | Skipped]) -> dict[str, Factors]:

@@ -11,7 +11,7 @@ from typing import Any
 from .calibration.accuracy import Accuracy, top1
 from .calibration.correction import gather_remainders
 from .calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
-from .calibration.inputs import Inputs
+from .calibration.inputs import Batch, Inputs
 from .calibration.measure import Measure, Metric, MetricChange, OutputError
 from .calibration.runner import Runner, Stacks
 from .calibration.runners import runner_for
@@ -112,6 +112,10 @@ class Calibration:
             runner, fitted, held_out, probes, apart, options, model.sources(), source.metric,
             _accuracy(runner, source), source.statistics, fitted.provenance.notes, source.asked,
         )  # fmt: skip
+
+    def first(self) -> Batch:
+        """The first of the held-out samples."""
+        return next(iter(self.held_out.take(slice(0, 1))))
 
     def sample(self, count: int) -> Calibration:
         """The same with a few held-out samples alone."""

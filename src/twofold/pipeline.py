@@ -40,6 +40,7 @@ from .planning.workload import Workload
 from .progress import track
 from .result import Result
 from .search import Attempt, within_drop, within_error
+from .tryout import tryout
 
 M = TypeVar("M", bound=Model)
 
@@ -142,6 +143,8 @@ def _run(
     elif found.factors:
         warnings = (*warnings, UNMEASURED)
     smaller = model.replace(found.factors)
+    tried = tryout(model, smaller) if known is None else tryout(model, smaller, known.runner, known.first())
+    warnings = (*warnings, *tried.warnings(changed=bool(found.factors)))
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *warnings, *notes))
     shown = None if known is None else known.sample(SHOWN)
     return Result(smaller, plan, model, found.factors, shown, warnings, trial.outlook(plan))

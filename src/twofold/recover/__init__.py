@@ -22,6 +22,7 @@ from ..errors import InputError, MissingExtraError, ModelError, OptionError, opt
 from ..formats.base import Model
 from ..formats.modules import with_data
 from ..planning.text import error_text
+from ..tryout import tryout
 from .options import RecoverOptions
 
 if TYPE_CHECKING:
@@ -164,6 +165,9 @@ def _recover(
     course = train(student, lesson, exam, sized, world)
     curve = course.errors
     model, notes = student.finish(held_out)
+    if not options.qat:  # the int8 form has run beside the original in ONNX Runtime
+        first = next(iter(held_out.take(slice(0, 1))))
+        notes = (*notes, *tryout(original, model, runner_for(original), first).warnings(changed=True))
     return Recovery(
         model, curve[0][1], min(error for _, error in curve), curve, fitted.count if sized.steps else 0,
         (*fitted.provenance.lines, *notes), course.losses, world.share.rank,

@@ -68,17 +68,26 @@ class TorchModel:
     def _groups(self) -> dict[str, Group]:
         return {group.name: group for group in find_groups(self.module)}
 
-    @cached_property
+    @property
     def _calls(self) -> Calls | None:
         """What forward does with its layers; None where it could not be tried."""
+        return self._studied[0]
+
+    @property
+    def sample(self) -> Any:
+        """What forward was tried with: the example inputs, else what was made up; None for nothing."""
+        return self._studied[1]
+
+    @cached_property
+    def _studied(self) -> tuple[Calls | None, Any]:
         if self.example_inputs is not None:
-            return study(self.module, Arguments.of(self.module, self.example_inputs))
+            return study(self.module, Arguments.of(self.module, self.example_inputs)), self.example_inputs
         for tensor in guesses(self.module):
             try:
-                return study(self.module, Arguments.of(self.module, tensor), str(tuple(tensor.shape)))
+                return study(self.module, Arguments.of(self.module, tensor), str(tuple(tensor.shape))), tensor
             except (InputError, ModelError):
                 continue
-        return None
+        return None, None
 
     @cached_property
     def _convolutions(self) -> tuple[ConvLayer | Skipped, ...]:
