@@ -52,15 +52,14 @@ def tryout(original: Any, smaller: Any, runner: Runner | None = None, batch: Bat
         original, smaller = (replace(one, example_inputs=sample) for one in (original, smaller))
     try:
         runner = runner or runner_for(original)
-        if batch is None:
-            batch = runner.examples or synthetic_inputs(runner.inputs, count=1).arrays
-        before = runner.run(batch)
+        given = dict(batch or runner.examples or synthetic_inputs(runner.inputs, count=1).arrays)
+        before = runner.run(given)
     except TwofoldError as error:
         return Tryout(str(error))
     except Exception as error:  # whatever a runtime raises
         return Tryout(f"the original does not run: {type(error).__name__}: {error}")
     try:
-        after = runner_for(smaller, runner.outputs).run(batch)
+        after = runner_for(smaller, runner.outputs).run(given)
     except Exception as error:  # whatever a runtime raises
         raise ModelError(f"the result does not run where its original does: {error}") from error
     _compare(before, after)
