@@ -24,7 +24,7 @@ FLOW = (
     ("caffe_onnx",),
     ("calibration",),
     ("planning",),
-    ("load", "calibrate", "inspect"),
+    ("load", "calibrate", "inspect", "tryout"),
     ("factorize",),
     ("result", "search", "export"),
     ("latency",),
