@@ -166,5 +166,4 @@ def test_what_stands_before_a_proposal_is_calibrated(tmp_path, kind, why):
     assert runner.inputs == {"data": (16, 12, 12)}
     reached = [layer.name for layer in runner.reached(layers_of(tmp_path))]
     assert reached == ["one", "two", "out"]
-    _, notes = runner.preprocessing()
-    assert why in notes[0]
+    assert why in runner.notes[0]

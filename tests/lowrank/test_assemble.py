@@ -17,3 +17,11 @@ def test_evened_factors_have_the_same_product_and_even_norms():
         assert norms.max() < 5 * norms.min()
     plain = np.linalg.norm(balanced(V, H)[0], axis=0)
     assert plain.max() > 100 * plain.min()
+
+
+def test_large_weights_are_balanced_though_their_squares_leave_float32():
+    V, H = np.full((3, 2), 1e25, np.float32), np.full((2, 4), 1e-3, np.float32)
+    left, right = balanced(V, H)
+    norms = np.linalg.norm(left.astype(np.float64), axis=0), np.linalg.norm(right.astype(np.float64), axis=1)
+    np.testing.assert_allclose(norms[0], norms[1], rtol=1e-5)
+    np.testing.assert_allclose(left @ right, V @ H, rtol=1e-5)

@@ -26,6 +26,7 @@ from twofold.planning import (
 from twofold.planning.amct import amct_refusal
 from twofold.planning.candidates import candidates
 from twofold.planning.rules import RULES
+from twofold.planning.sensitivity import _to_try
 from twofold.planning.workload import Workload, layer_params
 
 NET = small_net()
@@ -345,3 +346,14 @@ def test_at_full_rank_the_cheapest_stack_is_taken_whatever_rounding_says():
 def test_ranks_that_a_user_fixes_may_cost_more_than_the_reference_spends():
     options = PlanOptions(ranks=(FixedRanks("conv[012]", None),))
     assert len(plan_for(NET, options).choices) == 3
+
+
+def test_a_layer_without_affordable_candidates_is_tried_at_the_cheapest(monkeypatch):
+    monkeypatch.setattr("twofold.planning.sensitivity.TRIED", (0.0,))
+    layer = next(one for one in NET if one.name == "conv0")
+    found = FACTORIZATIONS["conv0"]
+    offered = [one for of in found for one in candidates(layer, [of], Workload(), 4)]
+    least = min(offered, key=lambda one: one.macs)
+    ((factorization, ranks),) = _to_try(layer, found, Workload(), 4)
+    assert (factorization.scheme, factorization.variant, ranks) == (least.scheme, least.variant, least.ranks)
+    assert least.macs < offered[0].macs

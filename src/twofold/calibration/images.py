@@ -308,11 +308,8 @@ def _fit(pixels: Pixels, recipe: _Recipe) -> Pixels:
         factor = recipe.resize_to / min(have)
     else:
         factor = max(1.0, *(want / length for want, length in zip(recipe.target, have, strict=True)))
-    # Rounding must not undercut the target, which a factor just large enough could.
-    height, width = (
-        max(round(length * factor), want if length * factor >= want - 0.5 else 1)
-        for length, want in zip(have, recipe.target, strict=True)
-    )
+    # No side ends below the target: the factor covers both, or the shorter side does, as was checked.
+    height, width = (max(round(length * factor), 1) for length in have)
     if height * width > 100_000_000:
         raise BadImageError(f"{have[0]}x{have[1]} is too long and thin to be resized to {height}x{width}")
     fitted = resize(pixels, (height, width))
