@@ -12,7 +12,7 @@ from .calibration.accuracy import Accuracy, top1
 from .calibration.correction import gather_remainders
 from .calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
 from .calibration.inputs import Batch, Inputs
-from .calibration.measure import Measure, Metric, MetricChange, OutputError
+from .calibration.measure import Measure, Metric, MetricChange, OutputError, number_of
 from .calibration.runner import Runner, Stacks
 from .calibration.runners import runner_for
 from .calibration.shrink import HeldOut
@@ -189,7 +189,7 @@ class Calibration:
         """
         if self.accuracy is None:
             raise OptionError("a budget of accuracy needs labelled pictures, or a function that measures it")
-        return float(self.accuracy(lambda batch: self.runner.run(batch, stacks)))
+        return number_of("the accuracy", self.accuracy, lambda batch: self.runner.run(batch, stacks))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .calibration.measure import OutputError, quality_warning
 from .calibration.pixels import Picture
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
-from .errors import ModelError, TwofoldError
+from .errors import ModelError, TwofoldError, without
 from .formats.base import Model
 from .formats.modules import with_data
 from .latency.runtimes import default_threads, installed
@@ -146,6 +146,7 @@ class Comparison:
         return any(one.boxes is not None for one in self.outputs)
 
 
+@without("no_data", "skip")
 def compare(
     first: Any,
     second: Any,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_lacking: ContextVar[frozenset[str]] = ContextVar("lacking", default=frozenset())
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 
 
@@ -29,6 +36,42 @@ def option(python: str, command: str | None = None) -> str:
     if not _on_command_line.get():
         return python
     return command or "--" + python.removesuffix("=True").replace("_", "-")
+
+
+@contextmanager
+def lacking(*names: str) -> Iterator[None]:
+    """Within the context messages do not offer these options, which what runs does not have."""
+    before = _lacking.set(_lacking.get() | {name.replace("-", "_") for name in names})
+    try:
+        yield
+    finally:
+        _lacking.reset(before)
+
+
+def without(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Say of a public function which options of others it does not have; see `lacking`."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            with lacking(*names):
+                return function(*args, **kwargs)
+
+        return called
+
+    return decorate
+
+
+def remedy(text: str, python: str, command: str | None = None) -> str:
+    """A part of a message that offers an option; "" where what runs does not have it.
+
+    Args:
+        text: the part, with {} where the option stands.
+        python: see `option`.
+        command: see `option`.
+    """
+    name = re.split("[^a-z_]", python, maxsplit=1)[0]
+    return "" if name in _lacking.get() else text.format(option(python, command))
 
 
 def shape_option(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .conv import Size
-from .errors import InputError, MissingExtraError, ModelError, OptionError, OutputError, shape_option
+from .errors import InputError, MissingExtraError, ModelError, OptionError, OutputError, shape_option, without
 from .formats.base import commit, output_path, refuse_changed, reserved, sizes_of
 from .formats.caffe.model import CaffeModel
 from .formats.caffe.shapes import walk_shapes
@@ -91,6 +91,7 @@ class Exported:
         )
 
 
+@without("no_data", "skip")
 def export(model: Any, path: str | Path, *, force: bool = False) -> Exported:
     """Write a Caffe model as ONNX.
 

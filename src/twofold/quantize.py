@@ -16,11 +16,14 @@ from .calibration.measure import OutputError, quality_warning
 from .calibration.pixels import Picture
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
+from .conv import ConvLayer
+from .errors import without
 from .formats.base import commit, output_path, refuse_changed, reserved, sizes_of
 from .formats.modules import with_data
 from .formats.scratch import scratch_folder
 from .int8.qdq import LAYERS, fitting, prepare, session, with_outputs, write_int8
 from .int8.source import as_onnx
+from .lowrank.assemble import checked_weight
 from .planning.text import aligned, count_text, error_text
 from .progress import track
 from .system import real
@@ -68,6 +71,7 @@ class Quantized:
         return "\n".join(lines)
 
 
+@without("no_data", "skip")
 def quantize(
     model: Any,
     path: str | Path,
@@ -124,6 +128,9 @@ def _quantize(
     """See `quantize`."""
     from .int8.weights import round_to_outputs  # noqa: PLC0415 - an extra
 
+    for layer in model.convolutions():
+        if isinstance(layer, ConvLayer):
+            checked_weight(layer)
     inputs = calibration_inputs(runner_for(model), source)
     with scratch_folder() as place:
         plain, int8 = place / "plain.onnx", place / "int8.onnx"

@@ -67,6 +67,7 @@ class BatchNorm(Normalization):
         self._check_count(setup)
         for name, shape in (("mean", channels), ("variance", channels), ("factor", (1,))):
             self.add_blob(setup, name, shape, constant(0))
+        self._check_variance()
         if self.scaled:
             self.add_blob(setup, "scale", channels, filler_or(param, "scale_filler", 1.0), fixed=False)
             self.add_blob(setup, "shift", channels, filler_or(param, "bias_filler", 0.0), fixed=False)
@@ -82,6 +83,18 @@ class BatchNorm(Normalization):
             f"{setup.spec.label} ({setup.spec.type}): the weights hold {count} blobs, the definition needs "
             f"{needed}{hint}"
         )
+
+    def _check_variance(self) -> None:
+        """Refuse variances without a root; those that training leaves a little below 0 have one, with eps."""
+        factor = 1.0 if self.scaled else float(self.factor)
+        variance = self.variance.double() / factor if factor else self.variance.double()
+        bad = (~(variance + self.eps > 0)).nonzero().flatten()
+        if len(bad) and self.use_stored is not False:
+            channel = int(bad[0])
+            raise UnsupportedError(
+                f"{self.spec.label} ({self.spec.type}): the variance of channel {channel} is "
+                f"{float(variance[channel]):g}, which has no root; repair the weights"
+            )
 
     @property
     def uses_stored(self) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..conv import Array, ConvLayer, Factors, FactorStatistics, LayerStatistics
-from ..errors import InputError, OptionError, option
+from ..errors import InputError, OptionError, remedy
 from ..progress import track
 from .grouped import accumulator, factor_accumulator
 from .inputs import Inputs
@@ -224,5 +224,6 @@ def _check(layer: ConvLayer, statistics: LayerStatistics) -> None:
     if not all(np.isfinite(value).all() for value in (*values, statistics.mean)):
         raise InputError(
             f"{layer.name}: sees values that are not finite on the calibration inputs; look at their range "
-            f"(mean and scale) and at the weights before, or use weights only ({option('no_data=True')})"
+            "(mean and scale) and at the weights before"
+            + remedy(", or use weights only ({})", "no_data=True")
         )

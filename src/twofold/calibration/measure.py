@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, option
+from ..errors import InputError, OptionError, TwofoldError, remedy
 from .runner import Outputs
 
 #: A quality of the network that the user measures: outputs of all samples, by name, to a number.
@@ -95,12 +95,35 @@ class OutputError:
         if not (math.isfinite(lost) and math.isfinite(squares)):
             raise InputError(
                 f"output {name!r} has values that are not finite on the calibration inputs; look at their "
-                f"range (mean and scale), or use weights only ({option('no_data=True')})"
+                "range (mean and scale)" + remedy(", or use weights only ({})", "no_data=True")
             )
         variance = squares - total * total / count
         if variance <= 0:  # an output that never varies has nothing to be compared with
             return 0.0 if lost == 0 else lost / count
         return float(lost / variance)
+
+
+def number_of(what: str, function: Callable[..., Any], given: Any) -> float:
+    """What a function of the user's gives, as a number.
+
+    Raises:
+        OptionError: it raises.
+        InputError: it gives something else; says what.
+    """
+    try:
+        found = function(given)
+    except TwofoldError:
+        raise
+    except Exception as error:  # the user's own code, whatever it meets
+        told = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise OptionError(f"{what} fails: {told}; mend the function that was given") from error
+    try:
+        number = math.nan if isinstance(found, (str, bytes)) else float(found)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{what} gave {str(found)[:60]!r}; it must give a finite number")
+    return number
 
 
 class MetricChange:
@@ -118,11 +141,9 @@ class MetricChange:
 
     def error(self, key: Hashable) -> float:
         """See `Measure`."""
-        before, after = (self._metric(_joined(parts)) for parts in self._outputs[key])
-        if not (math.isfinite(before) and math.isfinite(after)):
-            raise InputError(
-                f"the metric gave {before} before and {after} after; it must give finite numbers"
-            )
+        before, after = (
+            number_of("the metric", self._metric, _joined(parts)) for parts in self._outputs[key]
+        )
         return abs(after - before)
 
 

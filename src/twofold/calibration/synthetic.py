@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..errors import InputError, OptionError, option
+from ..errors import InputError, OptionError, remedy
 from ..progress import track
 from .images import ImageOptions
 from .inputs import Inputs, Provenance, SampleShape, describe
@@ -174,7 +174,7 @@ def picture_shape(name: str, shape: SampleShape) -> tuple[int, int, int]:
     Raises:
         InputError: it takes something else, or its size is not known.
     """
-    advice = f"give inputs of your own, or use weights only ({option('no_data=True')})"
+    advice = "give inputs of your own" + remedy(", or use weights only ({})", "no_data=True")
     if len(shape) != 3 or not shape[0] or shape[0] > MAX_CHANNELS:
         raise InputError(f"input {name} takes {describe(shape)}, which is no picture to make up: {advice}")
     channels, (height, width) = shape[0], shape[1:]

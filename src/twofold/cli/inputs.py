@@ -172,8 +172,9 @@ def _function(option: str, text: str) -> Callable[..., Any]:
     sys.path.insert(0, str(working_folder()))
     try:
         found: Callable[..., Any] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise OptionError(f"{option}: cannot find {name!r} in module {module!r}: {error}") from error
+    except Exception as error:  # a module of the user's may raise anything while it is imported
+        told = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise OptionError(f"{option}: cannot find {name!r} in module {module!r}: {told}") from error
     finally:
         sys.path.pop(0)
     if not callable(found):

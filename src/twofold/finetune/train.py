@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -296,7 +297,14 @@ def _load(net: CaffeNet, files: Iterable[Path]) -> list[str]:
                 f"{path} holds weights of other layers than the net to train: {_some(entries)}; it has "
                 f"{_some(have)}"
             )
-        net.load_arrays({name: [blob.array() for blob in entries[name].blobs] for name in fitting})
+        arrays = {name: [blob.array() for blob in entries[name].blobs] for name in fitting}
+        for name, blobs in arrays.items():
+            bad = sum(int((~np.isfinite(blob)).sum()) for blob in blobs)
+            if bad:
+                raise ModelError(
+                    f"{path}: layer {name!r}: {bad} of its weights are NaN or infinite; repair it"
+                )
+        net.load_arrays(arrays)
         filled.update(fitting)
         unused = [name for name in entries if name not in have]
         if unused:

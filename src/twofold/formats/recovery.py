@@ -111,6 +111,17 @@ class Journal:
             content: Any = json.loads(path.read_text())
             renames = tuple((str(new), str(target)) for new, target in content["renames"])
             journal = cls(str(content["decided_by"]), tuple(map(str, content["needed_by"])), renames)
+            for name in (
+                journal.decided_by,
+                *journal.needed_by,
+                *(name for pair in renames for name in pair),
+            ):
+                if b"\0" in os.fsencode(name):  # which raises for other names that no file has
+                    return cls("", (), ())
+            if not all(
+                _JOURNAL.fullmatch(Path(name).name) for name in (journal.decided_by, *journal.needed_by)
+            ):
+                return cls("", (), ())
         except (OSError, ValueError, KeyError, TypeError):
             return cls("", (), ())
         for new, target in renames:

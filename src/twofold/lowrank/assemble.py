@@ -6,7 +6,7 @@ import numpy as np
 from scipy.fft import dct
 
 from twofold.conv import Array, ConvLayer, FactorConv, Factors, Size
-from twofold.errors import ModelError, OptionError, option
+from twofold.errors import ModelError, OptionError, remedy
 from twofold.lowrank.unfold import Split, first_weight, pair_chain, patch_strips, second_weight
 
 
@@ -24,8 +24,9 @@ def checked_weight(layer: ConvLayer) -> Array:
     if not (np.isfinite(layer.weight.min()) and np.isfinite(layer.weight.max())):
         bad = layer.weight.size - int(np.isfinite(layer.weight).sum())
         raise ModelError(
-            f"{layer.name}: {bad} of its {layer.weight.size} weights are NaN or infinite; leave it as it"
-            f" is ({option(f'skip={layer.name!r}', f'--skip {layer.name}')}), or repair the model"
+            f"{layer.name}: {bad} of its {layer.weight.size} weights are NaN or infinite; "
+            + remedy("leave it as it is ({}), or ", f"skip={layer.name!r}", f"--skip {layer.name}")
+            + "repair the model"
         )
     return layer.weight
 

@@ -18,7 +18,7 @@ from ..calibrate import CalibrationSource, calibration_inputs, split
 from ..calibration.pixels import Picture
 from ..calibration.runners import runner_for
 from ..calibration.synthetic import beside
-from ..errors import InputError, MissingExtraError, ModelError, OptionError, option
+from ..errors import InputError, MissingExtraError, ModelError, OptionError, option, without
 from ..formats.base import Model
 from ..formats.modules import with_data
 from ..planning.text import error_text
@@ -69,6 +69,7 @@ class Recovery:
         return "\n".join(lines)
 
 
+@without("no_data", "skip")
 def recover(
     original: Any,
     decomposed: Any,

@@ -160,6 +160,16 @@ class Lesson:
 
 def train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World) -> Course:
     """Train; gives losses and held-out errors by step and leaves the best weights in the student."""
+    try:
+        return _train(student, lesson, exam, options, world)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # over gradients without bounds
+        raise ModelError(
+            "numbers of the training grow beyond bounds; look at the weights and the range of the inputs "
+            f"(mean and scale), or lower the rate ({option('rate')})"
+        ) from error
+
+
+def _train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World) -> Course:
     run = _Run(student, lesson, exam, options, world)
     assert options.steps is not None, "Bug: options are not sized"
     if options.steps == 0:
@@ -202,6 +212,11 @@ class _Run:
         self._batch, self._seed = options.batch, options.seed
         self._part = world.share.of(options.batch, "recovery")
         self.before = float(world.gather(exam.error(student))[0])
+        if not math.isfinite(self.before):
+            raise ModelError(
+                f"the error of the decomposed model is {self.before}: its outputs have no bounds or are NaN; "
+                "look at the weights, and at the range of the inputs (mean and scale)"
+            )
 
     def __call__(self, rate: float, steps: int, checks: int) -> Course:
         """Train; leaves the best weights in the student."""

@@ -16,7 +16,7 @@ from ...caffe_torch.normalization import Normalization
 from ...caffe_torch.runnable import Runnable, runnable
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, Factors, Size
-from ...errors import InputError, ModelError, OptionError, option, shape_option
+from ...errors import InputError, ModelError, OptionError, remedy, shape_option
 from ...formats.caffe.kinds import Kind, kind_of
 from ...formats.caffe.model import CaffeModel
 from ...formats.caffe.net import LayerSpec
@@ -291,8 +291,8 @@ def _protected(part: Runnable) -> tuple[str, ...]:
         why = "; ".join(part.stopped[:3]) or "none depends on the inputs"
         raise ModelError(
             f"no output of the net can be computed: {why}. "
-            "Register a type (twofold.caffe_torch.register), or use weights only "
-            f"({option('no_data=True')})"
+            "Register a type (twofold.caffe_torch.register)"
+            + remedy(", or use weights only ({})", "no_data=True")
         )
     return protected
 

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from ....errors import ModelError, option
+from ....errors import ModelError, remedy
 from ....formats.onnx.fold import dense
 from ....formats.onnx.graphs import DEFAULTS_SINCE_IR, opset_of
 from ....formats.onnx.shapes import fed_inputs
@@ -134,7 +134,7 @@ class Graph:
         if made.ByteSize() > _LARGEST_MESSAGE:
             raise ModelError(
                 f"a part of the model has {made.ByteSize() / 2**30:.1f} GiB, more than ONNX Runtime takes at "
-                f"once; use weights only ({option('no_data=True')})"
+                f"once{remedy('; use weights only ({})', 'no_data=True')}"
             )
         return made
 

@@ -1,0 +1,150 @@
+"""What users give that is no file: functions, seeds, weights without bounds; and what is offered to them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tests.small import NET, random_blobs, write
+
+import twofold
+from twofold.calibration.measure import number_of
+from twofold.cli import app, main
+from twofold.errors import InputError, ModelError, OptionError, TwofoldError, lacking, remedy
+from twofold.formats.recovery import Journal, recover
+
+
+def rejected(capsys, argv: list[str], *said: str) -> str:
+    code = main(argv)
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert code == 1, err
+    for words in said:
+        assert words in err
+    return err
+
+
+@pytest.mark.parametrize("command", ["decompose", "quantize"])
+def test_a_negative_seed(command, tmp_path, capsys):
+    pytest.importorskip("torch")
+    files = write(tmp_path)
+    rejected(capsys, [command, *files, "-o", str(tmp_path / "out"), "--seed", "-1"], "seed", "-1")
+
+
+def raises(outputs):
+    raise ZeroDivisionError("no samples")
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "said"),
+    [
+        (raises, OptionError, "the metric fails: ZeroDivisionError: no samples; mend the function"),
+        (lambda outputs: "0.5", InputError, "gave '0.5'; it must give a finite number"),
+        (lambda outputs: None, InputError, "gave 'None'"),
+        (lambda outputs: np.zeros(3), InputError, "must give a finite number"),
+        (lambda outputs: float("nan"), InputError, "gave 'nan'"),
+    ],
+)
+def test_what_a_function_of_the_users_gives(function, kind, said):
+    with pytest.raises(kind, match=said):
+        number_of("the metric", function, {})
+
+
+def test_numbers_of_every_kind_are_taken():
+    for number in (1, 0.5, np.float32(2), np.array(3.0), True):
+        assert number_of("the metric", lambda _, number=number: number, {}) == float(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def f(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("f = 3", "is no function"),
+        ("", "attribute"),
+    ],
+)
+def test_a_metric_whose_module_cannot_be_imported(text, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = f"metric_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    files = write(tmp_path)
+    rejected(capsys, ["decompose", *files, "-o", "out", "--metric", f"{name}:f"], "--metric", said)
+
+
+def test_remedies_name_only_options_that_there_are():
+    with lacking("no-data"):
+        assert remedy("; or {}", "no_data=True") == ""
+        assert remedy("; or {}", "protect") == "; or protect"
+        with lacking("protect"):
+            assert remedy("{}", "no_data=True") + remedy("{}", "protect") == ""
+    assert remedy("; or {}", "no_data=True") == "; or no_data=True"
+
+
+@pytest.mark.parametrize("command", ["quantize", "recover", "compare"])
+def test_weights_that_are_not_finite(command, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("pytorch_optimizer")
+    blobs = random_blobs(NET)
+    (tmp_path / "good").mkdir()
+    good = write(tmp_path / "good")
+    blobs["two"][0][3, 2, 1, 0] = np.nan
+    files = write(tmp_path, NET, blobs)
+    models = files if command == "quantize" else [*good, *files]
+    out = [] if command == "compare" else ["-o", str(tmp_path / "out")]
+    err = rejected(capsys, [command, *models, *out])
+    assert "--no-data" not in err
+    assert "--skip" not in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_recovery_on_values_without_bounds(tmp_path):
+    pytest.importorskip("pytorch_optimizer")
+    model = twofold.load(*write(tmp_path))
+    smaller = twofold.decompose(model, macs=0.5, no_data=True)
+    data = np.random.default_rng(0).standard_normal((8, 16, 12, 12)).astype(np.float32) * np.float32(1e30)
+    with pytest.raises(TwofoldError, match=r"finite|bounds"):
+        twofold.recover(model, smaller, options=twofold.RecoverOptions(steps=2), data=data)
+
+
+def test_a_variance_without_a_root_names_the_layer(tmp_path):
+    torch = pytest.importorskip("torch")
+    text = NET + 'layer { name: "bn" type: "BatchNorm" bottom: "out" top: "bn" }\n'
+    variance = np.array([1, -1e-7, -0.5, 1, 1], np.float32)
+    blobs = {**random_blobs(NET), "bn": [np.zeros(5, np.float32), variance, np.ones(1, np.float32)]}
+    net = twofold.load(*write(tmp_path, text, blobs)).to_torch()
+    with pytest.raises(ModelError, match=r"'bn' \(BatchNorm\): the variance of channel 2 is -0.5"):
+        net(torch.zeros(1, 16, 12, 12))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"decided_by": "a\0b", "needed_by": [], "renames": []},
+        {"decided_by": "JOURNAL", "needed_by": ["\0"], "renames": []},
+        {"decided_by": "JOURNAL", "needed_by": [], "renames": [["NEW", "a\0b"]]},
+        {"decided_by": "JOURNAL", "needed_by": [], "renames": [["NEW", "\ud800"]]},
+        {"decided_by": "JOURNAL", "needed_by": [], "renames": [["NEW", "../out"]]},
+        {"decided_by": "/etc/passwd", "needed_by": [], "renames": [["NEW", "target"]]},
+    ],
+)
+def test_a_crafted_journal_moves_nothing(content, tmp_path):
+    stem = f".twofold-{'0' * 16}"
+    text = json.dumps(content).replace("JOURNAL", f"{stem}-journal").replace("NEW", f"{stem}-new0")
+    (tmp_path / f"{stem}-journal").write_text(text)
+    (tmp_path / f"{stem}-new0").write_text("new")
+    assert Journal.read(tmp_path / f"{stem}-journal") == Journal("", (), ())
+    assert recover(tmp_path) == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_know_which_options_they_lack(monkeypatch, capsys):
+    """`--no-data` belongs to decompose alone."""
+    offered = {}
+    import typer
+
+    for command in typer.main.get_command(app).commands.values():
+        offered[command.name] = {name for parameter in command.params for name in parameter.opts}
+    assert "--no-data" in offered["decompose"]
+    assert all("--no-data" not in offered[name] for name in ("recover", "compare", "quantize"))
