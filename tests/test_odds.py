@@ -10,8 +10,17 @@ from tests.small import NET, random_blobs, write
 
 import twofold
 from twofold.calibration.measure import number_of
-from twofold.cli import app, main
-from twofold.errors import InputError, ModelError, OptionError, TwofoldError, lacking, remedy
+from twofold.cli import main
+from twofold.errors import (
+    InputError,
+    ModelError,
+    OptionError,
+    TwofoldError,
+    command_line,
+    lacking,
+    offering,
+    remedy,
+)
 from twofold.formats.recovery import Journal, recover
 
 
@@ -139,12 +148,9 @@ def test_a_crafted_journal_moves_nothing(content, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_commands_know_which_options_they_lack(monkeypatch, capsys):
-    """`--no-data` belongs to decompose alone."""
-    offered = {}
-    import typer
-
-    for command in typer.main.get_command(app).commands.values():
-        offered[command.name] = {name for parameter in command.params for name in parameter.opts}
-    assert "--no-data" in offered["decompose"]
-    assert all("--no-data" not in offered[name] for name in ("recover", "compare", "quantize"))
+def test_a_command_is_offered_its_own_options_only():
+    with command_line(), offering({"--protect", "--limit"}):
+        assert remedy("; or {}", "no_data=True") == ""
+        assert remedy("; or {}", "protect") == "; or --protect"
+    with command_line(), offering(None):
+        assert remedy("; or {}", "skip='a'", "--skip a") == "; or --skip a"

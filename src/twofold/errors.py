@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_offered: ContextVar[Collection[str] | None] = ContextVar("offered", default=None)
 _lacking: ContextVar[frozenset[str]] = ContextVar("lacking", default=frozenset())
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 
@@ -48,6 +49,16 @@ def lacking(*names: str) -> Iterator[None]:
         _lacking.reset(before)
 
 
+@contextmanager
+def offering(options: Collection[str] | None) -> Iterator[None]:
+    """Within the context messages offer only these options, the command's; None for any."""
+    before = _offered.set(options)
+    try:
+        yield
+    finally:
+        _offered.reset(before)
+
+
 def without(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Say of a public function which options of others it does not have; see `lacking`."""
 
@@ -71,7 +82,9 @@ def remedy(text: str, python: str, command: str | None = None) -> str:
         command: see `option`.
     """
     name = re.split("[^a-z_]", python, maxsplit=1)[0]
-    return "" if name in _lacking.get() else text.format(option(python, command))
+    spelled, offered = option(python, command), _offered.get()
+    there = offered is None or spelled.split()[0] in offered
+    return text.format(spelled) if there and name not in _lacking.get() else ""
 
 
 def shape_option(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ..errors import lacking
+from ..errors import offering
 from ..terminal import say
 from .commands import ENTRIES, Commands
 
@@ -50,28 +50,23 @@ class Group(TyperGroup):
             last = entry.panel
         formatter.write(TAIL)
 
-    def _foreign(self, ctx: Any) -> set[str]:
-        """Options that other commands have, and the one that is asked for has not."""
-        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+    def _offered(self, ctx: Any) -> set[str] | None:
+        """Options of the command that is asked for; None where there is no such command."""
         words = [*getattr(ctx, "_protected_args", ()), *ctx.args]
-        asked = commands.get(words[0]) if words else None
-        every = set().union(*(_options(command) for command in commands.values() if command is not None))
-        return every - _options(asked) if asked is not None else set()
+        command = self.get_command(ctx, words[0]) if words else None
+        if command is None:
+            return None
+        return {name for parameter in command.params for name in parameter.opts}
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; Ctrl-C ends it with a line that says how to go on."""
         try:
-            with lacking(*self._foreign(ctx)):
+            with offering(self._offered(ctx)):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             hint = RESUME.get(ctx.invoked_subcommand or "", AGAIN)
             say(f"twofold: interrupted; no file was left half-written; {hint}")
             raise typer.Exit(130) from None
-
-
-def _options(command: Any) -> set[str]:
-    """Names of a command's options, without their dashes."""
-    return {name.lstrip("-") for parameter in command.params for name in parameter.opts}
 
 
 def usage_text(error: Any) -> str:
