@@ -122,7 +122,7 @@ class Journal:
                 _JOURNAL.fullmatch(Path(name).name) for name in (journal.decided_by, *journal.needed_by)
             ):
                 return cls("", (), ())
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return cls("", (), ())
         for new, target in renames:
             plain = os.path.basename(target) == target and target not in ("", os.curdir, os.pardir)

@@ -71,6 +71,8 @@ def _read_list(path: Path, where: str) -> list[tuple[str, int]]:
         if not line.strip():
             continue
         try:
+            if not -(2**31) <= int(label) < 2**31:
+                raise InputError(f"{path}:{number}: the label {label[:20]} is more than Caffe's int32 holds")
             entries.append((name.rstrip(), int(label)))
         except ValueError:
             name = ""
