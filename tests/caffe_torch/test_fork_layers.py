@@ -411,12 +411,12 @@ def test_axes_squeezed_transposed_and_reversed():
     for axes in ((1,), (-1,), (1, 3)):
         params = "squeeze_param { " + " ".join(f"axis: {axis}" for axis in axes) + " }"
         np.testing.assert_array_equal(run("Squeeze", [x], params)[0], x.squeeze(axes))
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="does not take inputs of shape"):
         run("Squeeze", [x], "squeeze_param { axis: 2 }")
     y = normal(2, 3, 4, 5)
     params = "transpose_param { dim: 3 dim: 0 dim: 1 dim: 2 }"
     np.testing.assert_array_equal(run("Transpose", [y], params)[0], y.transpose(3, 0, 1, 2))
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="does not take inputs of shape"):
         run("Transpose", [y], "transpose_param { dim: 1 dim: 0 }")
     for axes in ((), (0,), (2,), (1, -1)):
         params = "reverse_param { " + " ".join(f"axis: {axis}" for axis in axes) + " }"
@@ -430,7 +430,7 @@ def test_products_and_hard_swish():
     params = "mul_param { mul_shape: 4 mul_shape: 1 }"
     factor = normal(4, 1, seed=2)
     np.testing.assert_allclose(run("Mul", [x], params, stored=(factor,))[0], x * factor, rtol=1e-6)
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="does not take inputs of shape"):
         run("Mul", [x, normal(2, 5)])
     wide = 6 * x.astype(np.float64)
     want = wide * np.clip(wide + 3, 0, 6) / 6
@@ -442,7 +442,7 @@ def test_axpy_has_a_shape(shape):
     a, x, y = normal(*shape), normal(2, 3, 4, 5, seed=1), normal(2, 3, 4, 5, seed=2)
     (got,) = run("Axpy", [a, x, y])
     np.testing.assert_allclose(got, a.reshape(2, 3, 1, 1) * x + y, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="does not take inputs of shape"):
         run("Axpy", [x, x, y])
 
 
