@@ -95,7 +95,10 @@ def document(data: bytes, rng: random.Random) -> bytes:
     """Exchange, drop or add values of a JSON document."""
     if rng.random() < 0.2:
         return text(data, rng)
-    tree = json.loads(data)
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError):  # a finding that is no JSON
+        return text(data, rng)
     for _ in range(rng.choice((1, 1, 2, 3))):
         tree = _replaced(tree, rng)
     return json.dumps(tree, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")[:_LARGEST]
