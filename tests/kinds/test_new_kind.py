@@ -40,7 +40,8 @@ class Mirrored(convolution.Convolution):
 
 class MirroredConv2d(nn.Conv2d):
     def forward(self, x):
-        return functional.conv2d(x, self.weight.flip(2, 3), self.bias, self.stride, self.padding)
+        weight, groups = self.weight.flip(2, 3), self.groups
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding, groups=groups)
 
 
 class Modules(modules.Convolution):
@@ -48,7 +49,8 @@ class Modules(modules.Convolution):
 
     def make(self, geometry, settings, **options):
         pad = tuple(before for before, _ in geometry.pad)
-        return MirroredConv2d(geometry.c_in, geometry.c_out, geometry.kernel, geometry.stride, pad, **options)
+        g = geometry
+        return MirroredConv2d(g.c_in, g.c_out, g.kernel, g.stride, pad, groups=g.groups, **options)
 
     def run(self, geometry, x, weight, bias):
         return super().run(geometry, x, weight.flip(2, 3), bias)
