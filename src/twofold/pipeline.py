@@ -53,7 +53,7 @@ UNMEASURED = (
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
 #: Plans that are made at most, each with what fits for the one before told.
-_PLANS = 3
+_PLANS = 2
 
 
 def run(
