@@ -44,9 +44,10 @@ def test_the_example_of_the_readme(files, model, tmp_path):
     assert opencv(out / "net.prototxt", out / "net.caffemodel", picture())[0].shape == (1, 5, 12, 12)
 
 
-def test_predicted_errors_are_those_of_what_was_written(files, model, tmp_path):
+@pytest.mark.parametrize("scheme", ["spatial", "depthwise"])
+def test_predicted_errors_are_those_of_what_was_written(files, model, tmp_path, scheme):
     """The error in the plan, measured again from the files alone."""
-    result = decompose(model, macs=0.5, no_data=True)
+    result = decompose(model, macs=0.5, no_data=True, schemes=scheme)
     assert result.plan.choices
     paths = result.save(tmp_path / "out")
     new = {layer.name: layer for layer in twofold.load(*paths[:2]).convolutions()}
@@ -60,9 +61,9 @@ def test_predicted_errors_are_those_of_what_was_written(files, model, tmp_path):
         assert energy_error(original, result.factors[choice.layer]) == pytest.approx(relative**2, rel=1e-5)
 
 
-def test_the_output_is_that_of_the_composed_weight(files, model, tmp_path):
-    """Two convolutions give what the original gives with the product of the factors as its weight."""
-    schemes = ("spatial", "channel", "input", "tucker2")
+@pytest.mark.parametrize("schemes", [("spatial", "channel", "input", "tucker2"), ("depthwise",)])
+def test_the_output_is_that_of_the_composed_weight(files, model, tmp_path, schemes):
+    """A stack gives what the original gives with the product of the factors as its weight."""
     result = decompose(model, macs=0.5, schemes=schemes, multiple=4, no_data=True)
     paths = result.save(tmp_path / "out")
     blobs = random_blobs(NET)
@@ -106,8 +107,9 @@ def test_names_may_be_a_string_or_several(model):
     ] == ["one"]
 
 
-def test_a_plan_is_applied_later_to_the_same_bytes(files, model, tmp_path):
-    result = decompose(model, macs=0.5, no_data=True)
+@pytest.mark.parametrize("scheme", ["spatial", "depthwise"])
+def test_a_plan_is_applied_later_to_the_same_bytes(files, model, tmp_path, scheme):
+    result = decompose(model, macs=0.5, no_data=True, schemes=scheme)
     first = result.save(tmp_path / "first")
     plan = twofold.Plan.load(first[2])
     again = apply_plan(plan, twofold.load(*files)).save(tmp_path / "second")
