@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from .calibration.measure import OutputError, quality_warning
 from .calibration.pixels import Picture
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
+from .detections import box_lists, equal_rows
 from .errors import ModelError, TwofoldError, without
 from .formats.base import Model
 from .formats.modules import with_data
@@ -197,7 +198,10 @@ def compare(
             f"the models take different inputs: {dict(runners[0].inputs)} and {dict(runners[1].inputs)}"
         )
     inputs = calibration_inputs(runners[0], source)
-    found = _Found()
+    varying = runners[0].varying & set(names)
+    if varying:  # lists belong to an image each
+        inputs = inputs.batched(1)
+    found = _Found(varying)
     for batch in track(inputs, "running both models"):
         pair = runners[0].run(batch), runners[1].run(batch)
         found.add(*pair)
@@ -235,7 +239,8 @@ def _remarks(outputs: Sequence[OutputComparison]) -> Iterator[str]:
 class _Found:
     """Collects the outputs of both models, batch by batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, varying: Collection[str] = ()) -> None:
+        self._varying = varying
         self._errors = OutputError()
         self._same: dict[str, list[bool]] = {}
         self._boxes: dict[str, NDArray[np.int64]] = {}
@@ -243,7 +248,18 @@ class _Found:
 
     def add(self, first: Outputs, second: Outputs) -> None:
         plain: dict[str, Any] = {}
+        lists = box_lists(first, self._varying), box_lists(second, self._varying)
         for name, value in first.items():
+            if name in self._varying:
+                if name in lists[0] and name in lists[1]:
+                    counts = np.array(_matched(lists[0][name], lists[1][name]))
+                elif not lists[0] and value.ndim:
+                    counts = np.array(equal_rows(value, second[name]))
+                else:  # scores and classes of boxes
+                    continue
+                self._boxes[name] = self._boxes.get(name, 0) + counts
+                self._names[name] = None
+                continue
             self._names[name] = None
             if are_boxes(value):
                 counts = np.array(_matched(value.reshape(-1, _BOX_COLUMNS), second[name].reshape(-1, 7)))

@@ -59,7 +59,13 @@ class OutputError:
         """See `Measure`."""
         sums = self._sums.setdefault(key, {})
         for name, ref in reference.items():
-            self._add(sums, name, ref, changed[name])
+            if ref.shape != changed[name].shape:
+                raise InputError(
+                    f"the size of output {name!r} depends on the values: {list(ref.shape)} before and "
+                    f"{list(changed[name].shape)} after; name what is computed before it: {option('protect')}"
+                )
+            if ref.size:
+                self._add(sums, name, ref, changed[name])
 
     @staticmethod
     def _add(
@@ -77,6 +83,11 @@ class OutputError:
     def error(self, key: Hashable) -> float:
         """See `Measure`."""
         squares = [self._squared(name, *sums) for name, sums in self._sums[key].items()]
+        if not squares:
+            raise InputError(
+                "the protected outputs are empty on the calibration inputs, so there is no error to measure; "
+                f"name what is computed before them: {option('protect')}"
+            )
         return math.sqrt(sum(squares) / len(squares))
 
     def by_output(self, key: Hashable) -> dict[str, float]:

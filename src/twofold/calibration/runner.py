@@ -85,6 +85,10 @@ class Runner(Protocol):
         """Names of the model's own outputs, whatever is protected."""
 
     @property
+    def varying(self) -> frozenset[str]:
+        """Names of values whose size depends on those of the inputs, as lists of boxes do."""
+
+    @property
     def stopped(self) -> tuple[str, ...]:
         """Why parts of the model cannot be run, in words; empty where all of it can."""
 

@@ -54,6 +54,7 @@ class CaffeRunner:
     differentiable = True
     any_size = False
     runtime = "PyTorch"
+    varying: frozenset[str] = frozenset()
 
     def __init__(
         self, net: CaffeNet, protect: tuple[str, ...] = (), shapes: Mapping[str, Size] | None = None,

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ...conv import ConvLayer, Factors
-from ...errors import InputError, OptionError
+from ...errors import InputError, OptionError, option
 from ...formats.torch.convolution import layer_kind, stack_like
 from ...formats.torch.copies import copied, evaluated
 from ...formats.torch.groups import Group, find_groups
@@ -29,6 +29,7 @@ from ..runner import Norm, Outputs, Place, Seen, Stacks
 from .early import first_norm, first_place
 from .gradients import felt
 from .readout import TORCH as READOUT
+from .sizes import varying_outputs, watched
 
 Forward = Callable[..., Tensor]
 
@@ -49,6 +50,7 @@ class TorchRunner:
         ends: names of the tensors in what forward returns.
         outputs: names of those that are protected, or of what they are read out of.
         examples: the tensors that it was called with first, by name.
+        varying: those of `ends` whose size depends on values.
         described: the user's own module.
     """
 
@@ -75,11 +77,14 @@ class TorchRunner:
 
     def _probe(self, protect: tuple[str, ...]) -> dict[str, None]:
         """Run once: which convolutions the protected outputs depend on, in the order of their first call."""
+        self.varying, before = varying_outputs(self.module, lambda: _flat(self._call.call(self.module), ""))
+        known = dict(self.module.named_modules())
+        self._inner = {name.partition("#")[0] for name in (*before, *protect)} & known.keys() - {""}
         seen = _Recorder({name: self._modules(name) for name in self._groups}, differentiate=True)
         with torch.enable_grad(), seen.hooked():
             found = self._values(self._call)
         self.ends = tuple(found.ends)
-        self.outputs = _checked(protect, found) if protect else found.read
+        self.outputs = _checked(protect, found) if protect else self._fixed(found, before)
         if not self.outputs:
             raise InputError(f"forward returns no tensor of numbers, but {', '.join(self.ends) or 'nothing'}")
         values = [found.values[name] for name in self.outputs if found.values[name].requires_grad]
@@ -95,6 +100,30 @@ class TorchRunner:
             return called
         names = {use.layer for use, gradient in zip(seen.uses, by_use, strict=True) if gradient is not None}
         return {name: None for name in called if name in names}
+
+    def _fixed(self, found: _Values, before: tuple[str, ...]) -> tuple[str, ...]:
+        """What is protected by default: all of fixed size that is returned, or is the last before the rest.
+
+        Raises:
+            InputError: there is no such tensor.
+        """
+        if not self.varying:
+            return found.read
+        read = [name for name in found.read if name.partition(" before ")[0] not in self.varying]
+        fixed = (*read, *(name for name in before if name in found.values))
+        varying = ", ".join(map(repr, sorted(self.varying)))
+        if not fixed:
+            raise InputError(
+                f"the size of {varying} depends on the values, and no module before gives a tensor of fixed "
+                f"size; name modules whose results are to change least: {option('protect')}"
+            )
+        names = ", ".join(map(repr, fixed))
+        self.notes = (
+            *self.notes,
+            f"the size of {varying} depends on the values, so errors are those of {names} before; "
+            f"name others: {option('protect')}",
+        )
+        return fixed
 
     def entrance(self) -> Place | None:
         """See `Runner.entrance`."""
@@ -185,9 +214,16 @@ class TorchRunner:
         return self._values(self._call.with_tensors(tensors))
 
     def _values(self, call: Arguments) -> _Values:
-        with _Sources() as sources:
+        inner: dict[str, Tensor] = {}
+
+        def note(name: str, output: Any) -> None:
+            if isinstance(output, Tensor):
+                inner[name] = output
+
+        with _Sources() as sources, watched(self.module, self._inner, note):
             result = call.call(self.module)
-        return _Values.of(result, sources)
+        found = _Values.of(result, sources)
+        return dataclasses.replace(found, values={**inner, **found.values})
 
     def _outputs(self, found: _Values) -> Outputs:
         return {name: _array(tensor) for name, tensor in self._protected(found).items()}
@@ -374,5 +410,8 @@ class _Values:
 def _checked(names: tuple[str, ...], found: _Values) -> tuple[str, ...]:
     for name in names:
         if name not in found.values:
-            raise OptionError(f"forward returns no {name!r} to protect, only {', '.join(found.values)}")
+            raise OptionError(
+                f"forward returns no {name!r} to protect, only {', '.join(found.ends)}, and no module of "
+                "that name gives a tensor"
+            )
     return names

@@ -128,6 +128,23 @@ def batch_of(model: ModelProto, inputs: Mapping[str, Size]) -> int:
     return batch_size({**input_shapes(model), **inputs}) or 1
 
 
+def integer_values(model: ModelProto) -> set[str]:
+    """Names of values of the main graph that are known to be whole numbers or truths."""
+    light = _without_data(model)
+    with suppress(shape_inference.InferenceError):
+        light = shape_inference.infer_shapes(light)
+    floats = {
+        TensorProto.UNDEFINED, TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16,
+        TensorProto.BFLOAT16,
+    }  # fmt: skip
+    graph = light.graph
+    return {
+        value.name
+        for value in (*graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type not in floats
+    }
+
+
 def _without_data(model: ModelProto) -> ModelProto:
     light = ModelProto()
     light.CopyFrom(model)

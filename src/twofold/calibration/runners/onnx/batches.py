@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +82,10 @@ class Batching:
             return value
         return value[: count * len(value) // (-(-count // self.size) * self.size)]
 
-    def joined(self, parts: Sequence[Mapping[str, NDArray[Any]]], count: int) -> Outputs:
-        """Outputs of all samples as float32.
+    def joined(
+        self, parts: Sequence[Mapping[str, NDArray[Any]]], count: int, varying: Collection[str] = ()
+    ) -> Outputs:
+        """Outputs of all samples as float32; those in `varying` as they are, one after the other.
 
         Raises:
             ModelError: an output differs in shape from part to part.
@@ -97,5 +99,6 @@ class Batching:
                     f"({', '.join(map(str, sorted(shapes)))}); name others ({option('protect')})"
                 )
             joined = value if len(parts) == 1 else np.concatenate([part[name] for part in parts])
-            found[name] = self.own(joined, count).astype(np.float32, copy=False)
+            own = joined if name in varying else self.own(joined, count)
+            found[name] = own.astype(np.float32, copy=False)
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,21 +12,22 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from ....conv import ConvLayer, Factors
-from ....errors import ModelError, OptionError
+from ....errors import ModelError, OptionError, option
 from ....formats.onnx.graphs import is_op
 from ....formats.onnx.groups import bias_of
 from ....formats.onnx.model import OnnxModel
-from ....formats.onnx.shapes import input_shapes
+from ....formats.onnx.shapes import input_shapes, integer_values
 from ....lowrank.measure import composed
 from ...inputs import Batch, SampleShape
 from ...runner import Norm, Outputs, Place, Seen, Stacks
 from ..readout import ONNX as READOUT
 from .batches import Batching, Values
 from .early import first_norm, first_place
-from .graph import Graph, types_of
+from .graph import Graph, reads, types_of
 from .norms import with_batch_statistics
 from .pieces import Pieces
 from .session import Session
+from .varying import listed, varying_values
 
 if TYPE_CHECKING:
     from ....onnx_torch import OnnxNet
@@ -45,6 +46,7 @@ class OnnxRunner:
     Attributes:
         ends: names of the graph's outputs.
         outputs: values that are protected.
+        varying: values whose size depends on those of the inputs.
         inputs: shapes of the samples that must be fed, without the batch axis; None where any size will do.
         examples: none; a file holds no inputs.
     """
@@ -59,7 +61,8 @@ class OnnxRunner:
         proto = model.proto
         self.ends = tuple(value.name for value in proto.graph.output)
         everything = Graph(proto, self.ends, model.files)
-        self.outputs = _checked(everything, protect) if protect else _protected(everything)
+        self.varying = varying_values(proto)
+        self.outputs = _checked(everything, protect) if protect else _protected(everything, self.varying)
         self._normal = _Network(proto, self.outputs, model)
         self._network = self._normal
         self._types = types_of(proto, self._normal.graph.fed)
@@ -82,7 +85,17 @@ class OnnxRunner:
     def notes(self) -> tuple[str, ...]:
         """See `Runner.notes`."""
         why = self._gradients[1]
-        return (why,) if why else ()
+        return (*self._before_varying(), *((why,) if why else ()))
+
+    def _before_varying(self) -> tuple[str, ...]:
+        """What is protected instead of outputs whose size varies."""
+        ends = [name for name in self.ends if name in self.varying]
+        if not ends or not self.varying.isdisjoint(self.outputs):
+            return ()
+        return (
+            f"the size of {listed(ends)} depends on the values, so errors are those of "
+            f"{listed(self.outputs)} before; name others: {option('protect')}",
+        )
 
     @property
     def described(self) -> Mapping[str, str]:
@@ -132,7 +145,9 @@ class OnnxRunner:
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`; with stacks the changed model itself is run."""
         session = self._changed(stacks) if stacks else self._network.session(self._types)
-        return self.batching.joined([session(values) for values in self.parts(batch)], _count(batch))
+        return self.batching.joined(
+            [session(values) for values in self.parts(batch)], _count(batch), self.varying
+        )
 
     def _changed(self, stacks: Stacks) -> Session:
         # The same stacks come batch by batch.
@@ -157,7 +172,7 @@ class OnnxRunner:
                 found = envs
                 for number in range(piece, len(pieces)):
                     found = [pieces.advance(values, number, changed.get(number)) for values in found]
-                yield layer.name, index, self.batching.joined(found, _count(batch))
+                yield layer.name, index, self.batching.joined(found, _count(batch), self.varying)
 
     def _weights(self, layer: ConvLayer, stack: Factors) -> dict[int, Weights]:
         """Weight and bias of the convolution that a stack equals, by the number of each use's piece."""
@@ -272,19 +287,37 @@ def _checked(graph: Graph, names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _protected(graph: Graph) -> tuple[str, ...]:
-    """What the outputs are read out of.
+def _protected(graph: Graph, varying: Collection[str]) -> tuple[str, ...]:
+    """What the outputs are read out of; of those whose size varies, the last values before of fixed size.
 
     Raises:
         ModelError: no output depends on the inputs.
     """
-    found = dict.fromkeys(
-        name for end in graph.outputs for name in _read_from(graph, end) if graph.depends(name)
+    integers = integer_values(graph.model)
+    unfit, seen = integers | set(varying), set[str]()
+    fixed = dict.fromkeys(
+        name
+        for end in graph.outputs
+        for name in (_before(graph, end, unfit, seen) if end in varying else [end])
     )
-    protected = tuple(name for name in found if graph.maker(name) is not None)
+    found = dict.fromkeys(name for end in fixed for name in _read_from(graph, end) if graph.depends(name))
+    made = [name for name in found if graph.maker(name) is not None]
+    # Sizes are whole numbers, and so are classes, which are protected where a net gives nothing else.
+    protected = tuple(name for name in made if name not in integers) or tuple(made)
     if not protected:
         raise ModelError("no output of the model depends on its inputs")
     return protected
+
+
+def _before(graph: Graph, name: str, unfit: Collection[str], seen: set[str]) -> list[str]:
+    """The last values before one that are not unfit to be protected."""
+    maker = graph.maker(name)
+    if maker is None or name in seen or not graph.depends(name):
+        return []
+    if name not in unfit:
+        return [name]
+    seen.add(name)
+    return [one for source in sorted(reads(maker)) for one in _before(graph, source, unfit, seen)]
 
 
 def _read_from(graph: Graph, name: str) -> list[str]:
