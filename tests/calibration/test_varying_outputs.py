@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,11 @@ from twofold.detections import box_lists  # noqa: E402
 from twofold.errors import OptionError  # noqa: E402
 
 make = helper.make_node
+
+
+@pytest.fixture(autouse=True)
+def _without_times(monkeypatch):
+    monkeypatch.setattr(sys.modules["twofold.compare"], "installed", lambda: ())
 
 
 def found(nodes, outputs):
