@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ make = helper.make_node
 
 @pytest.fixture(autouse=True)
 def _without_times(monkeypatch):
-    monkeypatch.setattr(sys.modules["twofold.compare"], "installed", lambda: ())
+    monkeypatch.setattr(importlib.import_module("twofold.compare"), "installed", lambda: ())
 
 
 def found(nodes, outputs):

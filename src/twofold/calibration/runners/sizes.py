@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -53,7 +53,7 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def varying_outputs(
-    module: nn.Module, call: Callable[[], Iterable[tuple[str, Tensor]]]
+    module: nn.Module, call: Callable[[], Mapping[str, Tensor]]
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """Run a module once.
 

@@ -77,7 +77,7 @@ class TorchRunner:
 
     def _probe(self, protect: tuple[str, ...]) -> dict[str, None]:
         """Run once: which convolutions the protected outputs depend on, in the order of their first call."""
-        self.varying, before = varying_outputs(self.module, lambda: _flat(self._call.call(self.module), ""))
+        self.varying, before = varying_outputs(self.module, lambda: flat(self._call.call(self.module)))
         known = dict(self.module.named_modules())
         self._inner = {name.partition("#")[0] for name in (*before, *protect)} & known.keys() - {""}
         seen = _Recorder({name: self._modules(name) for name in self._groups}, differentiate=True)
