@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calibrate import CalibrationSource, calibration_inputs
+from .calibration.detections import box_lists, equal_rows
 from .calibration.inputs import Batch
 from .calibration.measure import OutputError, quality_warning
 from .calibration.pixels import Picture
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
-from .detections import box_lists, equal_rows
 from .errors import ModelError, TwofoldError, without
 from .formats.base import Model
 from .formats.modules import with_data

@@ -16,9 +16,9 @@ from tests.formats.onnx.small import conv, model, weight, write  # noqa: E402
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
+from twofold.calibration.detections import box_lists  # noqa: E402
 from twofold.calibration.runners import runner_for  # noqa: E402
 from twofold.calibration.runners.onnx.varying import varying_values  # noqa: E402
-from twofold.detections import box_lists  # noqa: E402
 from twofold.errors import OptionError  # noqa: E402
 
 make = helper.make_node

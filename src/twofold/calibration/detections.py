@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration.runner import Outputs
+from .runner import Outputs
 
 Rows = NDArray[np.float32]
 #: Columns of a list of boxes in one array: corners, score, class; with the image before them.
