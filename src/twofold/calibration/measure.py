@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, OptionError, TwofoldError, remedy
+from ..errors import InputError, OptionError, TwofoldError, option, remedy
 from .runner import Outputs
 
 #: A quality of the network that the user measures: outputs of all samples, by name, to a number.
