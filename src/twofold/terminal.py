@@ -73,7 +73,7 @@ def echo(text: object) -> None:
         OutputError: stdout takes no more, as on a full disk; a pipe that closed raises BrokenPipeError.
     """
     try:
-        print(visible_lines(str(text)), flush=True)  # noqa: T201 - the one place for results
+        print(_encodable(sys.stdout, visible_lines(str(text))), flush=True)  # noqa: T201 - the one place for results
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
@@ -99,7 +99,13 @@ def _write(stream: TextIO | None, text: str) -> None:
     # Print takes stdout where there is no stream; a full disk behind stderr must not end the work.
     if stream is not None:
         with suppress(OSError):
-            print(text, file=stream, flush=True)
+            print(_encodable(stream, text), file=stream, flush=True)
+
+
+def _encodable(stream: TextIO | None, text: str) -> str:
+    """Text with escapes for what the encoding lacks; programs that call twofold own their streams."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _escape(match: re.Match[str]) -> str:
