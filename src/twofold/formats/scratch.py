@@ -22,7 +22,7 @@ def scratch_folder() -> Iterator[Path]:
 
     Libraries make their own temporary folders in it, too, as long as it is there.
     """
-    _sweep(Path(tempfile.gettempdir()))
+    sweep(Path(tempfile.gettempdir()))
     with unwinding(), ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"twofold-{os.getpid()}-"))
         with suppress(OSError):  # no locks here: the number of the process has to do
@@ -34,8 +34,8 @@ def scratch_folder() -> Iterator[Path]:
             tempfile.tempdir = before
 
 
-def _sweep(place: Path) -> None:
-    """Remove the folders of processes that are gone."""
+def sweep(place: Path) -> None:
+    """Remove the folders that processes which are gone have left in a place."""
     try:
         entries = list(os.scandir(place))
     except OSError:
