@@ -1,4 +1,4 @@
-"""Every command that writes, on a disk that is full or refuses, and under limits on files, memory and descriptors."""
+"""Every command that writes, on a disk that is full or refuses, and under limits on files and descriptors."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def _problem(folder: Path, ran: Ran, old: dict[str, bytes]) -> str:
     if ran.code:
         kept = {name: content for name, content in found.items() if name in old}
         more = [name for name in found.keys() - old.keys() if not name.startswith(_EARLY)]
-        if problem := _lost(old, kept, old):
+        # Where the disk does not even let go, the next run completes what was decided.
+        new = found if "the next load or save in that folder completes it" in ran.said else old
+        if problem := _lost(old, kept, new):
             return problem
         if more:
             return f"written by a command that failed: {', '.join(more)}"

@@ -29,8 +29,8 @@ def rows(minutes: float, seed: int, *, least: int = LEAST) -> Iterator[Row]:
     """Kill commands for some minutes, at least `least` times; a row for each."""
     with world() as folder:
         found = {name: Row(f"kill {name}") for name in COMMANDS}
-        until, done = time.monotonic() + 60 * minutes, 0
-        for name, event, over in _attacks(folder, seed):
+        until = time.monotonic() + 60 * minutes
+        for done, (name, event, over) in enumerate(_attacks(folder, seed)):
             if time.monotonic() > until and done >= least:
                 break
             problem = attack(folder, COMMANDS[name], event, over=over)
@@ -40,7 +40,6 @@ def rows(minutes: float, seed: int, *, least: int = LEAST) -> Iterator[Row]:
             row.lost += bool(problem)
             if problem:
                 print(f"kill {name} at file event {event}: {problem}", file=sys.stderr, flush=True)
-            done += 1
         yield from found.values()
 
 

@@ -44,7 +44,8 @@ snapshot_prefix: "out/tiny" random_seed: 1 """
 
 #: Each command that writes; all write into `out`.
 COMMANDS = {
-    "decompose": "decompose net.prototxt net.caffemodel -o out --data data.npy --statistics out/s.npz --macs 0.6",
+    "decompose": "decompose net.prototxt net.caffemodel -o out --data data.npy --statistics out/s.npz "
+    "--macs 0.6",
     "weights": "decompose net.prototxt net.caffemodel -o out --no-data --macs 0.7",
     "apply": "apply made/plan.json net.prototxt net.caffemodel -o out",
     "recover": "recover net.prototxt net.caffemodel made -o out --data data.npy --steps 2 --rate 0.01",
@@ -59,9 +60,19 @@ COMMANDS = {
 _DATED = ("report.json", "report.html", "page.html", ".resume")
 #: Modules that commands import late.
 _LATE = (
-    "torch", "onnx", "onnxruntime", "onnxruntime.quantization", "twofold.cli", "twofold.finetune", "twofold.recover.train",
-    "twofold.report", "twofold.caffe_torch", "twofold.caffe_onnx", "twofold.int8.weights", "twofold.int8.qdq",
-)  # fmt: skip
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime.quantization",
+    "twofold.cli.commands",
+    "twofold.finetune",
+    "twofold.recover.train",
+    "twofold.report",
+    "twofold.caffe_torch",
+    "twofold.caffe_onnx",
+    "twofold.int8.weights",
+    "twofold.int8.qdq",
+)
 
 #: How long a command may take, in seconds.
 _STUCK = 120.0
@@ -95,9 +106,9 @@ class Ran:
 
 
 @contextmanager
-def world() -> Iterator[Path]:
-    """A folder with a net, data, a solver, and what one decomposition made."""
-    for name in _LATE:
+def world(*, late: bool = True) -> Iterator[Path]:
+    """A folder with a net, data, a solver, and what one decomposition made; `late` imports for all commands."""
+    for name in _LATE if late else ():
         with suppress(ImportError):  # an extra that is not installed; its commands say so
             importlib.import_module(name)
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -106,20 +117,24 @@ def world() -> Iterator[Path]:
         (folder / "net.prototxt").write_text(NET)
         (folder / "train.prototxt").write_text(TRAINING)
         (folder / "solver.prototxt").write_text(SOLVER)
-        layers = [
-            NewLayer(name, "Convolution", (rng.normal(size=(m, n, 3, 3)).astype(np.float32) / n, np.zeros(m, np.float32)))
-            for name, m, n in (("one", 32, 8), ("two", 16, 32))
-        ]  # fmt: skip
+        layers = []
+        for name, outputs, inputs in (("one", 32, 8), ("two", 16, 32)):
+            blobs = (_normal(rng, outputs, inputs, 3, 3) / inputs, _normal(rng, outputs))
+            layers.append(NewLayer(name, "Convolution", blobs))
         stream = io.BytesIO()
         create_weights(layers).write(stream)
         (folder / "net.caffemodel").write_bytes(stream.getvalue())
-        np.save(folder / "data.npy", rng.normal(size=(20, 8, 8, 8)).astype(np.float32))
-        made = run(folder, COMMANDS["decompose"].replace("out/s.npz", "s0.npz").replace("-o out", "-o made"))
+        np.save(folder / "data.npy", _normal(rng, 20, 8, 8, 8))
+        made = run(folder, COMMANDS["weights"].replace("-o out", "-o made"))
         if made.code:
             raise RuntimeError(f"the world cannot be made: {made.said}")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
 
 
 def run(folder: Path, typed: str, begin: Callable[[], object] | None = None) -> Ran:

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from twofold.calibration.arrays import read_npy
 from twofold.calibration.gather import Statistics
 from twofold.calibration.store import load_or_gather, load_statistics
 from twofold.conv import LayerStatistics
@@ -87,3 +88,25 @@ def test_a_disk_that_fills_up_at_any_moment_leaves_nothing(tmp_path, monkeypatch
     with pytest.raises(OutputError, match=r"s\.npz: cannot write: No space left on device"):
         load_or_gather(tmp_path / "out" / "s.npz", [], gather, {}, "x")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("limit", [None, 2, 9])
+def test_arrays_are_read_as_numpy_does(tmp_path, order, limit):
+    array = np.asarray(np.random.default_rng(0).random((5, 2, 3)), order=order)
+    np.save(tmp_path / "a.npy", array)
+    asked = []
+    assert np.array_equal(read_npy(tmp_path / "a.npy", limit, asked.append), array[:limit])
+    assert asked == [min(limit or 5, 5) * 48 if order == "C" else 240]
+
+
+def test_an_array_that_is_cut_off_is_named(tmp_path):
+    """A mapping ends the process where it is touched."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((5, 1000)))
+    os.truncate(path, 20_000)
+    with pytest.raises(ValueError, match="it is cut off: 20000 of 40128 bytes are there"):
+        read_npy(path, 1, lambda size: None)
+    np.save(path, np.array([None]), allow_pickle=True)
+    with pytest.raises(ValueError, match="Python objects"):
+        read_npy(path, None, lambda size: None)

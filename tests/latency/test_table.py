@@ -51,6 +51,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(cache):
     assert load(SETTING).times == {}
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_times_of_several_processes_all_stay(cache):
     children = []
     for number in range(4):
