@@ -59,15 +59,18 @@ COMMANDS = {
 #: Files that say when they were made; of the others equal work makes equal bytes.
 _DATED = ("report.json", "report.html", "page.html", ".resume")
 #: Modules that commands import late.
+_ALWAYS = ("twofold.cli.commands", "twofold.cli.make", "twofold.cli.report", "twofold.report")
 _LATE = (
+    "twofold.cli.check",
+    "twofold.cli.deploy",
+    "twofold.cli.improve",
+    "twofold.cli.times",
     "torch",
     "onnx",
     "onnxruntime",
     "onnxruntime.quantization",
-    "twofold.cli.commands",
     "twofold.finetune",
     "twofold.recover.train",
-    "twofold.report",
     "twofold.caffe_torch",
     "twofold.caffe_onnx",
     "twofold.int8.weights",
@@ -107,8 +110,12 @@ class Ran:
 
 @contextmanager
 def world(*, late: bool = True) -> Iterator[Path]:
-    """A folder with a net, data, a solver, and what one decomposition made; `late` imports for all commands."""
-    for name in _LATE if late else ():
+    """A folder with a net, data, a solver, and what one decomposition made.
+
+    Args:
+        late: import what all commands need, not only those that work from weights alone.
+    """
+    for name in (*_ALWAYS, *(_LATE if late else ())):
         with suppress(ImportError):  # an extra that is not installed; its commands say so
             importlib.import_module(name)
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
