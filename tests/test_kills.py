@@ -14,7 +14,7 @@ from fuzz.worlds import COMMANDS, run, world
 with world(late=False) as folder:
     typed = COMMANDS["weights"]
     count = run(folder, typed, lambda: killer(0)).count
-    problems = [attack(folder, typed, event, over=True) for event in (count // 2, count - count // 6)]
+    problems = [attack(folder, typed, count - count // 6, over=True)]
     problems.append(attack(folder, COMMANDS["report"], 3, over=False))
 print(json.dumps([count, problems]))
 """
@@ -28,4 +28,4 @@ def test_a_command_that_is_killed_loses_nothing_and_leaves_nothing():
     assert done.returncode == 0, done.stderr
     count, problems = json.loads(done.stdout)
     assert count > 30
-    assert problems == ["", "", ""]
+    assert problems == ["", ""]
