@@ -5,6 +5,7 @@ Needs h5py (extra `hdf5`). Source: Net::ToHDF5 and Net::CopyTrainedLayersFromHDF
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -22,6 +23,7 @@ from .weights import Blob, Float32, NewWeights, WeightsFile, WeightsLayer
 
 _DATA, _DIFF = "data", "diff"
 _MAX_AXES = 32  # kMaxBlobAxes
+_MAX_VALUES = 2**31 - 1  # what an int counts
 
 
 def _h5py() -> Any:
@@ -66,6 +68,8 @@ class _Hdf5Blob(Blob):
             raise FormatError(f"{self._where}: type {self.dtype} holds no numbers")
         if len(self.shape) > _MAX_AXES:
             raise FormatError(f"{self._where}: {len(self.shape)} axes, Caffe allows {_MAX_AXES}")
+        if math.prod(self.shape) > _MAX_VALUES:
+            raise FormatError(f"{self._where}: shape {list(self.shape)}, Caffe allows {_MAX_VALUES} values")
 
     def array(self) -> Float32:
         self.check()
@@ -233,5 +237,8 @@ def _read_layer(path: Path, name: str, group: Any) -> _Hdf5Layer:
     blobs: list[Blob] = []
     for index in range(1 + max(map(int, group), default=-1)):
         blob = f"{where}, blob {index}"
-        blobs.append(_Hdf5Blob(group[str(index)], blob) if str(index) in group else _AbsentBlob(blob))
+        item = group.get(str(index))
+        if item is not None and not (hasattr(item, "shape") and hasattr(item, "dtype")):
+            raise FormatError(f"{blob}: is a {type(item).__name__}, no dataset")
+        blobs.append(_AbsentBlob(blob) if item is None else _Hdf5Blob(item, blob))
     return _Hdf5Layer(name, "", tuple(blobs))
