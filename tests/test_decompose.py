@@ -75,6 +75,13 @@ def test_the_output_is_that_of_the_composed_weight(files, model, tmp_path, schem
     assert np.abs(expected - opencv(*files, picture())[0]).max() > 1e-2  # so the comparison means something
 
 
+def test_every_layer_keeps_its_energy_where_ranks_are_estimated_first(model):
+    choices = decompose(model, energy=0.9, schemes="depthwise", multiple=1, no_data=True).plan.choices
+    assert choices
+    for choice in choices:
+        assert choice.relative_error**2 <= 0.1 + 1e-12
+
+
 def test_without_a_budget_no_more_is_spent_than_the_reference_would(model):
     ours, theirs = decompose(model), decompose(model, rule="amct")
     assert ours.plan.totals.macs[1] <= theirs.plan.totals.macs[1]

@@ -52,8 +52,9 @@ UNMEASURED = (
 )
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
-#: Plans that are made at most, each with what fits for the one before told.
-_PLANS = 2
+#: Plans that are made at most, each with what fits for the one before told; more where every layer is
+#: promised an error, which estimates cannot keep.
+_PLANS, _PROMISED = 2, 8
 
 
 def run(
@@ -239,7 +240,7 @@ class _Trial:
     def _plan(self, options: PlanOptions) -> Attempt:
         """The plan; made again where fits at its ranks told something that it did not know."""
         plan, factors = self._fitted(options)
-        for _ in range(_PLANS - 1):
+        for _ in range((_PROMISED if options.rule == "energy" else _PLANS) - 1):
             estimated = [choice for choice in plan.choices if self.factored.of(choice).trial_ranks()]
             made = {one.layer: one.relative_error for one in self._with_errors(plan).choices}
             if all(made[one.layer] == one.relative_error for one in estimated):

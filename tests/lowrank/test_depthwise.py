@@ -44,7 +44,7 @@ def test_value_and_gradient_against_their_definitions(dense):
         D = W - U @ Z.T
         return (np.trace(D @ C @ D.T) + np.trace(U @ R @ U.T)) / np.trace(W @ C @ W.T)
 
-    value, by_channels, by_taps = problem.value(terms, problem.single(np.float64))
+    value, by_channels, by_taps = problem.value(terms, problem.relative(np.float64))
     assert value == pytest.approx(f(terms.V, terms.K), rel=1e-9)
     step = 1e-6
     for array, gradient in ((terms.V, by_channels), (terms.K, by_taps)):
@@ -62,7 +62,7 @@ def test_the_search_descends_and_its_end_is_flat():
     terms, history = problem.improve(problem.start(6), 400)
     assert history == sorted(history, reverse=True)
     assert history[-1] < 0.8 * history[0]
-    value, by_channels, by_taps = problem.value(terms, problem.single(np.float64))
+    value, by_channels, by_taps = problem.value(terms, problem.relative(np.float64))
     assert value == pytest.approx(history[-1])
     assert max(np.abs(by_channels).max(), np.abs(by_taps).max()) < 1e-3 * value
 
@@ -81,6 +81,16 @@ def test_terms_do_not_cancel_each_other_where_no_best_approximation_exists():
     loose = TermProblem("conv", weight, KroneckerCovariance(np.eye(4), np.eye(4)), ridge=1e-12)
     unbound = loose.solve(loose.improve(loose.start(2), 300)[0])
     assert unbound.energies.sum() / loose.energy > 3 * energies.sum()
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e15])
+def test_the_size_of_weights_does_not_matter(size):
+    """Patches of so many values are fitted in float32, whose range squares would leave."""
+    geometry = ConvGeometry.of(8, 32, (3, 3))
+    layer = make_layer(geometry)
+    sized = ConvLayer("sized", geometry, size * layer.weight)
+    errors = [depthwise.factorize(one, "").energy_error((20,)) for one in (layer, sized)]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("data", [False, True], ids=["weights", "data"])

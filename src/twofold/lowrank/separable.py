@@ -288,7 +288,7 @@ class TermProblem:
 
         Args:
             terms: the terms, in the dtype of the computation.
-            data: W^T and C W^T in that dtype.
+            data: what `relative` gives for that dtype.
         """
         target, cross = data
         Z, CZ, U, variances = self._project(terms, cross)
@@ -299,10 +299,9 @@ class TermProblem:
         gram = U.T @ U
         gram.flat[:: len(gram) + 1] += (self._ridge * squares).astype(Z.dtype)
         by_filters = (CZ @ gram - cross @ U).reshape(*self.shape[1:], -1)
-        scale = 2 / self.energy
-        by_channels = np.einsum("csr,sr->cr", by_filters, terms.K)
-        by_taps = np.einsum("csr,cr->sr", by_filters, terms.V)
-        return loss / self.energy, scale * by_channels, scale * by_taps
+        by_channels = 2 * np.einsum("csr,sr->cr", by_filters, terms.K)
+        by_taps = 2 * np.einsum("csr,cr->sr", by_filters, terms.V)
+        return loss, by_channels, by_taps
 
     def _project(self, terms: Terms, cross: Array) -> tuple[Array, Array, Array, Array]:
         """Z, C Z, U and the variances of the terms; the last two in float64."""
@@ -327,9 +326,10 @@ class TermProblem:
         size /= max(float(size.max()), _TINY)
         return Terms(terms.V * (size / norms[0]), terms.K * (size / norms[1]))
 
-    def single(self, dtype: type[np.floating]) -> tuple[Array, Array]:
-        """W^T and C W^T in some dtype."""
-        return self.W.T.astype(dtype, order="C"), self._cross.astype(dtype, order="C")
+    def relative(self, dtype: type[np.floating]) -> tuple[Array, Array]:
+        """W^T and C W^T in some dtype, in units in which the layer's energy is 1."""
+        unit = 1 / np.sqrt(self.energy)
+        return (unit * self.W.T).astype(dtype, order="C"), (unit * self._cross).astype(dtype, order="C")
 
 
 class _Search:
@@ -338,7 +338,7 @@ class _Search:
     def __init__(self, problem: TermProblem, terms: Terms, dtype: type[np.floating]) -> None:
         self._problem, self._dtype = problem, dtype
         self._shapes = terms.V.shape, terms.K.shape
-        self._data = problem.single(dtype)
+        self._data = problem.relative(dtype)
         self.best, self.history = terms, list[float]()
 
     def __call__(self, x: Array) -> tuple[float, Array]:
