@@ -134,6 +134,18 @@ def test_refining_helps(name):
     assert energy_error(layer, refined, statistics) < 0.999 * energy_error(layer, closed, statistics)
 
 
+@both
+@cases
+def test_a_trial_has_the_error_that_it_says(name, variant, geometry, data):
+    """Alternations would lower it, and take long."""
+    layer, statistics = make_layer(geometry), make_statistics(geometry) if data else None
+    fitted = SCHEMES[name].factorize(layer, variant, statistics, options=FitOptions(ridge=0.0, refine=2))
+    few = tuple(max(1, rank // 2) for rank in fitted.max_ranks)
+    for ranks in fitted.trial_ranks() or (few,):
+        error, factors = fitted.trial(ranks)
+        assert energy_error(layer, factors, statistics) == pytest.approx(error, rel=1e-6, abs=1e-12)
+
+
 @cases
 def test_bias_keeps_the_mean_output_and_the_error_is_of_real_outputs(name, variant, geometry):
     layer = make_layer(geometry, bias=False)

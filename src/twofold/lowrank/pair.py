@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
@@ -162,6 +162,10 @@ class Fitted(_Single):
     regression: Regression
     options: FitOptions
     covariance: PatchCovariance | None
+
+    @property
+    def closed_form(self) -> Fitted:
+        return replace(self, options=replace(self.options, refine=0))
 
     def _matrices(self, rank: int) -> tuple[Array, Array]:
         V, H = self.V[:, :rank], self.regression.solve(rank)

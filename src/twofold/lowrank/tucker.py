@@ -18,7 +18,7 @@ squares.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
@@ -88,6 +88,10 @@ class _Double(Nested):
     @property
     def singular_values(self) -> None:
         return None
+
+    @property
+    def closed_form(self) -> _Double:
+        return replace(self, options=replace(self.options, refine=0))
 
     def energy_errors(self) -> Array:
         return self.shares
