@@ -14,7 +14,7 @@ from .calibration.gather import AnotherPass, CalibrationOptions, Statistics, gat
 from .calibration.inputs import Batch, Inputs
 from .calibration.measure import Measure, Metric, MetricChange, OutputError, number_of
 from .calibration.runner import Runner, Stacks
-from .calibration.runners import runner_for
+from .calibration.runners import refuse_varying, runner_for
 from .calibration.shrink import HeldOut
 from .calibration.source import (
     CalibrationSource,
@@ -26,7 +26,7 @@ from .calibration.source import (
 from .calibration.store import load_or_gather
 from .calibration.synthetic import beside
 from .conv import ConvLayer, Factors
-from .errors import InputError, MissingExtraError, ModelError, OptionError, TwofoldError, option
+from .errors import InputError, MissingExtraError, ModelError, OptionError, TwofoldError
 from .formats.base import is_missing, preflight
 from .lowrank import Factorization, corrected_stack
 from .planning import MeasuredSensitivity
@@ -94,7 +94,7 @@ class Calibration:
         if source.statistics is not None and is_missing(source.statistics):
             preflight([source.statistics])
         runner = runner_for(model, source.protect)
-        _refuse_varying(runner)
+        refuse_varying(runner)
         inputs = calibration_inputs(runner, source)
         made_up = inputs.provenance.kind == "synthetic"
         options = source.options
@@ -217,20 +217,6 @@ def prepare(model: Any, source: CalibrationSource) -> Calibration | WeightsOnly:
         if source.asked:
             raise
         return WeightsOnly.because(error)
-
-
-def _refuse_varying(runner: Runner) -> None:
-    """Refuse to protect what has another size with each input.
-
-    Raises:
-        OptionError: the user names such an output.
-    """
-    for name in runner.outputs:
-        if name in runner.varying:
-            raise OptionError(
-                f"the size of {name!r} depends on the values, so its error cannot be measured; name what is "
-                f"computed before it, or nothing: {option('protect')}"
-            )
 
 
 def _accuracy(runner: Runner, source: CalibrationSource) -> Accuracy | None:

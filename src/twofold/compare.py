@@ -248,6 +248,8 @@ class _Found:
 
     def add(self, first: Outputs, second: Outputs) -> None:
         plain: dict[str, Any] = {}
+        # What finds nothing may return no list at all.
+        second = {**{name: first[name][:0] for name in first if name in self._varying}, **second}
         lists = box_lists(first, self._varying), box_lists(second, self._varying)
         for name, value in first.items():
             if name in self._varying:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..calibrate import CalibrationSource, calibration_inputs, split
 from ..calibration.pixels import Picture
-from ..calibration.runners import runner_for
+from ..calibration.runners import refuse_varying, runner_for
 from ..calibration.synthetic import beside
 from ..errors import InputError, MissingExtraError, ModelError, OptionError, option, without
 from ..formats.base import Model
@@ -102,7 +102,8 @@ def recover(
     Raises:
         ModelError: the models do not belong together, or cannot be trained.
         InputError: there are too few inputs.
-        OptionError: there is no such device or hint, the processes cannot share a batch evenly, or `also`
+        OptionError: there is no such device or hint, the size of a protected value depends on the values of
+            the inputs, the processes cannot share a batch evenly, or `also`
             is given with `qat`.
         MissingExtraError: PyTorch or pytorch-optimizer is not installed.
 
@@ -143,6 +144,7 @@ def _recover(
     hints = tuple(name for name in dict.fromkeys(options.hints) if name not in runner.outputs)
     if hints:
         runner = _hinting(original, runner.outputs, hints)
+    refuse_varying(runner)
     if not options.qat:  # before inputs are read
         student = _mean(*(_float_student(original, one, runner, world) for one in students))
     inputs = calibration_inputs(runner, source)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import OutputError
-from ..calibration.runners import runner_for
+from ..calibration.runners import refuse_varying, runner_for
 from ..errors import ModelError, option
 from ..formats.base import Model
 from ..formats.onnx.model import OnnxModel
@@ -32,7 +32,9 @@ from ..quantize import default_path
 
 def make_teacher(original: Model, protect: tuple[str, ...]) -> Any:
     """What runs the original as ONNX, whose names its int8 form shares."""
-    return runner_for(_as_model(original), protect)
+    runner = runner_for(_as_model(original), protect)
+    refuse_varying(runner)
+    return runner
 
 
 def _as_model(model: Model) -> OnnxModel:

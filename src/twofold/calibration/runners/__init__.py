@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from ...errors import MissingExtraError, ModelError
+from ...errors import MissingExtraError, ModelError, OptionError, option
 from ..runner import Runner
 
 #: Class of a model -> the module here that runs it, its runtime, and the extra that brings it.
@@ -38,3 +38,17 @@ def runner_for(model: Any, protect: tuple[str, ...] = ()) -> Runner:
     except ImportError as error:
         raise MissingExtraError("calibration", runtime, extra) from error
     return make(model, protect)
+
+
+def refuse_varying(runner: Runner) -> None:
+    """Refuse to protect what has another size with each input.
+
+    Raises:
+        OptionError: the user names such an output.
+    """
+    for name in runner.outputs:
+        if name in runner.varying:
+            raise OptionError(
+                f"the size of {name!r} depends on the values, so its error cannot be measured; name what is "
+                f"computed before it, or nothing: {option('protect')}"
+            )

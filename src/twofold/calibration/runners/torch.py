@@ -229,10 +229,12 @@ class TorchRunner:
         return {name: _array(tensor) for name, tensor in self._protected(found).items()}
 
     def _protected(self, found: _Values) -> dict[str, Tensor]:
-        missing = [name for name in self.outputs if name not in found.values]
+        # A list of an image each has as many entries as the batch, which may be another than the examples'.
+        wanted = [name for name in self.outputs if name in found.values or name not in self.varying]
+        missing = [name for name in wanted if name not in found.values]
         if missing:
             raise InputError(f"forward returned no {missing[0]!r} this time, only {', '.join(found.values)}")
-        return {name: found.values[name] for name in self.outputs}
+        return {name: found.values[name] for name in wanted}
 
     def _norms(self) -> list[_BatchNorm]:
         found = (one for one in self.module.modules() if isinstance(one, _BatchNorm))
