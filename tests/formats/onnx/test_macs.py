@@ -190,3 +190,78 @@ def test_a_loop_of_constant_length_counts_each_turn(tmp_path):
     made = model([loop], {"w": weight(8, 8, 3, 3), "count": np.array(5)}, {"x": shape}, {"y": shape})
     (layer,) = twofold.load(write(tmp_path / "net.onnx", made)).convolutions()
     assert layer.macs == 5 * 8 * 8 * 9 * 49
+
+
+ONE, WIDE = 8 * 8 * 9 * 49, 8 * 8 * 9 * 25
+SHAPE = (1, 8, 7, 7)
+
+
+def _inner(kind, graph, given=(), constants=None):
+    """The layers of a net that is one node with graphs, and what else its inputs need."""
+    node = helper.make_node(kind, list(given), ["y"], "holds", **graph)
+    tensors = {"w": weight(8, 8, 3, 3), "narrow": weight(4, 8, 1, 1), **(constants or {})}
+    made = model([node], tensors, {"x": SHAPE}, {"y": None})
+    for name in given:
+        if name not in {"", "x", *tensors}:
+            type_ = TensorProto.BOOL if name == "flag" else TensorProto.INT64
+            made.graph.input.append(helper.make_tensor_value_info(name, type_, ()))
+    return made
+
+
+def _branch(weights):
+    nodes = [conv(f"{one}{i}", "x", f"y{i}", one) for i, one in enumerate(weights)]
+    nodes.append(helper.make_node("Relu", [f"y{len(weights) - 1}" if weights else "x"], ["z"]))
+    return helper.make_graph(nodes, "branch", [], [helper.make_tensor_value_info("z", 1, None)])
+
+
+@pytest.mark.parametrize(
+    ("branches", "flag", "macs", "stay"),
+    [
+        ((["w"], []), None, {"w0": WIDE}, set()),
+        ((["w"], ["narrow"]), None, {"w0": WIDE, "narrow0": 0}, {"w0", "narrow0"}),
+        ((["narrow"], ["w"]), None, {"w0": WIDE, "narrow0": 0}, {"w0", "narrow0"}),
+        ((["w"], ["narrow"]), True, {"w0": WIDE, "narrow0": 0}, {"narrow0"}),
+        ((["w"], ["narrow"]), False, {"w0": 0, "narrow0": 4 * 8 * 49}, {"w0"}),
+    ],
+    ids=["one", "first dearer", "second dearer", "constant true", "constant false"],
+)
+def test_of_two_branches_the_dearer_counts(tmp_path, branches, flag, macs, stay):
+    """What stays says why; a branch whose condition is constant runs always or never."""
+    graphs = {"then_branch": _branch(branches[0]), "else_branch": _branch(branches[1])}
+    constants = {} if flag is None else {"flag": np.array(flag)}
+    made = _inner("If", graphs, ["flag"], constants)
+    layers = twofold.load(write(tmp_path / "net.onnx", made)).convolutions()
+    costs = {
+        one.name: one.macs if isinstance(one, Skipped) else sum(one.costs((one.geometry,))) for one in layers
+    }
+    assert (costs, {one.name for one in layers if isinstance(one, Skipped)}) == (macs, stay)
+    words = "which counts", "the other is dearer", "never runs it"
+    assert all(any(word in one.reason for word in words) for one in layers if isinstance(one, Skipped))
+
+
+@pytest.mark.parametrize(
+    ("count", "condition", "macs"),
+    [("free", "given", None), (2**62, "computed", None), (0, "given", 0), (3, "given", 3 * ONE)],
+)
+def test_turns_of_a_loop(tmp_path, count, condition, macs):
+    """The number of turns is an input of the net, ends when something is computed, or is constant."""
+    value = helper.make_tensor_value_info
+    nodes = [conv("c", "h", "g", "w", pads=[1] * 4)]
+    if condition == "given":
+        nodes.append(helper.make_node("Identity", ["on"], ["still"]))
+    else:
+        nodes += [
+            helper.make_node("ReduceMax", ["g"], ["m"], keepdims=0),
+            helper.make_node("Cast", ["m"], ["still"], to=TensorProto.BOOL),
+        ]
+    body = helper.make_graph(
+        nodes, "body",
+        [value("i", TensorProto.INT64, ()), value("on", TensorProto.BOOL, ()), value("h", 1, SHAPE)],
+        [value("still", TensorProto.BOOL, ()), value("g", 1, SHAPE)],
+    )  # fmt: skip
+    constants = {} if count == "free" else {"count": np.array(count)}
+    made = _inner("Loop", {"body": body}, ["count", "", "x"], constants)
+    (layer,) = twofold.load(write(tmp_path / "net.onnx", made)).convolutions()
+    assert layer.macs == macs
+    if not macs:
+        assert ("depends on values" if macs is None else "never runs it") in layer.reason

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto
 
 from ...conv import ConvGeometry, Size
 from .graphs import Constant, Graphs, Scope, is_op
@@ -58,8 +58,9 @@ class Use:
 
 
 def read_use(
-    graphs: Graphs, scope: Scope, position: int, kind: Kind, name: str, shapes: Sequence[Shape], batch: int
-) -> Use:
+    graphs: Graphs, scope: Scope, position: int, kind: Kind, name: str, shapes: Sequence[Shape], batch: int,
+    turns: int | None,
+) -> Use:  # fmt: skip
     """Read one node.
 
     Args:
@@ -70,8 +71,10 @@ def read_use(
         name: what the layer is called.
         shapes: of its inputs, None per axis that is not known.
         batch: samples that the model takes at a time.
+        turns: how often the graph runs for a run of the model; None where that is not known.
     """
-    node, shape = scope.graph.node[position], shapes[0] if shapes else None
+    node = scope.graph.node[position]
+    shape = kind.arranged(node, shapes[0]) if shapes else None
     size, reason, at = kind.size(shape), kind.refusal(node), kind.weight
     weight: Constant | None = None
     bias: Constant | None = None
@@ -95,7 +98,7 @@ def read_use(
     geometry, problem = None, ""
     if dims is not None and None not in dims:
         geometry, problem = _geometry(kind, node, tuple(one for one in dims if one is not None), size)
-    if kind.constant and weight is None and isinstance(graphs.constant(scope, node.input[0]), Constant):
+    if kind.constant and weight is None and is_first(graphs, scope, node):
         geometry, reason = None, "its weight is the first factor of the product, not the second"
     if geometry is not None and reason and not _takes(geometry, shape):
         geometry = None
@@ -103,12 +106,23 @@ def read_use(
         problem = problem or f"its bias has the shape {list(bias.tensor.dims)}, not [{geometry.c_out}]"
     # A lone vector is read once, whatever the batch.
     leading = None if shape is None else shape[0] if len(shape) > 1 else 1
-    runs = trips(graphs, scope) * (Fraction(1) if leading is None else Fraction(leading, batch))
-    macs = kind.macs(shape, dims)
-    product = None if macs is None else trips(graphs, scope) * Fraction(macs, batch)
+    runs = (turns or 0) * (Fraction(1) if leading is None else Fraction(leading, batch))
+    macs = kind.macs(node, [dims if i == at else one for i, one in enumerate(shapes)])
+    product = None if macs is None else (turns or 0) * Fraction(macs, batch)
+    if turns is None:
+        size, product = None, None
+        reason = reason or f"how often {scope.place} runs it depends on values, and so does what it costs"
+    elif turns == 0:
+        product, reason = Fraction(0), f"{scope.place} never runs it"
+        geometry = None if size is None else geometry
     return Use(
         scope, position, node, kind, name, weight, bias, geometry, size, runs, reason or problem, product
     )
+
+
+def is_first(graphs: Graphs, scope: Scope, node: NodeProto) -> bool:
+    """Whether the first factor of a product is a constant."""
+    return bool(node.input) and isinstance(graphs.constant(scope, node.input[0]), Constant)
 
 
 def _takes(geometry: ConvGeometry, shape: Shape) -> bool:
@@ -116,18 +130,6 @@ def _takes(geometry: ConvGeometry, shape: Shape) -> bool:
     axis = 1 if geometry.meaning.spatial else -1
     channels = None if shape is None or len(shape) < 2 else shape[axis]
     return channels in (None, geometry.c_in)
-
-
-def trips(graphs: Graphs, scope: Scope | None) -> int:
-    """How often a graph runs where the loops around it have constant lengths; other loops count once."""
-    if scope is None or scope.holder is None or scope.outer is None:
-        return 1
-    count = 1
-    if is_op(scope.holder, "Loop") and scope.holder.input[0]:
-        found = graphs.constant(scope.outer, scope.holder.input[0])
-        if isinstance(found, Constant):
-            count = int(numpy_helper.to_array(found.tensor).reshape(-1)[0])
-    return count * trips(graphs, scope.outer)
 
 
 def _geometry(kind: Kind, node: NodeProto, dims: Size, size: Size | None) -> tuple[ConvGeometry | None, str]:

@@ -39,7 +39,10 @@ DEFAULTS_SINCE_IR = 4
 
 
 _CHANGED_BY_CALLER = ", which a caller may change; remove that input"
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
+_LAYERS = (
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "ConvInteger", "MatMulInteger", "QLinearConv",
+    "QLinearMatMul",
+)  # fmt: skip
 #: Stands for the step from a sparse tensor to its values.
 _SPARSE = frozenset({"sparse initializer"})
 
@@ -62,6 +65,7 @@ class Scope:
         tensors: its initializers by name.
         sparse: its sparse initializers by name.
         inputs: names of its inputs.
+        role: the attribute that it is; "" for the main graph.
     """
 
     number: int
@@ -72,17 +76,19 @@ class Scope:
     tensors: dict[str, TensorProto]
     sparse: dict[str, SparseTensorProto]
     inputs: frozenset[str]
+    role: str = ""
 
     @classmethod
     def of(
-        cls, number: int, graph: GraphProto, outer: Scope | None = None, holder: NodeProto | None = None
+        cls, number: int, graph: GraphProto, outer: Scope | None = None, holder: NodeProto | None = None,
+        role: str = "",
     ) -> Scope:  # fmt: skip
         """Index one graph."""
         makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
         tensors = {tensor.name: tensor for tensor in graph.initializer}
         sparse = {one.values.name: one for one in graph.sparse_initializer}
         inputs = frozenset(value.name for value in graph.input)
-        return cls(number, graph, outer, holder, makers, tensors, sparse, inputs)
+        return cls(number, graph, outer, holder, makers, tensors, sparse, inputs, role)
 
     @property
     def place(self) -> str:
@@ -152,12 +158,15 @@ class Graphs:
         self.model, self._files = model, files or {}
         self._folded: dict[tuple[int, str], Constant | str] = {}
         self.scopes: list[Scope] = []
-        waiting: deque[tuple[GraphProto, Scope | None, NodeProto | None]] = deque([(model.graph, None, None)])
+        waiting: deque[tuple[GraphProto, Scope | None, NodeProto | None, str]]
+        waiting = deque([(model.graph, None, None, "")])
         while waiting:
-            graph, outer, holder = waiting.popleft()
-            scope = Scope.of(len(self.scopes), graph, outer, holder)
+            graph, outer, holder, role = waiting.popleft()
+            scope = Scope.of(len(self.scopes), graph, outer, holder, role)
             self.scopes.append(scope)
-            waiting.extend((inner, scope, node) for node in graph.node for inner in held(node))
+            waiting.extend(
+                (inner, scope, node, role) for node in graph.node for role, inner in _held_as(node)
+            )
         self._readers: dict[tuple[int, str], list[Reader]] = {}
         for scope in self.scopes:
             for position, node in enumerate(scope.graph.node):
@@ -371,10 +380,15 @@ def holder_of(scope: Scope, name: str) -> Scope | None:
 
 def held(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs in a node's attributes."""
+    yield from (graph for _, graph in _held_as(node))
+
+
+def _held_as(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The graphs in a node's attributes, with the names of these."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
+            yield attribute.name, attribute.g
+        yield from ((attribute.name, graph) for graph in attribute.graphs)
 
 
 def value_names(graphs: Graphs) -> set[str]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from ...conv import Array, ConvLayer, Size, Skipped
-from .convolution import Use, read_use
+from .convolution import Use, is_first, read_use
 from .graphs import Constant, Graphs, Scope
 from .kinds import Kind, kind_of
 from .shapes import ValueShapes, batch_of
 from .tensors import BITS, Files, read_weight
+from .turns import counted_once, turns
 
 Node = tuple[Scope, int, NodeProto]
 
@@ -51,17 +52,20 @@ def find_groups(graphs: Graphs, inputs: Mapping[str, Size], path: str) -> tuple[
         ModelError: `inputs` do not fit the model.
     """
     nodes, kinds = [], []
+    own = {(function.domain, function.name) for function in graphs.model.functions}
     for place in graphs.nodes():
-        kind = kind_of(place[2])
+        kind = None if (place[2].domain, place[2].op_type) in own else kind_of(place[2])
         if kind is not None and not _of_activations(graphs, place, kind):
             nodes.append(place)
             kinds.append(kind)
     shapes, batch = ValueShapes(graphs, inputs, path, nodes), batch_of(graphs.model, inputs)
-    groups: dict[tuple[int, str] | str, list[Use]] = {}
+    uses = []
     for (scope, position, node), kind, name in zip(nodes, kinds, _names(graphs, nodes), strict=True):
-        of_inputs = [shapes.of(scope, value) for value in node.input]
-        use = read_use(graphs, scope, position, kind, name, of_inputs, batch)
-        groups.setdefault(use.weight.key if use.weight is not None else name, []).append(use)
+        of_inputs, often = [shapes.of(scope, value) for value in node.input], turns(graphs, shapes, scope)
+        uses.append(read_use(graphs, scope, position, kind, name, of_inputs, batch, often))
+    groups: dict[tuple[int, str] | str, list[Use]] = {}
+    for use in counted_once(uses):
+        groups.setdefault(use.weight.key if use.weight is not None else use.name, []).append(use)
     return tuple(Group(tuple(uses), _reason(graphs, uses)) for uses in groups.values())
 
 
@@ -70,10 +74,9 @@ def _of_activations(graphs: Graphs, place: Node, kind: Kind) -> bool:
     scope, _, node = place
     if not kind.constant or len(node.input) <= kind.weight:
         return False
-    first, second = node.input[0], node.input[kind.weight]
-    if graphs.is_weight(scope, second, first):
+    if graphs.is_weight(scope, node.input[kind.weight], node.input[0]):
         return False
-    return kind.weight != 1 or not isinstance(graphs.constant(scope, first), Constant)
+    return not is_first(graphs, scope, node)
 
 
 def _names(graphs: Graphs, nodes: Sequence[Node]) -> list[str]:

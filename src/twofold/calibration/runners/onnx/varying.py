@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from onnx import ModelProto, NodeProto
 
 from ....formats.onnx.graphs import held, is_op
+from ....formats.onnx.turns import is_counted
 from .graph import reads
 
 #: Operators whose outputs have as many values as their inputs' values say.
@@ -78,16 +79,7 @@ class _Found:
             yield any(value.name in found.varying for value in graph.output)
             if is_op(node, "Loop"):
                 yield bool(node.input[0]) and node.input[0] in self.known_late
-                condition = graph.output[0].name
-                makers = {name: one for one in graph.node for name in one.output}
-                yield condition in makers and not _is_passed_on(condition, makers, graph.input[1].name)
-
-
-def _is_passed_on(name: str, makers: dict[str, NodeProto], source: str) -> bool:
-    """Whether a value is another one, or a constant."""
-    while name in makers and is_op(makers[name], "Identity", "Cast"):
-        name = makers[name].input[0]
-    return name == source or (name in makers and is_op(makers[name], "Constant")) or name not in makers
+                yield not is_counted(graph)
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

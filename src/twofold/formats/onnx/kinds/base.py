@@ -45,12 +45,16 @@ class Kind(ABC):
     def geometry(self, node: NodeProto, dims: Size, size: Size | None) -> tuple[ConvGeometry | None, str]:
         """The shape of a node with a weight of shape `dims`, and what is wrong with it; "" if nothing is."""
 
-    def macs(self, first: Shape, second: Shape) -> int | None:
+    def arranged(self, node: NodeProto, shape: Shape) -> Shape:
+        """The shape of its first input with the axes as ONNX's own operators have them."""
+        return shape
+
+    def macs(self, node: NodeProto, shapes: Sequence[Shape]) -> int | None:
         """Multiply-accumulates of all samples where no geometry says them; None where they are not known.
 
         Args:
-            first: shape of the first factor.
-            second: shape of the second factor.
+            node: the node.
+            shapes: of its inputs.
         """
         return None
 

@@ -16,6 +16,23 @@ from .base import Kind, Operator, Shape
 _BROADCASTING, _GEMM_WITHOUT_BIAS = 7, 11
 
 
+def known(shapes: Sequence[Shape], index: int) -> Size | None:
+    """One of some shapes, where it is known as a whole and has an axis."""
+    shape = shapes[index] if index < len(shapes) else None
+    if not shape or None in shape:
+        return None
+    return tuple(size for size in shape if size is not None)
+
+
+def product_macs(a: Size, b: Size) -> int | None:
+    """Multiply-accumulates of a product of matrices (..., rows, in) by (..., in, out)."""
+    rows, columns = (a[-2] if len(a) > 1 else 1), (b[-1] if len(b) > 1 else 1)
+    try:
+        return math.prod(np.broadcast_shapes(a[:-2], b[:-2])) * rows * a[-1] * columns
+    except ValueError:  # they do not fit
+        return None
+
+
 class Linear(Kind):
     """Fully connected layers whose weight is (in, out)."""
 
@@ -32,12 +49,14 @@ class Linear(Kind):
         c_in, c_out = dims if self.turned(node) else dims[::-1]
         return ConvGeometry.linear(c_out, c_in), ""
 
-    def macs(self, first: Shape, second: Shape) -> int | None:
-        if first is None or second is None or not first or not second or None in (*first, *second):
-            return None
-        a, b = ([size for size in shape if size is not None] for shape in (first, second))
-        rows, columns = (a[-2] if len(a) > 1 else 1), (b[-1] if len(b) > 1 else 1)
-        return math.prod(np.broadcast_shapes(a[:-2], b[:-2])) * rows * a[-1] * columns
+    def macs(self, node: NodeProto, shapes: Sequence[Shape]) -> int | None:
+        factors = self.factors(node, shapes)
+        return None if factors is None else product_macs(*factors)
+
+    def factors(self, node: NodeProto, shapes: Sequence[Shape]) -> tuple[Size, Size] | None:
+        """Shapes of what it multiplies as matrices, (..., rows, in) and (..., in, out); None if not known."""
+        first, second = known(shapes, 0), known(shapes, self.weight)
+        return None if first is None or second is None else (first, second)
 
     def turned(self, node: NodeProto) -> bool:
         return True
