@@ -15,7 +15,7 @@ from .graphs import Constant, Graphs, Scope
 from .kinds import Kind, kind_of
 from .shapes import ValueShapes, batch_of
 from .tensors import BITS, Files, read_weight
-from .turns import counted_once, turns
+from .turns import turns
 
 Node = tuple[Scope, int, NodeProto]
 
@@ -59,13 +59,11 @@ def find_groups(graphs: Graphs, inputs: Mapping[str, Size], path: str) -> tuple[
             nodes.append(place)
             kinds.append(kind)
     shapes, batch = ValueShapes(graphs, inputs, path, nodes), batch_of(graphs.model, inputs)
-    uses = []
+    groups: dict[tuple[int, str] | str, list[Use]] = {}
     for (scope, position, node), kind, name in zip(nodes, kinds, _names(graphs, nodes), strict=True):
         of_inputs, often = [shapes.of(scope, value) for value in node.input], turns(graphs, shapes, scope)
-        uses.append(read_use(graphs, scope, position, kind, name, of_inputs, batch, often))
-    groups: dict[tuple[int, str] | str, list[Use]] = {}
-    for use in counted_once(uses):
-        groups.setdefault(use.weight.key if use.weight is not None else use.name, []).append(use)
+        use = read_use(graphs, scope, position, kind, name, of_inputs, batch, often)
+        groups.setdefault(use.weight.key if use.weight is not None else name, []).append(use)
     return tuple(Group(tuple(uses), _reason(graphs, uses)) for uses in groups.values())
 
 

@@ -30,6 +30,7 @@ from .graph import net_graph
 from .graphs import Constant, Graphs
 from .groups import Group, as_layer, find_groups
 from .tensors import Files, all_tensors, external_entry, external_files, is_external, new_tensor
+from .turns import doubtful
 
 #: Bytes that a protobuf message can have.
 _LARGEST_MESSAGE = 2**31 - 1
@@ -115,12 +116,18 @@ class OnnxModel:
             for layer in self.convolutions()
             if isinstance(layer, ConvLayer) and not layer.input_sizes
         ]
+        uses = [use for group in self._groups.values() for use in group.uses if use.macs != 0]
+        counted = tuple(
+            f"{self.path}: both branches of {place} are counted, of which one runs"
+            for place in doubtful(Graphs(self.proto, self.files), [use.scope for use in uses])
+        )
         if not unknown:
-            return ()
+            return counted
         names = ", ".join(value.name for value in self.proto.graph.input)
         return (
             f"{self.path}: the input size of {len(unknown)} convolutions is not known, so MACs are counted "
             f"per output position; give the shapes of the inputs ({names})",
+            *counted,
         )
 
     def sources(self) -> dict[str, str]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterable
 
 from onnx import GraphProto, NodeProto, numpy_helper
 
 from .attributes import integer, integers
-from .convolution import Use
 from .graphs import Constant, Graphs, Scope, is_op
 from .shapes import ValueShapes
 
@@ -20,7 +17,7 @@ _PLAIN_SCAN = 9
 def turns(graphs: Graphs, shapes: ValueShapes, scope: Scope) -> int | None:
     """How often a graph runs for a run of the model; None where that depends on values.
 
-    A branch whose condition is not constant counts once: see `counted_once`.
+    A branch whose condition is not constant counts as if it ran; see `doubtful`.
     """
     if scope.holder is None or scope.outer is None:
         return 1
@@ -86,54 +83,13 @@ def is_counted(body: GraphProto) -> bool:
     return name == body.input[1].name or name not in makers or is_op(makers[name], "Constant")
 
 
-def counted_once(uses: Sequence[Use]) -> list[Use]:
-    """The same, where of the branches of an If, one of which runs, the dearer alone counts.
-
-    Where both hold layers, those stay: what the node costs would not be a sum over layers any more once they
-    change, since the other branch may become the dearer one.
-    """
-    found = list(uses)
-    holders = {
-        id(scope): scope
-        for use in uses
-        for scope in _around(use.scope)
-        if scope.holder is not None and is_op(scope.holder, "If")
-    }
-    ifs: dict[tuple[int, int], list[Scope]] = {}
-    for scope in holders.values():
-        assert scope.outer is not None, "Bug: a branch of nothing"
-        ifs.setdefault((scope.outer.number, id(scope.holder)), []).append(scope)
-    for scopes in sorted(ifs.values(), key=lambda one: -one[0].number):  # inner ones first
-        if len(scopes) > 1:
-            _keep_dearer(found, scopes)
-    return found
-
-
-def _around(scope: Scope) -> list[Scope]:
-    return [scope, *([] if scope.outer is None else _around(scope.outer))]
-
-
-def _keep_dearer(uses: list[Use], branches: Sequence[Scope]) -> None:
-    inside = [[i for i, use in enumerate(uses) if branch in _around(use.scope)] for branch in branches]
-    inside = [places for places in inside if any(uses[i].macs != 0 for i in places)]
-    if len(inside) < 2:
-        return
-    where = f"both branches of {branches[0].place} hold layers, and one runs"
-    costs = [[uses[i].macs for i in places] for places in inside]
-    known = [sum((cost for cost in one if cost is not None), Fraction()) for one in costs]
-    dearest = known.index(max(known))
-    for number, places in enumerate(inside):
-        share, told = (1, "the dearer, which counts") if number == dearest else (0, "the other is dearer")
-        for i in places:
-            if any(None in one for one in costs):
-                uses[i] = _changed(uses[i], f"{where}; which is dearer is not known", None)
-            else:
-                uses[i] = _changed(uses[i], f"{where}: {told}", share)
-
-
-def _changed(use: Use, reason: str, share: int | None) -> Use:
-    """A use that stays, and counts once, not at all, or has no known cost."""
-    if share is None:
-        return dataclasses.replace(use, input_size=None, product=None, reason=use.reason or reason)
-    product = None if use.product is None else use.product * share
-    return dataclasses.replace(use, runs=use.runs * share, product=product, reason=use.reason or reason)
+def doubtful(graphs: Graphs, scopes: Iterable[Scope]) -> list[str]:
+    """The If nodes of which both branches are among some graphs, in words, where values say which runs."""
+    branches: dict[tuple[int, str], set[str]] = {}
+    for scope in scopes:
+        inner: Scope | None = scope
+        while inner is not None and inner.outer is not None:
+            if inner.holder is not None and is_op(inner.holder, "If") and _constant(graphs, inner, 0) is None:
+                branches.setdefault((inner.outer.number, inner.place), set()).add(inner.role)
+            inner = inner.outer
+    return [place for (_, place), roles in branches.items() if len(roles) > 1]
