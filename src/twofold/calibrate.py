@@ -93,6 +93,9 @@ class Calibration:
         """
         if source.statistics is not None and is_missing(source.statistics):
             preflight([source.statistics])
+        unfit: str = getattr(model, "unfit", "")
+        if unfit:
+            raise ModelError(unfit)
         runner = runner_for(model, source.protect)
         refuse_varying(runner)
         inputs = calibration_inputs(runner, source)

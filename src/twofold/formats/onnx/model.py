@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from ...conv import ConvLayer, Factors, Size, Skipped
-from ...errors import FormatError, ModelError, OptionError, OutputError
+from ...errors import FormatError, ModelError, OptionError, OutputError, option
 from ...system import is_dir
 from ..atomic import hidden_file
 from ..base import commit, recover
@@ -27,7 +27,7 @@ from .edit import Editor
 from .external import copy_range, lay_out, write_pieces
 from .functions import in_functions
 from .graph import net_graph
-from .graphs import Constant, Graphs
+from .graphs import Constant, Graphs, opset_of
 from .groups import Group, as_layer, find_groups
 from .tensors import Files, all_tensors, external_entry, external_files, is_external, new_tensor
 from .turns import doubtful
@@ -116,19 +116,37 @@ class OnnxModel:
             for layer in self.convolutions()
             if isinstance(layer, ConvLayer) and not layer.input_sizes
         ]
-        uses = [use for group in self._groups.values() for use in group.uses if use.macs != 0]
-        counted = tuple(
-            f"{self.path}: both branches of {place} are counted, of which one runs"
-            for place in doubtful(Graphs(self.proto, self.files), [use.scope for use in uses])
-        )
         if not unknown:
-            return counted
+            return self.warnings
         names = ", ".join(value.name for value in self.proto.graph.input)
         return (
             f"{self.path}: the input size of {len(unknown)} convolutions is not known, so MACs are counted "
             f"per output position; give the shapes of the inputs ({names})",
-            *counted,
+            *self.warnings,
         )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the counts of MACs take for granted."""
+        uses = [use for group in self._groups.values() for use in group.uses if use.macs != 0]
+        return tuple(
+            f"{self.path}: both branches of {place} are counted, of which one runs"
+            for place in doubtful(Graphs(self.proto, self.files), [use.scope for use in uses])
+        )
+
+    @property
+    def unfit(self) -> str:
+        """Why what is fitted to data could not be run; "" where it can."""
+        opset = opset_of(self.proto)
+        for name, group in self._groups.items():
+            if not group.reason and not group.uses[0].kind.runs_biased(opset):
+                return (
+                    f"{self.path}: {name}: fitted to data it has a bias, which ONNX Runtime does not add to "
+                    f"{group.uses[0].node.op_type} of version {opset}; convert the model first "
+                    "(onnx.version_converter.convert_version(model, 13)), or decompose it from its weights "
+                    f"alone: {option('no_data=True', '--no-data')}"
+                )
+        return ""
 
     def sources(self) -> dict[str, str]:
         """The sha256 of each of its files, by file name."""

@@ -36,9 +36,9 @@ def watch(
     """
     seen: list[tuple[ConvLayer, Tensor, Tensor]] = []
     found: Mapping[str, Tensor] = {}
-    # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
-    feed = {name: torch.from_numpy(np.array(value)) for name, value in values.items()}
     try:
+        # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
+        feed = {name: torch.from_numpy(np.array(value)) for name, value in values.items()}
         with torch.enable_grad():
             for step in net.walk(feed):
                 found = step.values
@@ -50,10 +50,12 @@ def watch(
                     seen.append((places[step.position], source, output))
             outputs = [found[name] for name in net.outputs]
             gradients = felt(outputs, [output for *_, output in seen], generator)
-    except RuntimeError as error:
+    except AssertionError:
+        raise
+    except Exception as error:  # whatever an operator raises where a model or its inputs are wrong
         raise ModelError(
-            f"the model does not run in torch, which gives its gradients: {error}; use "
-            "CalibrationOptions(gradients=False), and tell us"
+            f"the model does not run on these inputs in torch, which gives its gradients: {error}; look at "
+            "their values, or use CalibrationOptions(gradients=False)"
         ) from error
     for (layer, source, _), gradient in zip(seen, gradients, strict=True):
         found_there = (tensor.detach().float().numpy() for tensor in (source, gradient))

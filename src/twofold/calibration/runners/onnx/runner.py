@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from ....conv import ConvLayer, Factors
-from ....errors import ModelError, OptionError, option
+from ....errors import InputError, ModelError, OptionError, option
 from ....formats.onnx.graphs import is_op
 from ....formats.onnx.groups import bias_of
 from ....formats.onnx.model import OnnxModel
@@ -66,6 +66,12 @@ class OnnxRunner:
         self._normal = _Network(proto, self.outputs, model)
         self._network = self._normal
         self._types = types_of(proto, self._normal.graph.fed)
+        for name, kind in self._types.items():
+            if kind in (TensorProto.UNDEFINED, TensorProto.STRING):
+                type_ = TensorProto.DataType.Name(kind)
+                raise InputError(
+                    f"input {name!r} is of type {type_}, which is no number; it cannot be calibrated"
+                )
         shapes = {**input_shapes(model.proto), **model.inputs}
         self.batching = Batching.of({name: shapes[name] for name in self._normal.graph.fed})
         self.inputs: Mapping[str, SampleShape] = self.batching.shapes

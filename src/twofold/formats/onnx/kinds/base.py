@@ -94,6 +94,10 @@ class Kind(ABC):
         """Whether a node must have a bias in that version of ONNX's operators, be it zero."""
         return False
 
+    def runs_biased(self, opset: int) -> bool:
+        """Whether ONNX Runtime runs what `biased` gives in that version of ONNX's operators."""
+        return True
+
     def biased(
         self, node: NodeProto, opset: int, value: Callable[[str], str] = str,
         name: Callable[[str], str] = str,

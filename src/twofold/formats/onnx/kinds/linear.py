@@ -119,6 +119,9 @@ class MatMul(Linear):
     operators: tuple[Operator, ...] = (("", "MatMul"),)
     constant = True
 
+    def runs_biased(self, opset: int) -> bool:
+        return opset >= _BROADCASTING
+
     def biased(
         self, node: NodeProto, opset: int, value: Callable[[str], str] = str,
         name: Callable[[str], str] = str,
