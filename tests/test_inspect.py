@@ -9,7 +9,8 @@ from tests.small import HEAD, conv, write
 
 import twofold
 from twofold.calibration import runners
-from twofold.inspect import inspect
+from twofold.inspect import Inspected, Inspection, inspect
+from twofold.planning.options import PlanOptions
 
 pytest.importorskip("torch")
 
@@ -69,3 +70,15 @@ def test_shapes_alone_are_enough(tmp_path):
     assert point.schemes == ("channel",)
     assert [cost.relative_error for cost in point.ranks] == [None] * 3
     assert few.reason == "no rank that is a multiple of 16 makes it cheaper"
+
+
+def test_a_total_says_that_it_lacks_what_is_not_known():
+    known, unknown = (
+        Inspected(name, "8->8 1x1", macs, 64, "", (), None, ()) for name, macs in (("a", 2000), ("b", None))
+    )
+    totals = [
+        str(Inspection(layers, PlanOptions())).splitlines()[len(layers) + 1].split()[-2:]
+        for layers in ((known,), (known, unknown), (unknown,))
+    ]
+    assert totals == [["2.00k", "64"], ["?", "128"], ["?", "64"]]
+    assert "2.00k + ?" in str(Inspection((known, unknown), PlanOptions()))

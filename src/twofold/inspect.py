@@ -95,10 +95,11 @@ class Inspection:
             for layer in self.layers
         ]
         macs = sum(layer.macs or 0 for layer in self.layers)
+        unknown = any(layer.macs is None for layer in self.layers)
         total = (
             "all convolutions",
             f"{sum(not layer.reason for layer in self.layers)} of {len(self.layers)} eligible",
-            count_text(macs) if macs else "?",
+            " + ".join([count_text(macs)] * (macs > 0) + ["?"] * unknown) or "0",
             count_text(sum(layer.params for layer in self.layers)),
         )
         return "\n".join(

@@ -270,6 +270,21 @@ def test_scripted_layers_are_listed_without_inputs_too():
     assert all("scripted" in found[f"1.{i}.weight"].reason for i in "01")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    "given",
+    [{"no_data": True, "example_inputs": torch.randn(1, 3, 16, 16)}, {"data": torch.randn(6, 3, 16, 16)}],
+    ids=["weights alone", "data"],
+)
+def test_layers_beside_scripted_ones_are_calibrated_and_tried(given):
+    module = nn.Sequential(torch.jit.script(nn.Sequential(conv(3))), nn.ReLU(), conv(), nn.ReLU(), conv())
+    result = twofold.decompose(module.eval(), macs=0.6, refine=0, **given)
+    assert [choice.layer for choice in result.plan.choices] == ["2", "4"]
+    assert not [text for text in result.warnings if "was not run" in text]
+    copied = dict(result.model.module.named_parameters())
+    assert all(copied[name].requires_grad for name in ("0.0.weight", "2.0.weight"))
+
+
 # ---- what has no weights yet, or cannot be run
 
 

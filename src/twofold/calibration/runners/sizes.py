@@ -78,9 +78,17 @@ def varying_outputs(
 
 
 def _leaves(module: nn.Module) -> Iterator[str]:
-    """Modules without others inside, but those that only read out what they are given."""
+    """Modules without others inside, but those that only read out what they are given, and scripted ones.
+
+    The last take no hooks.
+    """
     for name, inner in module.named_modules():
-        if name and not any(True for _ in inner.children()) and type(inner).__name__.lower() not in READOUT:
+        leaf = name and not any(True for _ in inner.children())
+        if (
+            leaf
+            and not isinstance(inner, torch.jit.ScriptModule)
+            and type(inner).__name__.lower() not in READOUT
+        ):
             yield name
 
 

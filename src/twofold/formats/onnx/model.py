@@ -118,10 +118,12 @@ class OnnxModel:
         ]
         if not unknown:
             return self.warnings
-        names = ", ".join(value.name for value in self.proto.graph.input)
+        stored = {one.name for one in self.proto.graph.initializer}  # old files list weights as inputs, too
+        names = ", ".join(value.name for value in self.proto.graph.input if value.name not in stored)
         return (
             f"{self.path}: the input size of {len(unknown)} convolutions is not known, so MACs are counted "
-            f"per output position; give the shapes of the inputs ({names})",
+            f"per output position; give the shapes of the inputs ({names}) with "
+            f"{option('inputs={...}', '--input NAME=1x3x224x224')}",
             *self.warnings,
         )
 

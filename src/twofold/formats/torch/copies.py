@@ -22,9 +22,15 @@ def copied(module: nn.Module) -> nn.Module:
         ModelError: it holds something that cannot be copied.
     """
     try:
-        return copy.deepcopy(module)
+        with torch.no_grad():  # else the parameters of a scripted module's copy are computed from its own
+            made = copy.deepcopy(module)
     except Exception as error:  # whatever an attribute's own copying raises
         raise ModelError(f"{type(module).__name__} cannot be copied ({error}); {_remedy(module)}") from error
+    trained = {name: one.requires_grad for name, one in module.named_parameters(remove_duplicate=False)}
+    for name, parameter in made.named_parameters(remove_duplicate=False):
+        if trained.get(name) and not parameter.requires_grad:
+            parameter.requires_grad_(True)
+    return made
 
 
 def evaluated(module: nn.Module) -> nn.Module:
