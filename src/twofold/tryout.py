@@ -11,7 +11,7 @@ from .calibration.inputs import Batch
 from .calibration.runner import Outputs, Runner
 from .calibration.runners import runner_for
 from .calibration.synthetic import synthetic_inputs
-from .errors import ModelError, TwofoldError
+from .errors import ModelError, TwofoldError, lacking
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ def tryout(original: Any, smaller: Any, runner: Runner | None = None, batch: Bat
     if sample is not None and original.example_inputs is None:
         original, smaller = (replace(one, example_inputs=sample) for one in (original, smaller))
     try:
-        runner = runner or runner_for(original)
-        given = dict(batch or runner.examples or synthetic_inputs(runner.inputs, count=1).arrays)
+        with lacking("no_data"):  # the weights alone have decided already
+            runner = runner or runner_for(original)
+            given = dict(batch or runner.examples or synthetic_inputs(runner.inputs, count=1).arrays)
         before = runner.run(given)
     except TwofoldError as error:
         return Tryout(str(error))
