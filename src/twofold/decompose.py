@@ -151,15 +151,18 @@ def decompose(
         rule=rule,
         multiple=number,
         device=device,
-        schemes=first_schemes(watch) if schemes is None else _words(schemes),
+        schemes=DATA_SCHEMES if schemes is None else _words(schemes),
         only=_words(only),
         skip=_words(skip),
         ranks=_fixed(ranks or {}),
     )
-    check_reach(model.convolutions(), options)  # before the long work
+    layers = model.convolutions()
+    if schemes is None:
+        options = replace(options, schemes=first_schemes(layers, options, watch, no_data=no_data))
+    check_reach(layers, options)  # before the long work
     used = calibrate(model, source, no_data=no_data, rule=rule)
     if schemes is None:
-        options = replace(options, schemes=default_schemes(used, watch, model.convolutions(), options))
+        options = replace(options, schemes=default_schemes(used, watch, layers, options))
     return run(model, options, used, FitOptions(refine=refine), watch)
 
 
@@ -181,8 +184,12 @@ def calibrate(
     return prepare(model, source)
 
 
-def first_schemes(watch: Stopwatch | None = None) -> tuple[str, ...]:
+def first_schemes(
+    layers: Sequence[ConvLayer | Skipped], options: PlanOptions, watch: Stopwatch | None, *, no_data: bool
+) -> tuple[str, ...]:
     """All that `default_schemes` may come to, before it is known whether a calibration is possible."""
+    if no_data:
+        return default_schemes(WeightsOnly(), watch, layers, options)
     return tuple(SCHEMES) if watch is not None else DATA_SCHEMES
 
 

@@ -112,6 +112,10 @@ def test_over_the_limit_one_more_pass_fits_all_groups_as_their_covariances_would
     for number, name in enumerate(taking):
         variant = SCHEMES[name].variants(geometry)[0]
         one = SCHEMES[name].factorize(layer, variant, full)
+        if name == "depthwise" and geometry.groups > 1:  # its fit needs all of a group's covariance
+            with pytest.raises(OptionError, match="raise the limit"):
+                SCHEMES[name].factorize(layer, variant, less, second_pass=second_pass)
+            continue
         two = SCHEMES[name].factorize(layer, variant, less, second_pass=second_pass)
         assert passes == [geometry.groups] * (number + 1)
         np.testing.assert_allclose(two.energy_errors(), one.energy_errors(), rtol=2e-3, atol=1e-6)

@@ -165,18 +165,21 @@ def decompose(
         rule=rule,
         multiple=number,
         device=device,
-        schemes=tuple(scheme) if scheme else first_schemes(watch),
+        schemes=tuple(scheme) if scheme else DATA_SCHEMES,
         only=tuple(only or ()),
         skip=tuple(skip or ()),
         ranks=fixed,
     )
     with reserved(files, force=force, sizes=sizes_of([model])):
-        check_reach(model.convolutions(), options)  # before the long work
+        layers = model.convolutions()
+        if not scheme:
+            options = replace(options, schemes=first_schemes(layers, options, watch, no_data=no_data))
+        check_reach(layers, options)  # before the long work
         used = calibrate(model, source, no_data=no_data, rule=rule)
         for note in used.notes:
             say(f"note: {note}")
         if not scheme:
-            options = replace(options, schemes=default_schemes(used, watch, model.convolutions(), options))
+            options = replace(options, schemes=default_schemes(used, watch, layers, options))
         result = run(model, options, used, FitOptions(refine=refine), watch)
         extra = {} if no_report else reports.files_of(result)
         finish(result, output, as_json=as_json, force=force, extra=extra)

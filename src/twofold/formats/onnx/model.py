@@ -248,11 +248,11 @@ class OnnxModel:
             raise OptionError(f"{path}: the model and its data need different files")
 
         def reread(places: Mapping[Path, Path]) -> None:
+            for source in self.read:  # what is not edited is copied from its file
+                source.refuse_changed(needed=not (self.edited and source.held))
             proto, _ = _read(places[path], path)
             moved = {location: places[path.parent / location] for location in self.files}
             written = replace(self, path=path, proto=proto, files=moved)
-            for source in self.read:  # what is not edited is copied from its file
-                source.refuse_changed(needed=not (self.edited and source.held))
             if self.edited:
                 self._refuse_invalid(written, places[path].parent)
             if check is not None:
