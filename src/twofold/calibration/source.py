@@ -270,8 +270,7 @@ def _made_up(runner: Runner, source: CalibrationSource) -> Inputs:
         inputs = from_arrays(runner.examples, runner.inputs)
         note = f"calibrated on the {inputs.count} example inputs alone; give data for a better fit"
         return replace(inputs, provenance=replace(inputs.provenance, notes=(note,)))
-    caffe = is_caffe(runner)
-    warnings = [_warning(name, one) for name, one in found.items() if not (one.certain or caffe)]
+    warnings = [_warning(name, one) for name, one in found.items() if not one.certain]
     return _noted(inputs, runner, found, warnings)
 
 
