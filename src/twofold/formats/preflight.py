@@ -111,14 +111,15 @@ def reserved(files: Collection[Path], *, force: bool = True, sizes: Sequence[int
         OutputError: as `preflight`, or another process is at work on one of the files.
     """
     preflight(files, force=force, sizes=sizes)
+    # Of the processes of torchrun only the first writes: a folder that another made would not be removed.
+    first = os.environ.get("RANK", "0") == "0"
     with unwinding(), ExitStack() as stack:
-        for path in files:
+        for path in files if first else ():
             target = Path(os.path.realpath(path))
             try:
                 _make(target.parent, stack)
                 recover(target.parent)
-                if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun only the first writes
-                    stack.enter_context(claimed(target))
+                stack.enter_context(claimed(target))
             except OSError as error:
                 raise unwritable(path, error) from error
         yield
