@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # A busy machine is slow, which says nothing about the code.
@@ -12,3 +13,8 @@ settings.load_profile("no deadline")
 
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run real models first: the longest takes two minutes, for which nobody should wait at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("models") is None)
