@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import FormatError, MissingExtraError, OptionError
+from ..errors import FormatError, OptionError
 from ..formats.caffe.caffemodel import NewLayer, create_weights
+from ..formats.hdf5 import h5py_for, open_hdf5
 from ..formats.sniff import is_hdf5
 from .snapshot import Snapshot, parse_state
 
@@ -54,11 +55,7 @@ def read_state(path: str | Path) -> Snapshot:
 
 
 def _h5py() -> Any:
-    try:
-        import h5py  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise MissingExtraError("snapshots in HDF5", "h5py", "caffe-train") from error
-    return h5py
+    return h5py_for("snapshots in HDF5", "caffe-train")
 
 
 def _hdf5(fill: Callable[[Any], None]) -> Write:
@@ -102,7 +99,7 @@ def _hdf5_state(snapshot: Snapshot) -> Write:
 
 def _read_hdf5(path: Path) -> Snapshot:
     try:
-        with _h5py().File(path, "r") as file:
+        with open_hdf5(_h5py(), path) as file:
             history = file["history"]
             return Snapshot(
                 int(file["iter"][0]),

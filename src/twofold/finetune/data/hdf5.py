@@ -11,21 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError, MissingExtraError
+from ...errors import InputError
+from ...formats.hdf5 import h5py_for, open_hdf5
 from ...system import reading
 from .reader import Array, Items
 from .registry import Request, reads
 
 #: Bytes of the rows that are held at once.
 _BLOCK = 1 << 28
-
-
-def _h5py() -> Any:
-    try:
-        import h5py  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise MissingExtraError("reading HDF5", "h5py", "caffe-train") from error
-    return h5py
 
 
 @reads("HDF5Data")
@@ -98,7 +91,7 @@ class Hdf5Items(Items):
             return [np.asarray(file[top][rows], np.float32) for top in self._tops]
 
     def _opened(self, path: Path) -> Any:
-        return _h5py().File(path, "r")
+        return open_hdf5(h5py_for("reading HDF5", "caffe-train"), path)
 
     @contextmanager
     def _damage(self, path: Path) -> Iterator[None]:

@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...conv import Array
-from ...errors import FormatError, MissingExtraError, ModelError
+from ...errors import FormatError, ModelError
 from ...progress import track
+from ..hdf5 import h5py_for, open_hdf5
 from ..source import Source, hashed_source
 from .blob import converted, exact_dtype
 from .weights import Blob, Float32, NewWeights, WeightsFile, WeightsLayer
@@ -27,11 +28,7 @@ _MAX_VALUES = 2**31 - 1  # what an int counts
 
 
 def _h5py() -> Any:
-    try:
-        import h5py  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise MissingExtraError("reading weights in HDF5", "h5py", "hdf5") from error
-    return h5py
+    return h5py_for("reading weights in HDF5", "hdf5")
 
 
 @contextmanager
@@ -212,12 +209,12 @@ def read_hdf5(path: Path) -> WeightsFile:
     """Read Caffe weights in HDF5.
 
     Raises:
-        FormatError: The file is damaged or is no file of Caffe weights.
+        FormatError: The file is damaged, is no file of Caffe weights, or keeps some in another file.
         MissingExtraError: h5py is not installed.
     """
     source = hashed_source(path)  # its data are read when they are used
     with _damage(str(path)):
-        file = _h5py().File(path, "r")
+        file = open_hdf5(_h5py(), path)
         if _DATA not in file or not hasattr(file[_DATA], "keys"):
             found = ", ".join(map(repr, sorted(file)[:4])) or "nothing"
             raise FormatError(f"{path}: HDF5, but no Caffe weights: no group 'data' in it, found {found}")
