@@ -12,7 +12,7 @@ from twofold.conv import ConvGeometry, ConvLayer, FactorConv, Factors
 from twofold.lowrank import energy_error
 from twofold.lowrank.covariance import PatchCovariance
 from twofold.lowrank.measure import as_stored
-from twofold.lowrank.refine import first_given_second
+from twofold.lowrank.refine import Alternations
 from twofold.lowrank.unfold import Split, fold, unfold
 
 
@@ -53,15 +53,24 @@ def test_half_precision_is_taken_where_the_error_grows_by_a_thousandth_at_most(g
     assert as_stored(replace(layer, bits=24), whole) is whole
 
 
-def test_conjugate_gradients_come_close_to_the_best_first_factor():
+@pytest.mark.parametrize(
+    ("channels", "split"),
+    [
+        (6, Split((0,), (1,))),
+        (6, Split((1,), (0,))),
+        (6, Split((), (0, 1))),
+        (30, Split((0,), (1,))),  # 270 values of a patch: in float32
+    ],
+)
+def test_conjugate_gradients_come_close_to_the_best_first_factor(channels, split):
     """Against the linear system, which is small here; what inputs vary by spans three decades."""
-    geometry, split = ConvGeometry.of(24, 6, (3, 3), pad=1), Split((0,), (1,))
+    geometry, shift = ConvGeometry.of(24, channels, (3, 3), pad=1), 1e-3
     layer = make_layer(geometry)
     size = layer.weight[0].size
     rng = np.random.default_rng(3)
     spread = rng.standard_normal((size, size)) @ np.diag(np.geomspace(1, 10**-1.5, size))
     matrix = spread @ spread.T / size
-    root = np.linalg.cholesky(matrix)
+    root = np.linalg.cholesky(matrix + shift * np.eye(size))
     M = unfold(layer.weight, geometry, split)
     U, s, Vt = np.linalg.svd(M, full_matrices=False)
     V, H = U[:, :5] * s[:5], Vt[:5]
@@ -71,7 +80,7 @@ def test_conjugate_gradients_come_close_to_the_best_first_factor():
 
     columns = np.stack([seen(unit.reshape(V.shape) @ H) for unit in np.eye(V.size)], 1)
     best = np.linalg.lstsq(columns, seen(M), rcond=None)[0]
-    better = first_given_second(M, PatchCovariance(matrix, 0.0, geometry, split), V, H)
+    better = Alternations(layer.weight, PatchCovariance(matrix, shift, geometry, split)).first(V, H)
     start, found, least = (float(np.sum((columns @ one.ravel() - seen(M)) ** 2)) for one in (V, better, best))
     gap = (found - least) / (start - least)
-    assert 0 <= gap < 1e-6
+    assert 0 <= gap < 1e-4

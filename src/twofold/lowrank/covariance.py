@@ -115,6 +115,17 @@ class PatchCovariance:
             block.flat[:: rows + 1] += self.shift
         return block
 
+    def by_taps(self, dtype: type[np.floating]) -> Array:
+        """A copy (taps, rows, taps * rows), the taps of the second convolution first."""
+        rows, taps = self.split.rows(self.geometry), self.split.taps(self.geometry)
+        n = 1 + len(self.split.first)
+        view = self._taps(self.matrix, 2)
+        inner = (*range(n, n + len(self.split.second)), *range(n))
+        order = (*inner, *(axis + view.ndim // 2 for axis in inner))
+        found = view.transpose(order).astype(dtype, order="C").reshape(taps * rows, -1)
+        found.flat[:: len(found) + 1] += dtype(self.shift)
+        return found.reshape(taps, rows, -1)
+
     def projected(self, V: Array) -> Array:
         """Covariance of z, the first convolution's output under the second's kernel.
 

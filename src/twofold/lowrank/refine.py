@@ -1,12 +1,15 @@
 """Alternating least squares after the closed form: first factor given the second, then the second again.
 
-The output error tr(D^T C D), D = W^T - W'^T, is quadratic in either factor. Given H the normal equations of V
-are
+The output error tr(D^T C D), D = W^T - W'^T, is quadratic in either factor. With C_bc the covariance between
+the strips at taps b and c of the second convolution and H_b (r, C_out) that convolution at tap b, the normal
+equations of V (rows, r) given H are
 
-    A(V) = A_W,    A(X)[row, k] = sum over taps b, outputs o of (C unfold^-1(X H))[row, b, o] H[k, o, b],
+    A(V) = sum over taps b of (C W^T)_b H_b^T,        A(X) = sum over taps b, c of C_bc X H_c H_b^T,
 
 too large to factor, so conjugate gradients solve them, preconditioned by the Kronecker product C1 (x) H H^T
-that A would be if strips of different taps were uncorrelated. Every step lowers the error: never worse.
+that A would be if strips of different taps were uncorrelated. Every step lowers the error: never worse. A
+step is one product of C with r columns. On large patches it is taken in float32, which only moves where the
+steps lead: whatever V they give, H is then the best for it, found in float64.
 """
 
 from __future__ import annotations
@@ -18,67 +21,97 @@ import scipy.linalg
 
 from twofold.conv import Array
 from twofold.lowrank.covariance import PatchCovariance
-from twofold.lowrank.unfold import fold, unfold
+from twofold.lowrank.unfold import unfold
 
 _Operator = Callable[[Array], Array]
-_CG_STEPS = 12
+_CG_STEPS = 6  # all but 0.3 % of what twelve gain, on HED
+#: Patches of so many values are refined in float64.
+_DOUBLE = 256
 
 
-def _applied(C: PatchCovariance, M: Array) -> Array:
-    """Apply the patch covariance to an unfolding (rows, columns)."""
-    geometry = C.geometry
-    patches = fold(M, geometry, C.split).reshape(geometry.c_out, -1)
-    return unfold(C.apply(patches.T).T.reshape(geometry.weight_shape), geometry, C.split)
+class Alternations:
+    """One layer under one covariance, ready for any number of steps."""
+
+    def __init__(self, weight: Array, C: PatchCovariance) -> None:
+        """Do what all steps share.
+
+        Args:
+            weight: (C_out, C_in, *kernel).
+            C: covariance of the patches.
+        """
+        self._C, self._taps = C, C.split.taps(C.geometry)
+        W = weight.reshape(len(weight), -1).T.astype(np.float64)
+        self._cross = C.apply(W)
+        dtype = np.float64 if len(W) <= _DOUBLE else np.float32
+        self._M = unfold(weight, C.geometry, C.split).astype(np.float64)
+        self._by_taps = C.by_taps(dtype)
+        strips = np.mean([C.tap_block(b, b) for b in range(self._taps)], axis=0)
+        self._strips = scipy.linalg.cho_factor(strips.astype(dtype), overwrite_a=True)
+
+    def first(self, V: Array, H: Array) -> Array:
+        """Improve V (rows, r) for a fixed H (r, C_out * taps)."""
+        left = self._tap_by_tap(self._M - V @ H)
+        H = self._tap_by_tap(H)
+        taps, r = H.shape[:2]
+        products = (H.reshape(taps * r, -1) @ H.reshape(taps * r, -1).T).reshape(taps, r, taps, r)
+
+        def normal(X: Array) -> Array:
+            found = np.zeros_like(X)
+            for b, of_tap in enumerate(self._by_taps):
+                found += of_tap @ np.matmul(X, products[:, :, b]).reshape(-1, r)
+            return found
+
+        gram = np.einsum("bkbl->kl", products).copy()
+        gram.flat[:: r + 1] += np.finfo(gram.dtype).eps * r * np.trace(gram)
+        right = scipy.linalg.cho_factor(gram, overwrite_a=True)
+
+        def precondition(X: Array) -> Array:
+            half = scipy.linalg.cho_solve(self._strips, X, check_finite=False)
+            return np.asarray(scipy.linalg.cho_solve(right, half.T, check_finite=False).T)
+
+        # From what is left, so that little is lost where that is little.
+        residual = sum(
+            (of_tap @ left.reshape(-1, left.shape[2])) @ H[b].T for b, of_tap in enumerate(self._by_taps)
+        )
+        return V + _conjugate_gradients(normal, residual, precondition, _CG_STEPS)
+
+    def _tap_by_tap(self, unfolded: Array) -> Array:
+        """An unfolding (n, C_out * taps) as (taps, n, C_out), in the dtype of the steps."""
+        cut = np.moveaxis(unfolded.reshape(len(unfolded), -1, self._taps), 2, 0)
+        return cut.astype(self._by_taps.dtype, order="C")
+
+    def second(self, V: Array) -> tuple[Array, Array, Array]:
+        """The span of V with the least-squares H for it, and the Cholesky factor of cov(z).
+
+        Returns:
+            V (rows, r), orthonormal; H (r * taps, C_out) and K (r * taps, r * taps), both rank-major.
+        """
+        V = scipy.linalg.qr(V, mode="economic", check_finite=False)[0]
+        K = scipy.linalg.cholesky(self._C.projected(V), lower=True, overwrite_a=True, check_finite=False)
+        H = scipy.linalg.cho_solve((K, True), self._C.project(self._cross, V), check_finite=False)
+        return V, H, K
 
 
-def first_given_second(M: Array, C: PatchCovariance, V: Array, H: Array) -> Array:
-    """Improve V (rows, r) for a fixed H (r, columns) by preconditioned conjugate gradients."""
-    taps = C.split.taps(C.geometry)
-    strips = np.mean([C.tap_block(b, b) for b in range(taps)], axis=0)
-    tiny = np.finfo(np.float64).eps * len(H)
-    gram = H @ H.T
-    gram.flat[:: len(H) + 1] += tiny * np.trace(gram)
-    left, right = scipy.linalg.cho_factor(strips), scipy.linalg.cho_factor(gram)
-
-    def precondition(X: Array) -> Array:
-        half = scipy.linalg.cho_solve(left, X, check_finite=False)
-        return np.asarray(scipy.linalg.cho_solve(right, half.T, check_finite=False).T)
-
-    return _conjugate_gradients(
-        lambda X: _applied(C, X @ H) @ H.T, _applied(C, M - V @ H) @ H.T, V, precondition, _CG_STEPS
-    )
-
-
-def _conjugate_gradients(
-    apply: _Operator, residual: Array, X: Array, precondition: _Operator, steps: int
-) -> Array:
-    """Preconditioned conjugate gradients from X, whose residual is given."""
-    Z = precondition(residual)
-    direction, rho = Z, float(np.sum(residual * Z))
+def _conjugate_gradients(apply: _Operator, residual: Array, precondition: _Operator, steps: int) -> Array:
+    """Preconditioned conjugate gradients: the way from where the residual was taken."""
+    X, Z = np.zeros_like(residual), precondition(residual)
+    direction, rho = Z, _inner(residual, Z)
     start = rho
     for _ in range(steps):
         if not rho > 1e-10 * start > 0:
             break
         image = apply(direction)
-        step = rho / float(np.sum(direction * image))
+        step = X.dtype.type(rho / _inner(direction, image))
         X = X + step * direction
         residual = residual - step * image
         Z = precondition(residual)
-        rho, previous = float(np.sum(residual * Z)), rho
-        direction = Z + (rho / previous) * direction
+        rho, previous = _inner(residual, Z), rho
+        direction = Z + X.dtype.type(rho / previous) * direction
     return X
 
 
-def second_given_first(M: Array, C: PatchCovariance, V: Array) -> tuple[Array, Array]:
-    """Least-squares H for a fixed V, with the Cholesky factor of cov(z).
-
-    Returns:
-        H (r * taps, C_out) and K (r * taps, r * taps), both rank-major.
-    """
-    W = fold(M, C.geometry, C.split).reshape(C.geometry.c_out, -1).T
-    K = scipy.linalg.cholesky(C.projected(V), lower=True, overwrite_a=True, check_finite=False)
-    B = C.project(C.apply(W), V)
-    return scipy.linalg.cho_solve((K, True), B, check_finite=False), K
+def _inner(A: Array, B: Array) -> float:
+    return float(np.sum(A * B, dtype=np.float64))
 
 
 def as_unfolded(H: Array, rank: int) -> Array:
@@ -96,12 +129,11 @@ def refined_pair(weight: Array, C: PatchCovariance, V: Array, H: Array, rounds: 
         H: (r, columns).
         rounds: how often; fewer where the covariance is singular to working precision.
     """
-    M = unfold(weight, C.geometry, C.split).astype(np.float64)
     try:
+        alternations = Alternations(weight, C)
         for _ in range(rounds):
-            better = first_given_second(M, C, V, H)
-            better = scipy.linalg.qr(better, mode="economic", check_finite=False)[0]
-            V, H = better, as_unfolded(second_given_first(M, C, better)[0], better.shape[1])
+            V, flat, _ = alternations.second(alternations.first(V, H))
+            H = as_unfolded(flat, V.shape[1])
     except scipy.linalg.LinAlgError:
         pass  # inputs that vary along few directions: what there is stays
     return V, H

@@ -29,10 +29,10 @@ from twofold.lowrank.covariance import PatchCovariance, check_statistics
 from twofold.lowrank.measure import as_stored
 from twofold.lowrank.nested import Nested
 from twofold.lowrank.options import FitOptions
-from twofold.lowrank.refine import as_unfolded, first_given_second, second_given_first
+from twofold.lowrank.refine import Alternations, as_unfolded
 from twofold.lowrank.regression import Regression, first_factor, regress
 from twofold.lowrank.spectra import block_shares, eigen_descending, left_basis
-from twofold.lowrank.unfold import Split, part, patch_strips, unfold
+from twofold.lowrank.unfold import Split, part, patch_strips
 
 
 def _input_split(layer: ConvLayer) -> Split:
@@ -179,13 +179,12 @@ class TuckerFitted(_Double):
         P = eigen_descending(G.T @ G, r2)[1]
         if C is None:
             return V, H, P
-        M = unfold(checked_weight(self.layer), self.layer.geometry, C.split).astype(np.float64)
         try:
+            alternations = Alternations(checked_weight(self.layer), C)
             for _ in range(self.options.refine):
                 kept = np.einsum("kot,or,qr->kqt", H, P, P, optimize=True).reshape(r1, -1)
-                better = np.linalg.qr(first_given_second(M, C, V, kept))[0]
-                flat, K = second_given_first(M, C, better)
-                V, H = better, as_unfolded(flat, r1).reshape(r1, self.layer.geometry.c_out, -1)
+                V, flat, K = alternations.second(alternations.first(V, kept))
+                H = as_unfolded(flat, r1).reshape(r1, self.layer.geometry.c_out, -1)
                 G = K.T @ flat  # cov(y') = H^T S H = G^T G
                 P = eigen_descending(G.T @ G, r2)[1]
         except np.linalg.LinAlgError:
