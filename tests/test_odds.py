@@ -122,9 +122,40 @@ def test_a_variance_without_a_root_names_the_layer(tmp_path):
     text = NET + 'layer { name: "bn" type: "BatchNorm" bottom: "out" top: "bn" }\n'
     variance = np.array([1, -1e-7, -0.5, 1, 1], np.float32)
     blobs = {**random_blobs(NET), "bn": [np.zeros(5, np.float32), variance, np.ones(1, np.float32)]}
+    model = twofold.load(*write(tmp_path, text, blobs))
+    data = torch.zeros(1, 16, 12, 12)
+    said = pytest.raises(ModelError, match=r"'bn' \(BatchNorm\): the variance of channel 2 is -0.5")
+    with said:
+        model.to_torch()(data)
+    pytest.importorskip("onnx")
+    with said:
+        twofold.export(model, tmp_path / "net.onnx")
+    # What does not need it is computed all the same: other blobs, and training, by the batch's own.
+    assert model.to_torch()(data, blobs=["out"])["out"].isfinite().all()
+    assert model.to_torch("TRAIN")(data)["bn"].isfinite().all()
+
+
+def test_a_variance_of_a_fork_names_the_layer(tmp_path):
+    torch = pytest.importorskip("torch")
+    text = NET + 'layer { name: "bn" type: "BN" bottom: "out" top: "bn" bn_param { frozen: true } }\n'
+    one, variance = np.ones((1, 5, 1, 1), np.float32), np.array([1, np.nan, -2, 1, 1], np.float32)
+    blobs = {**random_blobs(NET), "bn": [one, one, one, variance.reshape(one.shape)]}
     net = twofold.load(*write(tmp_path, text, blobs)).to_torch()
-    with pytest.raises(ModelError, match=r"'bn' \(BatchNorm\): the variance of channel 2 is -0.5"):
+    with pytest.raises(ModelError, match=r"'bn' \(BN\): the variance of channel 1 is nan, which has no root"):
         net(torch.zeros(1, 16, 12, 12))
+
+
+def test_blobs_that_no_weights_hold_take_bounded_memory(tmp_path):
+    """A line of text asks for any number of GiB; the rest of the net is run without it."""
+    torch = pytest.importorskip("torch")
+    more = 'type: "InnerProduct" bottom: "out" top: "more" inner_product_param { num_output: 3000000 }'
+    text = f'{NET}layer {{ name: "more" {more} }}\n'
+    net = twofold.load(*write(tmp_path, text, random_blobs(NET))).to_torch()
+    assert net(torch.zeros(1, 16, 12, 12), blobs=["out"])["out"].shape[1] == 5
+    with pytest.raises(
+        ModelError, match=r"'more' \(InnerProduct\): blob 0 has shape .* GiB, which no weights"
+    ):
+        net.check()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.finetune.tiny import BATCH_NORM, BODY, DATA, SOLVER, striped, write_t
 from twofold.errors import FormatError, InputError, ModelError, OptionError, OutputError
 from twofold.finetune import Outcome, Solver, TrainOptions, read_solver, read_state, train
 from twofold.finetune.data import Locator, Request, open_reader
-from twofold.formats.caffe.caffemodel import read_weights
+from twofold.formats.caffe.caffemodel import NewLayer, create_weights, read_weights
 from twofold.formats.caffe.model import CaffeModel
 from twofold.formats.caffe.net import read_net
 from twofold.formats.caffe.prototxt import parse
@@ -340,11 +340,105 @@ def test_rows_from_python(tiny):
         train("solver.prototxt", (), TrainOptions(force=True), train_data={"x": labels})
 
 
-def test_a_loss_that_is_no_number_ends_the_training(tiny):
+@pytest.mark.parametrize(
+    ("changed", "says", "kept", "bad"),
+    [
+        ("snapshot: 4", "the loss is not a number in iteration 6", (4,), ()),
+        ("snapshot: 12", "the loss is not a number in iteration 6", (), ()),
+        # A snapshot that was written leads to it.
+        ("snapshot: 1", "the loss is not a number in iteration 6", (1, 2, 3, 4, 5), (6,)),
+    ],
+)
+def test_a_training_that_diverges_keeps_what_was_good(tiny, changed, says, kept, bad):
+    """The rate leaps in iteration 5: snapshots until then are as without the leap, and none comes after."""
+    change("snapshot: 4", changed)
+    run(max_iter=5)
+    before = {name: content for name, content in contents().items() if name.startswith(_names(kept))}
+    change('lr_policy: "fixed"', 'lr_policy: "multistep" gamma: 1e38 stepvalue: 5')
+    for path in Path("snap").iterdir():
+        path.unlink()
+    with pytest.raises(ModelError, match=says) as caught:
+        run()
+    last = f"the snapshot snap/tiny_iter_{kept[-1]}" if kept else "no snapshot"
+    more = f"; remove snap/tiny_iter_{bad[0]}, which is not" if bad else ""
+    assert str(caught.value).endswith(f"rate, or set clip_gradients; {last} is from before{more}")
+    after = contents()
+    assert {name for name in after if not name.startswith(_names(bad))} == set(before)
+    assert {name: after[name] for name in before} == before
+    if kept and not bad:
+        assert run(resume=True, max_iter=kept[-1]).resumed_from == Path(
+            f"snap/tiny_iter_{kept[-1]}.solverstate"
+        )
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tiny):
+    """The loss does not depend on a layer whose weights the decay blows up."""
+    between = """layer { name: "lost" type: "InnerProduct" bottom: "conv" top: "lost"
+      param { decay_mult: 1e38 } inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }"""
+    write_training(Path(), between=between)
+    change("snapshot: 4", "snapshot: 1")
+    says = "after 2 iterations weights of layer 'lost' are NaN or infinite; lower .*_iter_1 is from before$"
+    with pytest.raises(ModelError, match=says):
+        run()
+    assert {Path(name).stem for name in contents()} == {"tiny_iter_1"}
+    change("decay_mult: 1e38", "lr_mult: 1e38 decay_mult: 0", "train_val.prototxt")
+    change("base_lr: 0.05", "base_lr: 50")
     with pytest.raises(
-        ModelError, match=r"the loss is not a number in iteration \d+; lower the learning rate"
+        ModelError, match=r"the learning rate of layer 'lost' is 5e[+]39; lower.*; no snapshot is"
     ):
-        run(lr_scale=1e30)
+        run(force=True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ('"exp" gamma: 1e30', "learning rate in iteration 11, but inf"),
+        ('"step" stepsize: 1 gamma: 1e4', "in iteration 11, but 5e[+]42"),
+        ('"multistep" stepvalue: 5 stepvalue: 6 gamma: 1e30', "in iteration 11, but 5e[+]58"),
+        ('"inv" gamma: -1 power: 0.5', r"in iteration 11, but .*j"),
+        ('"sigmoid" gamma: 1e3 stepsize: 7', "in iteration 0, but inf"),
+        ('"inv" gamma: -1 power: 2', "in iteration 1, but inf"),
+    ],
+)
+def test_rates_without_bounds(tiny, policy, said):
+    change('lr_policy: "fixed"', f"lr_policy: {policy}")
+    with pytest.raises(
+        (OptionError, ModelError), match=f"lr_policy '.*' with base_lr .* {said}; change these"
+    ):
+        run()
+
+
+def _names(iterations: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(f"tiny_iter_{number}." for number in iterations)
+
+
+BATCH_NORM_TRAINING = {
+    # What the phases normalise by, the variance that is stored, and whether it is a reason to reject it.
+    "batch statistics, no test": ("", False, -0.5, True),
+    "batch statistics, a test": ("", True, -0.5, False),
+    "stored statistics": ("batch_norm_param { use_global_stats: true }", False, -0.5, False),
+    "never stored ones": ("batch_norm_param { use_global_stats: false }", True, -0.5, True),
+    "as good as 0": ("batch_norm_param { use_global_stats: true }", True, -1e-7, True),
+}
+
+
+@pytest.mark.parametrize("case", BATCH_NORM_TRAINING)
+def test_a_variance_without_a_root_is_rejected_where_it_is_used(tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    said, tests, variance, fine = BATCH_NORM_TRAINING[case]
+    write_training(Path(), between=BATCH_NORM.replace("GLOBAL", said))
+    if not tests:
+        change("test_iter: 4 test_interval: 4", "")
+    values = np.array([1, 2, variance, 1], np.float32)
+    layer = NewLayer("bn", "BatchNorm", (np.zeros(4, np.float32), values, np.ones(1, np.float32)))
+    with Path("start.caffemodel").open("wb") as stream:
+        create_weights([layer]).write(stream)
+    if fine:
+        assert np.isfinite(run(weights="start.caffemodel", max_iter=2).loss)
+        return
+    with pytest.raises(ModelError, match=r"'bn' \(BatchNorm\): the variance of channel 2 is -0.5, which has"):
+        run(weights="start.caffemodel", max_iter=2)
+    assert not Path("snap").exists() or not contents()
 
 
 def test_hdf5_cannot_hold_slashes(tiny):

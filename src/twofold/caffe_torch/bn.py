@@ -136,11 +136,15 @@ class StoredBN(_BN):
         )
         return (images - mean) / (variance + self.eps).sqrt() * scale + shift
 
+    def loaded(self) -> None:
+        """See `Layer.loaded`."""
+        self.require(self.variance.double().flatten(), self.eps)
+
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Normalise a blob of up to four axes."""
         images = bottoms[0]
         several = images.numel() > images.shape[self.axis]
-        if self.uses_stored and not (self.forced and several):
+        if self.stored() and not (self.forced and several):
             return self._apply_statistics(images, self.mean, self.variance)
         axes = [axis for axis in range(images.dim()) if axis != self.axis]
         mean = images.mean(axes, keepdim=True)

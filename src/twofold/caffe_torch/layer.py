@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -32,6 +33,39 @@ class ShapeUnknownError(UnsupportedError):
     """The shape of a parameter follows from an input of unknown shape, and no weights are there."""
 
 
+#: Bytes of first values that a net makes where its weights hold none: twice the parameters of VGG-16.
+ROOM = 1 << 30
+
+
+@dataclass
+class Filling:
+    """Makes the first values of a net's blobs that no file holds.
+
+    Attributes:
+        generator: source of randomness.
+        room: bytes that they may still take: a line of text asks for any number of them.
+    """
+
+    generator: torch.Generator
+    room: int = ROOM
+
+    def __call__(self, where: str, shape: Size, filler: Fields) -> Tensor:
+        """The values of one blob.
+
+        Raises:
+            UnsupportedError: they take more than there is room for.
+        """
+        size = 4 * math.prod(shape)
+        if size > self.room:
+            raise UnsupportedError(
+                f"{where} has shape {list(shape)}, {size / 2**30:.1f} GiB, which no weights hold, and "
+                f"{self.room / 2**30:.1f} GiB are left for such blobs; give weights that hold it, or mend "
+                "the definition"
+            )
+        self.room -= size
+        return fill(shape, filler, self.generator)
+
+
 @dataclass(frozen=True)
 class Setup:
     """All that a layer is built from.
@@ -40,13 +74,13 @@ class Setup:
         spec: its definition.
         bottoms: shapes of its inputs as the definition declares them, None where unknown.
         stored: its blobs in the weight file, or None if the file has none for it.
-        generator: source of randomness for blobs that are not stored.
+        filling: makes the blobs that are not stored.
     """
 
     spec: LayerSpec
     bottoms: tuple[Shape, ...]
     stored: Sequence[NDArray[np.generic]] | None
-    generator: torch.Generator
+    filling: Filling
 
     def blob_shape(self, index: int) -> Shape:
         """Shape of a stored blob, None where there is none."""
@@ -65,6 +99,7 @@ class Setup:
         Raises:
             ModelError: the stored blob has another shape.
             ShapeUnknownError: nothing tells the shape.
+            UnsupportedError: there is no room for values that are not stored.
         """
         found = self.blob_shape(index)
         wanted = found if shape is None else shape
@@ -74,7 +109,7 @@ class Setup:
                 "input, whose shape the net does not declare; give the shapes of the net's inputs, or weights"
             )
         if found is None:
-            return fill(wanted, filler, self.generator)
+            return self.filling(f"{self.spec.label} ({self.spec.type}): blob {index}", wanted, filler)
         assert self.stored is not None
         return fitted(self.spec, index, self.stored[index], wanted)
 
@@ -135,6 +170,14 @@ class Layer(nn.Module):
             rate = self.param(len(self.blob_names)).number("lr_mult")
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=rate != 0))
         self.blob_names.append(name)
+
+    @property
+    def obstacle(self) -> ModelError | None:
+        """Why the layer cannot be run in its phase; None where it can."""
+        return None
+
+    def loaded(self) -> None:
+        """Look at the blobs, which have new values."""
 
     @property
     def blobs(self) -> list[Tensor]:
@@ -209,6 +252,11 @@ class Unavailable(Layer):
     def __init__(self, setup: Setup, reason: ModelError) -> None:
         super().__init__(setup)
         self.reason = reason
+
+    @property
+    def obstacle(self) -> ModelError:
+        """The reason."""
+        return self.reason
 
     def forward(self, *bottoms: Tensor) -> Tops:
         """Raise the reason."""

@@ -17,7 +17,7 @@ from ..errors import InputError, ModelError
 from ..formats.caffe.net import LayerSpec, NetDefinition
 from ..formats.caffe.shapes import walk_shapes
 from .data import Feed
-from .layer import Layer, Setup, Unavailable
+from .layer import ROOM, Filling, Layer, Setup, Unavailable
 from .layers import LayerMap
 from .parameters import Learnable, Weights, arrays, check_count, learnables, load, share
 from .registry import build_layer
@@ -70,6 +70,7 @@ class CaffeNet(nn.Module):
         until: str | None = None,
         shapes: Mapping[str, Size] | None = None,
         seed: int = 0,
+        room: int = ROOM,
     ) -> None:
         """Build the net, or its beginning.
 
@@ -79,6 +80,7 @@ class CaffeNet(nn.Module):
             until: name of the last layer to build; None for all.
             shapes: shapes of inputs that replace what the definition says.
             seed: of the fillers.
+            room: bytes that blobs may take which no weights hold.
 
         Raises:
             ModelError: weights do not fit the definition, or parameters do not fit the inputs.
@@ -88,7 +90,8 @@ class CaffeNet(nn.Module):
             last = definition.layers.index(definition.layer(until))
             definition = replace(definition, layers=definition.layers[: last + 1])
         stored = weights or {}
-        built = _build(definition, stored, shapes, seed)
+        filling = Filling(torch.Generator().manual_seed(seed), room)
+        built = _build(definition, stored, shapes, filling)
         self.unfilled = tuple(
             layer.spec.name for layer in built if layer.blob_names and not stored.get(layer.spec.name)
         )
@@ -103,6 +106,8 @@ class CaffeNet(nn.Module):
         self.outputs = outputs(definition.layers)
         self._loss_weights = tuple(_loss_weights(layer) for layer in built)
         self._owners = share(built, weights)
+        for layer in built:
+            layer.loaded()
         self.train(definition.phase == "TRAIN")
 
     def without(self, positions: Collection[int]) -> CaffeNet:
@@ -222,6 +227,18 @@ class CaffeNet(nn.Module):
             for name in scheduled.frees:
                 blobs.pop(name, None)
 
+    def check(self) -> None:
+        """Find out whether the net can be run, without running it.
+
+        Raises:
+            ModelError: a layer that its outputs or its loss need cannot be run.
+        """
+        losses = [position for position, weights in enumerate(self._loss_weights) if any(weights)]
+        for step in schedule(self.definition.layers, 0, len(self.layers), self.outputs, losses):
+            layer = self.layers[step.index]
+            if isinstance(layer, Layer) and not _is_fed(layer) and layer.obstacle is not None:
+                raise layer.obstacle
+
     def live(self, position: int) -> frozenset[str]:
         """Blobs that are there before layer `position` and read from there on, or outputs already."""
         return live(self.definition.layers, position, self.outputs, frozenset(self.inputs))
@@ -302,13 +319,12 @@ class CaffeNet(nn.Module):
 
 
 def _build(
-    definition: NetDefinition, weights: Weights, shapes: Mapping[str, Size] | None, seed: int
+    definition: NetDefinition, weights: Weights, shapes: Mapping[str, Size] | None, filling: Filling
 ) -> list[Layer]:
-    generator = torch.Generator().manual_seed(seed)
     built = []
     for spec, (bottoms, _) in zip(definition.layers, walk_shapes(definition, shapes), strict=True):
         stored = weights.get(spec.name)
-        layer = build_layer(Setup(spec, bottoms, stored or None, generator))
+        layer = build_layer(Setup(spec, bottoms, stored or None, filling))
         check_count(layer, stored)
         built.append(layer)
     return built

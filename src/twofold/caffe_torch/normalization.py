@@ -30,11 +30,41 @@ class Normalization(Layer):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.forced = False
+        self._flaw: UnsupportedError | None = None
 
     @property
     def uses_stored(self) -> bool:
         """Whether it normalises by stored statistics in its phase."""
         raise NotImplementedError
+
+    @property
+    def obstacle(self) -> UnsupportedError | None:
+        """A stored variance without a root, where it is to be normalised by."""
+        return self._flaw if self.uses_stored and not self.forced else None
+
+    def require(self, variance: Tensor, eps: float) -> None:
+        """Take down whether stored variances (C,) have roots.
+
+        Those that training leaves a little below 0 have one, with `eps`; all are 0 before any training.
+        """
+        bad = (~(variance + eps > 0)).nonzero().flatten()
+        self._flaw = None
+        if len(bad) and variance.any():
+            channel = int(bad[0])
+            self._flaw = UnsupportedError(
+                f"{self.spec.label} ({self.spec.type}): the variance of channel {channel} is "
+                f"{float(variance[channel]):g}, which has no root; repair the weights"
+            )
+
+    def stored(self) -> bool:
+        """Whether to normalise by stored statistics now.
+
+        Raises:
+            UnsupportedError: they cannot be.
+        """
+        if self.obstacle is not None:
+            raise self.obstacle
+        return self.uses_stored
 
 
 @register("BatchNorm")
@@ -67,7 +97,6 @@ class BatchNorm(Normalization):
         self._check_count(setup)
         for name, shape in (("mean", channels), ("variance", channels), ("factor", (1,))):
             self.add_blob(setup, name, shape, constant(0))
-        self._check_variance()
         if self.scaled:
             self.add_blob(setup, "scale", channels, filler_or(param, "scale_filler", 1.0), fixed=False)
             self.add_blob(setup, "shift", channels, filler_or(param, "bias_filler", 0.0), fixed=False)
@@ -84,17 +113,9 @@ class BatchNorm(Normalization):
             f"{needed}{hint}"
         )
 
-    def _check_variance(self) -> None:
-        """Refuse variances without a root; those that training leaves a little below 0 have one, with eps."""
-        factor = 1.0 if self.scaled else float(self.factor)
-        variance = self.variance.double() / factor if factor else self.variance.double()
-        bad = (~(variance + self.eps > 0)).nonzero().flatten()
-        if len(bad) and self.use_stored is not False:
-            channel = int(bad[0])
-            raise UnsupportedError(
-                f"{self.spec.label} ({self.spec.type}): the variance of channel {channel} is "
-                f"{float(variance[channel]):g}, which has no root; repair the weights"
-            )
+    def loaded(self) -> None:
+        """See `Layer.loaded`."""
+        self.require(self.statistics()[1].double(), self.eps)
 
     @property
     def uses_stored(self) -> bool:
@@ -108,7 +129,7 @@ class BatchNorm(Normalization):
         scale, shift = (self.scale, self.shift) if self.scaled else (None, None)
         if self.forced and count > 1:
             result = functional.batch_norm(images, None, None, scale, shift, training=True, eps=self.eps)
-        elif self.uses_stored or self.forced:
+        elif self.stored() or self.forced:
             mean, variance = self.statistics()
             result = functional.batch_norm(images, mean, variance, scale, shift, eps=self.eps)
         else:

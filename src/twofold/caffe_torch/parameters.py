@@ -114,6 +114,7 @@ def load(layers: Iterable[Layer], weights: Weights) -> None:
                 check_count(layer, stored)
                 for index, (blob, array) in enumerate(zip(layer.blobs, stored, strict=False)):
                     blob.copy_(fitted(layer.spec, index, array, tuple(blob.shape)))
+                layer.loaded()
 
 
 def arrays(layers: Iterable[Layer]) -> dict[str, list[NDArray[np.float32]]]:

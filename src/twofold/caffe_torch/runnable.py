@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .layer import ShapeUnknownError, Unavailable, UnsupportedError
+from ..errors import ModelError
+from ..formats.caffe.net import LayerSpec
+from .layer import Layer, ShapeUnknownError, UnsupportedError
 from .net import CaffeNet
 from .registry import REJECTED
 
@@ -39,19 +41,19 @@ class Runnable:
 def runnable(net: CaffeNet) -> Runnable:
     """The part of a net that can be run; it shares its layers with the net."""
     lost, gone = set[str](), list[int]()
-    stopped: list[Unavailable] = []
+    stopped: list[tuple[LayerSpec, ModelError]] = []
     specs = net.definition.layers
     for index, (spec, layer) in enumerate(zip(specs, net.layers, strict=True)):
         behind = not lost.isdisjoint(spec.bottoms)
-        cannot = isinstance(layer, Unavailable) and bool(spec.bottoms)
-        if not cannot and not behind:
+        why = layer.obstacle if isinstance(layer, Layer) and spec.bottoms else None
+        if why is None and not behind:
             lost.difference_update(spec.tops)
             continue
         gone.append(index)
         lost.update(spec.tops)
         # Behind a lost layer shapes are unknown for that reason alone.
-        if isinstance(layer, Unavailable) and not (behind and isinstance(layer.reason, ShapeUnknownError)):
-            stopped.append(layer)
+        if why is not None and not (behind and isinstance(why, ShapeUnknownError)):
+            stopped.append((spec, why))
     if not gone:
         return Runnable(net)
     part = net.without(gone)
@@ -59,14 +61,14 @@ def runnable(net: CaffeNet) -> Runnable:
     return Runnable(part, reasons(stopped), tuple(name for name in part.outputs if name in wanted))
 
 
-def reasons(stopped: Iterable[Unavailable]) -> tuple[str, ...]:
+def reasons(stopped: Iterable[tuple[LayerSpec, ModelError]]) -> tuple[str, ...]:
     """Why layers cannot be run; those that cannot for one reason together."""
     unknown: dict[str, list[str]] = {}
     found: list[str] = []
-    for layer in stopped:
-        spec, known = layer.spec, isinstance(layer.reason, UnsupportedError)
+    for spec, error in stopped:
+        known = isinstance(error, UnsupportedError)
         if known and spec.known_type:
-            found.append(str(layer.reason))
+            found.append(str(error))
             continue
         if known:
             why = f" ({spec.variant}) cannot be run, since it is not known what that does"

@@ -79,6 +79,11 @@ class Tester:
         self.net, self.batches, self.count, self.passes = net.eval(), batches, count, 0
         self.number, self.int8 = number, int8
 
+    def take(self, weights: Mapping[str, list[Float32]]) -> None:
+        """Test with these weights from now on; see `run`."""
+        names = {spec.name for spec in self.net.definition.layers}
+        self.net.load_arrays({name: blobs for name, blobs in weights.items() if name in names})
+
     @torch.no_grad()
     def run(
         self, weights: Mapping[str, list[Float32]], world: World, *, with_loss: bool
@@ -93,8 +98,7 @@ class Tester:
         Returns:
             The mean of every output, and of the loss.
         """
-        names = {spec.name for spec in self.net.definition.layers}
-        self.net.load_arrays({name: blobs for name, blobs in weights.items() if name in names})
+        self.take(weights)
         numbers = range(self.passes + world.share.rank, self.passes + self.count, world.share.size)
         self.passes += self.count
         found = {}

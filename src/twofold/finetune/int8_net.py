@@ -31,7 +31,7 @@ from ..int8.places import find_places, scale_names
 from ..int8.qdq import quantized, session
 from .evaluate import Source
 from .rounding import Rounding, State, Top
-from .solver import LOWER_RATE, Batch
+from .solver import Batch, DivergedError
 from .storage import Write
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -106,7 +106,7 @@ class Int8Net:
         except AssertionError as error:  # as torchao says it
             if all(bool(one.isfinite().all()) for one in self._net.parameters()):
                 raise
-            raise ModelError(f"a weight is not finite, so it has no range in int8; {LOWER_RATE}") from error
+            raise DivergedError("a weight is not finite, so it has no range in int8") from error
 
     def learn(self, share: float) -> None:
         """A step of the ranges; see `Rounding.learn`. Comes behind every step of the solver."""
@@ -151,7 +151,7 @@ class Int8Net:
             graph = self._graph()
             plain = self._run(self._probe)
             if not all(np.isfinite(one).all() for one in plain.values()):
-                raise ModelError(f"what the net gives is not finite, so it has no int8 form; {LOWER_RATE}")
+                raise DivergedError("what the net gives is not finite, so it has no int8 form")
             int8 = quantized(graph.proto, _sample(graph), self._rounding.ranges(), self._places.floats)
             assert set(scale_names(int8)) <= self._places.scales.keys(), "Bug: what is rounded has changed"
             self._agreement(int8).refuse("train without --qat, and quantize what comes out")

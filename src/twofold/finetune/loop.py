@@ -25,7 +25,7 @@ from .evaluate import Test, Tester, shown, text_of
 from .interrupt import Stop
 from .parallel import World
 from .resume import SUFFIX, Progress, set_states, states_of
-from .solver import LOWER_RATE, Iteration, Solver
+from .solver import DivergedError, Iteration, Solver
 from .storage import Write
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class Loop:
             set_states(solver.net, progress.states[world.share.rank], world.device)
         #: Of what is in files; a training that has not begun is in none.
         self._saved = solver.iteration or None
+        #: The last of these that a loss which is a number came from.
+        self._sound: int | None = None
         self._clock = (solver.iteration, time.monotonic())
 
     @property
@@ -100,9 +102,23 @@ class Loop:
 
         Raises:
             InputError: data cannot be read.
-            ModelError: the loss is no number any more.
+            ModelError: the loss or the weights are no numbers any more; snapshots are from before.
             OutputError: a snapshot cannot be written.
         """
+        try:
+            self._run(stop)
+        except DivergedError as error:
+            kept = "no snapshot" if self._sound is None else f"the snapshot {self._prefix}_iter_{self._sound}"
+            bad = (
+                f"; remove {self._prefix}_iter_{self._saved}, which is not"
+                if self._saved != self._sound
+                else ""
+            )
+            raise ModelError(
+                f"{error}; lower the learning rate, or set clip_gradients; {kept} is from before{bad}"
+            ) from error
+
+    def _run(self, stop: Stop) -> None:
         definition, solver = self.solver.definition, self.solver
         batches = self._batches.over(count(self._passes))
         with closing(batches), self._bar() as advance:
@@ -146,7 +162,8 @@ class Loop:
         """Take the loss down and show it; gives whether any process was asked to stop."""
         loss, asked = self._world.mean(result.loss, float(stop.signal is not None))
         if math.isnan(loss):
-            raise ModelError(f"the loss is not a number in iteration {result.index}; {LOWER_RATE}")
+            raise DivergedError(f"the loss is not a number in iteration {result.index}")
+        self._sound = self._saved
         self._losses.append(loss)
         definition = self.solver.definition
         if result.index % (definition.display or math.ceil(definition.max_iter / _POINTS)) == 0:
@@ -182,7 +199,13 @@ class Loop:
             self._report(f"Iteration {iteration}: {self.tests[-1]}")
 
     def snapshot(self) -> None:
-        """Write a snapshot; the first process does it for all."""
+        """Write a snapshot; the first process does it for all.
+
+        Raises:
+            DivergedError: weights are not finite, which a snapshot to go on from would hide.
+            OutputError: it cannot be written.
+        """
+        self.solver.check()
         # As in Caffe with several GPUs, the BatchNorm statistics are those of the first.
         progress = Progress(
             self.seed,

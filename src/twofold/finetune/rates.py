@@ -30,6 +30,8 @@ POLICIES: dict[str, Policy] = {
     "poly": lambda solver, iteration, steps: (1 - iteration / solver.max_iter) ** solver.power,
     "sigmoid": _sigmoid,
 }
+#: Rates multiply values in float32.
+LARGEST_RATE = float.fromhex("0x1.fffffep127")
 #: Options that a policy divides by.
 _NEEDS = {"step": "stepsize", "poly": "max_iter"}
 
@@ -52,13 +54,39 @@ class Schedule:
             raise OptionError(f"lr_policy is {policy!r}; known are {', '.join(sorted(POLICIES))}")
         if policy in _NEEDS and getattr(self.solver, _NEEDS[policy]) < 1:
             raise OptionError(f"lr_policy {policy!r} needs a positive {_NEEDS[policy]}")
+        last = max(self.solver.max_iter - 1, 0)
+        for iteration in (
+            0,
+            last,
+        ):  # most policies rise or fall all the way; what is between is asked for later
+            steps = sum(value <= iteration for value in self.solver.stepvalue)
+            self._rate(iteration, iteration // self.solver.stepsize if policy == "step" else steps)
 
     def rate(self, iteration: int) -> float:
-        """The learning rate of an iteration; advances `steps`."""
+        """The learning rate of an iteration; advances `steps`.
+
+        Raises:
+            OptionError: the policy gives none.
+        """
         solver = self.solver
         if solver.lr_policy == "step":
             self.steps = iteration // solver.stepsize
         elif solver.lr_policy == "multistep":
             # One step per iteration at most: two equal stepvalues take effect one after the other.
             self.steps += self.steps < len(solver.stepvalue) and iteration >= solver.stepvalue[self.steps]
-        return solver.base_lr * POLICIES[solver.lr_policy](solver, iteration, self.steps)
+        return self._rate(iteration, self.steps)
+
+    def _rate(self, iteration: int, steps: int) -> float:
+        solver = self.solver
+        try:
+            rate = solver.base_lr * POLICIES[solver.lr_policy](solver, iteration, steps)
+        except (OverflowError, ZeroDivisionError):
+            rate = math.inf
+        # A broken power of a negative number is a complex one.
+        if isinstance(rate, complex) or not abs(rate) <= LARGEST_RATE:
+            raise OptionError(
+                f"lr_policy {solver.lr_policy!r} with base_lr {solver.base_lr:g}, gamma {solver.gamma:g} and "
+                f"power {solver.power:g} gives no learning rate in iteration {iteration}, but {rate:g}; "
+                "change these"
+            )
+        return rate

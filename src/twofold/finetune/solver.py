@@ -15,22 +15,23 @@ import torch
 from torch import Tensor
 
 from ..caffe_torch import CaffeNet, Learnable
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from ..formats.atomic import commit
 from ..formats.caffe.caffemodel import NewLayer, read_weights
 from ..formats.preflight import preflight
 from .definition import SolverDefinition
-from .rates import Schedule
+from .rates import LARGEST_RATE, Schedule
 from .rules import decay, rule_of
 from .snapshot import Snapshot, check_history
 from .storage import STORAGES, Write, read_state
 
-#: What to do where numbers have grown beyond all bounds.
-LOWER_RATE = "lower the learning rate, or set clip_gradients. The last snapshot is from before"
-
 Batch = Mapping[str, Tensor]
 #: From a batch to the weighted loss and the net's outputs.
 LossFunction = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor]]]
+
+
+class DivergedError(ModelError):
+    """Numbers of a training have grown beyond all bounds."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,22 @@ class Solver:
             if regularization is not None:
                 gradient.add_(regularization)
             own_rate = rate * one.lr_mult
+            if not abs(own_rate) <= LARGEST_RATE:
+                raise DivergedError(f"the learning rate of layer {one.layer!r} is {own_rate:g}")
             one.tensor.sub_(self._rule.update(definition, own_rate, self.iteration, gradient, history))
             one.tensor.grad = None
+
+    def check(self) -> None:
+        """Look at the weights, which are to be kept.
+
+        Raises:
+            DivergedError: some are NaN or infinite.
+        """
+        for one in self._learnables:
+            if not bool(one.tensor.isfinite().all()):
+                raise DivergedError(
+                    f"after {self.iteration} iterations weights of layer {one.layer!r} are NaN or infinite"
+                )
 
     # ---- snapshots
 

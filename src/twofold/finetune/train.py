@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..caffe_torch import CaffeNet
+from ..calibration.memory import SHARE, free_memory
 from ..errors import MissingExtraError, ModelError, OptionError, OutputError
 from ..formats.base import reserved
 from ..formats.caffe.caffemodel import read_weights
@@ -145,6 +146,10 @@ def _begin(
         solver.preflight(prefix)
     if state is not None:
         solver.restore(state)
+    net.check()
+    for tester in testers:
+        tester.take(net.arrays())
+        tester.net.check()
     int8 = None
     if qat:
         int8, testers, unmeasured = _start_qat(net, batches, testers, progress, world)
@@ -210,7 +215,8 @@ class _Maker:
         # A test is shared by whole batches.
         share = self.world.share if phase == "TRAIN" else None
         batches = self.stack.enter_context(Batches(self._readers(net, phase), share))
-        made = CaffeNet(net, shapes=batches.shapes(), seed=self.seed)
+        room = int(SHARE * free_memory())  # a training may begin with fillers' values alone
+        made = CaffeNet(net, shapes=batches.shapes(), seed=self.seed, room=room)
         return made.placed(self.world.device), batches
 
     def _readers(self, net: NetDefinition, phase: str) -> list[Reader]:
