@@ -66,6 +66,13 @@ def test_time_stops_the_rounds_between_least_and_most(time):
     assert rounds(Effort(10.0, 1, 3)) == 3
 
 
+@pytest.mark.parametrize(("seconds", "runs"), [(4.0, 1 + 1 + 6), (40.0, 1 + 1 + 3), (0.9, 1 + 3 + 7)])
+def test_runs_of_seconds_are_few(time, seconds, runs):
+    # A warm run, trials up to the first of a second, and rounds: at least 7 within 20 s, else 3.
+    interleaved([time.runs("a", seconds)], Effort(5.0, 7, 50, longest=20.0))
+    assert len(time.order) == runs
+
+
 def test_summaries():
     found = Time.of([1.0, 2.0, 3.0, 4.0, 100.0])
     assert (found.low, found.median, found.high, found.rounds) == (2.0, 3.0, 4.0, 5)

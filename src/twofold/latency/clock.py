@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,11 @@ import numpy as np
 _SHORTEST = 2e-3
 #: Runs that tell how often.
 _TRIALS = 3
+#: Seconds of a trial that tells enough: nothing so long is repeated within a round.
+_LONG = 1.0
 _MOST_REPEATS = 200
+#: Rounds that quartiles need.
+_FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,14 @@ class Effort:
         seconds: after so many no further round is begun.
         least: rounds at least.
         most: rounds at most.
+        longest: after so many seconds three rounds do: a net that takes seconds a run, or a machine that
+            others use, must not make `least` rounds take minutes.
     """
 
     seconds: float = 3.0
     least: int = 7
     most: int = 25
+    longest: float = math.inf
 
 
 def interleaved(runs: Sequence[Callable[[], object]], effort: Effort = Effort()) -> list[list[float]]:
@@ -75,16 +83,27 @@ def interleaved(runs: Sequence[Callable[[], object]], effort: Effort = Effort())
     repeats = []
     for run in runs:
         run()
-        taken = max(min(_seconds(run, 1) for _ in range(_TRIALS)), 1e-9)
-        repeats.append(int(min(max(np.ceil(_SHORTEST / taken), 1), _MOST_REPEATS)))
+        repeats.append(int(min(max(np.ceil(_SHORTEST / _taken(run)), 1), _MOST_REPEATS)))
     samples: list[list[float]] = [[] for _ in runs]
     begun = time.perf_counter()
     for count in range(effort.most):
-        if count >= effort.least and time.perf_counter() - begun > effort.seconds:
+        spent = time.perf_counter() - begun
+        least = effort.least if spent <= effort.longest else _FEWEST
+        if count >= least and spent > effort.seconds:
             break
         for run, times, taken_by in zip(runs, repeats, samples, strict=True):
             taken_by.append(_seconds(run, times))
     return samples
+
+
+def _taken(run: Callable[[], object]) -> float:
+    """Seconds of a run, roughly: the shortest of some trials."""
+    shortest = math.inf
+    for _ in range(_TRIALS):
+        shortest = min(shortest, _seconds(run, 1))
+        if shortest > _LONG:
+            break
+    return max(shortest, 1e-9)
 
 
 def _seconds(run: Callable[[], object], times: int) -> float:

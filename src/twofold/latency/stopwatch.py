@@ -15,7 +15,7 @@ from .stacks import Stack
 from .table import Setting, Table, load, save
 
 #: Whole networks deserve more patience than single layers: a machine may be slow for a second.
-_WHOLE = Effort(seconds=10.0, least=7, most=301)
+_WHOLE = Effort(seconds=10.0, least=7, most=301, longest=20.0)
 
 
 @dataclass(frozen=True)
