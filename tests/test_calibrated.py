@@ -61,7 +61,7 @@ def test_data_beat_weights_at_the_same_cost(files, tmp_path):
 
 def test_a_net_that_lost_its_outputs_is_not_handed_over_in_silence(files, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.save("data.npy", np.random.default_rng(3).normal(size=(24, 16, 12, 12)).astype(np.float32))
+    np.save("data.npy", np.random.default_rng(3).normal(size=(25, 16, 12, 12)).astype(np.float32))
     argv = ["decompose", *files, "--data", "data.npy", "--scheme", "spatial"]
     assert main([*argv, "-o", "lost", "--rank", "*=1"]) == 0
     error = Plan.load("lost/plan.json").measured_error
@@ -81,6 +81,21 @@ def test_a_net_that_lost_its_outputs_is_not_handed_over_in_silence(files, tmp_pa
         assert (Plan.load(f"good{i}/plan.json").measured_error > 0.3) == (i > 0)
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(1, "on 1 input that factors were fitted to, too"), (15, "on 15 inputs that factors were fitted to"),
+     (24, "on 3 inputs alone"), (25, None)],
+)  # fmt: skip
+def test_an_error_that_few_inputs_tell_is_no_certain_one(files, count, said):
+    result = twofold.decompose(twofold.load(*files), macs=0.5, data=samples(count), refine=0)
+    found = [one for one in result.warnings if "was measured on" in one]
+    assert len(found) == (said is not None)
+    if said is not None:
+        assert said in found[0]
+        assert found[0].endswith("give 25 inputs or more")
+        assert found[0] in result.plan.notes
+
+
 def test_without_inputs_pictures_are_made_up_and_it_is_said(files):
     result = twofold.decompose(twofold.load(*files), macs=0.5)
     assert result.plan.calibration["inputs"]["kind"] == "synthetic"
@@ -97,6 +112,18 @@ def test_weights_only_where_no_picture_can_be_made_up(tmp_path):
     )
     with pytest.raises(InputError, match="shape"):
         twofold.decompose(twofold.load(*write(tmp_path, text)), macs=0.5, data=samples())
+
+
+@pytest.mark.parametrize("asked", [["--made-up", "8"], ["--range=-1:1"], ["--protect", "one"]])
+def test_made_up_pictures_that_are_asked_for_are_made_or_it_fails(tmp_path, capsys, asked):
+    text = HEAD.replace("dim: 16", "dim: 40") + conv("one", "data")  # 40 channels: no picture
+    files = write(tmp_path, text)
+    argv = ["decompose", *files, "--macs", "0.5", "-o", str(tmp_path / "out"), *asked]
+    assert main(argv) == 1
+    assert "takes (N, 40, 12, 12)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*argv, "--no-data"]) == 1
+    assert "no_data: contradicts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rule", ["amct", "evbmf"])

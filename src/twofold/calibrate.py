@@ -40,6 +40,9 @@ __all__ = ["Calibration", "CalibrationSource", "WeightsOnly", "calibration_input
 _FEWEST_TO_SPLIT = 16
 #: Share of the samples that fits never see: on them sensitivities and errors are measured.
 _HELD_OUT = 1 / 8
+#: Errors that fewer samples told are off by a factor of two at times; so many inputs give enough of them.
+_FEW_HELD_OUT = 4
+_ENOUGH = math.floor((_FEW_HELD_OUT - 1) / _HELD_OUT) + 1
 #: Values of all inputs, over the samples that are measured on: 8 pictures of 3 x 320 x 320.
 _MEASURED_VALUES = 8 * 3 * 320 * 320
 _MOST_MEASURED = 64
@@ -125,6 +128,18 @@ class Calibration:
         """The same with a few held-out samples alone."""
         few = self.held_out.take(slice(0, max(count, self.held_out.batch)))
         return replace(self, inputs=few, held_out=few)
+
+    @property
+    def doubt(self) -> str | None:
+        """What a user should be told of measured errors where there are few inputs; None where enough are."""
+        count = f"{self.held_out.count} input{'s' * (self.held_out.count != 1)}"
+        if not self.apart:
+            found = f"on {count} that factors were fitted to, too, so that it is too small for others"
+        elif self.held_out.count < _FEW_HELD_OUT:
+            found = f"on {count} alone, so that others may show twice as much"
+        else:
+            return None
+        return f"the error of the outputs was measured {found}; give {_ENOUGH} inputs or more"
 
     def measure(self) -> Measure:
         """A fresh measure of what is protected."""

@@ -178,7 +178,9 @@ def calibrate(
         MissingExtraError: what runs it is not installed.
     """
     if no_data and source.asked:
-        raise OptionError("no_data: contradicts the inputs, outputs or metric that are given; leave one out")
+        raise OptionError(
+            "no_data: contradicts the inputs, outputs, metric or made-up pictures asked for; leave one out"
+        )
     if no_data or (rule in ("amct", "evbmf") and not source.asked):
         return WeightsOnly()
     return prepare(model, source)

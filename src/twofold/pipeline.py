@@ -165,12 +165,16 @@ def _assumptions(model: Model, layers: Sequence[ConvLayer | Skipped]) -> tuple[s
 
 def _warnings(calibration: Calibration, options: PlanOptions, error: float) -> tuple[str, ...]:
     """What must not be overlooked in what was measured."""
+    found = () if calibration.doubt is None else (calibration.doubt,)
     chosen = options.budget is not None and options.budget.of_loss
     # A metric is in a unit of the user's; and who sets a limit to what may be lost has chosen what is.
     text = None if calibration.metric is not None or chosen else quality_warning(error)
     if text is None:
-        return ()
-    return (f"{text}; give a larger budget (the report shows the trade-off), or let recover train it",)
+        return found
+    return (
+        *found,
+        f"{text}; give a larger budget (the report shows the trade-off), or let recover train it",
+    )
 
 
 def _means_corrected(layers: Sequence[ConvLayer | Skipped], factors: Mapping[str, Factors]) -> list[str]:

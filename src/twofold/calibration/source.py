@@ -100,8 +100,9 @@ class CalibrationSource:
     @property
     def asked(self) -> bool:
         """Whether the user named anything that needs a calibration."""
-        said = (self.metric, self.accuracy, self.statistics)
-        return self.given or bool(self.protect) or any(value is not None for value in said)
+        said = (self.metric, self.accuracy, self.statistics, self.values)
+        more = (self.protect, self.options.made_up)
+        return self.given or any(more) or any(value is not None for value in said)
 
 
 def _kept(images: Any) -> tuple[Picture, ...]:
