@@ -56,6 +56,18 @@ EXTRAS: dict[str, tuple[dict[str, str], str]] = {
         },
         "recover --qat",
     ),
+    "openvino": (
+        {"torch": "torch", "onnx": "onnx", "onnxruntime": "onnxruntime", "openvino": "openvino"},
+        "times in OpenVINO",
+    ),
+    "ncnn": (
+        {"torch": "torch", "onnx": "onnx", "onnxruntime": "onnxruntime", "ncnn": "ncnn", "pnnx": "pnnx"},
+        "times in ncnn",
+    ),
+    "mnn": (
+        {"torch": "torch", "onnx": "onnx", "onnxruntime": "onnxruntime", "MNN": "mnn"},
+        "times in MNN",
+    ),
     "plot": ({"matplotlib": "matplotlib"}, "plots of a result in notebooks"),
 }
 #: Libraries of linear algebra that use the processor's vector units; others are slow.

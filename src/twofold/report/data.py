@@ -28,7 +28,17 @@ JSON_FILE = "report.json"
 #: (iteration, value) of what a training shows, rising.
 Course = tuple[tuple[int, float], ...]
 #: Packages whose versions a report names where they are installed.
-_PACKAGES = ("numpy", "scipy", "torch", "onnx", "onnxruntime", "opencv-python-headless")
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "opencv-python-headless",
+    "openvino",
+    "ncnn",
+    "mnn",
+)
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,9 @@ def runtime(name: str) -> Runtime:
     if entry is None:
         raise OptionError(f"no runtime '{name}'; known: {', '.join(_entries)}")
     try:
-        module = import_module(entry.module)
+        found: Runtime = import_module(entry.module).make_runtime()
     except ImportError as error:
         raise MissingExtraError(f"timing in {entry.package}", entry.package, entry.extra) from error
-    found: Runtime = module.make_runtime()
     return found
 
 
@@ -93,3 +92,6 @@ register("onnxruntime", f"{__name__}.onnxruntime", "ONNX Runtime", "onnx")
 register("opencv", f"{__name__}.opencv", "OpenCV", "opencv")
 register("torch", f"{__name__}.torch_cpu", "PyTorch", "torch")
 register("torch-cuda", f"{__name__}.torch_cuda", "PyTorch", "torch")
+register("openvino", f"{__name__}.openvino", "OpenVINO", "openvino")
+register("ncnn", f"{__name__}.ncnn", "ncnn", "ncnn")
+register("mnn", f"{__name__}.mnn", "MNN", "mnn")

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..stacks import Stack
+if TYPE_CHECKING:  # processes that only run models start sooner without
+    from ..stacks import Stack
 
 #: Runs a model once, to its end.
 Run = Callable[[], object]
