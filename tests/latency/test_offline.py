@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import cv2
+import ncnn
 import onnx
 import pytest
 from tests.small import NET, write
@@ -121,10 +122,28 @@ def test_caffe_models_to_time(tmp_path):
         cv2.dnn.readNetFromCaffe(str(path), str(path.with_suffix(".caffemodel")))
 
 
+@pytest.mark.parametrize(("kind", "suffixes"), [("ncnn", {".param", ".bin"}), ("mnn", {".mnn"})])
+def test_models_for_the_runtimes_of_phones(kind, suffixes, tmp_path, capfd):
+    """That they compute what they should was checked as they were written; here, that they can be read."""
+    argv = ["latency", "export", *write(tmp_path), "-o", str(tmp_path / "timing"), "--format", kind]
+    assert main([*argv, "--scheme", "channel"]) == 0
+    assert "small models and the whole network" in capfd.readouterr().out
+    table = rows(tmp_path / "timing" / TABLE)
+    assert table[1][1] == "network"
+    assert {path.suffix for path in (tmp_path / "timing").iterdir()} == {*suffixes, ".csv"}
+    assert len(list((tmp_path / "timing").iterdir())) == len(suffixes) * (len(table) - 1) + 1
+    for name, *_ in table[1:]:
+        if kind == "ncnn":
+            net = ncnn.Net()
+            assert net.load_param(str(tmp_path / "timing" / name)) == 0
+            assert net.load_model(str((tmp_path / "timing" / name).with_suffix(".bin"))) == 0
+            assert list(net.output_names()) == ["out0"]
+
+
 def test_refusals(tmp_path, capsys):
     files = write(tmp_path)
     for argv, pattern in (
-        ([*files, "--format", "tflite"], "none of onnx, caffe"),
+        ([*files, "--format", "tflite"], "none of onnx, caffe, ncnn, mnn"),
         ([*files, "--block", "tpu"], "one of none, tensor-cores, ascend-fp16, ascend-int8"),
         ([*files, "--skip", "*"], "nothing to time"),
         (files[:1], "nothing to time"),

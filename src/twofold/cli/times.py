@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from ..latency.offline import FORMATS, export_models
+from ..latency.forms import FORMS
+from ..latency.offline import export_models
 from ..latency.runtimes import RUNTIMES
 from ..latency.table import Table, cache_folder, saved
 from ..latency.table import forget as forget_tables
@@ -91,7 +92,7 @@ def export(
     weights: Annotated[
         Path | None, typer.Argument(help="The weights of a prototxt: a caffemodel.", show_default=False)
     ] = None,
-    format: Annotated[str, typer.Option(help="Of the models: " + ", ".join(FORMATS) + ".")] = "onnx",
+    format: Annotated[str, typer.Option(help="Of the models: " + ", ".join(FORMS) + ".")] = "onnx",
     block: Annotated[
         str,
         typer.Option(metavar="N", help="Channels the device computes together: N, or " + ", ".join(PRESETS)),

@@ -12,18 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ..conv import ConvLayer
-from ..errors import FormatError, MissingExtraError, OptionError, PlanError
-from ..export import to_onnx
+from ..errors import FormatError, OptionError, PlanError
 from ..formats.base import Model, commit, preflight, refuse_changed, reserved, sizes_of
 from ..planning import PlanOptions, requests
 from ..planning.workload import Workload
+from ..progress import track
 from .clock import Time
+from .forms import FORMS, Contents
 from .layers import probe_groups
 from .nets import batch_of
-from .stacks import Stack, caffe_bytes, caffe_refusal, onnx_bytes
+from .stacks import Stack
 from .stopwatch import Elsewhere
 from .table import Setting
 
@@ -31,9 +32,10 @@ TABLE = "times.csv"
 #: The row of the whole network.
 NETWORK = "network"
 _COLUMNS = ("model", "what", "milliseconds")
-FORMATS = ("onnx", "caffe")
 
 Files = dict[Path, bytes]
+#: File, what it is, milliseconds.
+Row = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,21 @@ def export_models(
         options: its schemes, and which layers may be replaced.
         folder: where they go.
         block: channels that the device computes together.
-        kind: "onnx" or "caffe".
+        kind: a format of `FORMS`.
         device: what the device is called.
         force: exchange files that exist.
 
     Raises:
-        OptionError: an unknown format, or a network that has no such files.
+        OptionError: an unknown format, or one that has no such layers.
+        MissingExtraError: what writes the format is not installed.
+        ModelError: it cannot be converted.
         PlanError: no layer may be replaced, or the input size of one is not known.
         OutputError: files exist, or the system refuses.
     """
     table = folder / TABLE
     preflight([table], force=force, sizes=sizes_of([model]))
-    if kind not in FORMATS:
-        raise OptionError(f"format: {kind!r} is none of {', '.join(FORMATS)}")
+    if kind not in FORMS:
+        raise OptionError(f"format: {kind!r} is none of {', '.join(FORMS)}")
     layers = model.convolutions()
     wanted = requests(layers, options)
     chosen = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted]
@@ -107,64 +111,36 @@ def _written(
     force: bool,
 ) -> Handout:
     """See `export_models`."""
-    files, rows = _small_models(stacks, folder, kind)
-    whole = _network(model, folder, kind)
-    files |= whole
-    if whole:
-        rows.insert(0, (next(iter(whole)).name, NETWORK, ""))
+    files, rows, whole = _models(stacks, model, folder, kind)
     about = {"device": device, "block": str(block)}
     files[folder / TABLE] = _table_text(about, rows).encode()
     writers = {path: partial(_write, content) for path, content in files.items()}
     commit(writers, force=force, check=lambda places: refuse_changed(model))
-    return Handout(folder, len(stacks), sum(map(len, files.values())), bool(whole))
+    return Handout(folder, len(stacks), sum(map(len, files.values())), whole)
 
 
-def _small_models(
-    stacks: Mapping[str, Stack], folder: Path, kind: str
-) -> tuple[Files, list[tuple[str, str, str]]]:
+def _models(
+    stacks: Mapping[str, Stack], model: Model, folder: Path, kind: str
+) -> tuple[Files, list[Row], bool]:
+    """Files of all stacks and of the network, their rows, and whether the network is among them."""
     files: Files = {}
-    rows = []
+    rows: list[Row] = []
+
+    def add(stem: str, what: str, contents: Contents) -> None:
+        if contents:
+            files.update({folder / f"{stem}{suffix}": content for suffix, content in contents.items()})
+            rows.append((f"{stem}{next(iter(contents))}", what, ""))
+
     width = len(str(len(stacks)))
-    for number, (key, stack) in enumerate(stacks.items(), 1):
-        stem = f"stack{number:0{width}}"
-        if kind == "onnx":
-            name = f"{stem}.onnx"
-            files[folder / name] = _with_onnx(stack)
-        else:
-            refusal = caffe_refusal(stack)
-            if refusal is not None:
-                raise OptionError(f"{key}: {refusal}; write ONNX models instead")
-            name = f"{stem}.prototxt"
-            files[folder / name], files[folder / f"{stem}.caffemodel"] = caffe_bytes(stack)
-        rows.append((name, key, ""))
-    return files, rows
+    with FORMS[kind]() as form:
+        whole = form.network(model)
+        add(NETWORK, NETWORK, whole)
+        for number, (key, stack) in enumerate(track(stacks.items(), f"writing models for {kind}"), 1):
+            add(f"stack{number:0{width}}", key, form.stack(stack))
+    return files, rows, bool(whole)
 
 
-def _with_onnx(stack: Stack) -> bytes:
-    try:
-        return onnx_bytes(stack)
-    except ImportError as error:
-        raise MissingExtraError("writing ONNX models", "onnx", "onnx") from error
-
-
-def _network(model: Any, folder: Path, kind: str) -> Files:
-    """The whole network in the wanted format; nothing where it has none."""
-    name = type(model).__name__
-    if name == "CaffeModel" and kind == "caffe":
-        weights = io.BytesIO()
-        model.weights.write(weights)
-        return {
-            folder / f"{NETWORK}.prototxt": model.definition.source,
-            folder / f"{NETWORK}.caffemodel": weights.getvalue(),
-        }
-    if name == "CaffeModel":
-        return {folder / f"{NETWORK}.onnx": to_onnx(model).proto.SerializeToString(deterministic=True)}
-    if name == "OnnxModel" and kind == "onnx" and not model.files:
-        return {folder / f"{NETWORK}.onnx": model.proto.SerializeToString(deterministic=True)}
-    return {}
-
-
-def _table_text(about: Mapping[str, str], rows: Sequence[tuple[str, str, str]]) -> str:
+def _table_text(about: Mapping[str, str], rows: Sequence[Row]) -> str:
     stream = io.StringIO()
     for key, value in about.items():
         stream.write(f"# {key}: {value}\n")

@@ -30,10 +30,17 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class GuestRun:
-    """A model in a process of its own, which also times it: the way there and back does not count."""
+    """A model in a process of its own, which also times it: the way there and back does not count.
+
+    Attributes:
+        guest: the process.
+        number: of the model in it.
+        path: its ONNX file; the library's own lie beside it while the runtime is `running`.
+    """
 
     guest: Guest
     number: int
+    path: Path
 
     def __call__(self) -> object:
         """Run it."""
@@ -121,7 +128,7 @@ class IsolatedRuntime:
         right = outputs_of(session, feed)
         number: int = guest("open", path, feed, tuple(right), threads)
         self._check(guest("run", number), right)
-        return GuestRun(guest, number)
+        return GuestRun(guest, number, path)
 
     def _check(self, answers: Mapping[str, NDArray[Any]], right: Mapping[str, NDArray[Any]]) -> None:
         """Hold outputs against those of ONNX Runtime.
