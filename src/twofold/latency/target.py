@@ -24,8 +24,8 @@ _ATTEMPTS = 4
 _LEAST_NOISE = 0.01
 #: Layers whose times differ from what was foretold by more than this share of the network's are chosen anew.
 _MOST_OFF = 0.05
-#: A network keeps a limit of time where it is this share of the speed that was asked for: with a wider spread of
-#: the measurement, too, less is said to fall short.
+#: A network keeps a limit of time where it has this share of the speed that was asked for: less falls short,
+#: however widely the measurements spread.
 _KEPT = 0.95
 #: What is handed back shows what was foretold where its ratio differs by no more than this share.
 _NEAR = 0.05
