@@ -60,9 +60,8 @@ def factorize(
         requests = [one for one in wanted[layer.name] if not _too_large(layer, one, statistics)]
         if len(requests) < len(wanted[layer.name]):
             left_out.append(layer.name)
-        fit = _Fit(layer, _judge(layer, requests), options, second_pass)
-        share, fitted = fit.best(statistics, held_out)
-        factored[layer.name] = [fitted.factorize(one.scheme, one.variant, one.max_ranks) for one in requests]
+        share, fitted = _Fit(layer, requests, options, second_pass).best(statistics, held_out)
+        factored[layer.name] = fitted
         if share:
             shares[layer.name] = share
     notes = (
@@ -86,34 +85,40 @@ def _judge(layer: ConvLayer, requests: Sequence[Request]) -> Request:
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
-    """One request for a layer, under statistics that are drawn more or less far towards simpler ones."""
+    """What is wanted of a layer, under statistics that are drawn more or less far towards simpler ones."""
 
     layer: ConvLayer
-    request: Request
+    requests: Sequence[Request]
     options: FitOptions
     second_pass: SecondPass | None
 
-    def best(self, statistics: LayerStatistics | None, held_out: HeldOut) -> tuple[float, LayerFit]:
-        """The share of which the fit loses least of what was held out, and what fits."""
+    def best(
+        self, statistics: LayerStatistics | None, held_out: HeldOut
+    ) -> tuple[float, list[Factorization]]:
+        """The share of which the fit loses least of what was held out, and what is wanted under it."""
+        fitted = LayerFit(self.layer, statistics, self.options, self.second_pass)
         if statistics is None or statistics.covariance is None or self.layer.name not in held_out.patches:
-            return 0.0, self._fitted(statistics, self.options)
-        # Alternations change no choice that was seen (nsfw), and take longer than all the rest (HED).
-        closed = replace(self.options, refine=0)
-        chosen, under = 0.0, statistics
-        least = self._loss(self._fitted(statistics, closed), statistics, held_out)
-        for share in SHARES:
-            simpler = drawn(statistics, self.layer.geometry, share)
-            loss = self._loss(self._fitted(simpler, closed), statistics, held_out)
-            if loss > _GAIN * least:
-                break
-            chosen, under, least = share, simpler, loss
-        return chosen, self._fitted(under, self.options)
-
-    def _fitted(self, statistics: LayerStatistics | None, options: FitOptions) -> LayerFit:
-        return LayerFit(self.layer, statistics, options, self.second_pass)
-
-    def _loss(self, fitted: LayerFit, statistics: LayerStatistics, held_out: HeldOut) -> float:
-        request = self.request
-        found = fitted.factorize(request.scheme, request.variant, request.max_ranks)
+            return 0.0, self._all(fitted, {})
+        judge = _judge(self.layer, self.requests)
+        found = _made(fitted, judge)
         ranks = tuple(max(1, int(_JUDGED * rank)) for rank in found.max_ranks)
-        return held_out.loss(self.layer, found.factors(ranks), statistics)
+
+        def loss(found: Factorization) -> float:
+            # Alternations change no choice that was seen (nsfw), and take longer than all the rest (HED).
+            return held_out.loss(self.layer, found.trial(ranks)[1], statistics)
+
+        chosen, known, least = 0.0, {judge: found}, loss(found)
+        for share in SHARES:
+            simpler = fitted.under(drawn(statistics, self.layer.geometry, share))
+            lost = loss(_made(simpler, replace(judge, max_ranks=ranks)))
+            if lost > _GAIN * least:
+                break
+            chosen, fitted, known, least = share, simpler, {}, lost
+        return chosen, self._all(fitted, known)
+
+    def _all(self, fitted: LayerFit, known: Mapping[Request, Factorization]) -> list[Factorization]:
+        return [known.get(one) or _made(fitted, one) for one in self.requests]
+
+
+def _made(fitted: LayerFit, request: Request) -> Factorization:
+    return fitted.factorize(request.scheme, request.variant, request.max_ranks)

@@ -13,7 +13,7 @@ import pytest
 
 import twofold
 from twofold.conv import ConvGeometry, ConvLayer
-from twofold.lowrank import composed, schemes
+from twofold.lowrank import composed, energy_error, schemes
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 
@@ -23,15 +23,20 @@ def example(word: str) -> str:
     return found
 
 
-def test_the_example_scheme_is_a_scheme(monkeypatch):
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_example_scheme_is_a_scheme(monkeypatch, groups):
     monkeypatch.setattr(schemes, "_schemes", dict(schemes._schemes))
-    exec(example("Pointwise"), dict(vars(schemes)))
-    scheme = schemes.scheme("pointwise")
-    assert scheme.refusal(ConvGeometry.of(8, 6, (3, 3)))
-    geometry = ConvGeometry.of(8, 6, (1, 1))
+    exec(example("class Chosen"), {})
+    geometry = ConvGeometry.of(8, 6, (3, 2), groups=groups)
     weight = np.random.default_rng(0).normal(size=geometry.weight_shape)
-    found = scheme.factorize(ConvLayer("layer", geometry, weight), "").factors((6,))
-    np.testing.assert_allclose(composed(found), weight, atol=1e-12)
+    layer = ConvLayer("layer", geometry, weight)
+    found = schemes.scheme("chosen").factorize(layer, "")
+    (full,) = found.max_ranks
+    for rank in range(1, full + 1):
+        stack = found.factors((rank,))
+        assert stack.chain == schemes.scheme("chosen").chain(geometry, "", (rank,))
+        assert found.energy_error((rank,)) == pytest.approx(energy_error(layer, stack), abs=1e-12)
+    np.testing.assert_allclose(composed(stack), weight, atol=1e-12)
 
 
 def test_the_example_kind_is_decomposed(monkeypatch):

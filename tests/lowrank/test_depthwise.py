@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from tests.lowrank.cases import correlated, make_layer, make_statistics, patch_length, statistics_of
 
-from twofold.conv import ConvGeometry, ConvLayer, Factors, FactorStatistics
+from twofold.conv import ConvGeometry, ConvLayer, Factors, FactorStatistics, LayerStatistics
 from twofold.errors import OptionError
 from twofold.lowrank import SCHEMES, FitOptions, composed, energy_error
+from twofold.lowrank.depthwise import DepthwiseFits, full_rank, term_problem
+from twofold.lowrank.problem import Problem
 from twofold.lowrank.separable import DenseCovariance, KroneckerCovariance, TermProblem, Terms
 
 GEOMETRY = ConvGeometry.of(10, 6, (3, 3), pad=1)
@@ -67,16 +69,21 @@ def test_the_search_descends_and_its_end_is_flat():
     assert max(np.abs(by_channels).max(), np.abs(by_taps).max()) < 1e-3 * value
 
 
+def fits_of(layer: ConvLayer, statistics: LayerStatistics | None = None) -> DepthwiseFits:
+    given = Problem(layer, statistics)
+    return DepthwiseFits("depthwise", full_rank(layer.geometry), given, term_problem(given))
+
+
 def test_terms_do_not_cancel_each_other_where_no_best_approximation_exists():
     """Of rank 3, and as close as one likes to rank 2, with terms that grow without limit."""
     a, b = np.eye(4)[:2]
     weight = sum(np.einsum("i,j,k->ijk", *(b if n == m else a for n in range(3))) for m in range(3))
     geometry = ConvGeometry.of(4, 4, (4,))
     layer = ConvLayer("conv", geometry, weight)
-    fitted = depthwise.factorize(layer, "")
-    fit = fitted._fit(2)
+    fits = fits_of(layer)
+    fit = fits._fit(2)
     assert fit.error < 0.02
-    energies = fit.solved.energies / fitted.problem.energy
+    energies = fit.solved.energies / fits.problem.energy
     assert energies.sum() < 1e3
     loose = TermProblem("conv", weight, KroneckerCovariance(np.eye(4), np.eye(4)), ridge=1e-12)
     unbound = loose.solve(loose.improve(loose.start(2), 300)[0])
@@ -96,9 +103,9 @@ def test_the_size_of_weights_does_not_matter(size):
 @pytest.mark.parametrize("data", [False, True], ids=["weights", "data"])
 def test_energies_of_the_terms_stay_near_that_of_the_layer(data):
     layer = make_layer(ConvGeometry.of(24, 16, (3, 3), pad=1))
-    fitted = depthwise.factorize(layer, "", make_statistics(layer.geometry) if data else None)
+    fits = fits_of(layer, make_statistics(layer.geometry) if data else None)
     for rank in (8, 30, 60):
-        assert fitted._fit(rank).solved.energies.sum() < 8 * fitted.problem.energy
+        assert fits._fit(rank).solved.energies.sum() < 8 * fits.problem.energy
 
 
 def test_ranks_are_estimated_until_they_are_fitted():
@@ -127,8 +134,9 @@ def test_a_fit_begins_at_an_anchor_whatever_was_fitted_before():
         one.factors((rank,))
     stacks = [composed(fitted.factors((30,))) for fitted in (one, other)]
     np.testing.assert_array_equal(*stacks)
-    anew = other.problem.solve(other.problem.improve(other.problem.start(30), 45)[0])
-    assert other.energy_error((30,)) < 1.5 * anew.lost / other.problem.energy
+    problem = term_problem(Problem(layer, statistics))
+    anew = problem.solve(problem.improve(problem.start(30), 45)[0])
+    assert other.energy_error((30,)) < 1.5 * anew.lost / problem.energy
 
 
 def test_channels_between_vary_alike_and_weights_share_a_norm():

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from twofold.conv import ConvGeometry, ConvLayer, Skipped
-from twofold.lowrank.schemes import Factorization, scheme
+from twofold.lowrank.protocols import Factorization
+from twofold.lowrank.schemes import scheme
 from twofold.planning import Plan, PlanOptions, make_plan, requests
 
 SHAPES = ((24, 12, 3, 1), (16, 24, 3, 2), (32, 16, 5, 1), (8, 32, 1, 1))

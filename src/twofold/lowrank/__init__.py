@@ -4,7 +4,8 @@ from twofold.lowrank.correct import corrected_stack
 from twofold.lowrank.measure import composed, energy_error
 from twofold.lowrank.metric import LayerFit
 from twofold.lowrank.options import REFINE, FitOptions
-from twofold.lowrank.schemes import SCHEMES, Factorization, Scheme, register, scheme
+from twofold.lowrank.protocols import Factorization, RankErrors, Scheme
+from twofold.lowrank.schemes import SCHEMES, register, scheme
 
 __all__ = [
     "REFINE",
@@ -12,6 +13,7 @@ __all__ = [
     "Factorization",
     "FitOptions",
     "LayerFit",
+    "RankErrors",
     "Scheme",
     "composed",
     "corrected_stack",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from twofold.conv import Array, ConvGeometry, ConvLayer, LayerStatistics
 from twofold.errors import ModelError, OptionError
 from twofold.lowrank.unfold import Split
+
+#: Patches of so many values are refined in float64.
+DOUBLE = 512
 
 
 def check_statistics(layer: ConvLayer, statistics: LayerStatistics) -> None:
@@ -85,6 +88,10 @@ class PatchCovariance:
     shift: float
     geometry: ConvGeometry
     split: Split
+
+    def kept(self) -> PatchCovariance:
+        """The same to be held until a rank is chosen: in float32 where the matrix is large."""
+        return self if len(self.matrix) <= DOUBLE else replace(self, matrix=self.matrix.astype(np.float32))
 
     def apply(self, X: Array) -> Array:
         """Return C X for X (d, n)."""

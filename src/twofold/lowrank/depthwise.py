@@ -9,26 +9,19 @@ least energy are dropped, or others are added for what is left.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log, sqrt
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.conv import (
-    Array,
-    ConvGeometry,
-    ConvLayer,
-    FactorConv,
-    Factors,
-    LayerStatistics,
-    SecondPass,
-    Size,
-)
-from twofold.lowrank.assemble import checked_ranks, checked_weight, corrected_bias, output_dtype
-from twofold.lowrank.covariance import check_statistics, live_variance, mean_variance, strip_covariance
+from twofold.conv import Array, ConvGeometry, ConvLayer, FactorConv, Factors, LayerStatistics, Size
+from twofold.errors import OptionError
+from twofold.lowrank.assemble import checked_weight, corrected_bias, output_dtype, pair_factors
+from twofold.lowrank.covariance import mean_variance, strip_covariance
 from twofold.lowrank.measure import as_stored
-from twofold.lowrank.options import FitOptions
-from twofold.lowrank.regression import regress
+from twofold.lowrank.problem import Problem
+from twofold.lowrank.protocols import Factorization
+from twofold.lowrank.regression import no_second_pass, regress_seen
 from twofold.lowrank.separable import DenseCovariance, KroneckerCovariance, Solved, TermProblem
 from twofold.lowrank.unfold import Split, part
 
@@ -72,41 +65,27 @@ class TermFit:
 
 @dataclass(frozen=True, eq=False)
 class DepthwiseFits:
-    """The fits of one layer, made as they are asked for; see `Factorization`.
+    """The fits of one layer, made as they are asked for.
 
     Attributes:
         scheme: registered name.
-        variant: its only one.
-        layer: the layer.
         limit: largest rank that can be read.
+        given: the layer and what its inputs look like.
         problem: of the terms.
-        options: numerical options.
-        ridge: see `FitOptions`; 0 for weights only.
-        statistics: of the layer's inputs; None for weights only.
-        second_pass: gathers what the last convolution is fitted to where `statistics` has no covariance.
         fits: what was fitted to the end, by rank.
         drafts: what was not, by rank.
     """
 
     scheme: str
-    variant: str
-    layer: ConvLayer
     limit: int
+    given: Problem
     problem: TermProblem
-    options: FitOptions
-    ridge: float
-    statistics: LayerStatistics | None
-    second_pass: SecondPass | None
     fits: dict[int, TermFit] = field(default_factory=dict)
     drafts: dict[int, TermFit] = field(default_factory=dict)
 
     @property
-    def max_ranks(self) -> Size:
-        return (self.limit,)
-
-    @property
-    def singular_values(self) -> None:
-        return None
+    def layer(self) -> ConvLayer:
+        return self.given.layer
 
     def energy_errors(self) -> Array:
         """Measured for the ranks that were fitted, an estimate for the others."""
@@ -123,44 +102,29 @@ class DepthwiseFits:
             curve[-1] = 0.0
         return curve
 
-    def energy_error(self, ranks: Size) -> float:
-        (rank,) = checked_ranks(self.layer.name, ranks, self.max_ranks)
-        if rank in self.fits or rank in (self._anchors()[0], full_rank(self.layer.geometry)):
-            return self._fit(rank).error
-        return float(self.energy_errors()[rank])
+    def trial(self, ranks: Size) -> tuple[float, Factors]:
+        found = self._draft(ranks[0])
+        return found.error, self._stack(found.solved)
 
-    def relative_error(self, ranks: Size) -> float:
-        return sqrt(self.energy_error(ranks))
+    def build(self, ranks: Size) -> Factors:
+        return self._stack(self._fit(ranks[0]).solved)
 
     def trial_ranks(self) -> tuple[Size, ...]:
         return tuple((rank,) for rank in self._anchors())
 
-    def trial(self, ranks: Size) -> tuple[float, Factors]:
-        (rank,) = checked_ranks(self.layer.name, ranks, self.max_ranks)
-        found = self._draft(rank)
-        return found.error, self._stack(found.solved)
-
-    def factors(self, ranks: Size) -> Factors:
-        (rank,) = checked_ranks(self.layer.name, ranks, self.max_ranks)
-        return self._stack(self._fit(rank).solved)
-
     def _anchors(self) -> tuple[int, ...]:
         geometry = self.layer.geometry
         per_rank = sum(conv.params for conv in depthwise_chain(geometry, 1))
-        count = 1 if self._blind else len(ANCHORS) - (geometry.c_in * _taps(geometry) > _LARGE)
-        shares = ANCHORS[:count]
+        # Where the covariance is not here, every fit takes a pass over the data.
+        count = len(ANCHORS) - (geometry.c_in * _taps(geometry) > _LARGE)
+        shares = ANCHORS[: 1 if self.given.over_the_limit else count]
         ranks = (max(1, min(self.limit, int(share * geometry.params / per_rank))) for share in shares)
         return tuple(dict.fromkeys(ranks))
-
-    @property
-    def _blind(self) -> bool:
-        """Whether the covariance of the patches is not here, so that every fit takes a pass over the data."""
-        return self.statistics is not None and self.statistics.covariance is None
 
     def _draft(self, rank: int) -> TermFit:
         """A fit at an anchor that shows about what one to the end would give."""
         first, *_ = self._anchors()
-        if rank == first or self._blind:
+        if rank == first or self.given.over_the_limit:
             return self._fit(rank)
         if rank not in self.drafts:
             self.drafts[rank] = self._made(rank, self._fit(first), _DRAFT)
@@ -185,52 +149,55 @@ class DepthwiseFits:
         terms = self.problem.start(rank) if begin is None else self.problem.moved(begin.solved, rank)
         solved = self.problem.solve(self.problem.improve(terms, evaluations)[0])
         self.problem.release()
-        if self._blind:
+        if self.given.over_the_limit:
             return self._seen(solved)
         return TermFit(solved, min(solved.lost / self.problem.energy, 1.0))
 
     def _seen(self, solved: Solved) -> TermFit:
         """The last convolution as another pass over the data has it."""
-        assert self.statistics is not None
-        split = Split(_axes(self.layer.geometry), ())
-        Z = solved.terms.filters
-        regression, _ = regress(
-            "channel", self.layer, split, Z, solved.outputs.T, self.statistics, self.options, self.second_pass
-        )
-        explained = float(regression.energies().sum())
-        outputs = regression.solve(Z.shape[1]).T
-        lost = regression.residual / max(explained + regression.residual, 1e-300)
-        return TermFit(Solved(solved.terms, outputs, solved.variances, regression.residual), lost)
+        if self.given.second_pass is None:
+            raise OptionError(no_second_pass(self.layer))
+        split, Z, H0 = Split(_axes(self.layer.geometry), ()), solved.terms.filters, solved.outputs.T
+        pair = pair_factors("channel", self.layer, split, Z, H0, self.given.mean)
+        found = regress_seen(self.given, split, Z, H0, self.given.second_pass(self.layer, pair))
+        explained = float(found.energies().sum())
+        lost = found.residual / max(explained + found.residual, 1e-300)
+        outputs = found.solve(Z.shape[1]).T
+        return TermFit(Solved(solved.terms, outputs, solved.variances, found.residual), lost)
 
     def _stack(self, solved: Solved) -> Factors:
-        mean = None if self.statistics is None else self.statistics.mean
         channels = self.problem.channel_variances(solved.terms)
-        return as_stored(self.layer, stack(self.scheme, self.layer, solved, channels, mean))
+        return as_stored(self.layer, stack(self.scheme, self.layer, solved, channels, self.given.mean))
 
 
-def fit_terms(
-    scheme: str, layer: ConvLayer, rank: int, statistics: LayerStatistics | None, options: FitOptions,
-    second_pass: SecondPass | None,
-) -> DepthwiseFits:  # fmt: skip
-    """Prepare the fits of a layer: to its weight, or to its outputs on inputs that `statistics` describes.
+def fit_terms(given: Problem, scheme: str, rank: int) -> Factorization:
+    """Prepare the fits of a layer: to its weight, or to its outputs on the inputs that are described.
 
     Raises:
         ModelError: weights are missing or not finite, the inputs never vary, or statistics do not fit.
     """
-    geometry = layer.geometry
-    weight = checked_weight(layer).reshape(geometry.c_out, geometry.c_in, -1)
+    fits = DepthwiseFits(scheme, rank, given, term_problem(given))
+    ridge = 0.0 if given.statistics is None else given.options.ridge
+    return Factorization(
+        scheme, "", given.layer.name, (rank,), fits.energy_errors, fits.build, fits.trial, fits.trial_ranks(),
+        ridge,
+    )  # fmt: skip
+
+
+def term_problem(given: Problem) -> TermProblem:
+    """The layer as a sum of terms is fitted to it."""
+    geometry = given.layer.geometry
+    weight = given.weight.reshape(geometry.c_out, geometry.c_in, -1)
     covariance: DenseCovariance | KroneckerCovariance
-    if statistics is None:
-        covariance, ridge = KroneckerCovariance(np.eye(geometry.c_in), np.eye(weight.shape[2])), 0.0
+    if given.statistics is None:
+        covariance = KroneckerCovariance(np.eye(geometry.c_in), np.eye(weight.shape[2]))
     else:
-        check_statistics(layer, statistics)
-        variance, ridge = live_variance(layer, statistics), options.ridge
-        if statistics.covariance is None:
-            covariance = _from_strips(statistics, geometry)
+        shift = given.options.ridge * given.live_variance
+        if given.seen.covariance is None:
+            covariance = _from_strips(given.seen, geometry)
         else:
-            covariance = DenseCovariance(statistics.covariance, ridge * variance, geometry.c_in)
-    problem = TermProblem(layer.name, weight, covariance)
-    return DepthwiseFits(scheme, "", layer, rank, problem, options, ridge, statistics, second_pass)
+            covariance = DenseCovariance(given.seen.covariance, shift, geometry.c_in)
+    return TermProblem(given.layer.name, weight, covariance)
 
 
 def _from_strips(statistics: LayerStatistics, geometry: ConvGeometry) -> KroneckerCovariance:

@@ -20,29 +20,26 @@ import numpy as np
 import scipy.linalg
 
 from twofold.conv import Array
-from twofold.lowrank.covariance import PatchCovariance
+from twofold.lowrank.covariance import DOUBLE, PatchCovariance
 from twofold.lowrank.unfold import unfold
 
 _Operator = Callable[[Array], Array]
 _CG_STEPS = 6  # all but 0.3 % of what twelve gain, on HED
-#: Patches of so many values are refined in float64.
-_DOUBLE = 256
 
 
 class Alternations:
     """One layer under one covariance, ready for any number of steps."""
 
-    def __init__(self, weight: Array, C: PatchCovariance) -> None:
+    def __init__(self, weight: Array, C: PatchCovariance, cross: Array) -> None:
         """Do what all steps share.
 
         Args:
             weight: (C_out, C_in, *kernel).
             C: covariance of the patches.
+            cross: C W^T (d, C_out).
         """
-        self._C, self._taps = C, C.split.taps(C.geometry)
-        W = weight.reshape(len(weight), -1).T.astype(np.float64)
-        self._cross = C.apply(W)
-        dtype = np.float64 if len(W) <= _DOUBLE else np.float32
+        self._C, self._taps, self._cross = C, C.split.taps(C.geometry), cross
+        dtype = np.float64 if len(cross) <= DOUBLE else np.float32
         self._M = unfold(weight, C.geometry, C.split).astype(np.float64)
         self._by_taps = C.by_taps(dtype)
         strips = np.mean([C.tap_block(b, b) for b in range(self._taps)], axis=0)
@@ -50,7 +47,7 @@ class Alternations:
 
     def first(self, V: Array, H: Array) -> Array:
         """Improve V (rows, r) for a fixed H (r, C_out * taps)."""
-        left = self._tap_by_tap(self._M - V @ H)
+        left = self._applied(self._M - V @ H)
         H = self._tap_by_tap(H)
         taps, r = H.shape[:2]
         products = (H.reshape(taps * r, -1) @ H.reshape(taps * r, -1).T).reshape(taps, r, taps, r)
@@ -69,11 +66,13 @@ class Alternations:
             half = scipy.linalg.cho_solve(self._strips, X, check_finite=False)
             return np.asarray(scipy.linalg.cho_solve(right, half.T, check_finite=False).T)
 
-        # From what is left, so that little is lost where that is little.
-        residual = sum(
-            (of_tap @ left.reshape(-1, left.shape[2])) @ H[b].T for b, of_tap in enumerate(self._by_taps)
-        )
+        residual = np.einsum("bmo,bko->mk", left, H, optimize=True)
         return V + _conjugate_gradients(normal, residual, precondition, _CG_STEPS)
+
+    def _applied(self, unfolded: Array) -> Array:
+        """C times what is left of the unfolding: (taps, rows, C_out)."""
+        left = self._tap_by_tap(unfolded)
+        return self._by_taps @ left.reshape(-1, left.shape[2])
 
     def _tap_by_tap(self, unfolded: Array) -> Array:
         """An unfolding (n, C_out * taps) as (taps, n, C_out), in the dtype of the steps."""
@@ -89,7 +88,10 @@ class Alternations:
         V = scipy.linalg.qr(V, mode="economic", check_finite=False)[0]
         K = scipy.linalg.cholesky(self._C.projected(V), lower=True, overwrite_a=True, check_finite=False)
         H = scipy.linalg.cho_solve((K, True), self._C.project(self._cross, V), check_finite=False)
-        return V, H, K
+        # Once more for what is left, since C may be held in float32, and the cross covariance was not.
+        left = self._applied(self._M - V @ as_unfolded(H, V.shape[1]))
+        again = np.einsum("mk,bmo->kbo", V, left, optimize=True).reshape(H.shape)
+        return V, H + scipy.linalg.cho_solve((K, True), again, check_finite=False), K
 
 
 def _conjugate_gradients(apply: _Operator, residual: Array, precondition: _Operator, steps: int) -> Array:
@@ -119,18 +121,21 @@ def as_unfolded(H: Array, rank: int) -> Array:
     return H.reshape(rank, -1, H.shape[1]).swapaxes(1, 2).reshape(rank, -1)
 
 
-def refined_pair(weight: Array, C: PatchCovariance, V: Array, H: Array, rounds: int) -> tuple[Array, Array]:
+def refined_pair(
+    weight: Array, C: PatchCovariance, cross: Array, V: Array, H: Array, rounds: int
+) -> tuple[Array, Array]:
     """Alternate `rounds` times.
 
     Args:
         weight: (C_out, C_in, *kernel).
         C: covariance of the patches.
+        cross: C W^T (d, C_out).
         V: (rows, r).
         H: (r, columns).
         rounds: how often; fewer where the covariance is singular to working precision.
     """
     try:
-        alternations = Alternations(weight, C)
+        alternations = Alternations(weight, C, cross)
         for _ in range(rounds):
             V, flat, _ = alternations.second(alternations.first(V, H))
             H = as_unfolded(flat, V.shape[1])

@@ -18,7 +18,7 @@ of S, and the leading rows of G = K^-1 B are K_r^-1 B_r. One factorization there
     H_r = K_r^-T G_r,    variance of the output explained at rank r = ||G_r||_F^2,
 
 and the error at rank r is the sum of squares of the rows of G beyond r plus the residual at rank R, which is
-measured as tr(D^T C D), D = W^T - W'^T: again nothing is subtracted.
+measured as tr(D^T C D), D = W^T - W'^T: again no norm is subtracted from another.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from twofold.conv import Array, ConvLayer, LayerStatistics, SecondPass
-from twofold.errors import ModelError, OptionError
-from twofold.lowrank.assemble import balance, checked_weight, pair_factors
-from twofold.lowrank.covariance import PatchCovariance, live_variance, mean_variance, strip_covariance
-from twofold.lowrank.options import FitOptions
+from twofold.conv import Array, ConvLayer, FactorStatistics
+from twofold.errors import ModelError
+from twofold.lowrank.assemble import balance
+from twofold.lowrank.covariance import strip_covariance
+from twofold.lowrank.problem import Problem
 from twofold.lowrank.spectra import left_basis
 from twofold.lowrank.unfold import Split, fold, unfold
 
 _LARGEST_RIDGE = 1e-2
+#: Shares of the energy below which rounding shows in sums that need what is left to be uncorrelated.
+_ROUNDED = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,60 +95,61 @@ def ridged_cholesky(name: str, build: Callable[[float], Array], ridge: float) ->
     )
 
 
-def first_factor(
-    layer: ConvLayer, split: Split, rank: int, statistics: LayerStatistics, options: FitOptions
-) -> tuple[Array, Array]:
-    """Return V (rows, rank) and its partner H (rank, columns) in the whitened strips.
+@dataclass(frozen=True, eq=False)
+class FirstFactor:
+    """The first convolution, from the whitened strips.
+
+    Attributes:
+        V: (rows, R), nested.
+        directions: U_r (rows, R).
+        whitened: L^T M (rows, columns).
+    """
+
+    V: Array
+    directions: Array
+    whitened: Array
+
+    @property
+    def partner(self) -> Array:
+        """What goes with V in the whitened strips: H (R, columns)."""
+        return self.directions.T @ self.whitened
+
+
+def first_factor(problem: Problem, split: Split, rank: int) -> FirstFactor:
+    """The first convolution for every rank up to `rank`.
 
     Raises:
         ModelError: the inputs never vary.
     """
-    variance = live_variance(layer, statistics)
-    M = unfold(checked_weight(layer), layer.geometry, split).astype(np.float64)
-    C1 = strip_covariance(statistics, layer.geometry, split)
-    unit = np.eye(len(C1)) * (variance * split.taps(layer.geometry))
-    L, _ = ridged_cholesky(layer.name, lambda ridge: C1 + ridge * unit, options.ridge)
+    layer = problem.layer
+    M = unfold(problem.weight, layer.geometry, split).astype(np.float64)
+    C1 = strip_covariance(problem.seen, layer.geometry, split)
+    unit = np.eye(len(C1)) * (problem.live_variance * split.taps(layer.geometry))
+    L, _ = ridged_cholesky(layer.name, lambda ridge: C1 + ridge * unit, problem.options.ridge)
     A = L.T @ M
     U = left_basis(A, rank)
-    return scipy.linalg.solve_triangular(L, U, lower=True, trans="T", check_finite=False), U.T @ A
+    return FirstFactor(scipy.linalg.solve_triangular(L, U, lower=True, trans="T", check_finite=False), U, A)
 
 
-def regress(
-    scheme: str, layer: ConvLayer, split: Split, V: Array, H0: Array, statistics: LayerStatistics,
-    options: FitOptions, second_pass: SecondPass | None,
-) -> tuple[Regression, PatchCovariance | None]:  # fmt: skip
-    """Fit the second convolution to the layer's outputs, for every rank up to that of V.
-
-    Args:
-        scheme: name of the scheme.
-        layer: the layer.
-        split: how the kernel's axes are shared out.
-        V: (rows, R).
-        H0: (R, columns), a first guess; used where only a second pass over the data is possible.
-        statistics: of the layer's inputs.
-        options: numerical options.
-        second_pass: gathers the covariance of z where `statistics` has no full covariance.
-    """
-    variance, taps = mean_variance(statistics), split.taps(layer.geometry)
-    covariance = statistics.covariance
-    if covariance is None:
-        return _regress_again(scheme, layer, split, V, H0, statistics, options, second_pass), None
-    W = checked_weight(layer).reshape(layer.geometry.c_out, -1).T.astype(np.float64)
-
-    def patches(ridge: float) -> PatchCovariance:
-        return PatchCovariance(covariance, ridge * variance, layer.geometry, split)
-
-    K, ridge = ridged_cholesky(layer.name, lambda ridge: patches(ridge).projected(V), options.ridge)
-    C = patches(ridge)
-    G = scipy.linalg.solve_triangular(K, C.project(C.apply(W), V), lower=True, check_finite=False)
-    whole = Regression(K, G, taps, 0.0, ridge)
-    D = W - _dense(layer, split, V, whole.solve(V.shape[1]))
-    return Regression(K, G, taps, C.energy(D), ridge), C
-
-
-def _dense(layer: ConvLayer, split: Split, V: Array, H: Array) -> Array:
-    """The pair as one convolution's weight, transposed: (d, C_out)."""
-    return fold(V @ H, layer.geometry, split).reshape(layer.geometry.c_out, -1).T
+def regress(problem: Problem, split: Split, V: Array) -> Regression:
+    """Fit the second convolution to the layer's outputs, for every rank up to that of V (rows, R)."""
+    geometry, taps = problem.layer.geometry, split.taps(problem.layer.geometry)
+    K, ridge = ridged_cholesky(
+        problem.layer.name, lambda ridge: problem.patches(split, ridge).projected(V), problem.options.ridge
+    )
+    C, cross, W = problem.patches(split, ridge), problem.cross(ridge), problem.W.T
+    G = scipy.linalg.solve_triangular(K, C.project(cross, V), lower=True, check_finite=False)
+    D = (
+        W
+        - fold(V @ Regression(K, G, taps, 0.0, ridge).solve(V.shape[1]), geometry, split)
+        .reshape(geometry.c_out, -1)
+        .T
+    )
+    # What is left is uncorrelated with z, so tr(D^T C D) = tr(D^T C W^T), as far as rounding leaves it so.
+    residual = float(np.sum(D * cross))
+    if residual < _ROUNDED * float(np.sum(W * cross)):
+        residual = C.energy(D)
+    return Regression(K, G, taps, residual, ridge)
 
 
 def no_second_pass(layer: ConvLayer) -> str:
@@ -157,28 +160,30 @@ def no_second_pass(layer: ConvLayer) -> str:
     )
 
 
-def _regress_again(
-    scheme: str, layer: ConvLayer, split: Split, V: Array, H0: Array, statistics: LayerStatistics,
-    options: FitOptions, second_pass: SecondPass | None,
-) -> Regression:  # fmt: skip
-    """The same regression from statistics of z that another pass over the data gathers.
+def regress_seen(problem: Problem, split: Split, V: Array, H0: Array, seen: FactorStatistics) -> Regression:
+    """The same regression from statistics of z that another pass over the data gathered.
 
-    What is gathered is the remainder y - H0 z, not y: with B = S H0 + cov(z, y - H0 z) the regression of the
+    What was gathered is the remainder y - H0 z, not y: with B = S H0 + cov(z, y - H0 z) the regression of the
     remainder on z corrects H0, and the residual is the small remainder's energy less what z explains of it.
     (That one subtraction is between numbers of the residual's own size.)
+
+    Args:
+        problem: the layer.
+        split: how the kernel's axes are shared out.
+        V: (rows, R).
+        H0: (R, columns), of the pair that was looked behind.
+        seen: what was gathered.
     """
-    if second_pass is None:
-        raise OptionError(no_second_pass(layer))
+    layer, variance = problem.layer, problem.variance
     taps, r = split.taps(layer.geometry), V.shape[1]
-    seen = second_pass(layer, pair_factors(scheme, layer, split, V, H0, statistics.mean))
     # The pair was balanced, which scaled z with the columns of V: undo that on what was gathered.
     undo = np.repeat(1 / balance(V, H0), taps)
     S = undo[:, None] * seen.covariance * undo
-    unit = np.kron(V.T @ V, np.eye(taps)) * mean_variance(statistics)
-    K, ridge = ridged_cholesky(layer.name, lambda ridge: S + ridge * unit, options.ridge)
+    unit = np.kron(V.T @ V, np.eye(taps)) * variance
+    K, ridge = ridged_cholesky(layer.name, lambda ridge: S + ridge * unit, problem.options.ridge)
     H = H0.reshape(r, -1, taps).swapaxes(1, 2).reshape(r * taps, -1)
-    shift = ridge * mean_variance(statistics)
-    D = unfold(checked_weight(layer), layer.geometry, split) - V @ H0
+    shift = ridge * variance
+    D = unfold(problem.weight, layer.geometry, split) - V @ H0
     projected = (V.T @ D).reshape(r, -1, taps).swapaxes(1, 2).reshape(r * taps, -1)
     remainder = scipy.linalg.solve_triangular(
         K, undo[:, None] * seen.remainder + shift * projected, lower=True, check_finite=False

@@ -1,163 +1,26 @@
-"""The schemes: which stacks of convolutions can replace a layer, and how each is fitted.
-
-Everything that depends on the scheme's shape (which layers it takes, what a rank costs) is cheap and needs no
-weights; `factorize` does the costly work once, and the `Factorization` it returns is read at every rank.
-"""
+"""The schemes: which stacks of convolutions can replace a layer, and how each is fitted; the registry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
 
-from twofold.conv import Array, ConvGeometry, ConvLayer, Factors, LayerStatistics, SecondPass, Size
+from twofold.conv import ConvGeometry, Size
 from twofold.errors import OptionError
 from twofold.lowrank import depthwise
-from twofold.lowrank.groups import OverGroups
-from twofold.lowrank.measure import energy
-from twofold.lowrank.options import FitOptions
+from twofold.lowrank.grouped import OverGroups
 from twofold.lowrank.pair import channel_fit, fit, project
+from twofold.lowrank.problem import Problem
+from twofold.lowrank.protocols import Begun, Factorization, Scheme
 from twofold.lowrank.tucker import tucker_fit, tucker_project
 from twofold.lowrank.unfold import Split, pair_chain, part
 
 
-class RankErrors(Protocol):
-    """What a plan reads of a factorization: the error at every rank.
-
-    Two errors, one word for each: the *energy error* is the lost share of the energy (squared norm) of the
-    weight, or, where statistics were given, of the output's variance on the inputs they describe; the
-    *relative error* is its square root. Both are predictions for exactly the convolutions that
-    `Factorization.factors` returns at these ranks (before rounding to their dtype; with `refine` an upper
-    bound); where ranks are not nested, once `factors` was asked for them.
-    """
-
-    @property
-    def scheme(self) -> str:
-        """Registered name of the scheme."""
-
-    @property
-    def variant(self) -> str:
-        """Which of the scheme's variants this is."""
-
-    @property
-    def max_ranks(self) -> Size:
-        """Largest ranks that can be read."""
-
-    @property
-    def singular_values(self) -> Array | None:
-        """All singular values of the unfolded weight, largest first, where the fit came by them."""
-
-    def energy_errors(self) -> Array:
-        """Energy error for all ranks at once: `energy_errors()[ranks]`, shape (max_rank + 1, ...).
-
-        Index 0 along an axis means that nothing is kept, so that a plain index is a rank. Where every rank is
-        a fit of its own, the errors of those that were not fitted yet are estimates.
-        """
-
-    def energy_error(self, ranks: Size) -> float:
-        """Lost share of the energy at `ranks`, between 0 and 1."""
-
-
-class Factorization(RankErrors, Protocol):
-    """The decompositions of one layer by one scheme, readable at every rank."""
-
-    @property
-    def ridge(self) -> float:
-        """Multiple of the mean input variance that was added to the covariance; 0 without statistics."""
-
-    def relative_error(self, ranks: Size) -> float:
-        """Square root of `energy_error`."""
-
-    def factors(self, ranks: Size) -> Factors:
-        """The stack of convolutions at `ranks`, in the layer's dtype (at least float32), bias on the last.
-
-        Of a layer that is stored in half precision they are rounded to it, see `measure.as_stored`.
-
-        Raises:
-            OptionError: ranks outside 1..max_ranks.
-        """
-
-    def trial_ranks(self) -> tuple[Size, ...] | None:
-        """Ranks that `trial` takes: those of a few quick fits; None where one factorization has all ranks."""
-
-    def trial(self, ranks: Size) -> tuple[float, Factors]:
-        """Energy error and stack of a quick fit, by which the effect of such errors can be measured."""
-
-
-class Scheme(Protocol):
-    """A kind of stack that can replace a convolution."""
-
-    @property
-    def name(self) -> str:
-        """Key in the registry; lower case."""
-
-    @property
-    def summary(self) -> str:
-        """One line for users: which convolutions come out."""
-
-    @property
-    def nested(self) -> bool:
-        """Whether one factorization has all ranks at once; else every rank is a fit of its own."""
-
-    def refusal(self, geometry: ConvGeometry) -> str | None:
-        """Why the scheme does not apply to a layer, in words for users; None where it does."""
-
-    def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
-        """Names of the ways to apply it; ("",) where there is only one."""
-
-    def full_rank(self, geometry: ConvGeometry, variant: str) -> Size:
-        """Ranks at which the layer is reproduced exactly."""
-
-    def chain(self, geometry: ConvGeometry, variant: str, ranks: Size) -> tuple[ConvGeometry, ...]:
-        """Geometries of the stack at `ranks`."""
-
-    def factorize(
-        self, layer: ConvLayer, variant: str, statistics: LayerStatistics | None = None, *,
-        max_ranks: Size | None = None, options: FitOptions | None = None,
-        second_pass: SecondPass | None = None,
-    ) -> Factorization:  # fmt: skip
-        """Decompose a layer once, for every rank up to `max_ranks`.
-
-        Args:
-            layer: the layer; must not be refused, must have its weight.
-            variant: one of `variants(layer.geometry)`.
-            statistics: what its inputs look like; None fits the weights alone.
-            max_ranks: largest ranks that will be read; None means full rank. Fewer cost less.
-            options: numerical options.
-            second_pass: gathers what the fit needs where `statistics` holds no full covariance.
-
-        Raises:
-            ModelError: weights are missing or not finite, or statistics do not fit the layer.
-            OptionError: an unknown variant, or a layer that the scheme refuses.
-        """
-
-
-def _checked(scheme: Scheme, layer: ConvLayer, variant: str) -> None:
-    reason = scheme.refusal(layer.geometry)
-    if reason is not None:
-        raise OptionError(f"{layer.name}: scheme '{scheme.name}' does not apply: {reason}")
-    known = scheme.variants(layer.geometry)
-    if variant not in known:
-        listed = ", ".join(map(repr, known))
-        raise OptionError(f"scheme '{scheme.name}' has no variant '{variant}'; it has {listed}")
-
-
-@dataclass(frozen=True)
-class Pair:
+class Pair(Scheme):
     """Schemes of two convolutions that share out the kernel's axes."""
 
-    name: str
-    summary: str
-    nested: bool = field(default=True, init=False)
-
-    def refusal(self, geometry: ConvGeometry) -> str | None:
-        return None
-
-    def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
-        return ("",)
-
     def split(self, geometry: ConvGeometry, variant: str) -> Split:
+        """Which axes belong to which convolution."""
         raise NotImplementedError
 
     def full_rank(self, geometry: ConvGeometry, variant: str) -> Size:
@@ -167,21 +30,11 @@ class Pair:
     def chain(self, geometry: ConvGeometry, variant: str, ranks: Size) -> tuple[ConvGeometry, ...]:
         return pair_chain(geometry, self.split(geometry, variant), ranks[0])
 
-    def factorize(
-        self, layer: ConvLayer, variant: str, statistics: LayerStatistics | None = None, *,
-        max_ranks: Size | None = None, options: FitOptions | None = None,
-        second_pass: SecondPass | None = None,
-    ) -> Factorization:  # fmt: skip
-        _checked(self, layer, variant)
-        split = self.split(layer.geometry, variant)
-        limit = self.full_rank(layer.geometry, variant)[0]
-        rank = min(limit, max_ranks[0]) if max_ranks else limit
-        options = options or FitOptions()
-        if statistics is None:
-            return project(self.name, variant, layer, split, rank, options)
-        if split.second:
-            return fit(self.name, variant, layer, split, rank, statistics, options, second_pass)
-        return channel_fit(self.name, variant, layer, split, rank, statistics, options, second_pass)
+    def fit(self, problem: Problem, variant: str, ranks: Size) -> Factorization | Begun:
+        split = self.split(problem.layer.geometry, variant)
+        if problem.statistics is None:
+            return project(problem, self.name, variant, split, ranks[0])
+        return (fit if split.second else channel_fit)(problem, self.name, variant, split, ranks[0])
 
 
 class Spatial(Pair):
@@ -235,21 +88,11 @@ class Input(Pair):
         return Split((), tuple(range(len(geometry.kernel))))
 
 
-@dataclass(frozen=True)
-class Tucker2:
+class Tucker2(Scheme):
     """A 1x1 convolution, the layer with fewer inputs and outputs, a 1x1 convolution."""
 
-    name: str
-    summary: str
-    nested: bool = field(default=True, init=False)
-
     def refusal(self, geometry: ConvGeometry) -> str | None:
-        if max(geometry.kernel) < 2:
-            return "the kernel has one tap; scheme 'channel' does the same with two convolutions"
-        return None
-
-    def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
-        return ("",)
+        return _one_tap(geometry)
 
     def full_rank(self, geometry: ConvGeometry, variant: str) -> Size:
         taps = geometry.params // (geometry.c_out * geometry.c_in)
@@ -262,35 +105,17 @@ class Tucker2:
             part(geometry, geometry.c_out, ranks[1], ()),
         )
 
-    def factorize(
-        self, layer: ConvLayer, variant: str, statistics: LayerStatistics | None = None, *,
-        max_ranks: Size | None = None, options: FitOptions | None = None,
-        second_pass: SecondPass | None = None,
-    ) -> Factorization:  # fmt: skip
-        _checked(self, layer, variant)
-        full = self.full_rank(layer.geometry, variant)
-        ranks = (min(full[0], max_ranks[0]), min(full[1], max_ranks[1])) if max_ranks else (full[0], full[1])
-        options = options or FitOptions()
-        if statistics is None:
-            return tucker_project(self.name, layer, ranks, options)
-        return tucker_fit(self.name, layer, ranks, statistics, options, second_pass)
+    def fit(self, problem: Problem, variant: str, ranks: Size) -> Factorization | Begun:
+        return (tucker_project if problem.statistics is None else tucker_fit)(problem, self.name, ranks)
 
 
-@dataclass(frozen=True)
-class Depthwise:
+class Depthwise(Scheme):
     """A 1x1 convolution, a depthwise one with the layer's kernel, a 1x1 convolution."""
 
-    name: str
-    summary: str
-    nested: bool = field(default=False, init=False)
+    nested = False
 
     def refusal(self, geometry: ConvGeometry) -> str | None:
-        if max(geometry.kernel) < 2:
-            return "the kernel has one tap; scheme 'channel' does the same with two convolutions"
-        return None
-
-    def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
-        return ("",)
+        return _one_tap(geometry)
 
     def full_rank(self, geometry: ConvGeometry, variant: str) -> Size:
         return (depthwise.full_rank(geometry),)
@@ -298,19 +123,18 @@ class Depthwise:
     def chain(self, geometry: ConvGeometry, variant: str, ranks: Size) -> tuple[ConvGeometry, ...]:
         return depthwise.depthwise_chain(geometry, ranks[0])
 
-    def factorize(
-        self, layer: ConvLayer, variant: str, statistics: LayerStatistics | None = None, *,
-        max_ranks: Size | None = None, options: FitOptions | None = None,
-        second_pass: SecondPass | None = None,
-    ) -> Factorization:  # fmt: skip
-        _checked(self, layer, variant)
-        (full,) = self.full_rank(layer.geometry, variant)
-        rank = min(full, max_ranks[0]) if max_ranks else full
-        return depthwise.fit_terms(self.name, layer, rank, statistics, options or FitOptions(), second_pass)
+    def fit(self, problem: Problem, variant: str, ranks: Size) -> Factorization:
+        return depthwise.fit_terms(problem, self.name, ranks[0])
 
 
-_schemes: dict[str, Scheme] = {}
-SCHEMES: Mapping[str, Scheme] = MappingProxyType(_schemes)
+def _one_tap(geometry: ConvGeometry) -> str | None:
+    if max(geometry.kernel) < 2:
+        return "the kernel has one tap; scheme 'channel' does the same with two convolutions"
+    return None
+
+
+_schemes: dict[str, OverGroups] = {}
+SCHEMES: Mapping[str, OverGroups] = MappingProxyType(_schemes)
 """Every registered scheme by name; command line choices and tests read this table."""
 
 
@@ -327,10 +151,10 @@ def register(scheme: Scheme) -> None:
     key = _key(scheme.name)
     if key in _schemes:
         raise OptionError(f"scheme '{scheme.name}' is registered already; give the new one another name")
-    _schemes[key] = OverGroups(scheme, energy)
+    _schemes[key] = OverGroups(scheme)
 
 
-def scheme(name: str) -> Scheme:
+def scheme(name: str) -> OverGroups:
     """Return the scheme of that name; case, spaces around it, '-' and '_' do not matter.
 
     Raises:

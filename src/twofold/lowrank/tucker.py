@@ -18,37 +18,41 @@ squares.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import sqrt
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+import scipy.linalg
 
-from twofold.conv import Array, ConvLayer, FactorConv, Factors, LayerStatistics, SecondPass, Size
-from twofold.lowrank.assemble import balanced, checked_ranks, checked_weight, corrected_bias, output_dtype
-from twofold.lowrank.covariance import PatchCovariance, check_statistics
+from twofold.conv import Array, ConvLayer, FactorConv, Factors, Size
+from twofold.lowrank.assemble import balanced, checked_weight, corrected_bias, output_dtype, pair_factors
 from twofold.lowrank.measure import as_stored
-from twofold.lowrank.nested import Nested
-from twofold.lowrank.options import FitOptions
+from twofold.lowrank.problem import Problem
+from twofold.lowrank.protocols import Begun, Factorization
 from twofold.lowrank.refine import Alternations, as_unfolded
-from twofold.lowrank.regression import Regression, first_factor, regress
+from twofold.lowrank.regression import Regression, first_factor, regress, regress_seen
 from twofold.lowrank.spectra import block_shares, eigen_descending, left_basis
 from twofold.lowrank.unfold import Split, part, patch_strips
+
+#: Gives V (C_in, r1), the core (r1, taps, r2) and P (C_out, r2) after some alternations.
+Matrices = Callable[[Size, int], tuple[Array, Array, Array]]
 
 
 def _input_split(layer: ConvLayer) -> Split:
     return Split((), tuple(range(len(layer.geometry.kernel))))
 
 
-def _build(layer: ConvLayer, V: Array, core: Array, P: Array, mean: Array | None) -> Factors:
-    """Build the stack from V (C_in, r1), core (r1, taps, r2) and P (C_out, r2)."""
+def _build(
+    layer: ConvLayer, mean: Array | None, scheme: str, matrices: Matrices, rounds: int, ranks: Size
+) -> Factors:
     geometry, dtype = layer.geometry, output_dtype(layer)
-    weight = checked_weight(layer)
+    V, core, P = matrices(ranks, rounds)
     r1, r2 = V.shape[1], P.shape[1]
     shift = None
     if mean is not None:
         z = V.T @ patch_strips(mean, geometry, _input_split(layer))
         replaced = P @ np.einsum("ktr,kt->r", core, z)
-        shift = weight.reshape(geometry.c_out, -1) @ mean - replaced
+        shift = checked_weight(layer).reshape(geometry.c_out, -1) @ mean - replaced
     flat, last = balanced(core.reshape(-1, r2), P.T)
     first, inner = balanced(V, flat.reshape(r1, -1))
     kernel = np.moveaxis(inner.reshape(r1, -1, r2), -1, 0).reshape(r2, r1, *geometry.kernel)
@@ -67,143 +71,104 @@ def _build(layer: ConvLayer, V: Array, core: Array, P: Array, mean: Array | None
             corrected_bias(layer, shift),
         ),
     )
-    return as_stored(layer, Factors("tucker2", (r1, r2), convs))
+    return as_stored(layer, Factors(scheme, (r1, r2), convs))
 
 
-@dataclass(frozen=True, eq=False)
-class _Double(Nested):
-    """What the factorizations with two ranks share; `shares` is (max_r1 + 1, max_r2 + 1)."""
-
-    scheme: str
-    variant: str
-    layer: ConvLayer
-    shares: Array
-    ridge: float
-    options: FitOptions
-
-    @property
-    def max_ranks(self) -> Size:
-        return self.shares.shape[0] - 1, self.shares.shape[1] - 1
-
-    @property
-    def singular_values(self) -> None:
-        return None
-
-    @property
-    def closed_form(self) -> _Double:
-        return replace(self, options=replace(self.options, refine=0))
-
-    def energy_errors(self) -> Array:
-        return self.shares
-
-    def energy_error(self, ranks: Size) -> float:
-        return float(self.shares[checked_ranks(self.layer.name, ranks, self.max_ranks)])
-
-    def relative_error(self, ranks: Size) -> float:
-        return sqrt(self.energy_error(ranks))
+def _factorization(
+    problem: Problem, scheme: str, shares: Array, matrices: Matrices, ridge: float = 0.0
+) -> Factorization:
+    """Wrap up what gives the three matrices; `shares` is (max_r1 + 1, max_r2 + 1)."""
+    build = partial(_build, problem.layer, problem.mean, scheme, matrices)
+    limits = tuple(size - 1 for size in shares.shape)
+    return Factorization(
+        scheme, "", problem.layer.name, limits, lambda: shares, partial(build, problem.options.refine),
+        lambda ranks: (float(shares[ranks]), build(0, ranks)), ridge=ridge,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class TuckerProjected(_Double):
-    """Higher-order SVD of the weights.
-
-    Attributes:
-        inputs: (C_in, max_r1), orthonormal.
-        outputs: (C_out, max_r2), orthonormal.
-    """
-
-    inputs: Array
-    outputs: Array
-
-    def factors(self, ranks: Size) -> Factors:
-        r1, r2 = checked_ranks(self.layer.name, ranks, self.max_ranks)
-        geometry = self.layer.geometry
-        W = checked_weight(self.layer).reshape(geometry.c_out, geometry.c_in, -1).astype(np.float64)
-        P1, P2 = self.inputs[:, :r1], self.outputs[:, :r2]
-        # HOOI: each basis becomes optimal for the other (same authors, On the best rank-1 ..., 2000).
-        for _ in range(self.options.refine):
-            P2 = left_basis(np.einsum("oit,ik->okt", W, P1, optimize=True).reshape(geometry.c_out, -1), r2)
-            P1 = left_basis(np.einsum("oit,or->irt", W, P2, optimize=True).reshape(geometry.c_in, -1), r1)
-        core = np.einsum("oit,ik,or->ktr", W, P1, P2, optimize=True)
-        return _build(self.layer, P1, core, P2, None)
-
-
-def tucker_project(
-    scheme: str, layer: ConvLayer, ranks: tuple[int, int], options: FitOptions
-) -> TuckerProjected:
+def tucker_project(problem: Problem, scheme: str, limits: Size) -> Factorization:
     """Fit three convolutions to the weights."""
-    geometry = layer.geometry
-    W = checked_weight(layer).reshape(geometry.c_out, geometry.c_in, -1).astype(np.float64)
-    taps = W.shape[2]
-    P1 = left_basis(W.swapaxes(0, 1).reshape(geometry.c_in, -1), min(geometry.c_in, geometry.c_out * taps))
-    P2 = left_basis(W.reshape(geometry.c_out, -1), min(geometry.c_out, geometry.c_in * taps))
+    geometry = problem.layer.geometry
+    W = problem.weight.reshape(geometry.c_out, geometry.c_in, -1)
+    taps, double = W.shape[2], W.astype(np.float64)
+    P1 = left_basis(
+        double.swapaxes(0, 1).reshape(geometry.c_in, -1), min(geometry.c_in, geometry.c_out * taps)
+    )
+    P2 = left_basis(double.reshape(geometry.c_out, -1), min(geometry.c_out, geometry.c_in * taps))
     table = np.zeros((P1.shape[1], P2.shape[1]))
     for tap in range(taps):
-        table += (P1.T @ W[:, :, tap].T @ P2) ** 2
-    shares = block_shares(table)[: ranks[0] + 1, : ranks[1] + 1]
-    return TuckerProjected(scheme, "", layer, shares, 0.0, options, P1[:, : ranks[0]], P2[:, : ranks[1]])
+        table += (P1.T @ double[:, :, tap].T @ P2) ** 2
+    shares = block_shares(table)[: limits[0] + 1, : limits[1] + 1]
+    inputs, outputs = P1[:, : limits[0]], P2[:, : limits[1]]
+
+    def matrices(ranks: Size, rounds: int) -> tuple[Array, Array, Array]:
+        (r1, r2), double = ranks, W.astype(np.float64)
+        P1, P2 = inputs[:, :r1], outputs[:, :r2]
+        # HOOI: each basis becomes optimal for the other (same authors, On the best rank-1 ..., 2000).
+        for _ in range(rounds):
+            P2 = left_basis(
+                np.einsum("oit,ik->okt", double, P1, optimize=True).reshape(geometry.c_out, -1), r2
+            )
+            P1 = left_basis(
+                np.einsum("oit,or->irt", double, P2, optimize=True).reshape(geometry.c_in, -1), r1
+            )
+        return P1, np.einsum("oit,ik,or->ktr", double, P1, P2, optimize=True), P2
+
+    return _factorization(problem, scheme, shares, matrices)
 
 
-@dataclass(frozen=True, eq=False)
-class TuckerFitted(_Double):
-    """Inputs from the whitened pixels, core by regression, outputs from the covariance of the fit.
-
-    Attributes:
-        V: (C_in, max_r1).
-        outputs: (C_out, max_r2), orthonormal.
-        regression: of the layer's outputs on z.
-        mean: (d,), of the patches.
-        covariance: of the patches; None where a second pass stood in for it.
-    """
-
-    V: Array
-    outputs: Array
-    regression: Regression
-    mean: Array
-    covariance: PatchCovariance | None
-
-    def factors(self, ranks: Size) -> Factors:
-        r1, r2 = checked_ranks(self.layer.name, ranks, self.max_ranks)
-        geometry = self.layer.geometry
-        V, P = self.V[:, :r1], self.outputs[:, :r2]
-        H = self.regression.solve(r1).reshape(r1, geometry.c_out, -1)
-        if self.options.refine:
-            V, H, P = self._refined(V, H, r2)
-        core = np.einsum("kot,or->ktr", H, P, optimize=True)
-        return _build(self.layer, V, core, P, self.mean)
-
-    def _refined(self, V: Array, H: Array, r2: int) -> tuple[Array, Array, Array]:
-        """Best outputs for these inputs; with a covariance, alternate with best inputs for these outputs."""
-        r1, C = V.shape[1], self.covariance
-        G = self.regression.explained[: r1 * self.regression.taps]
-        P = eigen_descending(G.T @ G, r2)[1]
-        if C is None:
-            return V, H, P
-        try:
-            alternations = Alternations(checked_weight(self.layer), C)
-            for _ in range(self.options.refine):
-                kept = np.einsum("kot,or,qr->kqt", H, P, P, optimize=True).reshape(r1, -1)
-                V, flat, K = alternations.second(alternations.first(V, kept))
-                H = as_unfolded(flat, r1).reshape(r1, self.layer.geometry.c_out, -1)
-                G = K.T @ flat  # cov(y') = H^T S H = G^T G
-                P = eigen_descending(G.T @ G, r2)[1]
-        except np.linalg.LinAlgError:
-            pass  # inputs that vary along few directions: what there is stays
-        return V, H, P
-
-
-def tucker_fit(
-    scheme: str, layer: ConvLayer, ranks: tuple[int, int], statistics: LayerStatistics, options: FitOptions,
-    second_pass: SecondPass | None,
-) -> TuckerFitted:  # fmt: skip
+def tucker_fit(problem: Problem, scheme: str, limits: Size) -> Factorization | Begun:
     """Fit three convolutions to the layer's outputs."""
-    check_statistics(layer, statistics)
-    split = _input_split(layer)
-    V, H0 = first_factor(layer, split, ranks[0], statistics, options)
-    regression, covariance = regress(scheme, layer, split, V, H0, statistics, options, second_pass)
-    G = regression.explained
+    split = _input_split(problem.layer)
+    first = first_factor(problem, split, limits[0])
+    V = first.V
+    if problem.over_the_limit:
+        H0 = first.partner
+        return Begun(
+            pair_factors(scheme, problem.layer, split, V, H0, problem.mean),
+            lambda behind: _regressed(
+                problem, scheme, limits, V, regress_seen(problem, split, V, H0, behind)
+            ),
+        )
+    return _regressed(problem, scheme, limits, V, regress(problem, split, V))
+
+
+def _regressed(problem: Problem, scheme: str, limits: Size, V: Array, found: Regression) -> Factorization:
+    G = found.explained
     P = eigen_descending(G.T @ G)[1]
-    shares = block_shares(regression.energies(P), regression.residual)[: ranks[0] + 1, : ranks[1] + 1]
-    outputs = np.ascontiguousarray(P[:, : ranks[1]])
-    ridge, mean = regression.ridge, statistics.mean
-    return TuckerFitted(scheme, "", layer, shares, ridge, options, V, outputs, regression, mean, covariance)
+    shares = block_shares(found.energies(P), found.residual)[: limits[0] + 1, : limits[1] + 1]
+    outputs = np.ascontiguousarray(P[:, : limits[1]])
+    alternations: Callable[[], Alternations] | None = None
+    if problem.options.refine and not problem.over_the_limit:
+        C = problem.patches(_input_split(problem.layer), found.ridge).kept()
+        alternations = partial(Alternations, problem.weight, C, problem.cross(found.ridge))
+
+    def matrices(ranks: Size, rounds: int) -> tuple[Array, Array, Array]:
+        r1, r2 = ranks
+        X, P, H = V[:, :r1], outputs[:, :r2], found.solve(r1)
+        if rounds:
+            # Best outputs for these inputs; with a covariance, alternate with best inputs for these outputs.
+            G = found.explained[: r1 * found.taps]
+            P = eigen_descending(G.T @ G, r2)[1]
+            if alternations is not None:
+                X, H, P = _refined(alternations, X, H, P, rounds)
+        return X, np.einsum("kot,or->ktr", H.reshape(r1, len(P), -1), P, optimize=True), P
+
+    return _factorization(problem, scheme, shares, matrices, found.ridge)
+
+
+def _refined(
+    begin: Callable[[], Alternations], V: Array, H: Array, P: Array, rounds: int
+) -> tuple[Array, Array, Array]:
+    r1, r2 = V.shape[1], P.shape[1]
+    try:
+        alternations = begin()
+        for _ in range(rounds):
+            kept = np.einsum("kot,or,qr->kqt", H.reshape(r1, len(P), -1), P, P, optimize=True)
+            V, flat, K = alternations.second(alternations.first(V, kept.reshape(r1, -1)))
+            H = as_unfolded(flat, r1)
+            G = K.T @ flat  # cov(y') = H^T S H = G^T G
+            P = eigen_descending(G.T @ G, r2)[1]
+    except scipy.linalg.LinAlgError:
+        pass  # inputs that vary along few directions: what there is stays
+    return V, H, P

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer, Size
 from twofold.errors import PlanError
-from twofold.lowrank.schemes import RankErrors, scheme
+from twofold.lowrank.protocols import RankErrors
+from twofold.lowrank.schemes import scheme
 from twofold.planning.solve import pareto
 from twofold.planning.text import ranks_text
 from twofold.planning.workload import Workload, chain_params, layer_params

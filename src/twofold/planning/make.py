@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer, Size, Skipped
 from twofold.errors import OptionError, PlanError
-from twofold.lowrank.schemes import RankErrors, scheme
+from twofold.lowrank.protocols import RankErrors
+from twofold.lowrank.schemes import scheme
 from twofold.planning.amct import AmctRange, amct_mode, amct_refusal
 from twofold.planning.budget import COSTS, Cost
 from twofold.planning.candidates import Candidate, candidate_at, useful_ranks

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer, Skipped
 from twofold.errors import PlanError, option
-from twofold.lowrank.schemes import RankErrors
+from twofold.lowrank.protocols import RankErrors
 from twofold.planning.budget import Budget, Cost
 from twofold.planning.candidates import Candidate, candidates
 from twofold.planning.objective import Objective

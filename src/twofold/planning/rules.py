@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer
 from twofold.errors import OptionError, PlanError
-from twofold.lowrank.schemes import RankErrors
+from twofold.lowrank.protocols import RankErrors
 from twofold.planning.amct import AmctRange, amct_mode, amct_rank, amct_refusal
 from twofold.planning.candidates import Candidate, candidate_at, candidates
 from twofold.planning.evbmf import evbmf_rank

@@ -9,7 +9,7 @@ from twofold.calibration.inputs import Inputs
 from twofold.calibration.measure import Measure
 from twofold.calibration.runner import Outputs, Runner
 from twofold.conv import ConvLayer, Factors, Size
-from twofold.lowrank.schemes import Factorization
+from twofold.lowrank.protocols import Factorization
 from twofold.planning.candidates import Candidate, candidate_at, candidates
 from twofold.planning.objective import Curve, MeasuredSensitivity
 from twofold.planning.workload import Workload

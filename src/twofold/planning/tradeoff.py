@@ -14,7 +14,7 @@ import numpy as np
 
 from twofold.conv import Array, ConvLayer, Size, Skipped
 from twofold.errors import PlanError
-from twofold.lowrank.schemes import RankErrors
+from twofold.lowrank.protocols import RankErrors
 from twofold.planning.amct import amct_mode, amct_refusal
 from twofold.planning.budget import Cost, MacsCost
 from twofold.planning.candidates import candidate_at, candidates, candidates_at
@@ -40,7 +40,7 @@ Factored = Mapping[str, Sequence[RankErrors]]
 class ReadErrors:
     """The errors of one factorization without its matrices, which need as much memory as the weights.
 
-    Attributes: see `lowrank.schemes.RankErrors`.
+    Attributes: see `lowrank.protocols.RankErrors`.
     """
 
     scheme: str
@@ -58,11 +58,11 @@ class ReadErrors:
         )  # fmt: skip
 
     def energy_errors(self) -> Array:
-        """See `lowrank.schemes.RankErrors`."""
+        """See `lowrank.protocols.RankErrors`."""
         return self.errors
 
     def energy_error(self, ranks: Size) -> float:
-        """See `lowrank.schemes.RankErrors`."""
+        """See `lowrank.protocols.RankErrors`."""
         return float(self.errors[ranks])
 
 
