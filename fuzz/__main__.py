@@ -71,7 +71,7 @@ def keep(one: Finding) -> None:
 
 def others(minutes: float, seed: int) -> Iterator[Row]:
     """Rows of what stops a command from outside: kills at every file event, full disks, limits."""
-    for name in ("kills", "disks"):
+    for name in ("options", "kills", "disks"):
         try:
             module = import_module(f"fuzz.{name}")
         except ModuleNotFoundError as error:

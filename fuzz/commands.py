@@ -39,6 +39,9 @@ COMMANDS = {
     "latency": ("latency show",),
     "times": ("decompose net.prototxt net.caffemodel -o out --no-data --speedup 1.1 --latency-table *",),
     "statistics": ("decompose net.prototxt net.caffemodel -o out --statistics *",),
+    "known": (
+        "decompose net.prototxt net.caffemodel -o out --macs 0.8 --multiple 2 --data data.npy --statistics *",
+    ),
     "npy": ("decompose net.prototxt net.caffemodel -o out --data *",),
     "npz": ("compare net.prototxt net.caffemodel net.prototxt net.caffemodel --data *",),
     "mean": ("decompose net.prototxt net.caffemodel -o out --mean *",),

@@ -16,7 +16,7 @@ from pathlib import Path
 from twofold.formats.base import recover
 from twofold.formats.scratch import sweep
 
-from .kills import _clear, _force, _lost, killer
+from .kills import _lost, clear, killer
 from .table import Row
 from .worlds import COMMANDS, Ran, contents, litter, run, world
 
@@ -40,15 +40,15 @@ def rows(minutes: float, seed: int, *, least: int = LEAST) -> Iterator[Row]:
         yield _small_disks(folder, random.Random(seed), 60 * minutes / (len(KINDS) + 1), least)
 
 
-def _attack(folder: Path, name: str, begin: Callable[[], object], row: Row, *, clear: bool = True) -> None:
+def _attack(folder: Path, name: str, begin: Callable[[], object], row: Row, *, fresh: bool = True) -> None:
     """Run a command under an attack, over older files; they must stay or be exchanged as a whole."""
-    if clear:
-        _clear(folder)
+    if fresh:
+        clear(folder)
     old = {"net.prototxt": b"old", "net.onnx": b"old", "plan.json": b"old"}
     (folder / "out").mkdir(exist_ok=True)
     for file, content in old.items():
         (folder / "out" / file).write_bytes(content)
-    typed = COMMANDS[name] + _force(COMMANDS[name])
+    typed = f"{COMMANDS[name]} --force"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ran = run(folder, typed, begin)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -134,7 +134,7 @@ def _small_disks(folder: Path, rng: random.Random, seconds: float, least: int) -
     """Commands that write to a disk of few bytes; none where nothing can be mounted."""
     row, until = Row("full disk"), time.monotonic() + seconds
     while time.monotonic() < until or row.inputs < least:
-        _clear(folder)
+        clear(folder)
         (folder / "out").mkdir()
         size = f"size={rng.choice((16, 32, 64, 128, 256))}k"
         mounted = subprocess.run(
@@ -144,7 +144,7 @@ def _small_disks(folder: Path, rng: random.Random, seconds: float, least: int) -
             break
         try:
             name = list(COMMANDS)[row.inputs % len(COMMANDS)]
-            _attack(folder, name, lambda: None, row, clear=False)
+            _attack(folder, name, lambda: None, row, fresh=False)
         finally:
             subprocess.run(["umount", folder / "out"], check=True)
             shutil.rmtree(folder / "out", ignore_errors=True)

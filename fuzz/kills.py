@@ -48,7 +48,7 @@ def _attacks(folder: Path, seed: int) -> Iterator[tuple[str, int, bool]]:
     rng = random.Random(seed)
     waiting = {}
     for name, typed in COMMANDS.items():
-        _clear(folder)
+        clear(folder)
         events = list(range(1, run(folder, typed, lambda: killer(0)).count + 1))
         rng.shuffle(events)
         waiting[name] = events
@@ -70,7 +70,7 @@ def attack(folder: Path, typed: str, event: int, *, over: bool) -> str:
     Returns:
         What went wrong; "" if nothing did.
     """
-    _clear(folder)
+    clear(folder)
     old: dict[str, bytes] = {}
     if over:
         run(folder, typed)
@@ -78,14 +78,14 @@ def attack(folder: Path, typed: str, event: int, *, over: bool) -> str:
             path.write_bytes(b"old " + path.name.encode())
         (folder / "out" / "s.npz").unlink(missing_ok=True)  # is read where it is there
         old = contents(folder)
-    killed = run(folder, f"{typed}{_force(typed)}", lambda: killer(event))
+    killed = run(folder, f"{typed} --force", lambda: killer(event))
     if killed.code != -signal.SIGKILL:
         return killed.problem  # it ended before that event, which is no harm
     if (folder / "out").is_dir():
         recover(folder / "out")
     after = contents(folder)
     (folder / "out" / "s.npz").unlink(missing_ok=True)  # plans say whether they read or gathered it
-    again = run(folder, f"{typed}{_force(typed)}")
+    again = run(folder, f"{typed} --force")
     if again.code:
         return f"it does not run again: {again.said[-500:]}"
     new = contents(folder)
@@ -104,11 +104,8 @@ def _lost(old: dict[str, bytes], after: dict[str, bytes], new: dict[str, bytes])
     return ""
 
 
-def _force(typed: str) -> str:
-    return "" if typed.startswith("report ") else " --force"
-
-
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
+    """Take away what commands wrote."""
     for name in ("out", "tmp", "cache"):
         shutil.rmtree(folder / name, ignore_errors=True)
     if (folder / "out").is_file():

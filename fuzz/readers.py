@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from twofold import decompose
 from twofold.calibration.images import ImageOptions, load_images
 from twofold.calibration.inputs import load_data
 from twofold.calibration.mean import read_mean
@@ -135,6 +136,12 @@ def _report(path: Path) -> object:
     return Report.load(path).page()
 
 
+def _known_statistics(path: Path) -> object:
+    """Statistics that belong to the net and the inputs beside them, so that a plan is made of them."""
+    model = load(path.with_name("net.prototxt"), path.with_name("net.caffemodel"))
+    return str(decompose(model, macs=0.8, multiple=2, data=path.with_name("data.npy"), statistics=path).plan)
+
+
 def _times(path: Path) -> object:
     table = read_times(path)
     return [f"{1e3 * time.median:.3f} {time.spread:.3f} {time.rounds}" for time in table.times.values()]
@@ -171,6 +178,7 @@ READERS: dict[str, Reader] = {
         Reader("plan", ".json", _plan, mutate.document, _CAFFE),
         Reader("report", ".json", _report, mutate.document),
         Reader("statistics", ".npz", load_statistics, mutate.archive),
+        Reader("known", ".npz", _known_statistics, mutate.archive, (*_CAFFE, "npy/data.npy")),
         Reader("latency", ".json", _times, mutate.document),
         Reader("times", ".csv", read_table, mutate.text),
         Reader("lmdb", ".mdb", _lmdb, mutate.havoc),

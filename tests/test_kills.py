@@ -15,7 +15,7 @@ with world(late=False) as folder:
     typed = COMMANDS["weights"]
     count = run(folder, typed, lambda: killer(0)).count
     problems = [attack(folder, typed, count - count // 6, over=True)]
-    problems.append(attack(folder, COMMANDS["report"], 3, over=False))
+    problems.append(attack(folder, COMMANDS["report"], 9, over=False))
 print(json.dumps([count, problems]))
 """
 

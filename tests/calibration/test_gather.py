@@ -104,7 +104,7 @@ def test_amounts_of_memory(text, expected):
     assert parse_bytes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1G", "0", "2X", "1e9"])
+@pytest.mark.parametrize("text", ["", "G", "-1G", "0", "2X", "1e9", "0.5", "9" * 400, "9999999T"])
 def test_amounts_that_are_none(text):
     with pytest.raises(OptionError, match="memory"):
         parse_bytes(text)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from twofold.calibration.arrays import read_npy
 from twofold.calibration.gather import Statistics
-from twofold.calibration.store import load_or_gather, load_statistics
-from twofold.conv import LayerStatistics
-from twofold.errors import OutputError
+from twofold.calibration.grouped import accumulator
+from twofold.calibration.sound import unsound
+from twofold.calibration.statistics import StatisticsOptions
+from twofold.calibration.store import SavedStatistics, load_or_gather, load_statistics, save_statistics
+from twofold.conv import ConvGeometry, ConvLayer, LayerStatistics
+from twofold.errors import FormatError, InputError, OutputError
 
 LAYER = LayerStatistics(4, np.zeros(3), np.eye(3), (np.eye(3),), None)
 
@@ -110,3 +115,78 @@ def test_an_array_that_is_cut_off_is_named(tmp_path):
     np.save(path, np.array([None]), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects"):
         read_npy(path, None, lambda size: None)
+
+
+GEOMETRIES = [
+    ConvGeometry.of(6, 8, (3, 3)), ConvGeometry.of(6, 8, (3, 1), groups=2), ConvGeometry.of(6, 8, (1, 1)),
+    ConvGeometry.of(6, 6, (3, 3), groups=6), ConvGeometry.of(6, 8, (3,)),
+]  # fmt: skip
+
+
+def layer_of(geometry):
+    return ConvLayer("a", geometry, np.ones(geometry.weight_shape, np.float32))
+
+
+def gathered(geometry, memory=None):
+    found = accumulator(geometry, StatisticsOptions(memory=memory))
+    size = (2, geometry.c_in, *(9,) * len(geometry.kernel))
+    found.update(np.random.default_rng(0).standard_normal(size).astype(np.float32))
+    return found.result()
+
+
+@pytest.mark.parametrize("memory", [None, 100])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_what_is_gathered_is_sound(geometry, memory):
+    assert unsound(layer_of(geometry), gathered(geometry, memory)) is None
+
+
+def swapped(name, change):
+    def damage(found):
+        value = getattr(found, name)
+        if name == "strips":
+            return replace(found, strips=(change(value[0]), *value[1:]))
+        return replace(found, **{name: change(value)})
+
+    return damage
+
+
+def raised(array, place, value):
+    changed = array.copy()
+    changed[place] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (swapped("mean", lambda a: a[:-1]), r"its mean has shape \(71,\), and the layer needs \(72,\)"),
+        (swapped("covariance", lambda a: a[:8, :8]), r"its covariance has shape \(8, 8\)"),
+        (
+            swapped("strips", lambda a: a[:4, :4]),
+            r"its strip0 has shape \(4, 4\), and the layer needs \(24, 24\)",
+        ),
+        (lambda found: replace(found, strips=found.strips[:1]), "has 1 strips, and the layer 2 axes"),
+        (lambda found: replace(found, gradient=np.eye(8)), r"its gradient has shape \(8, 8\)"),
+        (lambda found: replace(found, gradient=-np.eye(6)), "its gradient is no covariance"),
+        (swapped("covariance", lambda a: raised(a, (3, 3), -1.0)), "its covariance is no covariance"),
+        (swapped("covariance", lambda a: raised(a, (0, 1), 9.0)), "its covariance is no covariance"),
+        (
+            swapped("strips", lambda a: raised(a, (0, 0), 1e300)),
+            "its strip0 has values that no inputs in float32",
+        ),
+        (swapped("mean", lambda a: raised(a, 0, 1e308)), "its mean has values that no inputs"),
+    ],
+)
+def test_statistics_that_are_none_of_the_layers_are_rejected(tmp_path, damage, says):
+    """Those of a file that fits the net and the inputs by name, which only then are looked at."""
+    layer = layer_of(GEOMETRIES[0])
+    saved = SavedStatistics(
+        {"a": damage(gathered(GEOMETRIES[0]))}, {"inputs": {"sha256": "x"}, "sources": {}}
+    )
+    save_statistics(tmp_path / "s.npz", saved)
+    # The reader has a word of its own for a mean and a covariance that differ.
+    with pytest.raises(
+        (InputError, FormatError), match=rf"s\.npz: .*layer 'a': ({says}|a covariance of shape)"
+    ):
+        load_or_gather(tmp_path / "s.npz", [layer], never, {}, "x")
+    assert re.match(says, unsound(layer, saved.layers["a"]))

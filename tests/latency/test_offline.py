@@ -95,7 +95,10 @@ def test_a_table_that_is_not_filled_is_refused(folder):
         ("model,what,milliseconds\nx,y\n", "has no time"),
         ("model,what,milliseconds\nx,y,-1\n", "has no time"),
         ("model,what,milliseconds\nx,y,nan\n", "has no time"),
-        ("# block: zero\nmodel,what,milliseconds\nx,y,1\n", "not a number of channels"),
+        *(
+            (f"# block: {block}\nmodel,what,milliseconds\nx,y,1\n", "not a number of channels")
+            for block in ("zero", "0", "²", "9" * 5000)
+        ),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(text, pattern, tmp_path):

@@ -212,6 +212,12 @@ def test_the_command_makes_the_page_again(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "report.html").read_bytes() == page
     assert main(["report", "out/report.json", "-o", "other.html", "--json"]) == 0
     assert (tmp_path / "other.html").read_bytes() == page
+    (tmp_path / "other.html").write_text("mine")
+    assert main(["report", "out", "-o", "other.html"]) == 1
+    assert "--force" in capsys.readouterr().err
+    assert (tmp_path / "other.html").read_text() == "mine"
+    assert main(["report", "out", "-o", "other.html", "--force"]) == 0
+    assert (tmp_path / "other.html").read_bytes() == page
     capsys.readouterr()
     assert main(["report", "out", "-o", "out/report.json"]) == 1
     assert main(["report", "elsewhere"]) == 1

@@ -24,9 +24,10 @@ def parse_bytes(text: str) -> int:
         OptionError: it is no amount.
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text, flags=re.IGNORECASE)
-    if match is None or not float(match[1]):
+    size = float(match[1]) * _UNITS[match[2].lower()] if match is not None else 0.0
+    if not 1 <= size < 2**63:
         raise OptionError(f"memory: {text!r} is no amount of memory; write 2G, 512M or a number of bytes")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    return int(size)
 
 
 def free_memory() -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from twofold.calibration.arrays import read_npz
 from twofold.calibration.gather import Statistics
 from twofold.calibration.memory import check_room
-from twofold.calibration.statistics import patch_size
+from twofold.calibration.sound import unsound
 from twofold.codec import from_plain
 from twofold.conv import ConvLayer, LayerStatistics
 from twofold.errors import FormatError, InputError
@@ -140,8 +140,8 @@ def load_or_gather(
             f"{path} lacks the layers {', '.join(missing[:5])}; remove it to gather statistics of all"
         )
     for layer in layers:
-        if saved.layers[layer.name].mean.shape[-1] != patch_size(layer.geometry):
-            raise InputError(f"{path}: {layer.name} had another shape; remove the file to gather anew")
+        if (why := unsound(layer, saved.layers[layer.name])) is not None:
+            raise InputError(f"{path}: layer {layer.name!r}: {why}; remove the file to gather anew")
     note = f"what layers see was read from {path}"
     return Statistics(
         dict(saved.layers), {k: v for k, v in saved.provenance.items() if k != "sources"}, (note,)
@@ -172,7 +172,7 @@ class _Header:
 
 def _layer(arrays: Mapping[str, Any], index: int, entry: _Entry) -> LayerStatistics:
     where = f"layer {entry.name!r}"
-    if entry.count < 1 or not 0 <= entry.strips <= 8 or not 0 <= entry.shrinkage <= 1:
+    if not 1 <= entry.count < 2**63 or not 0 <= entry.strips <= 8 or not 0 <= entry.shrinkage <= 1:
         raise FormatError(f"{where}: {entry} cannot be")
 
     def stored(name: str) -> Any:

@@ -56,7 +56,14 @@ Range = Annotated[
 MadeUp = Annotated[
     int | None, _option("Made-up pictures to look at, beside yours where you give some. Alone: 66.", "N")
 ]
-Memory = Annotated[str | None, _option("Memory for statistics, such as 2G.", "BYTES")]
+Memory = Annotated[
+    str | None,
+    _option(
+        "Most memory for samples from files, and for statistics of layers, such as 2G. Default: half of what "
+        "is free.",
+        "BYTES",
+    ),
+]
 Saved = Annotated[
     Path | None, _option("Keep what layers see in a file, for the next plan.", "FILE", "--statistics")
 ]

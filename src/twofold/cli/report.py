@@ -16,7 +16,7 @@ from ..result import PLAN_FILE
 from ..system import exists, is_dir, is_file, real
 from ..terminal import echo, paths_text, say
 from .commands import COMMAND
-from .common import AsJson
+from .common import AsJson, Force
 
 T = TypeVar("T")
 
@@ -195,6 +195,7 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="The page. Default: report.html beside the JSON."),
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Make report.html again from the JSON on disk; the model is not needed.
@@ -206,7 +207,8 @@ def report(
     found = Report.load(source)
     origin = source / FILES[0] if is_dir(source) else source
     target = output or origin.with_suffix(".html")
-    preflight([target], force=output is None)
+    force = force or output is None  # the page beside the JSON is what the command is for
+    preflight([target], force=force)
     if real(target) == real(origin):
         raise OptionError(f"{target}: is the report's JSON; name another file for the page")
     page = found.page().encode("utf-8", "replace")
@@ -214,5 +216,5 @@ def report(
     def write(stream: BinaryIO) -> None:
         stream.write(page)
 
-    commit({target: write}, force=output is None)
+    commit({target: write}, force=force)
     echo(json.dumps({"files": [str(target)]}, indent=2) if as_json else f"written: {paths_text([target])}")

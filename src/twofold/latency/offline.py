@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -167,8 +168,8 @@ def read_table(path: Path) -> Elsewhere:
         raise FormatError(f"{path}: is no table of times: its columns are {','.join(_COLUMNS)}")
     times = {key: seconds for key, seconds in (_row(path, row) for row in rows[1:]) if seconds is not None}
     block = about.get("block", "1")
-    if not block.isdigit() or int(block) < 1:
-        raise FormatError(f"{path}: the line '# block:' holds {block!r}, not a number of channels")
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", block):
+        raise FormatError(f"{path}: the line '# block:' holds {block[:20]!r}, not a number of channels")
     network = times.pop(NETWORK, None)
     setting = Setting(about.get("device", "device"), "table", path.name, 1)
     known = {key: Time(seconds, seconds, seconds, 1) for key, seconds in times.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -27,7 +28,7 @@ def parse_multiple(given: int | str) -> tuple[int, str | None]:
     text = str(given).strip().lower()
     if text in PRESETS:
         return PRESETS[text], text
-    if text.isdecimal() and int(text) >= 1:
+    if re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
         return int(text), None
     raise OptionError(f"multiple: {given!r} is neither a number of 1 or more nor one of {', '.join(PRESETS)}")
 
