@@ -14,7 +14,7 @@ from twofold.calibrate import CalibrationSource, calibration_inputs  # noqa: E40
 from twofold.calibration.runners import runner_for  # noqa: E402
 from twofold.conv import ConvLayer, FactorConv, Factors  # noqa: E402
 from twofold.errors import InputError, OptionError  # noqa: E402
-from twofold.formats.modules import as_model  # noqa: E402
+from twofold.formats.modules import as_model, with_data  # noqa: E402
 from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.lowrank import LayerFit  # noqa: E402
 
@@ -183,6 +183,13 @@ def test_arguments_and_nested_results_have_names():
     assert set(named.inputs) == {"x", "y"}
 
 
+def handed_over(module, data):
+    """What a call makes of the data that it is given: the runner, and the inputs by name."""
+    (model,), data = with_data((module,), None, data)
+    runner = runner_for(model)
+    return runner, calibration_inputs(runner, CalibrationSource(data=data)).arrays
+
+
 def loader():
     for index in range(4):
         yield example(4, index), torch.zeros(4)
@@ -203,7 +210,13 @@ def loader():
     ],
 )
 def test_data_of_every_kind(net, data):
-    plan = twofold.decompose(net, data=data(), macs=0.4, multiple=4).plan
+    _, found = handed_over(net, data())
+    assert found["x"].shape == (16, 16, 12, 12)
+    np.testing.assert_array_equal(found["x"][0], example(16)[0].numpy())
+
+
+def test_a_loader_from_beginning_to_end(net):
+    plan = twofold.decompose(net, data=loader(), macs=0.4, multiple=4).plan
     assert plan.calibration["inputs"]["count"] == 14  # two more are held out
     assert plan.calibration["gradients"]
     assert plan.measured_error < 1
@@ -311,11 +324,11 @@ def images(*sizes):
     ids=["labels", "no arrays beside", "another name", "a tuple"],
 )
 def test_labels_beside_the_inputs_are_left_out(item):
-    data = [item(x) for x in images(*[(16, 16)] * 4)]
-    result = twofold.decompose(Named(), data=data, macs=0.6, multiple=4, refine=0)
-    assert result.plan.calibration["inputs"]["shapes"] == {"pixel_values": [3, 16, 16]}
-    assert result.plan.calibration["measured"]["outputs"] == ["0"]
-    assert result.plan.measured_error < 1
+    x = images(*[(16, 16)] * 4)
+    runner, found = handed_over(Named(), [item(one) for one in x])
+    assert list(found) == ["pixel_values"]
+    np.testing.assert_array_equal(found["pixel_values"], np.concatenate(x))
+    assert runner.outputs == ("0",)
 
 
 def test_data_of_varying_sizes():

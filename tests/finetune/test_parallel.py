@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.finetune.tiny import BATCH_NORM, SOLVER, write_training
+from tests.processes import ended, started, together, torchrun
 
 from twofold.finetune import TrainOptions, read_state, train
 from twofold.formats.caffe.caffemodel import read_weights
@@ -19,18 +20,7 @@ GLOBAL = BATCH_NORM.replace("GLOBAL", "batch_norm_param { use_global_stats: true
 LOCAL = BATCH_NORM.replace("GLOBAL", "")
 
 
-def command(*arguments: str, processes: int = 2) -> list[str]:
-    """The command line under torchrun, on the CPU."""
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-        "-m", "twofold", "finetune", "solver.prototxt", "--device", "cpu", *arguments,
-    ]  # fmt: skip
-
-
-def launch(folder: Path, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
-    line = command(*arguments, processes=processes)
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+FINETUNE = ("finetune", "solver.prototxt", "--device", "cpu")
 
 
 def blobs(path: Path) -> dict[str, list[np.ndarray]]:
@@ -57,10 +47,14 @@ ASIDE = """layer { name: "aside" type: "InnerProduct" bottom: "conv" top: "aside
   inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }"""
 
 
-@pytest.mark.parametrize("between", ["", GLOBAL, ASIDE], ids=["plain", "global statistics", "without a loss"])
-def test_two_processes_are_one_with_the_whole_batch(folder, between):
+@pytest.mark.parametrize(
+    ("between", "launch"),
+    [("", torchrun), (GLOBAL, together), (ASIDE, together)],
+    ids=["plain", "global statistics", "without a loss"],
+)
+def test_two_processes_are_one_with_the_whole_batch(folder, between, launch):
     write_training(folder, solver=SOLVER + "iter_size: 2 clip_gradients: 0.5", between=between, drop=0.0)
-    done = launch(folder, "--json")
+    done = launch(folder, *FINETUNE, "--json")
     assert done.returncode == 0, done.stderr
     got = json.loads(done.stdout)  # only the first process speaks
     (folder / "snap").rename(folder / "two")
@@ -81,7 +75,7 @@ def test_two_processes_are_one_with_the_whole_batch(folder, between):
 def test_batch_norm_takes_the_statistics_of_each_part(folder):
     """After one iteration the stored ones are those of the first process's half of the batch."""
     write_training(folder, between=LOCAL, drop=0.0)
-    done = launch(folder, "--max-iter", "1")
+    done = together(folder, *FINETUNE, "--max-iter", "1")
     assert done.returncode == 0, done.stderr
     (folder / "snap").rename(folder / "two")
     text = (folder / "train_val.prototxt").read_text()
@@ -96,9 +90,9 @@ def test_batch_norm_takes_the_statistics_of_each_part(folder):
 def test_resumed_processes_end_with_the_same_bits(folder):
     for name in ("straight", "resumed"):
         write_training(folder / name, between=LOCAL)
-    assert launch(folder / "straight").returncode == 0
-    assert launch(folder / "resumed", "--max-iter", "4").returncode == 0
-    assert launch(folder / "resumed", "--resume").returncode == 0
+    assert together(folder / "straight", *FINETUNE).returncode == 0
+    assert together(folder / "resumed", *FINETUNE, "--max-iter", "4").returncode == 0
+    assert together(folder / "resumed", *FINETUNE, "--resume").returncode == 0
     for kind in ("caffemodel", "solverstate"):
         name = f"snap/tiny_iter_12.{kind}"
         assert (folder / "resumed" / name).read_bytes() == (folder / "straight" / name).read_bytes()
@@ -106,7 +100,7 @@ def test_resumed_processes_end_with_the_same_bits(folder):
 
 def test_a_batch_that_cannot_be_shared_is_one_line(folder):
     write_training(folder)
-    done = launch(folder, processes=3)
+    done = together(folder, *FINETUNE, processes=3)
     assert done.returncode != 0
     assert "a batch of 8 cannot be shared evenly by 3 processes" in done.stderr
     assert not (folder / "snap").exists()
@@ -116,14 +110,14 @@ def test_interrupted_processes_stop_together_with_a_snapshot(folder):
     write_training(
         folder, solver=SOLVER.replace("max_iter: 12", "max_iter: 100000").replace("snapshot: 4", "")
     )
-    with subprocess.Popen(command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("Iteration 9:"):
-                break
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
-    assert "stopping behind this iteration" in err
+    members = started(folder, *FINETUNE)
+    while "Iteration 9:" not in (said := Path("stderr.0").read_text() if Path("stderr.0").exists() else ""):
+        assert all(one.is_alive() for one in members), said
+        time.sleep(0.01)
+    for one in members:  # as the keys of a terminal do, and `torchrun`
+        assert one.pid is not None
+        os.kill(one.pid, signal.SIGINT)
+    assert "stopping behind this iteration" in ended(folder, members).stderr
     (state,) = Path("snap").glob("*.solverstate")
     more = read_state(state).iteration + 1
     assert train("solver.prototxt", options=TrainOptions(resume=True, max_iter=more)).iterations == more

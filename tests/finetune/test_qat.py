@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from tests.finetune.taught import BATCH, DATA, NORM, SIDE, SOLVER, Rows, body, write_taught
 from tests.finetune.tiny import BATCH_NORM, write_training
+from tests.processes import together
 
 import twofold
 from twofold.calibrate import CalibrationSource
@@ -295,11 +295,7 @@ def test_what_runs_otherwise_than_it_was_trained_is_refused_and_the_training_is_
 
 def test_several_processes_are_refused_with_one_line(folder):
     write_training(folder)
-    line = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "twofold",
-        "finetune", "solver.prototxt", "--device", "cpu", "--qat",
-    ]  # fmt: skip
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    done = together(folder, "finetune", "solver.prototxt", "--device", "cpu", "--qat")
     assert done.returncode != 0
     says = [line for line in done.stderr.splitlines() if line.startswith("twofold: ")]
     assert says

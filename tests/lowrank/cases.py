@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -59,6 +60,7 @@ def correlated(rows: int, columns: int, seed: int = 0) -> Array:
     return mixed @ np.linalg.qr(rng.standard_normal((columns, columns)))[0] + rng.standard_normal(columns)
 
 
+@cache
 def make_statistics(geometry: ConvGeometry, seed: int = 0) -> LayerStatistics:
     patches = correlated(4 * patch_length(geometry), patch_length(geometry), seed)
     return statistics_of(patches, geometry)

@@ -50,13 +50,10 @@ def test_mode_and_rank_of_the_reference(row):
     assert refusal is None
     assert amct_mode(geometry).code == row["mode"]
     assert amct_mode(geometry).variant == VARIANTS[row["mode"]]
-    assert amct_rank(geometry, SPECTRA[row["singular_values"]]) == row["rank"]
-
-
-@pytest.mark.parametrize("row", [row for row in ROWS if "rank" in row], ids=lambda r: r["singular_values"])
-def test_a_range_without_choice_needs_no_spectrum(row):
-    allowed = AmctRange.of(geometry_of(row))
-    assert allowed.short == len(SPECTRA[row["singular_values"]])
+    spectrum, allowed = SPECTRA[row["singular_values"]], AmctRange.of(geometry)
+    assert amct_rank(geometry, spectrum) == row["rank"]
+    # A range without choice needs no spectrum.
+    assert allowed.short == len(spectrum)
     assert allowed.only_rank in (None, row["rank"])
 
 

@@ -15,7 +15,7 @@ import twofold  # noqa: E402
 from twofold.recover import RecoverOptions, recover  # noqa: E402
 from twofold.recover.loss import Loss, Spread  # noqa: E402
 
-OPTIONS = {"steps": 60, "rate": 1e-2, "batch": 8}
+OPTIONS = {"steps": 16, "rate": 1e-2, "batch": 8}
 
 
 def of_torch(folder):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from tests.processes import together
 from tests.small import opencv, write
 from tests.test_calibrated import samples
 
@@ -180,12 +179,10 @@ def test_from_the_command_line(pair, tmp_path, monkeypatch, capsys):
 def test_two_processes_are_one_with_the_whole_batch(pair, tmp_path):
     original, decomposed = pair
     np.save(tmp_path / "x.npy", samples(21, seed=3))
-    line = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "twofold",
-        "recover", "net.prototxt", "net.caffemodel", "out", "-o", "two", "--data", "x.npy", "--device", "cpu",
-        "--steps", "6", "--batch", "4", "--rate", "0.001", "--qat", "--json",
-    ]  # fmt: skip
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    done = together(
+        tmp_path, "recover", "net.prototxt", "net.caffemodel", "out", "-o", "two", "--data", "x.npy",
+        "--device", "cpu", "--steps", "6", "--batch", "4", "--rate", "0.001", "--qat", "--json",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     options = RecoverOptions(steps=6, batch=4, rate=0.001, device="cpu", qat=True)
     alone = recover(original, decomposed, CalibrationSource(data=tmp_path / "x.npy"), options)

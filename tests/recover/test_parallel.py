@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from tests.processes import together, torchrun
 from tests.small import write
 from tests.test_calibrated import samples
 
@@ -20,17 +19,16 @@ from twofold.recover import RecoverOptions, recover
 pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize("rate", [3e-3, None])
-def test_two_processes_are_one_with_the_whole_batch(tmp_path, rate):
+@pytest.mark.parametrize(("rate", "launch"), [(3e-3, torchrun), (None, together)])
+def test_two_processes_are_one_with_the_whole_batch(tmp_path, rate, launch):
     original = twofold.load(*write(tmp_path))
     twofold.decompose(original, macs=0.3, multiple=4, no_data=True).save(tmp_path / "out")
     np.save(tmp_path / "x.npy", samples(21, seed=3))
-    line = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "twofold",
+    argv = (
         "recover", "net.prototxt", "net.caffemodel", "out", "-o", "two", "--data", "x.npy", "--device", "cpu",
         "--steps", "9", *(["--rate", str(rate)] if rate else []), "--batch", "4", "--seed", "5", "--json",
-    ]  # fmt: skip
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    )  # fmt: skip
+    done = launch(tmp_path, *argv)
     assert done.returncode == 0, done.stderr
     assert "[W" not in done.stderr, done.stderr  # what PyTorch itself warns of
     got = json.loads(done.stdout)  # only the first process speaks

@@ -100,7 +100,6 @@ def test_the_error_falls_and_only_the_factors_change(pair):
     for name, value in new.state_dict().items():
         factor = name.split(".")[0] in ("one", "two", "again") and name.count(".") == 2
         assert torch.equal(value, state[name]) != factor, name
-    assert recover(result.original, result.model, source, OPTIONS).curve == found.curve
 
 
 def test_modules_themselves_and_a_loader(pair):

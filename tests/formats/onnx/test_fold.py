@@ -127,9 +127,9 @@ def test_sparse_weights(tmp_path):
 
 
 @pytest.mark.parametrize("operator", ["Gemm", "MatMul"])
-@pytest.mark.parametrize("opset", range(7, 24))
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 23])
 def test_fully_connected_layers_of_every_version(tmp_path, operator, opset):
-    """Versions before 11 have no Gemm without a bias."""
+    """Those in which one of the two changed, and a new one; before 11 no Gemm is without a bias."""
     more = {"transB": 1} if operator == "Gemm" else {}
     rest = ["w", "b"] if operator == "Gemm" else ["w"]
     w = weight(40, 32)
