@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from twofold.conv import ConvLayer
@@ -88,6 +87,8 @@ def write(folder: Path, text: str = NET, blobs: Mapping[str, list[np.ndarray]] |
 
 def opencv(prototxt: str | Path, caffemodel: str | Path, x: np.ndarray, *layers: str) -> list[np.ndarray]:
     """Outputs of layers (the last one if none is named)."""
+    import cv2  # what needs no oracle runs without
+
     net = cv2.dnn.readNetFromCaffe(str(prototxt), str(caffemodel))
     net.enableFusion(False)
     net.setInput(x)
