@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from twofold.calibration.statistics import strips_of
 from twofold.conv import ConvGeometry, ConvLayer, LayerStatistics
 from twofold.lowrank import SCHEMES, FitOptions, LayerFit, composed
+from twofold.lowrank.measure import as_stored
 
 GEOMETRY = ConvGeometry.of(12, 6, (3, 3), pad=1)
 
@@ -59,6 +62,24 @@ def test_the_error_is_that_of_the_metric_and_smaller_there(name):
     lost, whole = loss(layer, weighted.factors(rank), statistics, damped)
     assert weighted.energy_error(rank) == pytest.approx(lost / whole, rel=1e-2)
     assert lost < 0.8 * loss(layer, plain.factors(rank), statistics, damped)[0]
+
+
+@pytest.mark.parametrize("name", ["spatial", "channel", "tucker2"])
+def test_factors_for_half_precision_are_rounded_once(name):
+    """They are those of the same layer in single precision, rounded when they are finished."""
+    layer, statistics = make()
+    half = replace(layer, weight=layer.weight.astype(np.float16).astype(np.float32), bits=11)
+    variant = SCHEMES[name].variants(GEOMETRY)[0]
+    found, single = (
+        LayerFit(of, statistics).factorize(name, variant) for of in (half, replace(half, bits=24))
+    )
+    ranks = tuple(max(1, rank // 3) for rank in found.max_ranks)
+    rounded = as_stored(half, single.factors(ranks))
+    for one, other, exact in zip(
+        found.factors(ranks).convs, rounded.convs, single.factors(ranks).convs, strict=True
+    ):
+        np.testing.assert_array_equal(one.weight, other.weight)
+        assert not np.array_equal(one.weight, exact.weight)
 
 
 def test_without_a_power_or_a_gradient_it_is_the_plain_fit():

@@ -23,12 +23,13 @@ class Seconds:
     name: str = "latency"
     label: str = "time"
     base: float = 2e6
+    speed: float = 1.0
 
     def of_layer(self, layer):
-        return self.workload.layer_macs(layer)
+        return self.workload.layer_macs(layer) / self.speed
 
     def of_candidate(self, layer, candidate):
-        return candidate.macs
+        return candidate.macs / self.speed
 
 
 @pytest.fixture
@@ -56,6 +57,20 @@ def test_a_unit_with_a_base_has_a_curve_of_its_own(made):
     assert by_time.chosen[1] == by_macs.chosen[1]
     assert by_time.ratios[0] > by_macs.ratios[0]
     assert not by_macs.measured
+
+
+def test_the_least_is_reached_however_sums_are_rounded(made):
+    """What lies beside the layers is added and taken off again, which loses digits: 3.1 + 0.2 - 3.1 < 0.2."""
+    layers, factored, options, plan = made
+    workload, outlooks = Workload.of(layers), {}
+    for base in (0.1, 0.3, 0.7, 3.1, 7.7):
+        cost = Seconds(workload, base=base, speed=7e9)
+        outlooks[base] = Outlook.of(plan, layers, factored, options, EqualWeights(), cost)
+    for base, outlook in outlooks.items():
+        by_macs, by_time = outlook.tradeoffs
+        before = plan.totals.macs[0] / 7e9
+        assert by_time.ratios[0] == pytest.approx((base + by_macs.ratios[0] * before) / (base + before))
+        assert by_time.errors[0] == by_macs.errors[0]
 
 
 def test_every_point_is_a_plan_under_its_budget(made):
