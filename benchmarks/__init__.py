@@ -1,1 +1,1 @@
-"""Real models and photographs, and what twofold does to them. Tests use the models too."""
+"""What twofold does to real models, measured: each module checks the answer before the clock."""

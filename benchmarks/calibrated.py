@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from zoo.models import RealModel, model
+from zoo.photographs import as_inputs, crops, face_photographs, photographs
 
 import twofold
-from benchmarks.models import RealModel, model
-from benchmarks.photographs import as_inputs, crops, face_photographs, photographs
 from twofold.calibration.measure import OutputError
 from twofold.calibration.pixels import read_pixels, resize
 from twofold.calibration.runners import runner_for

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from zoo.fashion_mnist import Images, example, shipped, top1
+from zoo.packages import ROOT
+
 import twofold
-from benchmarks.fashion_mnist import Images, example, shipped, top1
-from benchmarks.packages import ROOT
-from twofold.calibrate import CalibrationSource
 from twofold.calibration.runners import runner_for
+from twofold.calibration.source import CalibrationSource
 from twofold.formats.base import Model
 from twofold.recover import RecoverOptions
 

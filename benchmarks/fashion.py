@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from zoo.fashion_mnist import EXAMPLE, NETS, Images, databases, example, fashion_mnist, top1
 
 import twofold
-from benchmarks.fashion_mnist import EXAMPLE, NETS, Images, databases, example, fashion_mnist, top1
-from twofold.calibrate import CalibrationSource
 from twofold.calibration.images import ImageOptions
 from twofold.calibration.runners import runner_for
+from twofold.calibration.source import CalibrationSource
 from twofold.conv import ConvLayer
+from twofold.decomposition.result import Result
 from twofold.finetune import TrainOptions, train
 from twofold.formats.caffe.model import CaffeModel
 from twofold.recover import RecoverOptions
-from twofold.result import Result
 
 LIGHT, LIGHTER = 0.35, 0.20
 CALIBRATION, UNLABELLED, INT8 = 2048, 16384, 256

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from zoo.hed import BLOCKS, MEAN_BGR, bilinear_kernel
+from zoo.models import model
+from zoo.photographs import as_inputs, crops, photographs
 
 import twofold
-from benchmarks.hed import BLOCKS, MEAN_BGR, bilinear_kernel
-from benchmarks.models import model
-from benchmarks.photographs import as_inputs, crops, photographs
 from twofold.calibration.runners import runner_for
 from twofold.conv import ConvLayer
 from twofold.formats.modules import as_model

@@ -16,12 +16,12 @@ import onnx
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from zoo.models import RealModel, models
+from zoo.onnx_models import ONNX_FILES
+from zoo.photographs import as_inputs, crops, photographs
 
 import twofold
-from benchmarks.models import RealModel, models
 from benchmarks.onnx_calibrated import inputs as onnx_inputs
-from benchmarks.onnx_models import ONNX_FILES
-from benchmarks.photographs import as_inputs, crops, photographs
 from twofold.calibration.inputs import Inputs, Provenance
 from twofold.calibration.measure import OutputError
 from twofold.formats.base import Model

@@ -19,10 +19,10 @@ import onnx
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from zoo.onnx_models import ONNX_FILES, OnnxFile, read_text, run, written
+from zoo.photographs import crops, photographs
 
 import twofold
-from benchmarks.onnx_models import ONNX_FILES, OnnxFile, read_text, run, written
-from benchmarks.photographs import crops, photographs
 from twofold.calibration.measure import OutputError
 from twofold.calibration.runners import runner_for
 from twofold.compare import overlap

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from zoo.models import RealModel, model
+from zoo.photographs import as_inputs, everyday, photographs, varied_crops
 
 from benchmarks.calibrated import inputs_of
-from benchmarks.models import RealModel, model
-from benchmarks.photographs import as_inputs, everyday, photographs, varied_crops
 from benchmarks.speed import error
 
 MACS, CROPS = "0.20", 66

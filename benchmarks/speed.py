@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from zoo.models import model, models
+from zoo.onnx_models import ONNX_FILES
+from zoo.photographs import Picture, crops, photographs
 
 import twofold
 from benchmarks.calibrated import HELD_OUT, inputs_of
-from benchmarks.models import model, models
-from benchmarks.onnx_models import ONNX_FILES
-from benchmarks.photographs import Picture, crops, photographs
 from twofold.calibration.measure import OutputError
 from twofold.calibration.runners import runner_for
 from twofold.formats.base import Model

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from zoo.models import model
 
 import twofold
-from benchmarks.models import model
 from twofold.conv import ConvLayer
 from twofold.lowrank.unfold import Split, unfold
 from twofold.planning.amct import amct_mode, amct_refusal

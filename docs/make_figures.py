@@ -11,14 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
-from benchmarks.fashion_mnist import Images, example, shipped, top1
 from matplotlib import pyplot as plt
+from zoo.fashion_mnist import Images, example, shipped, top1
 
 import twofold
-from twofold.calibrate import Calibration, CalibrationSource
 from twofold.calibration.measure import OutputError
 from twofold.calibration.runners import runner_for
+from twofold.calibration.source import CalibrationSource
 from twofold.conv import ConvLayer
+from twofold.decomposition.calibrate import Calibration
 from twofold.lowrank import SCHEMES, LayerFit
 from twofold.lowrank.measure import energy_error
 from twofold.planning.workload import Workload

@@ -19,13 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import twofold
-from twofold import kinds
+from twofold import layer_types as kinds
 from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
 from twofold.formats.base import Model
-from twofold.formats.caffe import kinds as caffe_kinds
+from twofold.formats.caffe import layer_types as caffe_kinds
 from twofold.formats.modules import as_model
-from twofold.formats.onnx import kinds as onnx_kinds
-from twofold.formats.torch import kinds as torch_kinds
+from twofold.formats.onnx import layer_types as onnx_kinds
+from twofold.formats.torch import layer_types as torch_kinds
 from twofold.lowrank.schemes import SCHEMES, scheme
 
 PAGE = Path(__file__).with_name("layers.md")

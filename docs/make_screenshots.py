@@ -12,10 +12,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
-from benchmarks.fashion_mnist import EXAMPLE, shipped
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from tests.report import browser
+from zoo.fashion_mnist import EXAMPLE, shipped
 
 from twofold.cli import main as twofold
 

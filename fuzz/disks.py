@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from twofold.files.scratch import sweep
 from twofold.formats.base import recover
-from twofold.formats.scratch import sweep
 
 from .kills import _lost, clear, killer
 from .table import Row

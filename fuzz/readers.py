@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from twofold import decompose
+from twofold.backends import load
 from twofold.calibration.images import ImageOptions, load_images
 from twofold.calibration.inputs import load_data
 from twofold.calibration.mean import read_mean
 from twofold.calibration.runners import runner_for
 from twofold.calibration.store import load_statistics
+from twofold.files.recovery import recover
 from twofold.finetune.data import Locator, Request, open_reader
 from twofold.finetune.nets import open_solver
 from twofold.finetune.storage import read_state
 from twofold.formats.caffe.net import read_net
 from twofold.formats.caffe.prototxt import parse
-from twofold.formats.recovery import recover
 from twofold.inspect import inspect
 from twofold.latency.offline import read_table
 from twofold.latency.table import read as read_times
-from twofold.load import load
 from twofold.planning import Plan
 from twofold.report import Report
 

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from twofold.amct_torch import auto_decomposition, decompose_network  # noqa: E402
+from twofold.amct.torch import auto_decomposition, decompose_network  # noqa: E402
 from twofold.errors import PlanError  # noqa: E402
 
 COMPAT = Path(__file__).parents[1] / "compat" / "src"

@@ -14,13 +14,14 @@ from scipy import ndimage
 from tests.small import HEAD, NET, TRAIN_VAL, conv, opencv, random_blobs, write
 
 import twofold
-from twofold.calibrate import Calibration, CalibrationSource
 from twofold.calibration.gather import CalibrationOptions
+from twofold.calibration.source import CalibrationSource
 from twofold.cli import main
+from twofold.decomposition.calibrate import Calibration
+from twofold.decomposition.pipeline import run
+from twofold.decomposition.sensitivity import measure_sensitivity
 from twofold.errors import InputError, OptionError, PlanError
-from twofold.pipeline import run
 from twofold.planning import Budget, Plan, PlanOptions
-from twofold.planning.sensitivity import measure_sensitivity
 
 pytest.importorskip("torch")
 
@@ -185,7 +186,7 @@ def test_a_metric_of_the_user_is_protected(files):
 def test_statistics_are_kept_for_the_next_plan(files, tmp_path, monkeypatch):
     model, kept = twofold.load(*files), tmp_path / "seen.npz"
     first = twofold.decompose(model, macs=0.4, data=samples(), statistics=kept)
-    monkeypatch.setattr("twofold.calibrate.gather", lambda *_: pytest.fail("gathered again"))
+    monkeypatch.setattr("twofold.decomposition.calibrate.gather", lambda *_: pytest.fail("gathered again"))
     second = twofold.decompose(model, macs=0.4, data=samples(), statistics=kept)
     assert replace(second.plan, notes=()) == replace(first.plan, notes=())
     assert any("was read from" in note for note in second.plan.notes)
@@ -289,7 +290,7 @@ def test_layers_are_probed_with_made_up_pictures_and_errors_measured_without(tmp
         probed.append(inputs.count)
         return measure_sensitivity(runner, layers, factorizations, inputs, options, **named)
 
-    monkeypatch.setattr("twofold.calibrate.measure_sensitivity", spy)
+    monkeypatch.setattr("twofold.decomposition.calibrate.measure_sensitivity", spy)
     model = twofold.load(*write(tmp_path, COLOUR))
     source = CalibrationSource(data=np.random.default_rng(0).random((24, 3, 20, 20), np.float32))
     for made_up, more in ((None, 0), (10, 3)):

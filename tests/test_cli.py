@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
 
-from twofold.calibrate import Calibration
 from twofold.cli import main
 from twofold.cli.commands import Commands
-from twofold.pipeline import UNMEASURED
+from twofold.decomposition.calibrate import Calibration
+from twofold.decomposition.pipeline import UNMEASURED
 from twofold.planning import Plan
 
 

@@ -6,8 +6,8 @@ import pytest
 from tests.small import NET, write
 
 import twofold
-from twofold.calibrate import CalibrationSource
 from twofold.calibration.gather import CalibrationOptions
+from twofold.calibration.source import CalibrationSource
 from twofold.errors import ModelError
 from twofold.latency.runtimes import installed, runtime
 from twofold.latency.runtimes.opencv import OpenCv

@@ -16,9 +16,9 @@ import pytest
 from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
 
 import twofold
-from twofold.apply import apply_plan
 from twofold.conv import FactorConv, Factors
-from twofold.decompose import decompose
+from twofold.decomposition.apply import apply_plan
+from twofold.decomposition.decompose import decompose
 from twofold.errors import OptionError, OutputError, PlanError, TwofoldError
 from twofold.lowrank import energy_error
 

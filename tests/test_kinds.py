@@ -17,7 +17,7 @@ from tests.small import opencv, write_weights  # noqa: E402
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.calibrate import CalibrationSource  # noqa: E402
+from twofold.calibration.source import CalibrationSource  # noqa: E402
 from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.recover import RecoverOptions, recover  # noqa: E402
 

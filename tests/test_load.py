@@ -14,11 +14,11 @@ from tests.formats.onnx import small
 from tests.small import write as write_caffe
 
 import twofold
+from twofold.backends import Format, formats, register
 from twofold.cli import main
+from twofold.decomposition.pipeline import UNMEASURED
 from twofold.errors import FormatError, OptionError
 from twofold.formats.caffe.model import CaffeModel
-from twofold.load import Format, formats, register
-from twofold.pipeline import UNMEASURED
 from twofold.planning import Plan
 
 

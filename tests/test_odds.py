@@ -21,7 +21,7 @@ from twofold.errors import (
     offering,
     remedy,
 )
-from twofold.formats.recovery import Journal, recover
+from twofold.files.recovery import Journal, recover
 
 
 def rejected(capsys, argv: list[str], *said: str) -> str:

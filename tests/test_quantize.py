@@ -12,11 +12,11 @@ from tests.small import opencv, write
 from tests.test_calibrated import samples
 
 import twofold
-from twofold.calibrate import CalibrationSource
+from twofold.calibration.source import CalibrationSource
 from twofold.cli import main
 from twofold.errors import InputError, OptionError, OutputError
 from twofold.formats.onnx.model import OnnxModel
-from twofold.quantize import quantize
+from twofold.int8.quantize import quantize
 
 pytest.importorskip("torch")
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from benchmarks.models import model, models
-from benchmarks.photographs import as_inputs, crops, photographs
+from zoo.models import model, models
+from zoo.photographs import as_inputs, crops, photographs
 
 import twofold
 from twofold.formats.caffe.model import CaffeModel

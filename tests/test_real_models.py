@@ -9,17 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from benchmarks.models import RealModel, model, models
-from benchmarks.photographs import as_inputs, crops, photographs
 from tests.small import write_weights
+from zoo.models import RealModel, model, models
+from zoo.photographs import as_inputs, crops, photographs
 
 import twofold
 from twofold.conv import ConvLayer, FactorConv, Factors, Skipped
+from twofold.decomposition.result import Result
 from twofold.formats.caffe.model import CaffeModel
 from twofold.formats.caffe.weights import WeightsFile
 from twofold.inspect import inspect
 from twofold.lowrank import composed
-from twofold.result import Result
 
 pytestmark = pytest.mark.models
 

@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 from benchmarks.onnx_calibrated import MACS, outcome
-from benchmarks.onnx_models import ONNX_FILES, OnnxFile, read_text, run, written
-from benchmarks.photographs import photographs
 from onnx import numpy_helper
+from zoo.onnx_models import ONNX_FILES, OnnxFile, read_text, run, written
+from zoo.photographs import photographs
 
 import twofold
 from twofold.conv import ConvLayer
-from twofold.decompose import decompose
+from twofold.decomposition.decompose import decompose
 from twofold.formats.onnx.model import OnnxModel
 from twofold.lowrank import SCHEMES, composed
 

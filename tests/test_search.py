@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from twofold.conv import ConvGeometry
+from twofold.decomposition.search import Attempt, within_drop, within_error
 from twofold.errors import PlanError
 from twofold.planning import Choice, Plan
-from twofold.search import Attempt, within_drop, within_error
 
 GEOMETRY = ConvGeometry.of(64, 64, (3, 3))
 

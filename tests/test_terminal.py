@@ -11,9 +11,9 @@ import pytest
 from tests.small import NET, write
 
 from twofold.cli import main
-from twofold.planning.text import aligned
 from twofold.progress import _new_progress
 from twofold.terminal import echo, one_line, say, visible, visible_lines
+from twofold.text import aligned
 
 #: A name as an attacker would choose it: clear the screen, a new line, C1 CSI, DEL, right to left.
 HOSTILE = "a\x1b[2J\r\n\x9b31m\x7f\u202eb"

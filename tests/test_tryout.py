@@ -14,10 +14,10 @@ from torch import nn  # noqa: E402
 import twofold  # noqa: E402
 from twofold.calibration import runners  # noqa: E402
 from twofold.conv import FactorConv, Factors  # noqa: E402
+from twofold.decomposition.tryout import tryout  # noqa: E402
 from twofold.errors import ModelError, remedy  # noqa: E402
 from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.lowrank import SCHEMES  # noqa: E402
-from twofold.tryout import tryout  # noqa: E402
 
 
 def net() -> nn.Module:
@@ -98,5 +98,5 @@ def test_its_reason_does_not_offer_what_was_done(monkeypatch):
     def without_size(*_: object) -> None:
         raise ModelError(f"no size is known{remedy(', or use weights only ({})', 'no_data=True')}")
 
-    monkeypatch.setattr("twofold.tryout.runner_for", without_size)
+    monkeypatch.setattr("twofold.decomposition.tryout.runner_for", without_size)
     assert tryout(model(), model()).reason == "no size is known"

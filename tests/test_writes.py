@@ -69,7 +69,7 @@ def test_a_disk_that_is_too_small(small, capsys, never, monkeypatch, name):
     argv, place = COMMANDS[name]
     if name != "quantize":  # it asks once it has the model
         never(place)
-    monkeypatch.setattr("twofold.formats.preflight.shutil.disk_usage", lambda _: type("", (), {"free": 9})())
+    monkeypatch.setattr("twofold.files.preflight.shutil.disk_usage", lambda _: type("", (), {"free": 9})())
     refused(capsys, [*argv, "-o", "out"], "too little space: up to 0.")
     assert not Path("out").exists()
 
@@ -85,7 +85,7 @@ def test_two_at_work_on_one_output(small, capsys, never, name):
 
 def reserved_elsewhere(path: Path):
     """A claim as another process has it."""
-    from twofold.formats import locks
+    from twofold.files import locks
 
     context = reserved([path.resolve()])
 

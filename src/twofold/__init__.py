@@ -17,44 +17,44 @@ from . import start
 start.guard()  # before the imports that take their time
 
 if TYPE_CHECKING:
-    from .amct import auto_decomposition
-    from .apply import apply_plan
-    from .calibrate import CalibrationSource
+    from .amct.caffe import auto_decomposition
+    from .backends import load
     from .calibration.gather import CalibrationOptions
     from .calibration.images import ImageOptions
+    from .calibration.source import CalibrationSource
     from .compare import compare
     from .conv import ConvGeometry, ConvLayer, Factors, Skipped
-    from .decompose import decompose
+    from .decomposition.apply import apply_plan
+    from .decomposition.decompose import decompose
+    from .decomposition.result import Result
     from .errors import TwofoldError
     from .export import export
-    from .load import load
+    from .int8.quantize import quantize
     from .lowrank.schemes import SCHEMES
     from .planning.plan import Plan
-    from .quantize import quantize
     from .recover import RecoverOptions, recover
-    from .result import Result
 
 #: Where each public name stands; it is imported when it is first used, since scipy takes its time.
 _HOMES = {
     "SCHEMES": "lowrank.schemes",
     "CalibrationOptions": "calibration.gather",
-    "CalibrationSource": "calibrate",
+    "CalibrationSource": "calibration.source",
     "ConvGeometry": "conv",
     "ConvLayer": "conv",
     "Factors": "conv",
     "ImageOptions": "calibration.images",
     "Plan": "planning.plan",
     "RecoverOptions": "recover",
-    "Result": "result",
+    "Result": "decomposition.result",
     "Skipped": "conv",
     "TwofoldError": "errors",
-    "apply_plan": "apply",
+    "apply_plan": "decomposition.apply",
     "auto_decomposition": "amct",
     "compare": "compare",
-    "decompose": "decompose",
+    "decompose": "decomposition.decompose",
     "export": "export",
-    "load": "load",
-    "quantize": "quantize",
+    "load": "backends",
+    "quantize": "int8.quantize",
     "recover": "recover",
 }
 

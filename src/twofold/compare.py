@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibrate import CalibrationSource, calibration_inputs
 from .calibration.detections import box_lists, equal_rows
 from .calibration.inputs import Batch
 from .calibration.measure import OutputError, quality_warning
 from .calibration.pixels import Picture
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
+from .calibration.source import CalibrationSource, calibration_inputs
 from .errors import ModelError, TwofoldError, without
 from .formats.base import Model
 from .formats.modules import with_data
 from .latency.runtimes import default_threads, installed
 from .latency.stopwatch import Here
-from .planning.text import aligned, count_text, error_text
 from .planning.workload import Workload, layer_params
 from .progress import track
+from .text import aligned, count_text, error_text
 
 #: Boxes of the original with at least this score are looked for.
 SCORE = 0.3

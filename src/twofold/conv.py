@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
-from .kinds import Array, ConvGeometry, Size
+from .layer_types import Array, ConvGeometry, Size
 
 __all__ = [
     "Array", "ConvGeometry", "ConvLayer", "FactorConv", "FactorStatistics", "Factors", "LayerStatistics",

@@ -19,7 +19,7 @@ from .errors import MissingExtraError, TwofoldError
 from .latency.runtimes import RUNTIMES, cpu_name, default_threads, runtime
 from .latency.stacks import Stack
 from .latency.table import cache_folder
-from .planning.text import aligned
+from .text import aligned
 
 #: Packages that are always there.
 CORE = ("twofold", "numpy", "scipy", "threadpoolctl", "typer", "rich", "platformdirs")

@@ -15,7 +15,7 @@ from .errors import InputError, MissingExtraError, ModelError, OptionError, Outp
 from .formats.base import commit, output_path, refuse_changed, reserved, sizes_of
 from .formats.caffe.model import CaffeModel
 from .formats.caffe.shapes import walk_shapes
-from .planning.text import ranks_text
+from .text import ranks_text
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -17,9 +17,9 @@ from .planning.amct import amct_mode, amct_refusal
 from .planning.candidates import has_candidates
 from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES, PlanOptions, scheme_refusal
 from .planning.rules import amct_layer_rank, no_candidate_reason
-from .planning.text import aligned, count_text, error_text, shape_text
 from .planning.workload import Workload, layer_params
 from .progress import track
+from .text import aligned, count_text, error_text, shape_text
 
 #: Shares of a layer's own MACs for which the table shows ranks.
 SHARES = (0.25, 0.5, 0.75)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from benchmarks.fashion import LIGHT, Bench
-from benchmarks.fashion_mnist import Images, example, shipped, top1
+from zoo.fashion_mnist import Images, example, shipped, top1
 
 from twofold.calibration.runners import runner_for
 

@@ -12,20 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from benchmarks.hed import BLOCKS, bilinear_kernel, prototxt
-from benchmarks.models import model, models
-from benchmarks.packages import DebianPackage, FetchError, NpmPackage, Package, cached
-from benchmarks.photographs import (
-    as_inputs,
-    crops,
-    in_another_light,
-    photographs,
-    varied_crops,
-    webp_pictures,
-)
 from PIL import Image
-
-from benchmarks import packages
+from zoo import packages
+from zoo.hed import BLOCKS, bilinear_kernel, prototxt
+from zoo.models import model, models
+from zoo.packages import DebianPackage, FetchError, NpmPackage, Package, cached
+from zoo.photographs import as_inputs, crops, in_another_light, photographs, varied_crops, webp_pictures
 
 
 @pytest.fixture

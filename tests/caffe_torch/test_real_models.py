@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from benchmarks.models import RealModel, model, models
-from benchmarks.photographs import as_inputs, crops, photographs
+from zoo.models import RealModel, model, models
+from zoo.photographs import as_inputs, crops, photographs
 
 from twofold.caffe_torch import CaffeNet
 from twofold.errors import MissingExtraError

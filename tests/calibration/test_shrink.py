@@ -129,7 +129,7 @@ def test_few_samples_are_shrunk_and_unseen_ones_gain(tmp_path, monkeypatch):
     found = [error(seed) for seed in range(4)]
     assert all(share in SHARES for _, shares in found for share in shares.values())
     assert any(shares for _, shares in found)
-    monkeypatch.setattr("twofold.factorize.SHARES", ())
+    monkeypatch.setattr("twofold.decomposition.factorize.SHARES", ())
     plain = [error(seed) for seed in range(4)]
     assert not any(shares for _, shares in plain)
     assert np.mean([e for e, _ in found]) < 0.7 * np.mean([e for e, _ in plain])

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.calibrate import CalibrationSource, calibration_inputs  # noqa: E402
 from twofold.calibration.runners import runner_for  # noqa: E402
+from twofold.calibration.source import CalibrationSource, calibration_inputs  # noqa: E402
 from twofold.conv import ConvLayer, FactorConv, Factors  # noqa: E402
 from twofold.errors import InputError, OptionError  # noqa: E402
 from twofold.formats.modules import as_model, with_data  # noqa: E402

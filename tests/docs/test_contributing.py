@@ -41,7 +41,7 @@ def test_the_example_scheme_is_a_scheme(monkeypatch, groups):
 
 def test_the_example_kind_is_decomposed(monkeypatch):
     torch = pytest.importorskip("torch")
-    from twofold.formats.torch.kinds.base import registry
+    from twofold.formats.torch.layer_types.base import registry
 
     monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
     torch.manual_seed(0)
@@ -57,7 +57,7 @@ def test_the_example_kind_is_decomposed(monkeypatch):
 
 
 def test_the_example_format_is_a_format(tmp_path, monkeypatch):
-    loading = import_module("twofold.load")  # a function of the package is called load, too
+    loading = import_module("twofold.backends")  # a function of the package is called load, too
     monkeypatch.setattr(loading, "_formats", list(loading._formats))
     module = ModuleType("chain")
     monkeypatch.setitem(sys.modules, "chain", module)  # where dataclasses look up annotations

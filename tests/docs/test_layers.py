@@ -9,8 +9,8 @@ pytest.importorskip("onnx")
 
 from docs.make_layers import BUILDERS, CONVOLUTIONS, KINDS, PAGE, page
 
-from twofold.kinds import known
-from twofold.load import formats
+from twofold.backends import formats
+from twofold.layer_types import known
 from twofold.lowrank.schemes import SCHEMES
 
 

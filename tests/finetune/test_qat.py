@@ -14,8 +14,8 @@ from tests.finetune.tiny import BATCH_NORM, write_training
 from tests.processes import together
 
 import twofold
-from twofold.calibrate import CalibrationSource
 from twofold.calibration.inputs import Inputs, Provenance
+from twofold.calibration.source import CalibrationSource
 from twofold.cli import main
 from twofold.errors import MissingExtraError, ModelError, OptionError, TwofoldError
 from twofold.finetune import Outcome, TrainOptions, train

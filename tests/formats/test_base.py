@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from twofold.errors import OutputError, TwofoldError
-from twofold.formats import atomic, recovery
+from twofold.files import atomic, recovery
 from twofold.formats.base import commit, recover, refuse_existing
 
 OLD = {"a.prototxt": b"old a", "b.caffemodel": b"old b"}

@@ -15,11 +15,11 @@ from tests import small as caffe  # noqa: E402
 from tests.formats.onnx import small  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.calibrate import CalibrationSource  # noqa: E402
+from twofold.calibration.source import CalibrationSource  # noqa: E402
 from twofold.conv import ConvGeometry, ConvLayer, Skipped  # noqa: E402
-from twofold.formats.caffe import kinds as types  # noqa: E402
-from twofold.formats.onnx import kinds as operators  # noqa: E402
-from twofold.formats.torch import kinds as modules  # noqa: E402
+from twofold.formats.caffe import layer_types as types  # noqa: E402
+from twofold.formats.onnx import layer_types as operators  # noqa: E402
+from twofold.formats.torch import layer_types as modules  # noqa: E402
 from twofold.recover import RecoverOptions  # noqa: E402
 
 nn = torch.nn

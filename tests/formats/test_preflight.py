@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from twofold.errors import OptionError, OutputError
-from twofold.formats import locks
-from twofold.formats import preflight as module
+from twofold.files import locks
+from twofold.files import preflight as module
+from twofold.files.scratch import scratch_folder
 from twofold.formats.base import commit, output_path, preflight, recover, reserved
-from twofold.formats.scratch import scratch_folder
 
 
 def hidden(folder: Path) -> list[str]:
@@ -191,7 +191,7 @@ def test_systems_without_these_locks(tmp_path, missing):
 
 def test_scratch_folders_of_the_dead_go(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code = "import os; from twofold.formats.scratch import scratch_folder; "
+    code = "import os; from twofold.files.scratch import scratch_folder; "
     code += "held = scratch_folder(); held.__enter__(); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
     (dead,) = tmp_path.iterdir()

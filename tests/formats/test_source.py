@@ -10,10 +10,10 @@ import pytest
 from tests.small import write
 
 from twofold.errors import FormatError, OutputError
-from twofold.formats import source as module
+from twofold.files import source as module
+from twofold.files.source import hashed_source, read_source
 from twofold.formats.caffe.caffemodel import read_weights
 from twofold.formats.caffe.model import CaffeModel
-from twofold.formats.source import hashed_source, read_source
 
 
 @pytest.fixture

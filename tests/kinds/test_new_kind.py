@@ -17,14 +17,14 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold import kinds  # noqa: E402
+from twofold import layer_types as kinds  # noqa: E402
 from twofold.calibration.gather import CalibrationOptions  # noqa: E402
 from twofold.calibration.statistics import PatchSampler, StatisticsOptions  # noqa: E402
 from twofold.conv import ConvGeometry  # noqa: E402
-from twofold.formats.torch import kinds as modules  # noqa: E402
-from twofold.kinds import convolution, geometry  # noqa: E402
+from twofold.formats.torch import layer_types as modules  # noqa: E402
+from twofold.layer_types import convolution, geometry  # noqa: E402
 from twofold.lowrank import SCHEMES  # noqa: E402
-from twofold.planning.text import shape_text  # noqa: E402
+from twofold.text import shape_text  # noqa: E402
 
 
 class Mirrored(convolution.Convolution):

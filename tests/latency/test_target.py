@@ -13,10 +13,13 @@ import pytest
 from tests.small import HEAD, TAIL, conv, write
 
 import twofold
-from twofold.calibrate import CalibrationSource, WeightsOnly
+from twofold.calibration.source import CalibrationSource
 from twofold.cli import main
 from twofold.conv import ConvLayer
-from twofold.decompose import calibrate
+from twofold.decomposition.by_time import Tried, _best
+from twofold.decomposition.calibrate import WeightsOnly
+from twofold.decomposition.decompose import calibrate
+from twofold.decomposition.pipeline import run
 from twofold.errors import PlanError
 from twofold.latency import clock
 from twofold.latency.clock import Time
@@ -24,8 +27,6 @@ from twofold.latency.layers import layer_prices
 from twofold.latency.stacks import Stack
 from twofold.latency.stopwatch import Here, Pair
 from twofold.latency.table import Setting
-from twofold.latency.target import Tried, _best
-from twofold.pipeline import run
 from twofold.planning import Budget, Plan, PlanOptions, requests
 from twofold.planning.workload import Workload
 

@@ -63,7 +63,7 @@ def test_full_rank_reproduces_the_layer(name, variant, geometry):
 @cases
 def test_torch_agrees_with_the_stack(name, variant, geometry):
     torch = pytest.importorskip("torch")
-    from twofold.formats.torch import kinds
+    from twofold.formats.torch import layer_types as kinds
 
     layer, x = make_layer(geometry), some_input(geometry)
     factors = SCHEMES[name].factorize(layer, variant, make_statistics(geometry))

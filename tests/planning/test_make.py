@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.planning.cases import best_by_exhaustion, factorize, plan_for, small_net
 
 from twofold.conv import ConvLayer, Skipped
+from twofold.decomposition.sensitivity import _to_try
 from twofold.errors import OptionError, PlanError
 from twofold.lowrank import scheme
 from twofold.planning import (
@@ -26,7 +27,6 @@ from twofold.planning import (
 from twofold.planning.amct import amct_refusal
 from twofold.planning.candidates import candidates
 from twofold.planning.rules import RULES
-from twofold.planning.sensitivity import _to_try
 from twofold.planning.workload import Workload, layer_params
 
 NET = small_net()
@@ -349,7 +349,7 @@ def test_ranks_that_a_user_fixes_may_cost_more_than_the_reference_spends():
 
 
 def test_a_layer_without_affordable_candidates_is_tried_at_the_cheapest(monkeypatch):
-    monkeypatch.setattr("twofold.planning.sensitivity.TRIED", (0.0,))
+    monkeypatch.setattr("twofold.decomposition.sensitivity.TRIED", (0.0,))
     layer = next(one for one in NET if one.name == "conv0")
     found = FACTORIZATIONS["conv0"]
     offered = [one for of in found for one in candidates(layer, [of], Workload(), 4)]

@@ -8,7 +8,7 @@ import pytest
 
 from twofold.conv import ConvGeometry, Skipped
 from twofold.planning import Choice, Plan
-from twofold.planning.text import aligned, count_text, error_text, shape_text
+from twofold.text import aligned, count_text, error_text, shape_text
 
 SQUARE = ConvGeometry.of(128, 64, (3, 3), pad=1)
 PLAN = Plan(

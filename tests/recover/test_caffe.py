@@ -12,8 +12,8 @@ from tests.small import NET, opencv, random_blobs, write
 from tests.test_calibrated import samples
 
 import twofold
-from twofold.calibrate import CalibrationSource, calibration_inputs, split
 from twofold.calibration.runners import runner_for
+from twofold.calibration.source import CalibrationSource, calibration_inputs, split
 from twofold.cli import main
 from twofold.errors import InputError, ModelError, OptionError
 from twofold.planning import Plan

@@ -20,8 +20,8 @@ from twofold.calibration.inputs import from_arrays  # noqa: E402
 from twofold.calibration.measure import OutputError  # noqa: E402
 from twofold.calibration.runners import runner_for  # noqa: E402
 from twofold.cli import main  # noqa: E402
+from twofold.distributed import joined  # noqa: E402
 from twofold.errors import ModelError, OptionError  # noqa: E402
-from twofold.finetune.parallel import joined  # noqa: E402
 from twofold.recover import RecoverOptions, recover  # noqa: E402
 from twofold.recover.caffe import CaffeStudent  # noqa: E402
 from twofold.recover.loss import Loss, tempered  # noqa: E402

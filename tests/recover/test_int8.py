@@ -18,12 +18,12 @@ from tests.small import opencv, write
 from tests.test_calibrated import samples
 
 import twofold
-from twofold.calibrate import CalibrationSource, calibration_inputs, split
 from twofold.calibration.runners import runner_for
+from twofold.calibration.source import CalibrationSource, calibration_inputs, split
 from twofold.cli import main
 from twofold.errors import ModelError, OutputError
 from twofold.formats.onnx.model import OnnxModel
-from twofold.quantize import quantize
+from twofold.int8.quantize import quantize
 from twofold.recover import RecoverOptions, recover
 
 torch = pytest.importorskip("torch")

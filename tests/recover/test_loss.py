@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.finetune.parallel import joined  # noqa: E402
+from twofold.distributed import joined  # noqa: E402
 from twofold.recover import RecoverOptions  # noqa: E402
 from twofold.recover.loss import Loss, Scales, Spread, divergence, sizes, tempered  # noqa: E402
 

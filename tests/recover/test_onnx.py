@@ -14,7 +14,7 @@ from onnx import helper  # noqa: E402
 from tests.formats.onnx import small  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.calibrate import CalibrationSource  # noqa: E402
+from twofold.calibration.source import CalibrationSource  # noqa: E402
 from twofold.cli import main  # noqa: E402
 from twofold.errors import ModelError  # noqa: E402
 from twofold.recover import RecoverOptions, recover  # noqa: E402

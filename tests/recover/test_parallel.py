@@ -11,8 +11,8 @@ from tests.small import write
 from tests.test_calibrated import samples
 
 import twofold
-from twofold.calibrate import CalibrationSource
 from twofold.calibration.inputs import from_arrays
+from twofold.calibration.source import CalibrationSource
 from twofold.errors import OptionError
 from twofold.recover import RecoverOptions, recover
 

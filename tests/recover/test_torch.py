@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.calibrate import CalibrationSource  # noqa: E402
+from twofold.calibration.source import CalibrationSource  # noqa: E402
 from twofold.errors import ModelError  # noqa: E402
 from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.recover import RecoverOptions, recover  # noqa: E402

@@ -15,8 +15,8 @@ from tests.calibration.test_varying_outputs import Detector, compressed, suppres
 from tests.formats.onnx.small import weight, write  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.calibrate import CalibrationSource  # noqa: E402
 from twofold.calibration.runners import runner_for  # noqa: E402
+from twofold.calibration.source import CalibrationSource  # noqa: E402
 from twofold.cli import main  # noqa: E402
 from twofold.errors import OptionError  # noqa: E402
 

@@ -11,10 +11,10 @@ from tests.small import write
 import twofold
 from twofold.codec import to_plain
 from twofold.conv import ConvGeometry, Skipped
+from twofold.decomposition.result import Result
 from twofold.formats.graph import NetGraph, Node
 from twofold.planning import Choice, Plan
 from twofold.report import Made, Report, of_result
-from twofold.result import Result
 
 BROKEN = '<img src=x onerror="window.broken=1"></script><script>window.broken=1</script>'
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import ModelError
-from ..formats.caffe.kinds import plain_type, types
+from ..formats.caffe.layer_types import plain_type, types
 from ..formats.caffe.net import LayerSpec
 from .site import Site, Value
 

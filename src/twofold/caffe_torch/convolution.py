@@ -12,7 +12,7 @@ from torch.nn import functional
 from ..conv import Size
 from ..errors import ModelError
 from ..formats.caffe.fields import axis_of
-from ..formats.caffe.kinds import geometry, kind_of
+from ..formats.caffe.layer_types import geometry, kind_of
 from ..formats.caffe.net import LayerSpec
 from ..formats.caffe.window import Window, window
 from .layer import Layer, Operation, Setup, Tops

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from ..errors import ModelError
-from ..formats.caffe.kinds import plain_type, types
+from ..formats.caffe.layer_types import plain_type, types
 from ..formats.caffe.net import LayerSpec
 from ..system import reason
 from .layer import Layer, Operation, Setup, Stateless, Unavailable, UnsupportedError

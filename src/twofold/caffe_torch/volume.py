@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..formats.caffe.fork_shapes import pooling3d
-from ..formats.caffe.kinds import as_convolution, volume_param
+from ..formats.caffe.layer_types import as_convolution, volume_param
 from .convolution import Convolution
 from .layer import Layer, Setup, UnsupportedError
 from .pooling import LOWEST, framed

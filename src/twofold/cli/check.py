@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from ..backends import grouped, load
 from ..compare import compare as compare_models
 from ..formats.base import reserved
-from ..load import grouped, load
 from ..terminal import echo
 from . import inputs, times
 from . import report as reports

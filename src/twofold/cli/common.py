@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
+from ..backends import load
 from ..conv import ConvLayer
+from ..decomposition.result import Result
 from ..errors import OptionError
 from ..formats.base import Model
-from ..load import load
-from ..result import Result
 from ..terminal import echo, paths_text, say
 from . import inputs
 

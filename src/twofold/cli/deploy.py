@@ -11,8 +11,8 @@ import typer
 
 from ..export import export as export_model
 from ..formats.base import reserved
-from ..quantize import default_path as quantized_path
-from ..quantize import quantize as quantize_model
+from ..int8.quantize import default_path as quantized_path
+from ..int8.quantize import quantize as quantize_model
 from ..terminal import echo, paths_text
 from . import inputs
 from . import report as reports

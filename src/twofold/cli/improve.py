@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from ..backends import grouped, load
 from ..formats.base import Model, refuse_changed, reserved, sizes_of
-from ..load import grouped, load
-from ..quantize import default_path
+from ..int8.quantize import default_path
 from ..recover import RecoverOptions
 from ..recover import recover as recover_model
 from ..terminal import echo, paths_text

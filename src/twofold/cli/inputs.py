@@ -11,7 +11,6 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from ..calibrate import CalibrationSource
 from ..calibration.accuracy import Accuracy
 from ..calibration.gather import CalibrationOptions
 from ..calibration.images import ImageOptions
@@ -19,9 +18,10 @@ from ..calibration.measure import Metric
 from ..calibration.memory import parse_bytes
 from ..calibration.pixels import COLORS, Color
 from ..calibration.presets import PRESETS, PresetName
+from ..calibration.source import CalibrationSource
 from ..calibration.synthetic import ValueRange
 from ..errors import OptionError
-from ..formats.links import follow_links
+from ..files.links import follow_links
 from ..system import exists, working_folder
 
 _GROUP = "Calibration"

@@ -9,21 +9,21 @@ from typing import Annotated
 
 import typer
 
-from ..apply import apply_plan
-from ..decompose import calibrate, default_schemes, first_schemes
+from ..backends import load_beside
+from ..decomposition.apply import apply_plan
+from ..decomposition.decompose import calibrate, default_schemes, first_schemes
+from ..decomposition.pipeline import run
+from ..decomposition.result import PLAN_FILE
 from ..errors import OptionError
 from ..formats.base import reserved, sizes_of
 from ..inspect import inspect as inspect_model
 from ..latency.choose import stopwatch, time_budget
-from ..load import load_beside
 from ..lowrank import REFINE, FitOptions
 from ..lowrank.schemes import SCHEMES
-from ..pipeline import run
 from ..planning import RULES, Budget, FixedRanks, Plan, PlanOptions
 from ..planning.devices import PRESETS, parse_multiple
 from ..planning.options import DATA_SCHEMES
 from ..planning.reach import check_reach
-from ..result import PLAN_FILE
 from ..terminal import echo, say
 from . import inputs, times
 from . import report as reports

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
 import typer
 
+from ..decomposition.result import PLAN_FILE
 from ..errors import FormatError, OptionError, OutputError, TwofoldError
 from ..formats.base import Model, commit, preflight, refuse_existing
 from ..planning import Plan
-from ..result import PLAN_FILE
 from ..system import exists, is_dir, is_file, real
 from ..terminal import echo, paths_text, say
 from .commands import COMMAND
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from ..calibration.inputs import Batch
     from ..calibration.runner import Outputs
     from ..compare import Comparison
+    from ..decomposition.result import Result
     from ..finetune import Outcome
     from ..finetune.evaluate import Test
-    from ..quantize import Quantized
+    from ..int8.quantize import Quantized
     from ..recover import Recovery
     from ..report.data import Sample, Training
-    from ..result import Result
 
 #: What a report is called beside a model.
 FILES = ("report.json", "report.html")

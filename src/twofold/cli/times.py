@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
+from ..backends import load
 from ..errors import OptionError
 from ..latency.forms import FORMS
 from ..latency.offline import export_models
 from ..latency.runtimes import RUNTIMES
 from ..latency.table import Table, cache_folder, saved
 from ..latency.table import forget as forget_tables
-from ..load import load
 from ..lowrank import SCHEMES
 from ..planning import PlanOptions
 from ..planning.devices import PRESETS, parse_multiple
-from ..planning.text import aligned
 from ..terminal import echo, paths_text
+from ..text import aligned
 from . import inputs
 from .common import AsJson, Force
 

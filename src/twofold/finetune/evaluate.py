@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..caffe_torch import CaffeNet
 from ..conv import Size
+from ..distributed import World
 from ..formats.caffe.weights import Float32
-from .parallel import World
 
 #: Blobs of more values are shown as their mean.
 _MOST_VALUES = 16
@@ -99,7 +99,7 @@ class Tester:
             The mean of every output, and of the loss.
         """
         self.take(weights)
-        numbers = range(self.passes + world.share.rank, self.passes + self.count, world.share.size)
+        numbers = range(self.passes + world.shard.rank, self.passes + self.count, world.shard.size)
         self.passes += self.count
         found = {}
         for number, batch in zip(numbers, self.batches.over(numbers), strict=True):

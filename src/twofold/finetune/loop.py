@@ -18,12 +18,12 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from ..distributed import World
 from ..errors import ModelError, TwofoldError
 from ..progress import meter
 from .data import Batches
 from .evaluate import Test, Tester, shown, text_of
 from .interrupt import Stop
-from .parallel import World
 from .resume import SUFFIX, Progress, set_states, states_of
 from .solver import DivergedError, Iteration, Solver
 from .storage import Write
@@ -84,8 +84,8 @@ class Loop:
         self._losses = deque(progress.losses, maxlen=solver.definition.average_loss)
         for tester, passes in zip(testers, progress.test_passes, strict=False):
             tester.passes = passes
-        if world.share.rank < len(progress.states):
-            set_states(solver.net, progress.states[world.share.rank], world.device)
+        if world.shard.rank < len(progress.states):
+            set_states(solver.net, progress.states[world.shard.rank], world.device)
         #: Of what is in files; a training that has not begun is in none.
         self._saved = solver.iteration or None
         #: The last of these that a loss which is a number came from.
@@ -146,7 +146,7 @@ class Loop:
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> Iteration:
         solver, world = self.solver, self._world
         # What layers draw depends on the iteration alone, so that a resumed training draws the same.
-        torch.manual_seed(crc32(f"{self.seed}/{solver.iteration}/{world.share.rank}".encode()))
+        torch.manual_seed(crc32(f"{self.seed}/{solver.iteration}/{world.shard.rank}".encode()))
         size = solver.definition.iter_size
         passes = [
             {name: blob.to(world.device) for name, blob in batch.items()} for batch in islice(batches, size)

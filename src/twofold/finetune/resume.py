@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..caffe_torch import CaffeNet
 from ..errors import FormatError
-from ..formats.atomic import recover
+from ..files.atomic import recover
 from ..system import is_dir
 
 SUFFIX = ".resume"

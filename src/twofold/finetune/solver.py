@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..caffe_torch import CaffeNet, Learnable
 from ..errors import InputError, ModelError
-from ..formats.atomic import commit
+from ..files.atomic import commit
+from ..files.preflight import preflight
 from ..formats.caffe.caffemodel import NewLayer, read_weights
-from ..formats.preflight import preflight
 from .definition import SolverDefinition
 from .rates import LARGEST_RATE, Schedule
 from .rules import decay, rule_of

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..caffe_torch import CaffeNet
 from ..calibration.memory import SHARE, free_memory
+from ..distributed import World, joined
 from ..errors import MissingExtraError, ModelError, OptionError, OutputError
 from ..formats.base import reserved
 from ..formats.caffe.caffemodel import read_weights
@@ -29,7 +30,7 @@ from .interrupt import stoppable
 from .loop import Loop
 from .nets import SolverFile, open_solver
 from .options import Outcome, TrainOptions
-from .parallel import World, joined
+from .parallel import loss_of
 from .resume import Progress, beside, read_progress, snapshots
 from .solver import Solver
 
@@ -120,7 +121,7 @@ def _train(
             tuple(notes),
             tuple((at, loss) for at, loss, _ in loop.course),
             tuple((at, rate) for at, _, rate in loop.course),
-            world.share.rank,
+            world.shard.rank,
             options.qat,
         )
 
@@ -141,7 +142,7 @@ def _begin(
         notes = _load(net, [*_named(file.definition, file.locate), *weights])
     elif not is_file(beside(state)):
         notes = [f"{state} has no .resume file beside it, so data and random numbers begin anew"]
-    solver = Solver(net, file.definition, world.loss_of(net))
+    solver = Solver(net, file.definition, loss_of(world, net))
     if world.first:
         solver.preflight(prefix)
     if state is not None:
@@ -189,7 +190,7 @@ def _refuse_other_kind(progress: Progress, state: Path | None, options: TrainOpt
     """
     if options.qat and world.several:
         raise OptionError(
-            f"{world.share.size} processes cannot train in int8 (--qat): each would see ranges of its own; "
+            f"{world.shard.size} processes cannot train in int8 (--qat): each would see ranges of its own; "
             "start one process, or recover --qat, which can"
         )
     if state is not None and is_file(beside(state)) and options.qat != bool(progress.int8):
@@ -213,8 +214,8 @@ class _Maker:
     def make(self, net: NetDefinition, phase: str) -> tuple[CaffeNet, Batches]:
         """A net with its fillers' values, and its batches."""
         # A test is shared by whole batches.
-        share = self.world.share if phase == "TRAIN" else None
-        batches = self.stack.enter_context(Batches(self._readers(net, phase), share))
+        shard = self.world.shard if phase == "TRAIN" else None
+        batches = self.stack.enter_context(Batches(self._readers(net, phase), shard))
         room = int(SHARE * free_memory())  # a training may begin with fillers' values alone
         made = CaffeNet(net, shapes=batches.shapes(), seed=self.seed, room=room)
         return made.placed(self.world.device), batches

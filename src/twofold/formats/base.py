@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ..conv import ConvLayer, Factors, Skipped
+from ..files.atomic import commit, recover
+from ..files.preflight import is_missing, output_path, preflight, refuse_existing, reserved
+from ..files.source import refuse_changed, sizes_of
 from ..progress import track
-from .atomic import commit, recover
 from .graph import NetGraph
-from .preflight import is_missing, output_path, preflight, refuse_existing, reserved
-from .source import refuse_changed, sizes_of
 
 __all__ = [
     "Model",

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from ..calibration.inputs import Inputs
 from ..conv import Size
 from ..errors import ModelError
-from ..formats.scratch import scratch_folder
+from ..files.scratch import scratch_folder
 from .qdq import LAYERS, ROUNDED_OUTPUT, SCALE, prepare, write_int8
 
 #: What gives the values that it gets, in another shape or order.

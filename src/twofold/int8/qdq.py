@@ -14,7 +14,7 @@ import numpy as np
 
 from ..calibration.inputs import Batch, Inputs
 from ..errors import InputError, MissingExtraError, ModelError
-from ..formats.scratch import scratch_folder
+from ..files.scratch import scratch_folder
 from ..progress import quiet, track
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError, ModelError
 from ..export import to_onnx
+from ..files.scratch import scratch_folder
 from ..formats.base import Model
-from ..formats.scratch import scratch_folder
 from ..progress import quiet
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..conv import Size
 from ..errors import InputError, ModelError, shape_option
+from ..files.scratch import scratch_folder
 from ..formats.caffe.shapes import walk_shapes
-from ..formats.scratch import scratch_folder
 from .runtimes import Run, Runtime, Whole
 
 Arrays = dict[str, NDArray[Any]]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ..conv import ConvGeometry, ConvLayer, Size
 from ..formats.caffe.caffemodel import NewLayer, create_weights
-from ..formats.caffe.kinds import types
-from ..planning.text import ranks_text, shape_text
+from ..formats.caffe.layer_types import types
+from ..text import ranks_text, shape_text
 
 Weights = list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]
 
@@ -76,7 +76,7 @@ def onnx_bytes(stack: Stack) -> bytes:
     """A stack as an ONNX model with the input `x` and the output `y`."""
     from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415 - an extra
 
-    from ..formats.onnx.kinds import plain  # noqa: PLC0415 - the same
+    from ..formats.onnx.layer_types import plain  # noqa: PLC0415 - the same
 
     nodes, constants, value = [], [], "x"
     size = stack.size

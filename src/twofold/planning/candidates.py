@@ -15,8 +15,8 @@ from twofold.errors import PlanError
 from twofold.lowrank.protocols import RankErrors
 from twofold.lowrank.schemes import scheme
 from twofold.planning.solve import pareto
-from twofold.planning.text import ranks_text
 from twofold.planning.workload import Workload, chain_params, layer_params
+from twofold.text import ranks_text
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from twofold.errors import OptionError, PlanError
 from twofold.lowrank.schemes import scheme
 from twofold.planning.options import known_names, left_alone, name_hint
 from twofold.planning.plan import Choice, Plan
-from twofold.planning.text import ranks_text, shape_text
 from twofold.planning.workload import Workload, chain_params
+from twofold.text import ranks_text, shape_text
 
 
 def check_plan(plan: Plan, layers: Sequence[ConvLayer | Skipped]) -> Plan:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from twofold.codec import strict_json
 from twofold.conv import ConvGeometry, Skipped
 from twofold.errors import FormatError, PlanError, TwofoldError
-from twofold.kinds import known
+from twofold.layer_types import known
 from twofold.planning.budget import Budget
 from twofold.planning.options import FixedRanks, PlanOptions
 from twofold.planning.plan import Choice, Plan

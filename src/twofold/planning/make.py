@@ -22,9 +22,9 @@ from twofold.planning.optimum import Problem, out_of_reach
 from twofold.planning.options import PlanOptions, Selection, left_alone, select
 from twofold.planning.plan import Choice, Plan
 from twofold.planning.rules import RuleInput, amct_layer_rank, rule
-from twofold.planning.text import ranks_text
 from twofold.planning.workload import Workload
 from twofold.progress import track
+from twofold.text import ranks_text
 
 Vector = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from twofold.errors import OptionError, PlanError
 from twofold.lowrank.schemes import scheme
 from twofold.planning.budget import Budget
 from twofold.planning.devices import PRESETS
-from twofold.planning.text import ranks_text
+from twofold.text import ranks_text
 
 DEFAULT_MULTIPLE = 16
 """What the reference uses; also the channel block of fp16 matrix units."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
 from twofold.errors import OptionError, OutputError, PlanError
-from twofold.formats.atomic import commit
+from twofold.files.atomic import commit
+from twofold.files.preflight import output_path
 from twofold.formats.modules import as_model, is_module, restructured
-from twofold.formats.preflight import output_path
 from twofold.lowrank.schemes import scheme
 from twofold.planning.candidates import Candidate, label
 from twofold.planning.options import PlanOptions

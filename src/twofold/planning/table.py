@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from twofold.planning.plan import Choice, Plan, ratio
-from twofold.planning.text import aligned, count_text, error_text, shape_text
 from twofold.planning.timing import milliseconds
+from twofold.text import aligned, count_text, error_text, shape_text
 
 _HEADER = ("layer", "shape", "becomes", "MACs", "ratio", "params", "ratio", "error", "output error", "time")
 _RIGHT = frozenset(range(3, len(_HEADER)))

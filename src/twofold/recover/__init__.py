@@ -14,20 +14,20 @@ from importlib import import_module
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from ..calibrate import CalibrationSource, calibration_inputs, split
 from ..calibration.pixels import Picture
 from ..calibration.runners import refuse_varying, runner_for
+from ..calibration.source import CalibrationSource, calibration_inputs, split
 from ..calibration.synthetic import beside
+from ..decomposition.tryout import tryout
 from ..errors import InputError, MissingExtraError, ModelError, OptionError, option, without
 from ..formats.base import Model
 from ..formats.modules import with_data
-from ..planning.text import error_text
-from ..tryout import tryout
+from ..text import error_text
 from .options import RecoverOptions
 
 if TYPE_CHECKING:
     from ..calibration.runner import Runner
-    from ..finetune.parallel import World
+    from ..distributed import World
     from .student import Student
 
 __all__ = ["RecoverOptions", "Recovery", "recover"]
@@ -124,7 +124,7 @@ def recover(
     if options.qat and len(students) > 1:
         raise OptionError(f"{option('also')} does not go with {option('qat=True', '--qat')}")
     try:
-        from ..finetune.parallel import joined  # noqa: PLC0415 - an extra
+        from ..distributed import joined  # noqa: PLC0415 - an extra
 
         import_module(".train", __name__)
     except ImportError as error:
@@ -150,7 +150,7 @@ def _recover(
     inputs = calibration_inputs(runner, source)
     if inputs.count < 2:
         raise InputError(f"recovery needs at least 2 inputs, got {inputs.count}")
-    sized = options.sized(inputs, world.share.size)
+    sized = options.sized(inputs, world.shard.size)
     assert sized.batch is not None, "Bug: options are not sized"
     fitted, held_out = split(inputs.batched(sized.batch))
     if source.options.made_up and inputs.provenance.kind != "synthetic":
@@ -173,7 +173,7 @@ def _recover(
         notes = (*notes, *tryout(original, model, runner_for(original), first).warnings(changed=True))
     return Recovery(
         model, curve[0][1], min(error for _, error in curve), curve, fitted.count if sized.steps else 0,
-        (*fitted.provenance.lines, *notes), course.losses, world.share.rank,
+        (*fitted.provenance.lines, *notes), course.losses, world.shard.rank,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..caffe_torch.runnable import runnable
 from ..calibration.inputs import Batch, Inputs
 from ..errors import ModelError
-from ..formats.caffe.kinds import kind_of
+from ..formats.caffe.layer_types import kind_of
 from ..formats.caffe.model import CaffeModel
 
 

@@ -18,16 +18,16 @@ from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import OutputError
 from ..calibration.runners import refuse_varying, runner_for
 from ..errors import ModelError, option
+from ..files.scratch import scratch_folder
 from ..formats.base import Model
 from ..formats.onnx.model import OnnxModel
-from ..formats.scratch import scratch_folder
 from ..int8.agree import OTHERWISE, Agreement
 from ..int8.fake import FakeInt8
 from ..int8.qdq import fitting, prepare, session, with_outputs, write_int8
+from ..int8.quantize import default_path
 from ..int8.source import as_onnx
 from ..onnx_torch import UnsupportedError
-from ..planning.text import error_text
-from ..quantize import default_path
+from ..text import error_text
 
 
 def make_teacher(original: Model, protect: tuple[str, ...]) -> Any:

@@ -13,7 +13,7 @@ from ..calibration.inputs import Batch, Inputs
 from ..calibration.runners.torch import TorchRunner
 from ..errors import ModelError, OptionError
 from ..formats.torch.copies import copied
-from ..formats.torch.kinds import kind_of
+from ..formats.torch.layer_types import kind_of
 from ..formats.torch.model import TorchModel
 
 

@@ -16,8 +16,8 @@ from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import OutputError
 from ..calibration.runner import Outputs, Runner
 from ..compare import are_classes
+from ..distributed import World
 from ..errors import ModelError, option
-from ..finetune.parallel import World
 from ..progress import track
 from .loss import Loss, Scales, Spread
 from .options import RecoverOptions
@@ -65,7 +65,7 @@ class Lesson:
             hints: those of the teacher's outputs whose errors are learned from, but not measured.
         """
         self.inputs, self._hints = inputs, tuple(hints)
-        own = list(inputs)[world.share.rank :: world.share.size]
+        own = list(inputs)[world.shard.rank :: world.shard.size]
         shares = world.gather([dict(teacher.run(batch)) for batch in track(own, "asking the original")])
         answers = [shares[number % len(shares)][number // len(shares)] for number in range(len(inputs))]
         for name, value in answers[0].items():
@@ -210,7 +210,7 @@ class _Run:
         loss.scales = world.gather(exam.scales(loss, options.classes))[0]
         self._loss_of = world.wrapped(loss)
         self._batch, self._seed = options.batch, options.seed
-        self._part = world.share.of(options.batch, "recovery")
+        self._part = world.shard.of(options.batch, "recovery")
         self.before = float(world.gather(exam.error(student))[0])
         if not math.isfinite(self.before):
             raise ModelError(

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibrate import Calibration
 from ..calibration.inputs import Batch
 from ..calibration.pixels import resize
 from ..calibration.runner import Outputs, Stacks
 from ..calibration.runners import runner_for
 from ..calibration.source import is_caffe
 from ..compare import SCORE, are_boxes, are_classes
+from ..decomposition.calibrate import Calibration
 from ..errors import MissingExtraError
 from ..formats.base import Model
 from .data import Box, Sample, Shown

@@ -16,10 +16,10 @@ from ..codec import from_plain, strict_json, to_plain
 from ..compare import Comparison
 from ..errors import FormatError
 from ..formats.graph import NetGraph
+from ..int8.quantize import Quantized
 from ..planning.codec import plan_from_json
 from ..planning.plan import Plan, tool_version
 from ..planning.tradeoff import Outlook
-from ..quantize import Quantized
 from ..system import is_dir
 
 #: Version of the layout; files of a later one are refused.

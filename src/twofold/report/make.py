@@ -12,14 +12,14 @@ from ..compare import Comparison
 from ..conv import ConvLayer
 from ..errors import TwofoldError
 from ..formats.base import Model, commit
+from ..int8.quantize import Quantized
 from ..planning import Plan
-from ..quantize import Quantized
 from .capture import capture
 from .data import Course, Made, Recovered, Report, Sample, Training
 
 if TYPE_CHECKING:
+    from ..decomposition.result import Result
     from ..recover import Recovery
-    from ..result import Result
 
 T = TypeVar("T")
 

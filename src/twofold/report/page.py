@@ -10,7 +10,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..compare import TIMES
-from ..planning.text import error_text
+from ..text import error_text
 from . import svg
 from .sections import curves, layers, network, origin, pictures, summary, training
 

@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.calibrate import CalibrationSource, calibration_inputs  # noqa: E402
 from twofold.calibration.preprocessing.description import options_of  # noqa: E402
 from twofold.calibration.runners import runner_for  # noqa: E402
+from twofold.calibration.source import CalibrationSource, calibration_inputs  # noqa: E402
 from twofold.calibration.synthetic import dead_leaves  # noqa: E402
 from twofold.errors import InputError, OptionError  # noqa: E402
 from twofold.formats.modules import as_model  # noqa: E402
@@ -349,7 +349,7 @@ def test_the_plan_says_it_and_measures_the_net_as_it_runs(pictures):
             calibration=twofold.CalibrationOptions(batch_statistics=wanted, made_up=None if options else 16),
         )  # fmt: skip
         assert result.plan.calibration["batch_statistics"] == bool(wanted)
-        calibration = twofold.calibrate.Calibration.prepare(
+        calibration = twofold.decomposition.calibrate.Calibration.prepare(
             as_model(module, x[:1]),
             CalibrationSource(options=twofold.CalibrationOptions(made_up=16), **options),
         )

@@ -7,8 +7,9 @@ import pytest
 from tests.finetune.data.requests import reader
 from tests.finetune.tiny import DATA, write_images
 
+from twofold.distributed import Shard
 from twofold.errors import InputError
-from twofold.finetune.data import Batches, Share, known_types, reads
+from twofold.finetune.data import Batches, known_types, reads
 
 LAYER = DATA[: DATA.index('layer { name: "data" type: "Data"', 5)].replace("include { phase: TRAIN }", "")
 MEMORY = """layer { name: "m" type: "MemoryData" top: "x" top: "t"
@@ -25,14 +26,14 @@ def read(tmp_path):
 def test_shares_together_are_the_batch(read):
     whole = read.batch(5)
     for size in (1, 2, 4, 8):
-        parts = [read.batch(5, Share(rank, size)) for rank in range(size)]
+        parts = [read.batch(5, Shard(rank, size)) for rank in range(size)]
         for name in ("data", "label"):
             assert np.array_equal(np.concatenate([part[name] for part in parts]), whole[name])
 
 
 def test_an_uneven_share_is_refused(read):
     with pytest.raises(InputError, match="a batch of 8 cannot be shared evenly by 3 processes; make"):
-        read.batch(0, Share(0, 3))
+        read.batch(0, Shard(0, 3))
 
 
 def test_batches_come_in_the_order_that_was_asked_for(read):

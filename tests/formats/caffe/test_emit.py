@@ -17,7 +17,7 @@ from tests.formats.caffe.text_style import random_fields, random_value, render
 from twofold.conv import ConvGeometry
 from twofold.formats.caffe.emit import NewLayerText, free_name, quote, refusal, replace_layer
 from twofold.formats.caffe.fields import Fields
-from twofold.formats.caffe.kinds import geometry
+from twofold.formats.caffe.layer_types import geometry
 from twofold.formats.caffe.net import layer_messages, read_layers
 from twofold.formats.caffe.prototxt import Document, comments, parse
 from twofold.formats.caffe.schema import MESSAGES

@@ -13,8 +13,8 @@ import torch
 from tests.small import assert_close, opencv, write_weights
 
 import twofold
-from twofold.apply import apply_plan
 from twofold.conv import ConvLayer, Skipped
+from twofold.decomposition.apply import apply_plan
 from twofold.formats.caffe.blob import new_blob
 from twofold.formats.caffe.model import CaffeModel
 from twofold.formats.caffe.wire import length_field, varint_field

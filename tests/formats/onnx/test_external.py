@@ -12,10 +12,10 @@ import pytest
 from onnx import numpy_helper
 from tests.formats.onnx.small import assert_close, picture, run, two
 
-from twofold.decompose import decompose as decompose_anyhow
+from twofold.backends import load
+from twofold.decomposition.decompose import decompose as decompose_anyhow
 from twofold.errors import FormatError, OutputError
 from twofold.formats.onnx.model import OnnxModel
-from twofold.load import load
 
 #: How files are edited is tested here, not how factors are fitted.
 decompose = partial(decompose_anyhow, no_data=True)

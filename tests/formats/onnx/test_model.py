@@ -15,13 +15,13 @@ from onnx.reference import ReferenceEvaluator
 from tests.formats.onnx.small import assert_close, conv, model, picture, run, tensor, two, weight, write
 
 import twofold
-from twofold.apply import apply_plan
 from twofold.conv import ConvGeometry, Skipped
-from twofold.decompose import decompose as decompose_anyhow
+from twofold.decomposition.apply import apply_plan
+from twofold.decomposition.decompose import decompose as decompose_anyhow
+from twofold.decomposition.result import Result
 from twofold.errors import FormatError, ModelError, OutputError
 from twofold.formats.onnx.model import OnnxModel
 from twofold.lowrank import SCHEMES
-from twofold.result import Result
 
 #: How files are edited is tested here, not how factors are fitted.
 decompose = partial(decompose_anyhow, no_data=True)

@@ -12,10 +12,10 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.apply import apply_plan  # noqa: E402
 from twofold.calibration.gather import CalibrationOptions  # noqa: E402
 from twofold.conv import ConvLayer, Skipped  # noqa: E402
-from twofold.decompose import decompose  # noqa: E402
+from twofold.decomposition.apply import apply_plan  # noqa: E402
+from twofold.decomposition.decompose import decompose  # noqa: E402
 from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.lowrank import SCHEMES  # noqa: E402
 

@@ -16,9 +16,9 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.apply import apply_plan  # noqa: E402
 from twofold.conv import Skipped  # noqa: E402
-from twofold.decompose import decompose  # noqa: E402
+from twofold.decomposition.apply import apply_plan  # noqa: E402
+from twofold.decomposition.decompose import decompose  # noqa: E402
 from twofold.errors import InputError, ModelError, OptionError, PlanError  # noqa: E402
 from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.lowrank import SCHEMES  # noqa: E402

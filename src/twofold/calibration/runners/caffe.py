@@ -17,12 +17,12 @@ from ...caffe_torch.runnable import Runnable, runnable
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, Factors, Size
 from ...errors import InputError, ModelError, OptionError, remedy, shape_option
-from ...formats.caffe.kinds import Kind, kind_of
+from ...formats.caffe.layer_types import Kind, kind_of
 from ...formats.caffe.model import CaffeModel
 from ...formats.caffe.net import LayerSpec
 from ...formats.caffe.shapes import walk_shapes
-from ...formats.torch.kinds import convolve
-from ...kinds import meaning
+from ...formats.torch.layer_types import convolve
+from ...layer_types import meaning
 from ..inputs import Batch, SampleShape
 from ..preprocessing.transform_param import CaffeDescription
 from ..runner import Norm, Outputs, Place, Seen, Stacks

@@ -5,7 +5,7 @@ from . import database, fed, hdf5, images  # noqa: F401
 from .batches import Batches
 from .datum import Datum
 from .locate import Locator
-from .reader import Items, Reader, Share
+from .reader import Items, Reader
 from .registry import Request, known_types, open_reader, reads
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "Locator",
     "Reader",
     "Request",
-    "Share",
     "known_types",
     "open_reader",
     "reads",

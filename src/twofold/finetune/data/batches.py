@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ...conv import Size
-from .reader import Reader, Share
+from ...distributed import Shard
+from .reader import Reader
 
 #: Batches that are ready or in work; Caffe's default is 4.
 _AHEAD = 4
@@ -22,8 +23,8 @@ _AHEAD = 4
 class Batches:
     """Gives the batches of a net by their numbers, as tensors by the names of blobs."""
 
-    def __init__(self, readers: Sequence[Reader], share: Share | None = None) -> None:
-        self._readers, self._share = tuple(readers), share
+    def __init__(self, readers: Sequence[Reader], shard: Shard | None = None) -> None:
+        self._readers, self._shard = tuple(readers), shard
         # One thread, as items of a reader are fetched one after the other; decoding has more.
         self._worker = ThreadPoolExecutor(1, "twofold-data")
         self._decoders = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "twofold-decode")
@@ -32,7 +33,7 @@ class Batches:
         """Shapes of all blobs, for the whole batch."""
         shapes: dict[str, Size] = {}
         for reader in self._readers:
-            alone = reader.batch(0, Share(0, reader.items.batch_size))
+            alone = reader.batch(0, Shard(0, reader.items.batch_size))
             shapes.update({top: (reader.items.batch_size, *array.shape[1:]) for top, array in alone.items()})
         return shapes
 
@@ -56,7 +57,7 @@ class Batches:
     def _prepare(self, number: int) -> dict[str, Tensor]:
         batch: dict[str, Tensor] = {}
         for reader in self._readers:
-            arrays = reader.batch(number, self._share, self._decoders)
+            arrays = reader.batch(number, self._shard, self._decoders)
             batch.update({top: torch.from_numpy(array) for top, array in arrays.items()})
         return batch
 

@@ -5,44 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...distributed import Shard
 from ...errors import InputError
 from .chance import Chance
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Share:
-    """The part of every batch that one of several processes reads.
-
-    Attributes:
-        rank: number of the process, from 0.
-        size: number of processes.
-    """
-
-    rank: int = 0
-    size: int = 1
-
-    def of(self, batch_size: int, where: str) -> range:
-        """Positions in a batch.
-
-        Raises:
-            InputError: the batch cannot be shared evenly.
-        """
-        if batch_size % self.size:
-            raise InputError(
-                f"{where}: a batch of {batch_size} cannot be shared evenly by {self.size} processes; make "
-                f"batch_size a multiple of {self.size}, or start another number of processes"
-            )
-        part = batch_size // self.size
-        return range(self.rank * part, (self.rank + 1) * part)
 
 
 class Items(ABC):
@@ -102,7 +75,7 @@ class Reader:
         self._order = lru_cache(2)(lambda epoch: items.order(chance.at("order", epoch)))
 
     def batch(
-        self, number: int, share: Share | None = None, pool: Executor | None = None
+        self, number: int, share: Shard | None = None, pool: Executor | None = None
     ) -> dict[str, Array]:
         """A batch, float32, by the names of the tops.
 
@@ -115,7 +88,7 @@ class Reader:
             InputError: an item cannot be read, or the items of the batch have different shapes.
         """
         size = self.items.batch_size
-        places = (share or Share()).of(size, self.label)
+        places = (share or Shard()).of(size, self.label)
         positions = [self._first + number * size + place for place in places]
         stored = [self.items.fetch(self._index(position)) for position in positions]
         spread = pool.map if pool is not None and self.items.slow else map

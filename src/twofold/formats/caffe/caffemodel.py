@@ -14,9 +14,9 @@ from typing import BinaryIO
 import numpy as np
 
 from ...errors import FormatError
+from ...files.source import Source, read_head, read_source
 from ...progress import track
 from ..sniff import is_hdf5, looks_like_onnx, what_else
-from ..source import Source, read_head, read_source
 from .entry import ENTRY, EntryError, WireLayer, is_v0, new_entry, read_layer
 from .hdf5 import read_hdf5
 from .weights import Blob, NewLayer, NewWeights, WeightsFile, WeightsLayer

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...conv import ConvGeometry
-from .kinds import Kind, kind_of, plain
+from .layer_types import Kind, kind_of, plain
 from .prototxt import Document, after_space, apply_edits, comments, parse
 from .tree import Field, Message, Scalar
 from .upgrade import V1_TYPES, v1_type

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...conv import Array
 from .blob import WireBlob, new_blob
-from .kinds import Kind, kind_of, plain
+from .layer_types import Kind, kind_of, plain
 from .schema import ENUMS, MESSAGES, FieldDef
 from .upgrade import V1_TYPES, v1_type
 from .weights import NewLayer, NewWeights, WeightsLayer

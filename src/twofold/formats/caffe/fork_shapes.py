@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ...conv import Size
 from ...errors import ModelError
 from .fields import Fields, axis_of
-from .kinds import volume_param
+from .layer_types import volume_param
 from .net import LayerSpec
 from .rules import Shape, rule
 

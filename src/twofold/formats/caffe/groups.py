@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from ...conv import Array, ConvGeometry, ConvLayer, Size, Skipped
 from ...errors import ModelError, shape_option
-from ...kinds import meaning
+from ...layer_types import meaning
 from .emit import refusal
-from .kinds import Kind, kind_of
+from .layer_types import Kind, kind_of
 from .net import LayerSpec, NetDefinition, layer_messages, read_layers, read_net
 from .parameters import check_fit, check_parameters
 from .prototxt import Document

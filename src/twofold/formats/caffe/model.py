@@ -13,15 +13,15 @@ import numpy as np
 
 from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
+from ...files.source import Source, read_source, refuse_changed
 from ...system import is_dir
 from ..base import commit, recover
 from ..graph import NetGraph
-from ..source import Source, read_source, refuse_changed
 from .caffemodel import read_weights
 from .emit import NewLayerText, free_name, replace_layer
 from .graph import net_graph
 from .groups import Group, Use, as_layer, find_groups
-from .kinds import plain
+from .layer_types import plain
 from .net import LayerSpec, NetDefinition, read_layers, read_net
 from .prototxt import Document, parse
 from .shapes import rule_of

@@ -16,7 +16,7 @@ from ...conv import Size
 from ...errors import ModelError
 from . import fork_shapes  # noqa: F401 - registers its rules
 from .fields import Fields, axis_of
-from .kinds import kind_of
+from .layer_types import kind_of
 from .net import LayerSpec, NetDefinition
 from .rules import RULES, Rule, Shape, rule
 from .window import window

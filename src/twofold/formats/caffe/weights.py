@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...conv import Array, ConvGeometry
 from ...errors import ModelError
-from ..source import Source
+from ...files.source import Source
 
 Float32 = NDArray[np.float32]
 

@@ -10,8 +10,8 @@ from onnx import NodeProto, TensorProto
 
 from ...conv import ConvGeometry, Size
 from .graphs import Constant, Graphs, Scope, is_op
-from .kinds import Kind
-from .kinds.base import Shape
+from .layer_types import Kind
+from .layer_types.base import Shape
 from .tensors import BITS
 
 _QUANTIZED = "it is quantized (weight and input come from DequantizeLinear); decompose first, then quantize"

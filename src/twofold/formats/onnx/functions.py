@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto
 from ...conv import Size, Skipped
 from .graphs import Graphs, held
 from .groups import find_groups, free_name, macs_of
-from .kinds import kind_of
+from .layer_types import kind_of
 from .tensors import Files
 
 #: Key of the metadata that says of a node in a function which one it is.

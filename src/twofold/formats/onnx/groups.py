@@ -12,7 +12,7 @@ from onnx import NodeProto
 from ...conv import Array, ConvLayer, Size, Skipped
 from .convolution import Use, is_first, read_use
 from .graphs import Constant, Graphs, Scope
-from .kinds import Kind, kind_of
+from .layer_types import Kind, kind_of
 from .shapes import ValueShapes, batch_of
 from .tensors import BITS, Files, read_weight
 from .turns import turns

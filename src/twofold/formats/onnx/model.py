@@ -16,12 +16,12 @@ from onnx import ModelProto
 
 from ...conv import ConvLayer, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError, option
+from ...files.atomic import hidden_file
+from ...files.source import Source, hashed_source, read_source
 from ...system import is_dir
-from ..atomic import hidden_file
 from ..base import commit, recover
 from ..graph import NetGraph
 from ..sniff import what_else
-from ..source import Source, hashed_source, read_source
 from .damage import damage
 from .edit import Editor
 from .external import copy_range, lay_out, write_pieces

@@ -12,8 +12,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, nu
 
 from ...conv import Array
 from ...errors import FormatError, ModelError
+from ...files.links import data_file
 from ...system import reading
-from ..links import data_file
 
 #: Weights that are decomposed -> significant bits of their values.
 BITS: dict[int, int] = {

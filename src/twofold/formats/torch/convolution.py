@@ -15,7 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ...conv import Array, ConvGeometry, FactorConv
 from ...errors import ModelError
-from .kinds.base import Kind, kind_of, plain, registered
+from .layer_types.base import Kind, kind_of, plain, registered
 
 #: Modules that read the weights of layers in them by themselves, without calling them.
 READ_BY: tuple[type[nn.Module], ...] = (nn.MultiheadAttention, nn.TransformerEncoderLayer)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...conv import ConvLayer, Size, Skipped
 from .convolution import BITS, READ_BY, bias_of, geometry, layer_kind, refusal, values
-from .kinds import kind_of
+from .layer_types import kind_of
 
 #: What a layer is called that is the whole module.
 ROOT = "(module)"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .convolution import geometry
-from .kinds import kind_of
+from .layer_types import kind_of
 
 #: Sizes of images that forwards take, the usual first: any size is taken by most, one of these by the rest.
 _SIZES = (64, 224, 32, 28, 256)

@@ -16,7 +16,7 @@ from .count import Counted, Product, counting
 from .detours import Detours, Places
 from .groups import ROOT, Calls, Group, find_groups
 from .inputs import Arguments
-from .kinds import kind_of
+from .layer_types import kind_of
 from .outputs import flat
 from .running import same_randomness
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ModelError
-from ...formats.torch.kinds import convolve
+from ...formats.torch.layer_types import convolve
 from ..stacks import Stack
 from .base import Run, Whole, as_float, cpu_name
 

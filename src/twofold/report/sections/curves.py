@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from ...planning.candidates import label
 from ...planning.plan import Plan
-from ...planning.text import count_text, error_text, ranks_text
 from ...planning.tradeoff import LayerCurves, RankCurve, Tradeoff
+from ...text import count_text, error_text, ranks_text
 from ..data import Report
 from ..svg import Axes, Line, Mark, chart
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ...conv import Skipped
 from ...formats.graph import NetGraph
 from ...planning.plan import Choice, Plan, ratio
-from ...planning.text import count_text, error_text, shape_text
 from ...planning.timing import milliseconds
+from ...text import count_text, error_text, shape_text
 
 
 @dataclass(frozen=True)

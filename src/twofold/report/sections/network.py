@@ -15,7 +15,7 @@ from ...conv import ConvGeometry, Skipped
 from ...formats.graph import Shape
 from ...lowrank import scheme
 from ...planning.plan import Choice, Plan
-from ...planning.text import count_text, error_text, shape_text
+from ...text import count_text, error_text, shape_text
 from ..data import Report
 from ..layout import Block, lay_out
 from ..routes import HEIGHT, WIDTH, Point, Routes, height_of, route

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...planning.plan import Plan
-from ...planning.text import count_text, error_text
 from ...planning.timing import Timing
+from ...text import count_text, error_text
 from ..data import Recovered, Report, Training
 
 #: Bytes of a weight in float32.

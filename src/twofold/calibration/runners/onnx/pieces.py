@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from ....formats.onnx.kinds import kind_of
+from ....formats.onnx.layer_types import kind_of
 from .graph import Graph
 from .session import Arrays, Session
 

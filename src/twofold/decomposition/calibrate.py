@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .calibration.accuracy import Accuracy, top1
-from .calibration.correction import gather_remainders
-from .calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
-from .calibration.inputs import Batch, Inputs
-from .calibration.measure import Measure, Metric, MetricChange, OutputError, number_of
-from .calibration.runner import Runner, Stacks
-from .calibration.runners import refuse_varying, runner_for
-from .calibration.shrink import HeldOut
-from .calibration.source import (
+from ..calibration.accuracy import Accuracy, top1
+from ..calibration.correction import gather_remainders
+from ..calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
+from ..calibration.inputs import Batch, Inputs
+from ..calibration.measure import Measure, Metric, MetricChange, OutputError, number_of
+from ..calibration.runner import Runner, Stacks
+from ..calibration.runners import refuse_varying, runner_for
+from ..calibration.shrink import HeldOut
+from ..calibration.source import (
     CalibrationSource,
     calibration_inputs,
     image_preprocessing,
     is_caffe,
-    values_of_sample,
+    ENOUGH,
+    FEW_HELD_OUT,
+    split,
 )
-from .calibration.store import load_or_gather
-from .calibration.synthetic import beside
-from .conv import ConvLayer, Factors
-from .errors import InputError, MissingExtraError, ModelError, OptionError, TwofoldError
-from .formats.base import is_missing, preflight
-from .lowrank import Factorization, corrected_stack
-from .planning import MeasuredSensitivity
-from .planning.sensitivity import measure_sensitivity
-from .planning.workload import Workload
-from .progress import track
+from ..calibration.store import load_or_gather
+from ..calibration.synthetic import beside
+from ..conv import ConvLayer, Factors
+from ..errors import InputError, MissingExtraError, ModelError, OptionError, TwofoldError
+from ..formats.base import is_missing, preflight
+from ..lowrank import Factorization, corrected_stack
+from ..planning import MeasuredSensitivity
+from ..planning.workload import Workload
+from ..progress import track
+from .sensitivity import measure_sensitivity
 
-__all__ = ["Calibration", "CalibrationSource", "WeightsOnly", "calibration_inputs", "prepare", "split"]
+__all__ = ["Calibration", "WeightsOnly", "prepare"]
 
-#: Fewer samples than this are used for both, fitting and measuring.
-_FEWEST_TO_SPLIT = 16
-#: Share of the samples that fits never see: on them sensitivities and errors are measured.
-_HELD_OUT = 1 / 8
-#: Errors that fewer samples told are off by a factor of two at times; so many inputs give enough of them.
-_FEW_HELD_OUT = 4
-_ENOUGH = math.floor((_FEW_HELD_OUT - 1) / _HELD_OUT) + 1
-#: Values of all inputs, over the samples that are measured on: 8 pictures of 3 x 320 x 320.
-_MEASURED_VALUES = 8 * 3 * 320 * 320
-_MOST_MEASURED = 64
 #: Batch statistics mean something for so many samples at least.
 _SMALLEST_STATISTICS_BATCH = 8
 #: The held-out samples choose among these, and no correction.
@@ -135,11 +126,11 @@ class Calibration:
         count = f"{self.held_out.count} input{'s' * (self.held_out.count != 1)}"
         if not self.apart:
             found = f"on {count} that factors were fitted to, too, so that it is too small for others"
-        elif self.held_out.count < _FEW_HELD_OUT:
+        elif self.held_out.count < FEW_HELD_OUT:
             found = f"on {count} alone, so that others may show twice as much"
         else:
             return None
-        return f"the error of the outputs was measured {found}; give {_ENOUGH} inputs or more"
+        return f"the error of the outputs was measured {found}; give {ENOUGH} inputs or more"
 
     def measure(self) -> Measure:
         """A fresh measure of what is protected."""
@@ -260,14 +251,3 @@ def _filled_up(fitted: Inputs, held_out: Inputs, source: CalibrationSource) -> t
         fitted.and_also(more.take(slice(probes, None)), note),
         held_out.and_also(more.take(slice(probes)), note) if probes else held_out,
     )
-
-
-def split(inputs: Inputs) -> tuple[Inputs, Inputs]:
-    """Samples to fit on, and samples to measure on, spread evenly over all."""
-    most = min(max(_MEASURED_VALUES // values_of_sample(inputs), 4), _MOST_MEASURED)
-    if inputs.count < _FEWEST_TO_SPLIT:
-        return inputs, inputs.take(slice(0, most))
-    count = min(math.ceil(inputs.count * _HELD_OUT), most)
-    held = [round((index + 0.5) * inputs.count / count - 0.5) for index in range(count)]
-    rest = [index for index in range(inputs.count) if index not in set(held)]
-    return inputs.take(rest), inputs.take(held)

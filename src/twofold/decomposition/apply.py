@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from .conv import ConvLayer, FactorConv, Factors, Skipped
-from .errors import PlanError, TwofoldError, option
-from .formats.base import Model
-from .formats.modules import as_model, parameters_of
-from .lowrank import LayerFit, scheme
-from .planning import Plan, requests
-from .progress import track
+from ..conv import ConvLayer, FactorConv, Factors, Skipped
+from ..errors import PlanError, TwofoldError, option
+from ..formats.base import Model
+from ..formats.modules import as_model, parameters_of
+from ..lowrank import LayerFit, scheme
+from ..planning import Plan, requests
+from ..progress import track
 from .result import Result
 from .tryout import tryout
 

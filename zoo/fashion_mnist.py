@@ -13,9 +13,9 @@ from examples.fashion.make_data import DEBIAN, PARTS, read, write_database
 from numpy.typing import NDArray
 
 import twofold
-from benchmarks.packages import ROOT, DebianPackage, cached
 from twofold.calibration.runner import Runner
 from twofold.formats.caffe.model import CaffeModel
+from zoo.packages import ROOT, DebianPackage, cached
 
 EXAMPLE = ROOT / "examples" / "fashion"
 PACKAGE = DebianPackage(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..calibration.shrink import SHARES, HeldOut, drawn
+from ..conv import ConvLayer, LayerStatistics, SecondPass
+from ..lowrank import Factorization, FitOptions, LayerFit, scheme
+from ..planning import Choice, Request
+from ..progress import track
 from .calibrate import Calibration
-from .calibration.shrink import SHARES, HeldOut, drawn
-from .conv import ConvLayer, LayerStatistics, SecondPass
-from .lowrank import Factorization, FitOptions, LayerFit, scheme
-from .planning import Choice, Request
-from .progress import track
 
 #: Of the largest useful ranks, where fits are judged: a rank that a plan might choose.
 _JUDGED = 2 / 3

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from ..conv import ConvLayer, Skipped
 from ..errors import PlanError
 from ..formats.base import Model
+from ..latency.layers import layer_prices, verified
+from ..latency.nets import batch_of
+from ..latency.prices import Prices
+from ..latency.stopwatch import Pair, Stopwatch
 from ..planning import Plan, Request
 from ..planning.options import left_alone
 from ..planning.timing import NetworkTiming, Timing
 from ..planning.workload import Workload
-from ..search import Attempt
-from .layers import layer_prices, verified
-from .nets import batch_of
-from .prices import Prices
-from .stopwatch import Pair, Stopwatch
+from .search import Attempt
 
 #: Plans that are tried and timed.
 _ATTEMPTS = 4

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from .calibrate import CalibrationSource, calibration_inputs, split
-from .calibration.inputs import Batch, Inputs
-from .calibration.measure import OutputError, quality_warning
-from .calibration.pixels import Picture
-from .calibration.runner import Outputs
-from .calibration.runners import runner_for
-from .conv import ConvLayer
-from .errors import without
-from .formats.base import commit, output_path, refuse_changed, reserved, sizes_of
-from .formats.modules import with_data
-from .formats.scratch import scratch_folder
-from .int8.qdq import LAYERS, fitting, prepare, session, with_outputs, write_int8
-from .int8.source import as_onnx
-from .lowrank.assemble import checked_weight
-from .planning.text import aligned, count_text, error_text
-from .progress import track
-from .system import real
+from ..calibration.inputs import Batch, Inputs
+from ..calibration.measure import OutputError, quality_warning
+from ..calibration.pixels import Picture
+from ..calibration.runner import Outputs
+from ..calibration.runners import runner_for
+from ..calibration.source import CalibrationSource, calibration_inputs, split
+from ..conv import ConvLayer
+from ..errors import without
+from ..files.scratch import scratch_folder
+from ..formats.base import commit, output_path, refuse_changed, reserved, sizes_of
+from ..formats.modules import with_data
+from ..lowrank.assemble import checked_weight
+from ..progress import track
+from ..system import real
+from ..text import aligned, count_text, error_text
+from .qdq import LAYERS, fitting, prepare, session, with_outputs, write_int8
+from .source import as_onnx
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -126,7 +126,7 @@ def _quantize(
     extra: Callable[[Quantized], Mapping[Path, bytes]] | None,
 ) -> Quantized:  # fmt: skip
     """See `quantize`."""
-    from .int8.weights import round_to_outputs  # noqa: PLC0415 - an extra
+    from .weights import round_to_outputs  # noqa: PLC0415 - an extra
 
     for layer in model.convolutions():
         if isinstance(layer, ConvLayer):

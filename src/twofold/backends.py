@@ -8,9 +8,9 @@ from pathlib import Path
 
 from .conv import Size
 from .errors import MissingExtraError, OptionError, PlanError
+from .files.links import following_links
 from .formats.base import Model
 from .formats.caffe.model import CaffeModel
-from .formats.links import following_links
 from .system import is_dir, is_file, reading
 
 #: Endings of what a Python program makes, and only it can load.

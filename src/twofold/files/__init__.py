@@ -1,0 +1,1 @@
+"""Files: read as they were found, written whole or not at all."""
