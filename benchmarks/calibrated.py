@@ -24,7 +24,7 @@ from zoo.models import RealModel, model
 from zoo.photographs import as_inputs, crops, face_photographs, photographs
 
 import twofold
-from twofold.calibration.measure import OutputError
+from twofold.calibration.measure import OutputErrorMetric
 from twofold.calibration.pixels import read_pixels, resize
 from twofold.calibration.runners import runner_for
 from twofold.compare import OVERLAP, SCORE, overlap
@@ -56,7 +56,7 @@ class Case:
 CASES = (
     Case("hed", "the reference's rule", ("--rule", "amct")),
     Case("hed", "weights only", ("--no-data",)),
-    Case("hed", "made-up pictures", ("--macs", "0.393"), limit=0.08),
+    Case("hed", "synthetic images", ("--macs", "0.393"), limit=0.08),
     Case("hed", "66 crops", ("--macs", "0.393"), crops=66, limit=0.025),
     Case("hed", "66 crops", ("--macs", "0.20"), crops=66, limit=0.11),
     *(
@@ -65,21 +65,21 @@ CASES = (
         for case in (
             Case(name, "the reference's rule", ("--rule", "amct")),
             Case(name, "weights only", ("--no-data",)),
-            Case(name, "made-up pictures", (), limit=2 / 3),
+            Case(name, "synthetic images", (), limit=2 / 3),
             Case(name, "88 crops", (), crops=88, limit=1 / 3),
-            Case(name, "88 crops, and made-up pictures", ("--made-up", "66"), crops=88, limit=1 / 3),
+            Case(name, "88 crops, and synthetic images", ("--synthetic", "66"), crops=88, limit=1 / 3),
         )
     ),
 )
 
 
 def inputs_of(
-    real: RealModel, pictures: dict[str, NDArray[np.uint8]], count: int, seed: int
+    real: RealModel, images: dict[str, NDArray[np.uint8]], count: int, seed: int
 ) -> NDArray[np.float32]:
     """Crops of photographs as a net takes them."""
     options = real.options
     mean = options.mean if isinstance(options.mean, tuple) else (0.0, 0.0, 0.0)
-    cut = crops(pictures, count, real.size, seed)
+    cut = crops(images, count, real.size, seed)
     return as_inputs(cut, options.color or "bgr", mean, options.scale or 1.0)
 
 
@@ -105,7 +105,7 @@ def error(real: RealModel, folder: Path) -> float:
     """Error of what was written, on photographs that were not used to calibrate."""
     before = runner_for(twofold.load(real.prototxt, real.caffemodel))
     after = runner_for(twofold.load(*written(real, folder)), before.outputs)
-    measure = OutputError()
+    measure = OutputErrorMetric()
     for sample in inputs_of(real, photographs().held_out, HELD_OUT, seed=1):
         batch = {real.input: sample[None]}
         measure.add("", before.run(batch), after.run(batch))
@@ -127,8 +127,8 @@ def faces(real: RealModel, folder: Path) -> str:
     ]
     again = total = 0
     for path in face_photographs():
-        picture = resize(read_pixels(path, "rgb"), real.size)
-        batch = {real.input: as_inputs([picture], "bgr", mean, 1.0)}
+        image = resize(read_pixels(path, "rgb"), real.size)
+        batch = {real.input: as_inputs([image], "bgr", mean, 1.0)}
         rows = [net.run(batch)[real.output].reshape(-1, 7) for net in nets]
         kept = [found[found[:, 2] >= score] for found, score in zip(rows, (SCORE, 0.0), strict=True)]
         total += len(kept[0])

@@ -1,7 +1,7 @@
 """A trained Caffe network made faster, step by step, offline: `make demo`.
 
 The net is the example's VGG-like one for Fashion-MNIST. Half of the test images that are shipped with it
-stand for the user's pictures, whose labels are not used; the other half tells the accuracy.
+stand for the user's images, whose labels are not used; the other half tells the accuracy.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     original = example("vgg")
     count("original", original)
 
-    print(f"1. Decompose: {MACS:.0%} of the MACs, fitted to {half} pictures without labels\n")
+    print(f"1. Decompose: {MACS:.0%} of the MACs, fitted to {half} images without labels\n")
     result = twofold.decompose(original, macs=MACS, data=source.data)
     result.save(out / "decomposed", force=True)
     print(result.plan)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n4. Time, and what the outputs have become\n")
     print(twofold.compare(original, recovery.model, source))
 
-    print(f"\nNamed rightly, of {len(judge.labels)} other pictures:")
+    print(f"\nNamed rightly, of {len(judge.labels)} other images:")
     for step, percent in found:
         print(f"  {step:16} {percent:5.1f} %")
     print(f"\nwritten into {out}")

@@ -76,7 +76,7 @@ class Outcome:
 
     Attributes:
         ranks: (scheme, variant, ranks) of every layer that was replaced, in order.
-        predicted: relative error of the outputs that the plan foretells.
+        predicted: relative error of the outputs that the plan predicts.
         measured: the plan's own measurement.
         error: on crops of photographs that nobody looked at.
     """

@@ -23,7 +23,7 @@ from zoo.photographs import as_inputs, crops, photographs
 import twofold
 from benchmarks.onnx_calibrated import inputs as onnx_inputs
 from twofold.calibration.inputs import Inputs, Provenance
-from twofold.calibration.measure import OutputError
+from twofold.calibration.measure import OutputErrorMetric
 from twofold.formats.base import Model
 from twofold.int8.qdq import DEQUANTIZED, prepare, session, with_outputs, write_int8
 from twofold.int8.source import as_onnx
@@ -67,7 +67,7 @@ def error(plain: Path, int8: Path, outputs: Sequence[str], inputs: Inputs) -> fl
     given = {name for node in int8_proto.graph.node for name in node.output}
     names = {one: one + DEQUANTIZED if one + DEQUANTIZED in given else one for one in outputs}
     nets = session(with_outputs(float_proto, names)), session(with_outputs(int8_proto, names.values()))
-    measure = OutputError()
+    measure = OutputErrorMetric()
     for sample in inputs:
         wanted, found = (
             net.run(list(asked), sample) for net, asked in zip(nets, (names, names.values()), strict=True)

@@ -23,7 +23,7 @@ from zoo.onnx_models import ONNX_FILES, OnnxFile, read_text, run, written
 from zoo.photographs import crops, photographs
 
 import twofold
-from twofold.calibration.measure import OutputError
+from twofold.calibration.measure import OutputErrorMetric
 from twofold.calibration.runners import runner_for
 from twofold.compare import overlap
 
@@ -41,7 +41,7 @@ class Outcome:
 
     Attributes:
         ratio: of the MACs.
-        predicted: relative error of the protected outputs that the plan foretells.
+        predicted: relative error of the protected outputs that the plan predicts.
         measured: the plan's own measurement.
         others: the same on inputs that nobody looked at.
         error: relative error there of the first output, which may be read out of what is protected by a
@@ -68,7 +68,7 @@ def outcome(name: str, folder: Path, macs: float, *, data: bool = True, multiple
         original, macs=macs, multiple=multiple, schemes=("spatial", "channel"), **options
     )
     path = result.save(folder)[0]
-    protected = OutputError()
+    protected = OutputErrorMetric()
     runner = runner_for(original)
     runners = runner, runner_for(result.model, runner.outputs)
     for x in held_out:

@@ -3,7 +3,7 @@
 All steps are runs of the installed command on crops of photographs, and the error is taken on photographs
 that none has seen: ||out - ref|| / ||ref - mean(ref)|| of the fused logits. It fails if less than half of the
 error goes. Two recoveries look at small crops, four in the place of a large one, so that a step sees more
-different pictures; and what lies before and behind the last block is learned, too, since the few values of
+different images; and what lies before and behind the last block is learned, too, since the few values of
 its own output say little about it. What is judged is the mean of their weights.
 """
 
@@ -85,7 +85,7 @@ def main() -> int:
             )  # fmt: skip
             measured(f"recovered, seed {seed}", folder, seconds)
         seconds = _twofold(
-            "recover", *models(first), "--also", str(second), "-o", str(mean), *looked, "--steps", "0"
+            "recover", *models(first), "--average-with", str(second), "-o", str(mean), *looked, "--steps", "0"
         )
         after = measured("their mean", mean, seconds)
     Console().print(table)

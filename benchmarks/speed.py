@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 from zoo.models import model, models
 from zoo.onnx_models import ONNX_FILES
-from zoo.photographs import Picture, crops, photographs
+from zoo.photographs import ImageSource, crops, photographs
 
 import twofold
 from benchmarks.calibrated import HELD_OUT, inputs_of
-from twofold.calibration.measure import OutputError
+from twofold.calibration.measure import OutputErrorMetric
 from twofold.calibration.runners import runner_for
 from twofold.formats.base import Model
 from twofold.latency.choose import here
@@ -41,7 +41,7 @@ THREADS = 2
 PREDICTION = 0.15
 #: Largest error on photographs that no run has seen.
 ERROR = 0.10
-#: What is asked on the calibration inputs: on other pictures an error comes out half as large again, and that
+#: What is asked on the calibration inputs: on other images an error comes out half as large again, and that
 #: of a classifier with two outputs twice as large.
 ASKED, ASKED_OF_TWO = 0.068, 0.045
 
@@ -112,19 +112,19 @@ def load(name: str, files: Sequence[Path]) -> Model:
     return twofold.load(*files, inputs=shapes)
 
 
-def inputs(name: str, pictures: Mapping[str, Picture], count: int, seed: int) -> NDArray[np.float32]:
+def inputs(name: str, images: Mapping[str, ImageSource], count: int, seed: int) -> NDArray[np.float32]:
     """Crops of photographs as a model takes them."""
     if name not in ONNX_FILES:
-        return inputs_of(model(name), pictures, count, seed)
+        return inputs_of(model(name), images, count, seed)
     file = ONNX_FILES[name]
-    return np.concatenate([file.sample(cut) for cut in crops(pictures, count, file.size, seed)])
+    return np.concatenate([file.sample(cut) for cut in crops(images, count, file.size, seed)])
 
 
 def error(
     name: str, before: Sequence[Path], after: Sequence[Path], count: int = HELD_OUT, seed: int = 1
 ) -> float:
     """Error of the second on crops of photographs that were not used to calibrate."""
-    measure = OutputError()
+    measure = OutputErrorMetric()
     reference = runner_for(load(name, before))
     other = runner_for(load(name, after), reference.outputs)
     (entry,) = reference.inputs
@@ -150,7 +150,7 @@ def failures(case: Case, plan: Plan, pair: Pair, lost: float) -> list[str]:
 
 
 def predicted(plan: Plan) -> float:
-    """Time after / before as the plan foretold it."""
+    """Time after / before as the plan predicted it."""
     if plan.timing is None:
         return 1.0
     before, after = plan.timing.network.predicted

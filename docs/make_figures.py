@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from zoo.fashion_mnist import Images, example, shipped, top1
 
 import twofold
-from twofold.calibration.measure import OutputError
+from twofold.calibration.measure import OutputErrorMetric
 from twofold.calibration.runners import runner_for
 from twofold.calibration.source import CalibrationSource
 from twofold.conv import ConvLayer
@@ -85,14 +85,14 @@ def whole(source: CalibrationSource, judge: Images) -> tuple[dict[str, Line], di
     errors: dict[str, Line] = {}
     accuracies: dict[str, Line] = {"the original": [(1.0, top1(runner_for(model), judge))]}
     ways = {
-        "weights alone": {"no_data": True}, "made-up pictures": {},
-        "250 pictures, no labels": {"data": source.data},
+        "weights alone": {"no_data": True}, "synthetic images": {},
+        "250 images, no labels": {"data": source.data},
     }  # fmt: skip
     made = [(name, twofold.decompose(model, macs=r, **how)) for name, how in ways.items() for r in RATIOS]
     made.append(("AMCT's rule", twofold.decompose(model, rule="amct")))
     for name, result in made:
         ratio, net = result.plan.totals.macs_ratio, runner_for(result.model)
-        measure = OutputError()
+        measure = OutputErrorMetric()
         measure.add("", runner_for(model).run(inputs), net.run(inputs))
         errors.setdefault(name, []).append((ratio, measure.error("")))
         accuracies.setdefault(name, []).append((ratio, top1(net, judge)))

@@ -1,4 +1,4 @@
-"""Draws the pictures of a report, docs/figures/report_{light,dark}.png, from a net of `examples/fashion`.
+"""Draws the images of a report, docs/figures/report_{light,dark}.png, from a net of `examples/fashion`.
 
 `make figures` runs it. It needs a Chromium (`make browser`).
 """
@@ -37,7 +37,7 @@ def main() -> int:
         with sync_playwright() as driver:
             opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             for scheme in ("light", "dark"):
-                picture(opened, page, scheme)
+                image(opened, page, scheme)
             opened.close()
     return 0
 
@@ -55,7 +55,7 @@ def report(folder: Path) -> Path:
     return folder / "out" / "report.html"
 
 
-def picture(opened: Browser, page: Path, scheme: str) -> None:
+def image(opened: Browser, page: Path, scheme: str) -> None:
     """Draw the page in one colour scheme."""
     shown = opened.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme=scheme)
     shown.goto(page.as_uri())

@@ -150,10 +150,10 @@ def _onnx(rng: np.random.Generator) -> None:
 
 def _data(rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 256, (12, 10, 3), np.uint8)
-    for name, picture in {"colour.png": pixels, "gray.png": pixels[:, :, 0]}.items():
+    for name, image in {"colour.png": pixels, "gray.png": pixels[:, :, 0]}.items():
         path = CORPUS / "image" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
     for suffix in ("jpg", "gif", "bmp", "tiff", "webp"):
         Image.fromarray(pixels).save(CORPUS / "image" / f"colour.{suffix}")
     _put("imagelist/list.txt", "gray.png 0\ngray.png 3\n")

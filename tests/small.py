@@ -95,7 +95,7 @@ def opencv(prototxt: str | Path, caffemodel: str | Path, x: np.ndarray, *layers:
     return list(net.forward(list(layers))) if layers else [net.forward()]
 
 
-def picture(*shape: int) -> np.ndarray:
+def image(*shape: int) -> np.ndarray:
     """A seeded input."""
     return np.random.default_rng(9).normal(size=shape or (1, 16, 12, 12)).astype(np.float32)
 

@@ -97,14 +97,14 @@ def test_an_error_that_few_inputs_tell_is_no_certain_one(files, count, said):
         assert found[0] in result.plan.notes
 
 
-def test_without_inputs_pictures_are_made_up_and_it_is_said(files):
+def test_without_inputs_images_are_synthetic_and_it_is_said(files):
     result = twofold.decompose(twofold.load(*files), macs=0.5)
     assert result.plan.calibration["inputs"]["kind"] == "synthetic"
-    assert any("made-up" in note and "(assumed)" in note for note in result.plan.notes)
+    assert any("synthetic" in note and "(assumed)" in note for note in result.plan.notes)
     assert re.search(r"output, measured on \d+ inputs that no factor was fitted to: 0\.\d+", str(result.plan))
 
 
-def test_weights_only_where_no_picture_can_be_made_up(tmp_path):
+def test_weights_only_where_no_image_can_be_synthesized(tmp_path):
     text = HEAD.replace("dim: 16", "dim: 40") + conv("one", "data")
     result = twofold.decompose(twofold.load(*write(tmp_path, text)), macs=0.5)
     assert result.plan.calibration is None
@@ -115,9 +115,9 @@ def test_weights_only_where_no_picture_can_be_made_up(tmp_path):
         twofold.decompose(twofold.load(*write(tmp_path, text)), macs=0.5, data=samples())
 
 
-@pytest.mark.parametrize("asked", [["--made-up", "8"], ["--range=-1:1"], ["--protect", "one"]])
-def test_made_up_pictures_that_are_asked_for_are_made_or_it_fails(tmp_path, capsys, asked):
-    text = HEAD.replace("dim: 16", "dim: 40") + conv("one", "data")  # 40 channels: no picture
+@pytest.mark.parametrize("asked", [["--synthetic", "8"], ["--range=-1:1"], ["--targets", "one"]])
+def test_synthetic_images_that_are_asked_for_are_made_or_it_fails(tmp_path, capsys, asked):
+    text = HEAD.replace("dim: 16", "dim: 40") + conv("one", "data")  # 40 channels: no image
     files = write(tmp_path, text)
     argv = ["decompose", *files, "--macs", "0.5", "-o", str(tmp_path / "out"), *asked]
     assert main(argv) == 1
@@ -162,7 +162,7 @@ def test_an_accuracy_budget_is_kept(files):
     assert 0 < plan.totals.macs_ratio < 0.7
     after = next(float(note.split()[-2]) for note in plan.notes if note.startswith("accuracy 1.0000 before"))
     assert 0.9 <= after <= 1
-    with pytest.raises(OptionError, match="labelled pictures, or a function"):
+    with pytest.raises(OptionError, match="labelled images, or a function"):
         twofold.decompose(model, accuracy_drop=0.1, data=samples())
     with pytest.raises(PlanError, match="weights only"):
         twofold.decompose(model, accuracy_drop=0.1, no_data=True)
@@ -249,32 +249,32 @@ def test_a_fitted_plan_takes_its_factors_from_the_model_beside_it(files, tmp_pat
     assert not Path("new").exists()
 
 
-def pictures(folder, count=6):
+def images(folder, count=6):
     Image = pytest.importorskip("PIL.Image")
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(count):
         noise = ndimage.gaussian_filter(rng.normal(size=(40, 50, 3)), (2, 2, 0))
         Image.fromarray(np.uint8(np.clip(128 + 300 * noise, 0, 255))).save(folder / f"{index}.png")
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
 
 
-def test_a_folder_of_pictures_from_the_command_line(tmp_path, monkeypatch, capsys):
+def test_a_folder_of_images_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     files = write(tmp_path, COLOUR)
-    pictures(tmp_path / "photos")
+    images(tmp_path / "photos")
     options = ["--images", "photos", "--mean", "104,117,123", "--crops", "4", "--scale", "0.01"]
     assert main(["decompose", *files, "-o", "out", "--macs", "0.5", "--multiple", "4", *options]) == 0
     out, err = capsys.readouterr()
-    assert "1 of 7 pictures were skipped" in err
+    assert "1 of 7 images were skipped" in err
     assert re.search(r"measured on \d+ inputs that", out)
     record = Plan.load("out/plan.json").calibration["inputs"]
-    assert record["count"] == 6 * 4 - 3  # six pictures of four crops, an eighth of them held out
-    assert "made-up" not in err
+    assert record["count"] == 6 * 4 - 3  # six images of four crops, an eighth of them held out
+    assert "synthetic" not in err
     assert record["skipped"][0][0].endswith("bad.png")
-    more = ["--multiple", "4", "--made-up", "10", *options]
+    more = ["--multiple", "4", "--synthetic", "10", *options]
     assert main(["decompose", *files, "-o", "more", "--macs", "0.5", *more]) == 0
-    assert "10 made-up pictures are looked at beside yours" in capsys.readouterr().err
+    assert "10 synthetic images are looked at beside yours" in capsys.readouterr().err
     record = Plan.load("more/plan.json").calibration["inputs"]
     assert record["count"] == 6 * 4 - 3 + 10 - 3  # three of the ten stand beside those that are held out
     assert main(["compare", *files, "out", *options]) == 0
@@ -283,7 +283,7 @@ def test_a_folder_of_pictures_from_the_command_line(tmp_path, monkeypatch, capsy
     assert "time in PyTorch" in text
 
 
-def test_layers_are_probed_with_made_up_pictures_and_errors_measured_without(tmp_path, monkeypatch):
+def test_layers_are_probed_with_synthetic_images_and_errors_measured_without(tmp_path, monkeypatch):
     probed = []
 
     def spy(runner, layers, factorizations, inputs, options, **named):
@@ -293,11 +293,11 @@ def test_layers_are_probed_with_made_up_pictures_and_errors_measured_without(tmp
     monkeypatch.setattr("twofold.decomposition.calibrate.measure_sensitivity", spy)
     model = twofold.load(*write(tmp_path, COLOUR))
     source = CalibrationSource(data=np.random.default_rng(0).random((24, 3, 20, 20), np.float32))
-    for made_up, more in ((None, 0), (10, 3)):
-        options = replace(source, options=CalibrationOptions(made_up=made_up))
+    for synthetic, more in ((None, 0), (10, 3)):
+        options = replace(source, options=CalibrationOptions(synthetic=synthetic))
         prepared = Calibration.prepare(model, options)
         assert prepared.held_out.count == 3
-        assert prepared.inputs.count == 21 + (made_up or 0) - more
+        assert prepared.inputs.count == 21 + (synthetic or 0) - more
         run(model, PlanOptions(Budget("macs", 0.5), multiple=4, schemes=("spatial",)), prepared)
         assert probed.pop() == 3 + more
 
@@ -307,13 +307,13 @@ def test_layers_are_probed_with_made_up_pictures_and_errors_measured_without(tmp
     [
         (["--no-data", "--images", "photos"], "contradicts the inputs"),
         (["--images", "photos", "--data", "x.npy"], "give one of them"),
-        (["--images", "nothing"], "no picture of 1 or 3 channels"),
+        (["--images", "nothing"], "no image of 1 or 3 channels"),
         (["--size", "big"], "--size: 'big' is no size"),
         (["--range", "1"], "--range: '1' is no range"),
-        (["--made-up", "-1"], "made-up pictures are counted from 0, got -1"),
+        (["--synthetic", "-1"], "synthetic images are counted from 0, got -1"),
         (["--memory", "lots"], "'lots' is no amount"),
         (["--color", "cmyk"], "unknown color order 'cmyk'"),
-        (["--protect", "nothing"], "no blob 'nothing'"),
+        (["--targets", "nothing"], "no blob 'nothing'"),
         (["--accuracy-drop", "0.1", "--accuracy", "nothing:here"], "cannot find 'here'"),
         (["--metric", "math:pi"], "math:pi is no function"),
         (["--error", "0.1", "--macs", "0.5"], "--macs and --error"),

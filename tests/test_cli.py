@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
+from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, image, opencv, random_blobs, write
 
 from twofold.cli import main
 from twofold.cli.commands import Commands
@@ -149,7 +149,7 @@ def test_existing_files_are_refused_before_the_work(small, tmp_path, capsys, mon
 
 
 def test_a_result_may_replace_its_own_input(small, tmp_path, capsys):
-    before = picture()
+    before = image()
     wanted = opencv(*small, before)
     assert main(["decompose", *small, "-o", ".", "--force", "--rank", "*=full", "--skip", "out"]) == 0
     capsys.readouterr()
@@ -158,7 +158,7 @@ def test_a_result_may_replace_its_own_input(small, tmp_path, capsys):
 
 
 def test_full_rank_gives_the_same_output(small, capsys):
-    x = picture()
+    x = image()
     for scheme in ("spatial", "channel", "input", "tucker2"):
         argv = ["decompose", *small, "-o", scheme, "--scheme", scheme, "--rank", "*=full", "--only", "t*"]
         assert main(argv) == 0
@@ -177,7 +177,7 @@ def test_a_dearer_layer_of_the_reference_is_said(tmp_path, monkeypatch, capsys):
     assert main(["decompose", *files, "-o", "out", "--rule", "amct"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"stem.*spatial.*1\.\d\d\d", out)
-    assert "costs more" in out or "dearer" in out
+    assert "costs more" in out or "more expensive" in out
     assert main(["decompose", *files, "-o", "better"]) == 0
     assert "files were copied unchanged" in capsys.readouterr().out
 

@@ -26,7 +26,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("twofold.compare.installed", lambda: [runtime(name) for name in names])
 
 
-SOURCE = CalibrationSource(options=CalibrationOptions(made_up=2))
+SOURCE = CalibrationSource(options=CalibrationOptions(synthetic=2))
 
 
 def test_every_runtime_of_the_kind(both):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
+from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, image, opencv, random_blobs, write
 
 import twofold
 from twofold.conv import FactorConv, Factors
@@ -41,7 +41,7 @@ def test_the_example_of_the_readme(files, model, tmp_path):
     result.model.save(out / "net.prototxt", out / "net.caffemodel")
     assert "all convolutions" in str(result.plan)
     assert result.plan.totals.macs_ratio <= 0.4
-    assert opencv(out / "net.prototxt", out / "net.caffemodel", picture())[0].shape == (1, 5, 12, 12)
+    assert opencv(out / "net.prototxt", out / "net.caffemodel", image())[0].shape == (1, 5, 12, 12)
 
 
 @pytest.mark.parametrize("scheme", ["spatial", "depthwise"])
@@ -70,9 +70,9 @@ def test_the_output_is_that_of_the_composed_weight(files, model, tmp_path, schem
     for choice in result.plan.choices:
         blobs[choice.layer][0] = twofold.lowrank.composed(result.factors[choice.layer]).astype(np.float32)
     (tmp_path / "composed").mkdir()
-    expected = opencv(*write(tmp_path / "composed", NET, blobs), picture())[0]
-    assert_close(opencv(*paths[:2], picture())[0], expected)
-    assert np.abs(expected - opencv(*files, picture())[0]).max() > 1e-2  # so the comparison means something
+    expected = opencv(*write(tmp_path / "composed", NET, blobs), image())[0]
+    assert_close(opencv(*paths[:2], image())[0], expected)
+    assert np.abs(expected - opencv(*files, image())[0]).max() > 1e-2  # so the comparison means something
 
 
 def test_every_layer_keeps_its_energy_where_ranks_are_estimated_first(model):
@@ -270,7 +270,7 @@ def test_grouped_layers_at_full_rank_give_the_same_output(tmp_path, scheme):
     paths = result.save(tmp_path / "out")
     count = len(result.factors["one"].convs)
     assert paths[0].read_text().count("group: 4") == count
-    assert_close(opencv(*paths[:2], picture())[0], opencv(*files, picture())[0])
+    assert_close(opencv(*paths[:2], image())[0], opencv(*files, image())[0])
 
 
 @pytest.mark.parametrize(("growth", "bits", "holds"), [

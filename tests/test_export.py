@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from tests.small import HEAD, NET, TAIL, TRAIN_VAL, assert_close, conv, opencv, picture, random_blobs, write
+from tests.small import HEAD, NET, TAIL, TRAIN_VAL, assert_close, conv, image, opencv, random_blobs, write
 
 import twofold
 from twofold.caffe_onnx import Site, emits, forget
@@ -33,12 +33,12 @@ def exported(folder: Path, text: str = NET, **options) -> Path:
 
 def test_the_file_gives_what_opencv_gives_for_the_caffe_net(tmp_path):
     target = exported(tmp_path)
-    assert_close(run(target, picture())[0], opencv(*write(tmp_path), picture())[0])
+    assert_close(run(target, image())[0], opencv(*write(tmp_path), image())[0])
 
 
 def test_the_batch_stays_open(tmp_path):
     target = exported(tmp_path)
-    one, three = run(target, picture()), run(target, np.repeat(picture(), 3, axis=0))
+    one, three = run(target, image()), run(target, np.repeat(image(), 3, axis=0))
     assert_close(three[0][2:], one[0])
     assert onnx.load(target).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 

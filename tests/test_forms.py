@@ -79,7 +79,7 @@ def test_modules_are_compared_on_data(net, result, x, form, kind):
 def test_what_came_with_the_result_serves_the_module_it_was_made_of(net, result, x):
     found = twofold.compare(net, result, threads=1)
     assert found.macs[0] > 0
-    assert any("made-up" in note and "12x12" in note for note in found.notes)  # as `x` is
+    assert any("synthetic" in note and "12x12" in note for note in found.notes)  # as `x` is
     wider = torch.randn(3, 16, 9, 9)
     assert twofold.compare(net, result, example_inputs=wider[:1], data=wider, threads=1).samples == 3
 
@@ -93,7 +93,7 @@ def test_files_of_nets_are_compared_on_data_and_images(tmp_path):
     by_name = twofold.compare(model, result, data=x, threads=1)
     assert by_name.outputs == as_source.outputs
     assert by_name.outputs[0].error > 0
-    with pytest.raises(InputError, match="no picture of 1 or 3 channels"):
+    with pytest.raises(InputError, match="no image of 1 or 3 channels"):
         twofold.compare(model, result, images=tmp_path / "missing")
 
 

@@ -14,7 +14,7 @@ SRC = Path(__file__).parents[1] / "src" / "twofold"
 #: From left to right data flows; a part may import those before it, and itself. Modules of one line of the
 #: list may not import each other.
 FLOW = (
-    ("errors", "start"),
+    ("errors", "start", "renamed"),
     ("terminal", "system"),
     ("progress", "codec", "distributed"),
     ("files",),

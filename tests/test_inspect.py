@@ -1,4 +1,4 @@
-"""`inspect` foretells what `decompose` can do, and why a layer stays."""
+"""`inspect` predicts what `decompose` can do, and why a layer stays."""
 
 from __future__ import annotations
 

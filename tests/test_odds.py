@@ -84,9 +84,9 @@ def test_a_metric_whose_module_cannot_be_imported(text, said, tmp_path, monkeypa
 def test_remedies_name_only_options_that_there_are():
     with lacking("no-data"):
         assert remedy("; or {}", "no_data=True") == ""
-        assert remedy("; or {}", "protect") == "; or protect"
-        with lacking("protect"):
-            assert remedy("{}", "no_data=True") + remedy("{}", "protect") == ""
+        assert remedy("; or {}", "targets") == "; or targets"
+        with lacking("targets"):
+            assert remedy("{}", "no_data=True") + remedy("{}", "targets") == ""
     assert remedy("; or {}", "no_data=True") == "; or no_data=True"
 
 
@@ -180,8 +180,8 @@ def test_a_crafted_journal_moves_nothing(content, tmp_path):
 
 
 def test_a_command_is_offered_its_own_options_only():
-    with command_line(), offering({"--protect", "--limit"}):
+    with command_line(), offering({"--targets", "--limit"}):
         assert remedy("; or {}", "no_data=True") == ""
-        assert remedy("; or {}", "protect") == "; or --protect"
+        assert remedy("; or {}", "targets") == "; or --targets"
     with command_line(), offering(None):
         assert remedy("; or {}", "skip='a'", "--skip a") == "; or --skip a"

@@ -37,7 +37,7 @@ def load(name: str) -> CaffeModel:
 
 
 @lru_cache(maxsize=1)
-def picture(name: str) -> np.ndarray:
+def image(name: str) -> np.ndarray:
     real = model(name)
     options = real.options
     cut = crops(photographs().held_out, 1, SMALL.get(name, real.size), seed=5)
@@ -50,7 +50,7 @@ def opencv(real: RealModel, prototxt: Path, caffemodel: Path) -> list[np.ndarray
     A detector's own output is a list of boxes, of which rounding may make one more or one less.
     """
     net = cv2.dnn.readNetFromCaffe(str(prototxt), str(caffemodel))
-    net.setInput(picture(real.name), real.input)
+    net.setInput(image(real.name), real.input)
     if real.output != "detection_out":
         return [net.forward(real.output)]
     text = prototxt.read_text()

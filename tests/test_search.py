@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from twofold.conv import ConvGeometry
-from twofold.decomposition.search import Attempt, within_drop, within_error
+from twofold.decomposition.search import PlanTrial, within_drop, within_error
 from twofold.errors import PlanError
 from twofold.planning import Choice, Plan
 
@@ -14,7 +14,7 @@ GEOMETRY = ConvGeometry.of(64, 64, (3, 3))
 
 def attempt(after, loss):
     choice = Choice("a", GEOMETRY, "spatial", "hw", (16,), (1000, round(after)), (1000, 500))
-    return Attempt(Plan((choice,) if after < 1000 else (), ()), {}, loss)
+    return PlanTrial(Plan((choice,) if after < 1000 else (), ()), {}, loss)
 
 
 @pytest.mark.parametrize("factor", [0.4, 0.9, 1.0, 1.7, 6.0])

@@ -29,7 +29,7 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled pictures.
+    """Labelled images.
 
     Attributes:
         pixels: (N, 28, 28), 0 to 255.

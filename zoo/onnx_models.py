@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from zoo.packages import NUDENET, RAPIDOCR, Package
 
-Picture = NDArray[np.uint8]
+ImageSource = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class OnnxFile:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the input for one picture."""
+        """Shape of the input for one image."""
         return (1, 3, *self.size)
 
-    def sample(self, picture: Picture) -> NDArray[np.float32]:
-        """An RGB picture as input."""
-        resized = cv2.resize(picture, self.size[::-1], interpolation=cv2.INTER_AREA)
+    def sample(self, image: ImageSource) -> NDArray[np.float32]:
+        """An RGB image as input."""
+        resized = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
         ordered = resized[..., ::-1] if self.color == "bgr" else resized
         values = (ordered.astype(np.float32) - np.float32(self.mean)) * np.float32(self.scale)
         return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
@@ -69,11 +69,11 @@ def run(path: str | Path, name: str, sample: NDArray[np.float32]) -> list[NDArra
     return list(session.run(None, {name: sample}))
 
 
-def written(text: str, size: tuple[int, int] = (48, 320)) -> Picture:
+def written(text: str, size: tuple[int, int] = (48, 320)) -> ImageSource:
     """A line of text, black on white, as a reader of text gets it."""
-    picture = np.full((*size, 3), 255, np.uint8)
-    cv2.putText(picture, text, (8, 34), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (0, 0, 0), 2, cv2.LINE_AA)
-    return picture
+    image = np.full((*size, 3), 255, np.uint8)
+    cv2.putText(image, text, (8, 34), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (0, 0, 0), 2, cv2.LINE_AA)
+    return image
 
 
 def read_text(probabilities: NDArray[np.float32], characters: Sequence[str]) -> str:

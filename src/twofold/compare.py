@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from .calibration.detections import box_lists, equal_rows
 from .calibration.inputs import Batch
-from .calibration.measure import OutputError, quality_warning
-from .calibration.pixels import Picture
+from .calibration.measure import OutputErrorMetric, quality_warning
+from .calibration.pixels import ImageSource
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
 from .calibration.source import CalibrationSource, calibration_inputs
@@ -20,7 +20,7 @@ from .errors import ModelError, TwofoldError, without
 from .formats.base import Model
 from .formats.modules import with_data
 from .latency.runtimes import default_threads, installed
-from .latency.stopwatch import Here
+from .latency.stopwatch import LocalTimer
 from .planning.workload import Workload, layer_params
 from .progress import track
 from .text import aligned, count_text, error_text
@@ -153,7 +153,7 @@ def compare(
     second: Any,
     source: CalibrationSource | None = None,
     *,
-    images: Picture | Iterable[Picture] | None = None,
+    images: ImageSource | Iterable[ImageSource] | None = None,
     image_options: Any = None,
     data: Any = None,
     example_inputs: Any = None,
@@ -166,7 +166,7 @@ def compare(
         first: the original: what `load` gives, or a `torch.nn.Module`.
         second: what became of it, of the same inputs and outputs: such a model, or what `decompose` or
             `recover` gives.
-        source: the inputs, as one value; made-up pictures where it names none.
+        source: the inputs, as one value; synthetic images where it names none.
         images: the inputs, as in `decompose`, instead of a source.
         image_options: as in `decompose`.
         data: the inputs, as in `decompose`, instead of a source.
@@ -190,7 +190,7 @@ def compare(
     source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
     (first, second), data = with_data((first, second), example_inputs, source.data)
     source = replace(source, data=data)
-    probe = runner_for(first, source.protect)
+    probe = runner_for(first, source.targets)
     names = tuple(dict.fromkeys((*probe.outputs, *probe.ends)))
     runners = runner_for(first, names), runner_for(second, names)
     if runners[0].inputs != runners[1].inputs:
@@ -230,7 +230,7 @@ def _remarks(outputs: Sequence[OutputComparison]) -> Iterator[str]:
         if one.boxes is not None and not one.boxes[0]:
             yield (
                 f"{one.name}: the first model finds no box in these inputs, so they do not show whether "
-                "boxes are kept; give pictures of what it detects (--images)"
+                "boxes are kept; give images of what it detects (--images)"
             )
         elif one.boxes is not None and one.boxes[1] < one.boxes[0]:
             yield f"{one.name}: {one.boxes[0] - one.boxes[1]} of {one.boxes[0]} boxes are lost"
@@ -241,7 +241,7 @@ class _Found:
 
     def __init__(self, varying: Collection[str] = ()) -> None:
         self._varying = varying
-        self._errors = OutputError()
+        self._errors = OutputErrorMetric()
         self._same: dict[str, list[bool]] = {}
         self._boxes: dict[str, NDArray[np.int64]] = {}
         self._names: dict[str, None] = {}
@@ -340,7 +340,7 @@ def _times(first: Model, second: Model, threads: int) -> tuple[tuple[TimeCompari
     times, notes = [], []
     for runtime in track([one for one in installed() if kinds <= set(one.kinds)], "timing both models"):
         try:
-            pair = Here(runtime, threads).pair(first, second)
+            pair = LocalTimer(runtime, threads).pair(first, second)
         except TwofoldError as error:
             notes.append(f"no time in {runtime.label}: {error}")
             continue

@@ -27,7 +27,7 @@ CORE = ("twofold", "numpy", "scipy", "threadpoolctl", "typer", "rich", "platform
 EXTRAS: dict[str, tuple[dict[str, str], str]] = {
     "torch": (
         {"torch": "torch", "pytorch_optimizer": "pytorch-optimizer", "PIL": "pillow"},
-        "calibration of Caffe nets, PyTorch modules, recover, pictures",
+        "calibration of Caffe nets, PyTorch modules, recover, images",
     ),
     "hdf5": ({"h5py": "h5py"}, "Caffe's HDF5 weights and data layers"),
     "onnx": (

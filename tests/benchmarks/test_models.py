@@ -17,7 +17,7 @@ from zoo import packages
 from zoo.hed import BLOCKS, bilinear_kernel, prototxt
 from zoo.models import model, models
 from zoo.packages import DebianPackage, FetchError, NpmPackage, Package, cached
-from zoo.photographs import as_inputs, crops, in_another_light, photographs, varied_crops, webp_pictures
+from zoo.photographs import as_inputs, crops, in_another_light, photographs, varied_crops, webp_images
 
 
 @pytest.fixture
@@ -125,17 +125,17 @@ def test_a_debian_package_gives_what_is_named_or_one_clear_line(cache, tmp_path,
         DebianPackage("other", "usr", ("one",)).files()
 
 
-def test_varied_crops_are_of_every_picture_of_many_scales_and_mirrored():
+def test_varied_crops_are_of_every_image_of_many_scales_and_mirrored():
     ramp = np.broadcast_to(np.arange(120, dtype=np.uint8)[:, None], (100, 120, 3))
-    pictures = {"rising": ramp, "bright": np.full((90, 300, 3), 200, np.uint8)}
-    cut = varied_crops(pictures, 60, (40, 30), seed=2)
+    images = {"rising": ramp, "bright": np.full((90, 300, 3), 200, np.uint8)}
+    cut = varied_crops(images, 60, (40, 30), seed=2)
     assert cut.shape == (60, 40, 30, 3)
-    np.testing.assert_array_equal(cut, varied_crops(pictures, 60, (40, 30), seed=2))
+    np.testing.assert_array_equal(cut, varied_crops(images, 60, (40, 30), seed=2))
     plain = np.ptp(cut, axis=(1, 2, 3)) == 0
     assert plain.sum() == 30
     assert 12 < (cut[plain] == 200).all(axis=(1, 2, 3)).sum() < 24  # the others are in another light
     ramps = cut[~plain].astype(int)
-    slopes = (ramps[:, 0, -1, 0] - ramps[:, 0, 0, 0]) / 29  # of a picture reduced by f it is 1 / f
+    slopes = (ramps[:, 0, -1, 0] - ramps[:, 0, 0, 0]) / 29  # of an image reduced by f it is 1 / f
     assert 5 < (slopes < 0).sum() < 25
     assert np.abs(slopes).min() < 0.95
     assert np.abs(slopes).max() > 1.5
@@ -159,16 +159,16 @@ def test_another_light_changes_color_contrast_and_brightness():
 
 
 def test_inputs_are_pixels_without_the_mean_in_the_nets_order():
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
     mean = (104.0, 116.7, 122.7)  # of the net's own channels
     for color, order in (("bgr", [2, 1, 0]), ("rgb", [0, 1, 2])):
-        expected = np.stack([0.5 * (pictures[..., c] - m) for c, m in zip(order, mean, strict=True)], axis=1)
-        found = as_inputs(pictures, color, mean, 0.5)
+        expected = np.stack([0.5 * (images[..., c] - m) for c, m in zip(order, mean, strict=True)], axis=1)
+        found = as_inputs(images, color, mean, 0.5)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_pictures_are_found_in_files_of_resources(tmp_path):
+def test_images_are_found_in_files_of_resources(tmp_path):
     rng = np.random.default_rng(0)
     colors = [rng.integers(0, 256, (30 + n, 40, 3), np.uint8) for n in range(2)]
     parts = [b"qres\0RIFF\4\0\0\0WAVE"]
@@ -178,7 +178,7 @@ def test_pictures_are_found_in_files_of_resources(tmp_path):
         parts += [len(file.getvalue()).to_bytes(4, "big"), file.getvalue()]
     path = tmp_path / "animals.rcc"
     path.write_bytes(b"".join(parts))
-    found = webp_pictures(path)
+    found = webp_images(path)
     assert list(found) == ["animals-0", "animals-1"]
     for one, color in zip(found.values(), colors, strict=True):
         np.testing.assert_array_equal(one, color)
@@ -231,16 +231,16 @@ def test_opencv_runs_every_model(name):
     real = model(name)
     assert Path(real.prototxt).is_file()
     net = cv2.dnn.readNetFromCaffe(str(real.prototxt), str(real.caffemodel))
-    picture = crops(photographs().held_out, 1, real.size)
+    image = crops(photographs().held_out, 1, real.size)
     options = real.options
-    net.setInput(as_inputs(picture, options.color or "bgr", options.channel_mean(3), options.scale or 1.0))
+    net.setInput(as_inputs(image, options.color or "bgr", options.channel_mean(3), options.scale or 1.0))
     output = net.forward(real.output)
     assert np.isfinite(output).all()
     assert np.ptp(output) > 0
 
 
 @pytest.mark.models
-def test_hed_finds_edges_where_the_picture_has_them():
+def test_hed_finds_edges_where_the_image_has_them():
     real = model("hed")
     net = cv2.dnn.readNetFromCaffe(str(real.prototxt), str(real.caffemodel))
     disc = np.full((320, 320, 3), 60, np.uint8)

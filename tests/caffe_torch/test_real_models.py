@@ -51,7 +51,7 @@ def opencv(real: RealModel, net: CaffeNet, x: np.ndarray, *blobs: str) -> dict[s
     return dict(zip(blobs, other.forward([writer[name] for name in blobs]), strict=True))
 
 
-def picture(real: RealModel, size: tuple[int, int] | None = None, count: int = 1) -> np.ndarray:
+def image(real: RealModel, size: tuple[int, int] | None = None, count: int = 1) -> np.ndarray:
     options = real.options
     cut = crops(photographs().held_out, count, size or real.size, seed=3)
     return as_inputs(cut, options.color or "bgr", options.channel_mean(3), options.scale or 1.0)
@@ -72,7 +72,7 @@ PLAIN = [name for name, real in models().items() if real.output != "detection_ou
 def test_outputs_agree_with_opencv(name):
     real = model(name)
     net = load(real).to_torch()
-    x = picture(real)
+    x = image(real)
     blobs = tuple(dict.fromkeys((real.output, *net.outputs)))
     check(run(net, x, *blobs), opencv(real, net, x, *blobs))
     assert not net.unfilled
@@ -82,7 +82,7 @@ def test_outputs_agree_with_opencv(name):
 def test_detections_agree_with_opencv(name):
     real = model(name)
     net = load(real).to_torch()
-    x = picture(real)
+    x = image(real)
     bottoms = net.definition.layers[net.layer_index("detection_out")].bottoms
     blobs = (*bottoms, "detection_out")
     got, want = run(net, x, *blobs), opencv(real, net, x, *blobs)
@@ -99,14 +99,14 @@ def test_other_sizes_agree_with_opencv(name, blob):
     real = model(name)
     net = load(real).to_torch()
     height, width = real.size
-    x = picture(real, (height + 32, width + 56), count=2)
+    x = image(real, (height + 32, width + 56), count=2)
     check(run(net, x, blob), opencv(real, net, x, blob))
 
 
 def test_the_beginning_of_a_model():
     real = model("nsfw")
     whole, part = load(real).to_torch(), load(real).to_torch(until="relu_1")
-    x = picture(real)
+    x = image(real)
     assert part.outputs == ("conv_1",)
     assert len(part.layers) == 5
     np.testing.assert_array_equal(run(part, x, "conv_1")["conv_1"], run(whole, x, "conv_1")["conv_1"])

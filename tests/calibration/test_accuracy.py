@@ -1,4 +1,4 @@
-"""Top-1 accuracy over folders of labelled pictures."""
+"""Top-1 accuracy over folders of labelled images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def folder(tmp_path, names, count=3):
 
 
 def by_brightness(batch):
-    """A network that tells classes by how bright a picture is."""
+    """A network that tells classes by how bright an image is."""
     levels = batch["data"].mean(axis=(1, 2, 3)) / 10
     return {"score": -np.abs(levels[:, None] - np.arange(5)).astype(np.float32)[:, :, None, None]}
 

@@ -48,7 +48,7 @@ def test_other_inputs_are_drawn():
     assert drawn.std() == pytest.approx(1, abs=0.1)
 
 
-def test_a_caffe_net_with_another_input_is_calibrated_on_made_up_pictures(tmp_path):
+def test_a_caffe_net_with_another_input_is_calibrated_on_synthetic_images(tmp_path):
     pytest.importorskip("torch")
     scale = (
         'layer { name: "s" type: "Scale" bottom: "out" bottom: "im_info" top: "s" scale_param { axis: 0 } }'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twofold.calibration.measure import MetricChange, OutputError, quality_warning
+from twofold.calibration.measure import MetricChange, OutputErrorMetric, quality_warning
 from twofold.errors import InputError
 
 
@@ -25,7 +25,7 @@ def defined(ref, changed):
 
 def test_batches_add_up_to_the_whole():
     ref, changed = pieces()
-    measure = OutputError()
+    measure = OutputErrorMetric()
     for rows in (slice(0, 4), slice(4, 8), slice(8, 9)):
         measure.add("x", {n: v[rows] for n, v in ref.items()}, {n: v[rows] for n, v in changed.items()})
     errors = {name: defined(ref[name], changed[name]) for name in ref}
@@ -37,13 +37,13 @@ def test_a_large_mean_does_not_drown_what_varies():
     """Squares of 1e7 leave no digit of a variance of 4 in a sum of 1e6 of them."""
     ref = {"a": (1e7 + np.random.default_rng(0).integers(-3, 4, 100_000)).astype(np.float32)}
     changed = {"a": ref["a"] + np.float32(1)}
-    measure = OutputError()
+    measure = OutputErrorMetric()
     measure.add("x", ref, changed)
     assert measure.error("x") == pytest.approx(defined(ref["a"], changed["a"]), rel=1e-6)
 
 
 def test_what_never_varies_and_what_is_not_finite():
-    measure = OutputError()
+    measure = OutputErrorMetric()
     ones = {"a": np.ones((2, 3), np.float32)}
     measure.add("same", ones, ones)
     assert measure.error("same") == 0

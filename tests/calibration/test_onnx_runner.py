@@ -292,7 +292,7 @@ def test_the_command_line_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "again" / "net.onnx").read_bytes() == before
     capsys.readouterr()
     assert main(["decompose", "net.onnx", "-o", "new", "--images", ".", "--preset", "imagenet"]) == 1
-    assert "no picture of 1 or 3 channels" in capsys.readouterr().err
-    assert main(["decompose", "net.onnx", "-o", "new", "--data", "x.npy", "--protect", "z"]) == 1
+    assert "no image of 1 or 3 channels" in capsys.readouterr().err
+    assert main(["decompose", "net.onnx", "-o", "new", "--data", "x.npy", "--targets", "z"]) == 1
     assert "computes no 'z' from its inputs" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -20,8 +20,8 @@ SOFTMAX = 'layer { name: "prob" type: "Softmax" bottom: "out" top: "prob" }\n'
 UNKNOWN = 'layer { name: "odd" type: "Odd" bottom: "BLOB" top: "odd" }\n'
 
 
-def runner_of(folder, text=NET, protect=(), **options):
-    return runner_for(twofold.load(*write(folder, text), **options), protect)
+def runner_of(folder, text=NET, targets=(), **options):
+    return runner_for(twofold.load(*write(folder, text), **options), targets)
 
 
 def layers_of(folder):
@@ -51,11 +51,11 @@ def test_probabilities_are_protected_by_their_logits(tmp_path):
 
 
 def test_an_output_may_be_named(tmp_path):
-    runner = runner_of(tmp_path, protect=("one",))
+    runner = runner_of(tmp_path, targets=("one",))
     assert runner.outputs == ("one",)
     assert [layer.name for layer in runner.reached(layers_of(tmp_path))] == ["one"]
     with pytest.raises(OptionError, match="no blob 'three'"):
-        runner_of(tmp_path, protect=("three",))
+        runner_of(tmp_path, targets=("three",))
 
 
 def test_unknown_layers_behind_the_last_convolution_do_not_matter(tmp_path):
@@ -89,7 +89,7 @@ def test_watch_shows_what_each_layer_gets(tmp_path):
     seen = {one.layer: one.inputs for one in runner.watch(layers, x)}
     assert list(seen) == ["one", "two", "out"]
     np.testing.assert_array_equal(seen["one"], x["data"])
-    np.testing.assert_array_equal(seen["two"], runner_of(tmp_path, protect=("one",)).run(x)["one"])
+    np.testing.assert_array_equal(seen["two"], runner_of(tmp_path, targets=("one",)).run(x)["one"])
     assert seen["out"].min() == 0  # after the ReLU, which works in place
     assert [one.layer for one in runner.watch(layers[:1], x)] == ["one"]
 

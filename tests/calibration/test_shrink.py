@@ -11,7 +11,7 @@ from tests.small import write
 import twofold
 from twofold.calibration.grouped import accumulator
 from twofold.calibration.inputs import from_arrays
-from twofold.calibration.measure import OutputError
+from twofold.calibration.measure import OutputErrorMetric
 from twofold.calibration.runners import runner_for
 from twofold.calibration.shrink import SHARES, HeldOut, drawn, shrunk
 from twofold.conv import ConvGeometry, ConvLayer
@@ -21,8 +21,8 @@ from twofold.lowrank.measure import composed
 CONV = ConvGeometry.of(8, 8, (3, 3))
 
 
-def pictures(count: int, seed: int, channels: int = 8, size: int = 14) -> np.ndarray:
-    """Smooth pictures of correlated channels, each of a brightness of its own."""
+def images(count: int, seed: int, channels: int = 8, size: int = 14) -> np.ndarray:
+    """Smooth images of correlated channels, each of a brightness of its own."""
     rng = np.random.default_rng(seed)
     mix = np.eye(channels) + 0.3 * np.random.default_rng(0).normal(size=(channels, channels))
     x = rng.normal(size=(count, channels, size, size))
@@ -38,13 +38,13 @@ def seen(x: np.ndarray, geometry: ConvGeometry = CONV):
     return found.result()
 
 
-def test_few_pictures_come_nearer_to_the_truth():
+def test_few_images_come_nearer_to_the_truth():
     def distance(S):
-        """Apart from the scale, which a covariance of few pictures cannot tell."""
+        """Apart from the scale, which a covariance of few images cannot tell."""
         return np.linalg.norm(S / np.trace(S) - truth / np.trace(truth))
 
-    truth = seen(pictures(2000, 1)).covariance
-    few = seen(pictures(6, 2))
+    truth = seen(images(2000, 1)).covariance
+    few = seen(images(6, 2))
     after = drawn(few, CONV, 0.5).covariance
     assert distance(after) < 0.8 * distance(few.covariance)
     assert np.trace(after) == pytest.approx(np.trace(few.covariance))
@@ -53,14 +53,14 @@ def test_few_pictures_come_nearer_to_the_truth():
 def test_a_product_of_channels_and_taps_stays():
     rng = np.random.default_rng(0)
     C, K = (np.cov(rng.normal(size=(n, 50))) for n in (8, 9))
-    product = replace(seen(pictures(6, 2)), covariance=np.kron(C, K))
+    product = replace(seen(images(6, 2)), covariance=np.kron(C, K))
     for share in SHARES:
         np.testing.assert_allclose(drawn(product, CONV, share).covariance, np.kron(C, K))
 
 
 def test_one_tap_is_drawn_towards_the_identity():
     point = ConvGeometry.of(8, 8, (1, 1))
-    few = seen(pictures(6, 2), point)
+    few = seen(images(6, 2), point)
     S = few.covariance
     wanted = 0.75 * S + 0.25 * np.trace(S) / 8 * np.eye(8)
     np.testing.assert_allclose(drawn(few, point, 0.25).covariance, wanted)
@@ -72,7 +72,7 @@ def test_what_sees_nothing_stays():
 
 
 def test_strips_are_those_of_the_shrunk_covariance():
-    after = drawn(seen(pictures(6, 2)), CONV, 0.5)
+    after = drawn(seen(images(6, 2)), CONV, 0.5)
     tensor = after.covariance.reshape(8, 3, 3, 8, 3, 3)
     np.testing.assert_allclose(after.strips[0], np.einsum("aijbkj->aibk", tensor).reshape(24, 24))
 
@@ -88,7 +88,7 @@ def test_vectors_of_groups_are_shrunk_each_by_itself():
 
 
 def test_without_a_covariance_there_is_nothing_to_shrink():
-    found = replace(seen(pictures(4, 1)), covariance=None)
+    found = replace(seen(images(4, 1)), covariance=None)
     assert shrunk(found) is found
 
 
@@ -98,7 +98,7 @@ def test_the_loss_is_what_the_stack_does_to_outputs(tmp_path):
     model = twofold.load(*write(tmp_path))
     runner = runner_for(model)
     layer = next(layer for layer in model.convolutions() if isinstance(layer, ConvLayer))
-    x = pictures(40, 3, 16, 13)
+    x = images(40, 3, 16, 13)
     statistics = seen(x, layer.geometry)
     stack = LayerFit(layer, statistics).factorize("spatial", "hw", (12,)).factors((12,))
     held_out = HeldOut.gather(runner, [layer], from_arrays(x, runner.inputs), seed=0)
@@ -116,13 +116,13 @@ def test_the_loss_is_what_the_stack_does_to_outputs(tmp_path):
 def test_few_samples_are_shrunk_and_unseen_ones_gain(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     model = twofold.load(*write(tmp_path))
-    unseen = pictures(60, 99, 16, 13)
+    unseen = images(60, 99, 16, 13)
     before, few = runner_for(model), twofold.CalibrationOptions(positions=4)
 
     def error(seed):
-        x = pictures(16, seed, 16, 13)
+        x = images(16, seed, 16, 13)
         result = twofold.decompose(model, macs=0.35, multiple=4, data=x, calibration=few)
-        measure, after = OutputError(), runner_for(result.model, before.outputs)
+        measure, after = OutputErrorMetric(), runner_for(result.model, before.outputs)
         measure.add("", before.run({"data": unseen}), after.run({"data": unseen}))
         return measure.error(""), result.plan.calibration["shrunk"]
 

@@ -56,7 +56,7 @@ def test_a_folder_is_made_and_a_dangling_link_stays_one(tmp_path):
 
 
 def test_a_link_in_the_place_of_a_temporary_is_not_followed(tmp_path):
-    """That name was once foretold by the number of the process."""
+    """That name was once predicted by the number of the process."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     (tmp_path / f".s.npz.{os.getpid()}").symlink_to(victim)

@@ -62,7 +62,7 @@ def test_colours_go_together_but_differ(leaves):
     assert np.all(correlation[np.triu_indices(3, 1)] < 0.99)
 
 
-def test_equal_seeds_give_equal_pictures():
+def test_equal_seeds_give_equal_images():
     first = dead_leaves(3, 3, (32, 40), seed=7)
     np.testing.assert_array_equal(first, dead_leaves(3, 3, (32, 40), seed=7))
     np.testing.assert_array_equal(first[:2], dead_leaves(2, 3, (32, 40), seed=7))
@@ -72,9 +72,9 @@ def test_equal_seeds_give_equal_pictures():
 
 @pytest.mark.parametrize(("channels", "size"), [(1, (16, 66)), (3, (8, 200)), (4, (8, 8)), (6, (30, 9))])
 def test_any_channels_and_sizes(channels, size):
-    pictures = dead_leaves(2, channels, size)
-    assert pictures.shape == (2, channels, *size)
-    assert np.isfinite(pictures).all()
+    images = dead_leaves(2, channels, size)
+    assert images.shape == (2, channels, *size)
+    assert np.isfinite(images).all()
 
 
 def test_they_are_quick():
@@ -96,7 +96,7 @@ def test_the_range_is_assumed_known_or_told():
     inputs = synthetic_inputs({"data": (3, 32, 32)}, count=4, values=told)
     assert np.abs(inputs.arrays["data"]).max() <= 1
     assert inputs.arrays["data"].min() < -0.5
-    assert inputs.provenance.notes == ("data: 4 made-up colour pictures 32x32, pixels -1..1",)
+    assert inputs.provenance.notes == ("data: 4 synthetic colour images 32x32, pixels -1..1",)
 
 
 def test_mean_and_scale_of_the_model_are_used():
@@ -122,7 +122,7 @@ def test_every_input_of_a_net_gets_its_own():
 @pytest.mark.parametrize(
     "shape", [(10,), (3, 4, 4), (512, 32, 32), (3, None, None), (3, 8, 8, 8), (None, 32, 32)]
 )
-def test_what_is_no_picture_is_refused_with_advice(shape):
+def test_what_is_no_image_is_refused_with_advice(shape):
     with pytest.raises(InputError, match="no_data=True"):
         synthetic_inputs({"data": shape})
 

@@ -50,8 +50,8 @@ def batch(count: int = 2) -> dict[str, np.ndarray]:
     return {"x": example(count, seed=5).numpy()}
 
 
-def runner_of(module, x=None, protect=()):
-    return runner_for(TorchModel(module, example() if x is None else x), protect)
+def runner_of(module, x=None, targets=()):
+    return runner_for(TorchModel(module, example() if x is None else x), targets)
 
 
 def layers_of(module):
@@ -237,7 +237,7 @@ def test_data_beat_weights(net):
     assert result.plan.measured_error == pytest.approx(errors["data"], rel=0.3)
 
 
-def test_examples_alone_make_pictures_or_serve_themselves():
+def test_examples_alone_make_images_or_serve_themselves():
     colour = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3))
     plan = twofold.decompose(colour, example_inputs=torch.randn(1, 3, 20, 20), macs=0.6, multiple=4).plan
     assert plan.calibration["inputs"]["kind"] == "synthetic"

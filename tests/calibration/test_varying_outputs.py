@@ -95,8 +95,8 @@ def test_what_stands_before_is_protected_and_said(tmp_path, made):
     )
     assert first == again > 0 == more
     assert "b" in {one.name for one in twofold.compare(loaded, result, data=x).outputs}
-    with pytest.raises(OptionError, match=r"size of 'y' depends on the values.*protect"):
-        twofold.decompose(loaded, macs=0.6, multiple=4, data=x, protect="y")
+    with pytest.raises(OptionError, match=r"size of 'y' depends on the values.*targets"):
+        twofold.decompose(loaded, macs=0.6, multiple=4, data=x, targets="y")
 
 
 def test_sizes_of_shapes_are_fixed(tmp_path):
@@ -138,10 +138,10 @@ def test_a_module_that_returns_lists(threshold):
 
 def test_inner_modules_are_protected_by_name():
     net, x = Detector(0.05), torch.rand(18, 3, 16, 16)
-    plan = twofold.decompose(net, macs=0.5, multiple=4, data=x, protect="b").plan
+    plan = twofold.decompose(net, macs=0.5, multiple=4, data=x, targets="b").plan
     assert plan.calibration["measured"]["outputs"] == ["b"]
     with pytest.raises(OptionError, match="no module of that name"):
-        twofold.decompose(net, macs=0.5, multiple=4, data=x, protect="c")
+        twofold.decompose(net, macs=0.5, multiple=4, data=x, targets="c")
 
 
 def test_lists_of_boxes_in_every_form():

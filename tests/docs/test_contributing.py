@@ -84,7 +84,7 @@ def test_the_example_format_is_a_format(tmp_path, monkeypatch):
 def test_the_example_operator_computes_what_onnx_says(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     onnx = pytest.importorskip("onnx")
-    from tests.formats.onnx.small import model, picture, run, write
+    from tests.formats.onnx.small import image, model, run, write
 
     from twofold.onnx_torch import OnnxNet, registry
 
@@ -93,7 +93,7 @@ def test_the_example_operator_computes_what_onnx_says(tmp_path, monkeypatch):
     exec(example("ThresholdedRelu"), {**vars(registry), "torch": torch})
     node = onnx.helper.make_node("ThresholdedRelu", ["x"], ["y"], "n", alpha=0.5)
     made = model([node], {}, {"x": (2, 3)}, {"y": None})
-    x = picture(2, 3)
+    x = image(2, 3)
     (wanted,) = run(write(tmp_path / "net.onnx", made), x=x)
     found = OnnxNet(made, ("y",))({"x": torch.from_numpy(x)})
     np.testing.assert_array_equal(found["y"], wanted)

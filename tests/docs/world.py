@@ -1,4 +1,4 @@
-"""The folder in which the examples of the pages and docstrings run: models, pictures, labels; all small."""
+"""The folder in which the examples of the pages and docstrings run: models, images, labels; all small."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ layer {{ name: "score" type: "InnerProduct" bottom: "pool" top: "score"
 """
 
 
-def picture(seed: int) -> np.ndarray:
-    """A picture (SIDE, SIDE, 3), uint8: rectangles of random colours."""
+def image(seed: int) -> np.ndarray:
+    """An image (SIDE, SIDE, 3), uint8: rectangles of random colours."""
     rng = np.random.default_rng(seed)
     found = np.full((SIDE, SIDE, 3), rng.integers(256, size=3), np.uint8)
     for _ in range(12):
@@ -55,20 +55,20 @@ def picture(seed: int) -> np.ndarray:
 
 def write_world(folder: Path) -> None:
     """Write it."""
-    pictures = [picture(seed) for seed in range(12)]
-    for name, some in (("photos", pictures[:8]), ("other-photos", pictures[8:])):
+    images = [image(seed) for seed in range(12)]
+    for name, some in (("photos", images[:8]), ("other-photos", images[8:])):
         (folder / name).mkdir()
         for index, one in enumerate(some):
             Image.fromarray(one).save(folder / name / f"{index}.png")
-    for index, one in enumerate(pictures):
+    for index, one in enumerate(images):
         place = folder / "labelled" / f"class{index % CLASSES}"
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(one).save(place / f"{index}.png")
     with lmdb.open(str(folder / "train_lmdb"), map_size=1 << 22) as base, base.begin(write=True) as writing:
-        for index, one in enumerate(pictures):
+        for index, one in enumerate(images):
             datum = Datum.of(np.ascontiguousarray(one.transpose(2, 0, 1)), index % CLASSES)
             writing.put(b"%04d" % index, datum.serialize())
-    inputs = np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5
+    inputs = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5
     np.save(folder / "inputs.npy", inputs)
     (folder / "net.prototxt").write_text(f'name: "net"\n{INPUT}{BODY}{PROB}')
     (folder / "train_val.prototxt").write_text(f'name: "net"\n{DATA}{BODY}{LOSS}')

@@ -18,8 +18,8 @@ from onnx import ModelProto, numpy_helper  # noqa: E402
 
 from twofold.calibration.inputs import Inputs, Provenance  # noqa: E402
 from twofold.errors import ModelError  # noqa: E402
-from twofold.int8.agree import Agreement  # noqa: E402
 from twofold.int8.fake import FakeInt8  # noqa: E402
+from twofold.int8.parity import Agreement  # noqa: E402
 from twofold.int8.qdq import prepare, session, with_outputs, write_int8  # noqa: E402
 
 SIDE, CHANNELS = 12, 16

@@ -106,7 +106,7 @@ def test_differences_are_relative_and_never_hidden():
 def test_the_clock_of_the_other_process_is_asked(monkeypatch):
     """The way there and back is not counted: this process's clock only tells when to stop."""
 
-    class Elsewhere:
+    class TableTimer:
         def __init__(self, seconds: float) -> None:
             self.each, self.asked = seconds, []
 
@@ -123,6 +123,6 @@ def test_the_clock_of_the_other_process_is_asked(monkeypatch):
             return 0.0
 
     monkeypatch.setattr(clock, "time", Stopped)
-    slow, fast = Elsewhere(0.5), Elsewhere(1e-4)
+    slow, fast = TableTimer(0.5), TableTimer(1e-4)
     assert interleaved([slow, fast], Effort(0, 3, 3)) == [[0.5] * 3, [1e-4] * 3]
     assert (slow.asked[-3:], fast.asked[-3:]) == ([1] * 3, [20] * 3)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from twofold.conv import ConvGeometry, ConvLayer, Skipped
 from twofold.errors import PlanError
-from twofold.latency.prices import LEAST_GAIN, Curve, Prices, probes
+from twofold.latency.cost import LEAST_GAIN, Curve, LatencyCost, probes
 from twofold.lowrank.schemes import SCHEMES, scheme
 from twofold.planning import Candidate, Request
 from twofold.planning.workload import Workload
@@ -64,9 +64,9 @@ def candidate(rank: int) -> Candidate:
     return Candidate("conv", "channel", "", (rank,), 0, 0, 0.0)
 
 
-def prices(factor: float = 1.0) -> Prices:
+def prices(factor: float = 1.0) -> LatencyCost:
     curve = Curve({(16,): 2.0, (32,): 4.0, (48,): 5.9}, 16)
-    return Prices({"conv": 6.0}, {"conv": {("channel", ""): curve}}, 10.0, factor)
+    return LatencyCost({"conv": 6.0}, {"conv": {("channel", ""): curve}}, 10.0, factor)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, 2.0])

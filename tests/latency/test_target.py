@@ -16,16 +16,16 @@ import twofold
 from twofold.calibration.source import CalibrationSource
 from twofold.cli import main
 from twofold.conv import ConvLayer
-from twofold.decomposition.by_time import Tried, _best
+from twofold.decomposition.by_time import TimedPlan, _best
 from twofold.decomposition.calibrate import WeightsOnly
 from twofold.decomposition.decompose import calibrate
 from twofold.decomposition.pipeline import run
 from twofold.errors import PlanError
 from twofold.latency import clock
 from twofold.latency.clock import Time
-from twofold.latency.layers import layer_prices
+from twofold.latency.layers import layer_costs
 from twofold.latency.stacks import Stack
-from twofold.latency.stopwatch import Here, Pair
+from twofold.latency.stopwatch import LocalTimer, Pair
 from twofold.latency.table import Setting
 from twofold.planning import Budget, Plan, PlanOptions, requests
 from twofold.planning.workload import Workload
@@ -227,7 +227,7 @@ def test_a_budget_of_error_takes_the_fastest_network(tmp_path):
 
 
 def test_without_a_limit_what_is_told_follows_the_network(tmp_path):
-    """The network gains less than its layers: the plan stays, and foretells what it does in the end."""
+    """The network gains less than its layers: the plan stays, and predicts what it does in the end."""
     model = twofold.load(*write(tmp_path, NET))
     data = np.random.default_rng(0).normal(size=(20, 64, 24, 24)).astype(np.float32)
     used = calibrate(model, CalibrationSource(data=data))
@@ -247,7 +247,7 @@ def test_times_of_layers_are_summed_over_uses_and_measured_in_one_group(tmp_path
     wanted = requests(layers, PlanOptions(multiple=4, schemes=("channel",)))
     chosen = [layer for layer in layers if isinstance(layer, ConvLayer)]
     watch = Formula()
-    prices = layer_prices(chosen, wanted, watch, 1, Workload.of(layers), None)
+    prices = layer_costs(chosen, wanted, watch, 1, Workload.of(layers), None)
     assert watch.asked == [2]
     assert prices.own["one"] == pytest.approx(chosen[0].macs * 1e-9)
     assert prices.base == pytest.approx(0.0)
@@ -257,10 +257,10 @@ def test_measured_times_are_kept_and_new_ones_put_in_proportion(cache, monkeypat
     paper = Paper()
     monkeypatch.setattr(clock, "time", paper)
     layer, other = (Stack((g,), (8, 8)) for g in (twofold.ConvGeometry.of(8, 8, (k, k)) for k in (3, 1)))
-    here = Here(paper, 1)
+    here = LocalTimer(paper, 1)
     first = here.seconds([[layer]])[layer.key].median
     paper.scale = 3.0  # the machine is slower today
-    times = Here(paper, 1).seconds([[layer, other]])
+    times = LocalTimer(paper, 1).seconds([[layer, other]])
     assert times[layer.key].median == first
     assert times[other.key].median == pytest.approx(first / 3)
     assert len(list(cache.glob("*.json"))) == 1
@@ -340,7 +340,7 @@ def test_of_plans_that_keep_the_limit_the_slowest_is_taken():
     """What is faster than asked for has lost more; the noise of a ratio may lie beyond the limit."""
 
     def tried(ratio, noise=0.02):
-        return Tried(
+        return TimedPlan(
             None, None, 0.0, Pair(exactly(1.0), exactly(ratio), Time(ratio, ratio - noise, ratio + noise, 9))
         )
 

@@ -100,7 +100,7 @@ def test_the_budget_is_met_and_used_as_fully_as_ranks_allow(kind, ratio, multipl
         assert not ((cost <= now[0] + left) & (error < now[1] * (1 - 1e-9))).any()
         if choice:
             assert getattr(choice, kind)[1] < getattr(choice, kind)[0]
-            assert not choice.dearer
+            assert not choice.costs_more
             assert all(rank % multiple == 0 for rank in choice.ranks)
 
 
@@ -138,7 +138,7 @@ def test_absolute_budgets():
 
 REFERENCE_NETS = {
     "cheaper": [(64, 64, 3, 1), (128, 64, 3, 1), (64, 128, 3, 2)],
-    "dearer": [(8, 3, 7, 1), (64, 64, 1, 1)],
+    "more expensive": [(8, 3, 7, 1), (64, 64, 1, 1)],
     "mixed": [(8, 3, 7, 1), (64, 64, 3, 1), (32, 64, 3, 1)],
 }
 
@@ -149,8 +149,8 @@ def test_without_a_budget_the_reference_is_never_outspent(name):
     reference = plan_for(layers, PlanOptions(rule="amct"))
     plan = plan_for(layers, PlanOptions())
     assert plan.totals.macs[1] <= min(reference.totals.macs[1], reference.totals.macs[0])
-    assert not any(choice.dearer for choice in plan.choices)
-    if not any(choice.dearer for choice in reference.choices):
+    assert not any(choice.costs_more for choice in plan.choices)
+    if not any(choice.costs_more for choice in reference.choices):
         # The reference's own choice is one of those that were compared.
         assert sum(c.relative_error**2 for c in plan.choices) <= sum(
             c.relative_error**2 for c in reference.choices
@@ -166,18 +166,18 @@ def test_without_a_budget_and_without_eligible_layers_nothing_happens_and_it_say
     assert "the reference's rule decomposes none of these layers; give a budget" in str(plan)
 
 
-def test_fixed_ranks_count_in_the_budget_and_may_be_dearer():
+def test_fixed_ranks_count_in_the_budget_and_may_cost_more():
     options = PlanOptions(
         Budget("macs", 0.9), multiple=4, ranks=(FixedRanks("conv0", None), FixedRanks("conv1", (5,)))
     )
     plan = plan_for(NET, options)
     found = {choice.layer: choice for choice in plan.choices}
     assert found["conv0"].ranks == (36,)
-    assert found["conv0"].dearer
+    assert found["conv0"].costs_more
     assert found["conv0"].relative_error < 1e-6
     assert found["conv1"].ranks == (5,)
     assert plan.totals.macs_ratio <= 0.9
-    assert "conv0: dearer than the layer itself; rank given by the user" in str(plan)
+    assert "conv0: more expensive than the layer itself; rank given by the user" in str(plan)
 
 
 def test_a_fixed_rank_takes_the_better_variant():

@@ -87,9 +87,9 @@ def test_rule_amct_takes_the_reference_choice_even_where_it_is_dearer():
         ("stem", "spatial", "hw", (16,)), ("wide", "spatial", "hw", (32,)),
     ]  # fmt: skip
     assert amct_rank(wide.geometry, amct_spectrum(wide)) == 32
-    assert plan.choices[0].dearer
-    assert not plan.choices[1].dearer
-    assert "stem: dearer than the layer itself" in str(plan)
+    assert plan.choices[0].costs_more
+    assert not plan.choices[1].costs_more
+    assert "stem: more expensive than the layer itself" in str(plan)
     assert plan.skipped[0].name == "narrow"
     assert "64 channels" in plan.skipped[0].reason
 
@@ -149,8 +149,8 @@ def test_every_rule_leaves_every_layer_accounted_for(name):
     assert {c.layer for c in plan.choices} | {s.name for s in plan.skipped} == {
         layer.name for layer in layers
     }
-    if not RULES[name].may_be_dearer:
-        assert not any(choice.dearer for choice in plan.choices)
+    if not RULES[name].may_cost_more:
+        assert not any(choice.costs_more for choice in plan.choices)
 
 
 def test_unknown_rules_name_the_known_ones():

@@ -42,7 +42,7 @@ def test_lines_of_the_table():
     assert lines[6].startswith("output error: predicted relative error of the network's output")
     assert lines[7] == "relative error of the network's output, measured on inputs: 0.0123"
     assert lines[8] == "MACs of other are not known, and in no sum"
-    assert lines[9] == "* conv2_long: dearer than the layer itself; rank given by the user"
+    assert lines[9] == "* conv2_long: more expensive than the layer itself; rank given by the user"
     assert lines[10] == "a note on the whole"
     assert lines[11:13] == ["", "left as they are:"]
     assert [line.split(maxsplit=1)[0] for line in lines[13:]] == ["dw", "other"]

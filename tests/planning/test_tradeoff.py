@@ -11,7 +11,7 @@ from tests.small import write
 import twofold
 from twofold.lowrank import LayerFit
 from twofold.planning import Budget, EqualWeights, PlanOptions, make_plan, requests
-from twofold.planning.tradeoff import Outlook
+from twofold.planning.tradeoff import TradeoffCurves
 from twofold.planning.workload import Workload
 
 
@@ -49,7 +49,7 @@ def made(tmp_path):
 def test_a_unit_with_a_base_has_a_curve_of_its_own(made):
     layers, factored, options, plan = made
     cost = Seconds(Workload.of(layers))
-    by_macs, by_time = Outlook.of(plan, layers, factored, options, EqualWeights(), cost).tradeoffs
+    by_macs, by_time = TradeoffCurves.of(plan, layers, factored, options, EqualWeights(), cost).tradeoffs
     assert (by_time.budget, by_time.label) == ("latency", "time")
     before, after = plan.totals.macs
     assert by_macs.chosen[0] == pytest.approx(after / before)
@@ -76,7 +76,7 @@ def test_the_least_is_reached_however_sums_are_rounded(made):
 def test_every_point_is_a_plan_under_its_budget(made):
     """The planner, asked for the budget of a point, comes to the point's error."""
     layers, factored, options, plan = made
-    (tradeoff,) = Outlook.of(plan, layers, factored, options, EqualWeights()).tradeoffs
+    (tradeoff,) = TradeoffCurves.of(plan, layers, factored, options, EqualWeights()).tradeoffs
     for ratio, error in list(zip(tradeoff.ratios, tradeoff.errors, strict=True))[2:-1:5]:
         again = make_plan(
             layers, factored, PlanOptions(Budget("macs", ratio + 1e-6), schemes=options.schemes)
@@ -95,15 +95,15 @@ def test_a_rule_leaves_no_trade_off(made):
         if layer.name in wanted
     }
     plan = make_plan(layers, factored, options)
-    outlook = Outlook.of(plan, layers, factored, options, EqualWeights())
-    assert outlook.tradeoffs == ()
-    assert [one.layer for one in outlook.layers] == list(factored)
+    tradeoff_curves = TradeoffCurves.of(plan, layers, factored, options, EqualWeights())
+    assert tradeoff_curves.tradeoffs == ()
+    assert [one.layer for one in tradeoff_curves.layers] == list(factored)
 
 
 def test_curves_of_two_ranks_fall_with_their_cost(made):
     layers, factored, options, plan = made
-    outlook = Outlook.of(plan, layers, factored, options, EqualWeights())
-    curves = [curve for one in outlook.layers for curve in one.curves if curve.scheme == "tucker2"]
+    tradeoff_curves = TradeoffCurves.of(plan, layers, factored, options, EqualWeights())
+    curves = [curve for one in tradeoff_curves.layers for curve in one.curves if curve.scheme == "tucker2"]
     assert curves
     for curve in curves:
         assert list(curve.macs) == sorted(curve.macs)
@@ -112,13 +112,13 @@ def test_curves_of_two_ranks_fall_with_their_cost(made):
 
 
 def test_nobody_waits_for_curves_that_nobody_asked_for(monkeypatch):
-    from twofold.planning.tradeoff import Outlook as Curves
+    from twofold.planning.tradeoff import TradeoffCurves as Curves
 
     asked = []
     monkeypatch.setattr(Curves, "of", classmethod(lambda cls, *_: asked.append(1) or cls()))
     layer = torch.nn.Conv2d(64, 64, 3)
     result = twofold.decompose(torch.nn.Sequential(layer), macs=0.7, no_data=True)
     assert not asked
-    assert result.outlook == Curves()
-    assert result.outlook is result.outlook
+    assert result.tradeoff_curves == Curves()
+    assert result.tradeoff_curves is result.tradeoff_curves
     assert asked == [1]

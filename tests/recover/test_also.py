@@ -42,7 +42,7 @@ def blobs(model):
 def test_it_begins_with_the_mean_of_the_weights(made):
     original, smaller, first, second = made
     data = samples(24, seed=9)
-    both = recover(original, first, data=data, options=STILL, also=[second])
+    both = recover(original, first, data=data, options=STILL, average_with=[second])
     parts = [blobs(one) for one in (first, second)]
     for name, found in blobs(both.model).items():
         for k, blob in enumerate(found):
@@ -50,7 +50,9 @@ def test_it_begins_with_the_mean_of_the_weights(made):
             np.testing.assert_allclose(blob, mean, rtol=1e-5, atol=1e-7)
     each = [recover(original, one, data=data, options=STILL).before for one in (first, second)]
     assert both.before < max(each)
-    three = recover(original, first, data=data, options=STILL, also=(one for one in (second, smaller)))
+    three = recover(
+        original, first, data=data, options=STILL, average_with=(one for one in (second, smaller))
+    )
     name = next(one for one in parts[0] if not np.array_equal(parts[0][one][0], parts[1][one][0]))
     mean = sum(blobs(one)[name][0].astype(np.float64) for one in (first, second, smaller)) / 3
     np.testing.assert_allclose(blobs(three.model)[name][0], mean, rtol=1e-5, atol=1e-7)
@@ -67,7 +69,7 @@ def test_modules_too():
     x = torch.from_numpy(samples(4))
     first = twofold.decompose(net, ranks={"2": 8}, example_inputs=x, no_data=True).model.module
     second = recover(net, first, data=samples(24), options=RecoverOptions(steps=8, rate=1e-2)).model.module
-    both = recover(net, first, data=samples(24), options=STILL, also=[second]).model.module
+    both = recover(net, first, data=samples(24), options=STILL, average_with=[second]).model.module
     for a, b, mean in zip(*(one.parameters() for one in (first, second, both)), strict=True):
         torch.testing.assert_close(mean, (a + b) / 2, rtol=1e-5, atol=1e-7)
 
@@ -78,9 +80,9 @@ def test_what_is_refused(made, tmp_path):
     with pytest.raises(
         ModelError, match=r"the shapes of the factors differ: \(.*\) in the model, .* in number 1"
     ):
-        recover(original, first, data=samples(8), options=STILL, also=[other])
+        recover(original, first, data=samples(8), options=STILL, average_with=[other])
     with pytest.raises(OptionError, match="also does not go with qat"):
-        recover(original, first, data=samples(8), options=RecoverOptions(qat=True), also=[smaller])
+        recover(original, first, data=samples(8), options=RecoverOptions(qat=True), average_with=[smaller])
 
 
 def test_from_the_command_line(made, tmp_path, monkeypatch, capsys):
@@ -89,12 +91,23 @@ def test_from_the_command_line(made, tmp_path, monkeypatch, capsys):
     for name, model in (("a", first), ("b", second)):
         model.save(f"{name}/net.prototxt", f"{name}/net.caffemodel")
     np.save("x.npy", samples(24, seed=9))
-    argv = ["recover", "net.prototxt", "net.caffemodel", "a", "--also", "b", "-o", "mean", "--data", "x.npy"]
+    argv = [
+        "recover",
+        "net.prototxt",
+        "net.caffemodel",
+        "a",
+        "--average-with",
+        "b",
+        "-o",
+        "mean",
+        "--data",
+        "x.npy",
+    ]
     assert main([*argv, "--steps", "0", "--batch", "8", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["samples"], told["losses"]) == (0, [])
     assert told["after"] == told["before"]
-    expected = recover(original, first, data=samples(24, seed=9), options=STILL, also=[second])
+    expected = recover(original, first, data=samples(24, seed=9), options=STILL, average_with=[second])
     assert told["before"] == pytest.approx(expected.before, rel=1e-6)
-    assert main([*argv, "--also", "nowhere", "--force"]) == 1
+    assert main([*argv, "--average-with", "nowhere", "--force"]) == 1
     assert "nowhere" in capsys.readouterr().err

@@ -116,14 +116,14 @@ def test_the_rate_that_helps_most_is_chosen(after, chosen, monkeypatch):
         assert float(weight) == 0  # each begins where the first began
         tried.append(rate)
         weight.fill_(rate)
-        return training.Course(((0, 0.5), (steps, after[rate])), ())
+        return training.TrainingHistory(((0, 0.5), (steps, after[rate])), ())
 
     assert training._rate_that_helps_most(run, Student(), 160) == chosen
     assert float(weight) == 0
     assert len(tried) == {0.01: 4, 0.1: 3, 0.001: 4}[chosen]
 
 
-def test_made_up_pictures_teach_beside_the_users(tmp_path, monkeypatch, capsys):
+def test_synthetic_images_teach_beside_the_users(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = NET.replace("dim: 16", "dim: 3")
     original = twofold.load(*write(tmp_path, text, random_blobs(text)))
@@ -132,12 +132,12 @@ def test_made_up_pictures_teach_beside_the_users(tmp_path, monkeypatch, capsys):
     argv = ["recover", "net.prototxt", "net.caffemodel", "out", "--data", "x.npy", "--steps", "4", "--json"]
     assert main([*argv, "-o", "plain"]) == 0
     plain = json.loads(capsys.readouterr().out)
-    assert main([*argv, "-o", "more", "--made-up", "30"]) == 0
+    assert main([*argv, "-o", "more", "--synthetic", "30"]) == 0
     more = json.loads(capsys.readouterr().out)
     assert more["samples"] == plain["samples"] + 30
-    assert more["before"] == plain["before"]  # the exam is the user's own
+    assert more["before"] == plain["before"]  # the validation is the user's own
     assert more["after"] != plain["after"]
-    assert any("30 made-up pictures teach beside yours" in note for note in more["notes"])
+    assert any("30 synthetic images teach beside yours" in note for note in more["notes"])
 
 
 def test_what_is_refused(pair, tmp_path):
@@ -225,7 +225,7 @@ def test_the_loss_is_that_of_the_steps_before(pair):
     assert found.samples == 14
     teacher, student = (runner_for(one) for one in (original, decomposed))
     inputs = calibration_inputs(teacher, CalibrationSource(data=samples(16)))
-    (batch,), (exam,) = (list(part) for part in split(inputs.batched(14)))
+    (batch,), (validation,) = (list(part) for part in split(inputs.batched(14)))
     answers = {name: wanted.astype(float) for name, wanted in teacher.run(batch).items()}
 
     def varies(wanted):
@@ -240,7 +240,7 @@ def test_the_loss_is_that_of_the_steps_before(pair):
 
     terms = []
     for name in answers:
-        usual = errors(exam, name).min()  # of two held-out samples the lower one stands in the middle
+        usual = errors(validation, name).min()  # of two held-out samples the lower one stands in the middle
         terms.append((2 * usual * (np.sqrt(1 + errors(batch, name) / usual) - 1)).mean())
     losses = [loss for _, loss in found.losses]
     np.testing.assert_allclose(losses, losses[0], rtol=1e-3)

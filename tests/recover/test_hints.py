@@ -17,7 +17,7 @@ from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
 from twofold.calibration.inputs import from_arrays  # noqa: E402
-from twofold.calibration.measure import OutputError  # noqa: E402
+from twofold.calibration.measure import OutputErrorMetric  # noqa: E402
 from twofold.calibration.runners import runner_for  # noqa: E402
 from twofold.cli import main  # noqa: E402
 from twofold.distributed import joined  # noqa: E402
@@ -25,7 +25,7 @@ from twofold.errors import ModelError, OptionError  # noqa: E402
 from twofold.recover import RecoverOptions, recover  # noqa: E402
 from twofold.recover.caffe import CaffeStudent  # noqa: E402
 from twofold.recover.loss import Loss, tempered  # noqa: E402
-from twofold.recover.train import Lesson  # noqa: E402
+from twofold.recover.train import TeacherData  # noqa: E402
 
 
 def caffe(folder):
@@ -41,7 +41,7 @@ def of_onnx(folder):
 def error_of(value, original, model):
     """Relative error of a value inside, on inputs that no run has seen."""
     wanted, found = (runner_for(one, (value,)) for one in (original, model))
-    measure = OutputError()
+    measure = OutputErrorMetric()
     for batch in from_arrays(samples(40, seed=11), wanted.inputs).batched(8):
         measure.add("", wanted.run(batch), found.run(batch))
     return measure.error("")
@@ -74,14 +74,14 @@ def test_a_hint_counts_as_much_as_an_output_at_the_start_or_less(output, hint, t
     teacher = runner_for(original, (output, hint))
     inputs = from_arrays(samples(20, seed=5), teacher.inputs).batched(20)
     with joined("cpu") as world:
-        lesson = Lesson(teacher, inputs, world, [hint])
+        teacher_data = TeacherData(teacher, inputs, world, [hint])
     student = CaffeStudent(original, smaller, teacher.outputs, torch.device("cpu"))
-    loss = Loss(student, lesson.spreads)
+    loss = Loss(student, teacher_data.spreads)
     (batch,) = inputs
     answer = teacher.run(batch)
     with torch.no_grad():
         errors, _ = loss.parts(batch, answer, [])
-        loss.scales = lesson.scales(loss, None)
+        loss.scales = teacher_data.scales(loss, None)
         total = float(loss(batch, answer))
     usual = {name: float(error.median()) for name, error in errors.items()}
     assert usual["one"] < 0.5 * usual["out"]
@@ -96,12 +96,12 @@ def test_no_more_than_a_batch_is_computed_with_at_once(tmp_path, monkeypatch):
     original, _, hint = caffe(tmp_path)
     teacher = runner_for(original, ("out", hint))
     rows = []
-    add = OutputError.add
+    add = OutputErrorMetric.add
     monkeypatch.setattr(
-        OutputError, "add", lambda self, key, a, b: rows.append(len(a["out"])) or add(self, key, a, b)
+        OutputErrorMetric, "add", lambda self, key, a, b: rows.append(len(a["out"])) or add(self, key, a, b)
     )
     with joined("cpu") as world:
-        Lesson(teacher, from_arrays(samples(20), teacher.inputs).batched(8), world, [hint])
+        TeacherData(teacher, from_arrays(samples(20), teacher.inputs).batched(8), world, [hint])
     assert rows == [8, 8, 4]
 
 

@@ -156,11 +156,13 @@ def test_what_was_trained_is_kept_and_told_when_it_runs_otherwise(pair, monkeypa
     assert len(calls) == 2
     assert "ONNX Runtime computes the int8 model otherwise than training: value " in str(found)
     found.model.save(tmp_path / "kept.onnx")
-    _, exam = split(calibration_inputs(runner_for(original), source))
+    _, validation = split(calibration_inputs(runner_for(original), source))
     files = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
-    ref = np.concatenate([opencv(*files, one[None])[0] for one in exam.arrays["data"]])
+    ref = np.concatenate([opencv(*files, one[None])[0] for one in validation.arrays["data"]])
     (told,) = re.findall(r"in ONNX Runtime the error of the int8 model is ([0-9.]+)", str(found))
-    assert float(told) == pytest.approx(error(tmp_path / "kept.onnx", exam.arrays["data"], ref), rel=1e-3)
+    assert float(told) == pytest.approx(
+        error(tmp_path / "kept.onnx", validation.arrays["data"], ref), rel=1e-3
+    )
     assert float(told) > 1.02 * found.after
 
 

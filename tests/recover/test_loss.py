@@ -86,7 +86,7 @@ def test_samples_are_measured_by_what_they_vary_themselves():
     spread = Spread(float(wanted.var()), float(wanted.var(axis=1).mean()))
     found = sizes(torch.from_numpy(wanted), spread).numpy()
     assert found.mean() == pytest.approx(spread.total, rel=1e-5)
-    assert found.min() > 0.09 * spread.total  # a blank picture does not lead
+    assert found.min() > 0.09 * spread.total  # a blank image does not lead
     np.testing.assert_array_equal(np.argsort(found), np.argsort(wanted.var(axis=1)))
     single = torch.from_numpy(wanted[:, :1])  # one value does not vary: all alike
     assert sizes(single, Spread(3.0, 0.0)).tolist() == pytest.approx(20 * [3])
@@ -155,28 +155,28 @@ def test_both_halves_of_the_loss_weigh_alike_at_the_start(pair):
     from twofold.calibration.runners import runner_for
     from twofold.formats.torch.model import TorchModel
     from twofold.recover.torch import TorchStudent
-    from twofold.recover.train import Lesson
+    from twofold.recover.train import TeacherData
 
     net, smaller = pair
     x = (torch.from_numpy(samples(4)),)
     teacher = runner_for(TorchModel(net, x))
     inputs = from_arrays(samples(21, seed=5), teacher.inputs).batched(4)  # the last batch is smaller
     with joined("cpu") as world:
-        lesson = Lesson(teacher, inputs, world)
+        teacher_data = TeacherData(teacher, inputs, world)
     student = TorchStudent(TorchModel(net, x), TorchModel(smaller, x), teacher.outputs, torch.device("cpu"))
-    loss = Loss(student, lesson.spreads)
+    loss = Loss(student, teacher_data.spreads)
     (name,) = teacher.outputs
     (batch,) = inputs.batched(21)
     answer = teacher.run(batch)
-    spread = lesson.spreads[name]
+    spread = teacher_data.spreads[name]
     assert spread.total == pytest.approx(answer[name].var(), rel=1e-4)
     assert spread.within == pytest.approx(answer[name].var(axis=1).mean(), rel=1e-4)
     with torch.no_grad():
         (numbers_of, _), (errors, divergences) = (loss.parts(batch, answer, names) for names in ([], [name]))
-    numbers = lesson.scales(loss, False)
+    numbers = teacher_data.scales(loss, False)
     assert numbers.weights == {}
     assert numbers.usual == pytest.approx({name: float(numbers_of[name].median())}, rel=1e-3)
-    classes = lesson.scales(loss, None)
+    classes = teacher_data.scales(loss, None)
     assert classes.usual == {}  # a doubtful sample counts in full
     ratio = classes.weights[name] * float(divergences[name]) / float(errors[name].mean())
     assert ratio == pytest.approx(1, rel=1e-3)

@@ -44,8 +44,8 @@ def test_onnx(tmp_path, made):
         for pair in ((net, small), (net, recovery.model))
     )
     assert np.square(after[0] - after[1]).sum() < np.square(before[0] - before[1]).sum()
-    with pytest.raises(OptionError, match=r"size of 'y' depends on the values.*protect"):
-        twofold.recover(net, small, CalibrationSource(data=x, protect=("y",)), options=OPTIONS)
+    with pytest.raises(OptionError, match=r"size of 'y' depends on the values.*targets"):
+        twofold.recover(net, small, CalibrationSource(data=x, targets=("y",)), options=OPTIONS)
 
 
 def test_commands(tmp_path, capsys):
@@ -55,7 +55,7 @@ def test_commands(tmp_path, capsys):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     given = ["--images", str(tmp_path), "--preset", "imagenet"]
     steps = ["--output", str(tmp_path / "better"), "--steps", "4", "--rate", "1e-3"]
-    assert main(["recover", *pair, *given, *steps, "--protect", "y"]) != 0
+    assert main(["recover", *pair, *given, *steps, "--targets", "y"]) != 0
     assert "the size of 'y' depends on the values" in capsys.readouterr().err
     assert not (tmp_path / "better").exists()
     assert main(["recover", *pair, *given, *steps]) == 0
@@ -72,6 +72,6 @@ def test_a_module_that_returns_a_list_per_image():
     assert recovery.after < recovery.before
     compared = twofold.compare(net, recovery.model, data=x[:4], example_inputs=(x[:3],))
     assert [one.name for one in compared.outputs] == ["h", "0.boxes"]
-    source = CalibrationSource(data=x, protect=("0.boxes",))
-    with pytest.raises(OptionError, match=r"size of '0.boxes' depends on the values.*protect"):
+    source = CalibrationSource(data=x, targets=("0.boxes",))
+    with pytest.raises(OptionError, match=r"size of '0.boxes' depends on the values.*targets"):
         twofold.recover(net, small, source, options=OPTIONS, example_inputs=(x[:3],))

@@ -111,7 +111,7 @@ def test_the_network_moves_and_zooms(opened):
     page.mouse.up()
     moved = box()
     assert moved[2] == pytest.approx(0.75 * start[2])
-    page.mouse.wheel(0, 300)  # the picture was clicked, so that the wheel is its own
+    page.mouse.wheel(0, 300)  # the image was clicked, so that the wheel is its own
     page.wait_for_function(f"document.getElementById('graph').viewBox.baseVal.width > {moved[2]} + 1")
     page.locator("[data-zoom=all]").click()
     x, y, width, height = box()

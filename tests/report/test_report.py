@@ -104,7 +104,7 @@ def test_samples_show_both_nets(report):
 
 
 def test_the_trade_off_goes_down_and_holds_the_plan(result):
-    (tradeoff,) = result.outlook.tradeoffs
+    (tradeoff,) = result.tradeoff_curves.tradeoffs
     assert tradeoff.measured
     assert tradeoff.ratios[-1] == pytest.approx(1.0)
     assert tradeoff.errors[-1] == pytest.approx(0.0, abs=1e-9)
@@ -120,7 +120,7 @@ def test_the_trade_off_goes_down_and_holds_the_plan(result):
 
 
 def test_a_layers_curve_passes_through_what_was_chosen(result):
-    curves = {one.layer: one.curves for one in result.outlook.layers}
+    curves = {one.layer: one.curves for one in result.tradeoff_curves.layers}
     for choice in result.plan.choices:
         kind = (choice.scheme, choice.variant)
         curve = next(one for one in curves[choice.layer] if (one.scheme, one.variant) == kind)
@@ -144,7 +144,7 @@ def test_a_long_net_stays_small():
 
     from twofold.conv import ConvGeometry
     from twofold.planning import Choice, Plan
-    from twofold.planning.tradeoff import LayerCurves, Outlook, RankCurve
+    from twofold.planning.tradeoff import LayerCurves, RankCurve, TradeoffCurves
     from twofold.report import Made
 
     shape = ConvGeometry.of(512, 512, (3, 3))
@@ -166,7 +166,11 @@ def test_a_long_net_stays_small():
         nodes.append(Node(name + ".bn", "BatchNorm2d", (len(nodes) - 1,)))
         nodes.append(Node(name + ".add", "add", (len(nodes) - 1, max(0, len(nodes) - 3))))
     report = Report(
-        "long", Made(), json.loads(Plan(choices, ()).to_json()), Outlook(curves), NetGraph(tuple(nodes))
+        "long",
+        Made(),
+        json.loads(Plan(choices, ()).to_json()),
+        TradeoffCurves(curves),
+        NetGraph(tuple(nodes)),
     )
     assert len(report.page().encode()) < 2_000_000
     assert len(report.to_json().encode()) < 2_000_000

@@ -25,7 +25,7 @@ Accuracy = Callable[[Predict], float]
 
 
 def top1(folder: str | Path, shapes: Mapping[str, SampleShape], options: ImageOptions) -> Accuracy:
-    """Top-1 accuracy over a folder with one subfolder of pictures per class.
+    """Top-1 accuracy over a folder with one subfolder of images per class.
 
     Subfolders named by numbers are the classes of these indices; others are counted in the order of their
     names.
@@ -33,20 +33,20 @@ def top1(folder: str | Path, shapes: Mapping[str, SampleShape], options: ImageOp
     Args:
         folder: the folder.
         shapes: input name -> shape of a sample.
-        options: how pictures become inputs; `limit` holds for each class.
+        options: how images become inputs; `limit` holds for each class.
 
     Raises:
-        InputError: there are no subfolders, or pictures that cannot be used.
+        InputError: there are no subfolders, or images that cannot be used.
     """
     folder = Path(folder)
     if not is_dir(folder):
-        raise InputError(f"{folder}: no folder; labelled pictures lie in one subfolder per class")
+        raise InputError(f"{folder}: no folder; labelled images lie in one subfolder per class")
     classes = sorted(path for path in folder.iterdir() if is_dir(path))
     if not classes:
-        raise InputError(f"{folder}: has no subfolders; labelled pictures lie in one subfolder per class")
+        raise InputError(f"{folder}: has no subfolders; labelled images lie in one subfolder per class")
     numbered = all(re.fullmatch("[0-9]+", path.name) for path in classes)
     parts: list[tuple[int, Inputs]] = []
-    for position, path in enumerate(track(classes, "reading labelled pictures")):
+    for position, path in enumerate(track(classes, "reading labelled images")):
         index = int(path.name) if numbered else position
         parts.append((index, load_images(path, shapes, replace(options, crops=1))))
 
@@ -75,6 +75,6 @@ def _scores(outputs: Outputs) -> NDArray[np.float32]:
         shapes = ", ".join(f"{name} {value.shape}" for name, value in outputs.items())
         raise OptionError(
             f"a labelled folder needs one output with a score per class; the network gives {shapes}. "
-            f"Name the output ({option('protect')}), or give a function"
+            f"Name the output ({option('targets')}), or give a function"
         )
     return found[0].reshape(found[0].shape[:2])

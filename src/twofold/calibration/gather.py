@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..conv import Array, ConvLayer, Factors, FactorStatistics, LayerStatistics
 from ..errors import InputError, OptionError, remedy
 from ..progress import track
+from ..renamed import former_fields
 from .grouped import accumulator, factor_accumulator
 from .inputs import Inputs
 from .memory import SHARE, free_memory, share_out
@@ -38,6 +39,7 @@ GRADIENT_SAMPLES = 32
 _GRADIENT_POSITIONS = 4096
 
 
+@former_fields(made_up="synthetic")
 @dataclass(frozen=True)
 class CalibrationOptions:
     """How a network is looked at.
@@ -47,9 +49,9 @@ class CalibrationOptions:
         positions: output positions looked at in each image; None for as many as each layer's patch needs.
         gradients: whether fits weight a layer's output by how much the network's outputs depend on it.
         batch_statistics: whether batch normalisation uses the batch's own mean and variance meanwhile; None
-            for made-up pictures in a range that is only assumed, and for those of Caffe nets. Errors are
+            for synthetic images in a range that is only assumed, and for those of Caffe nets. Errors are
             measured on the network as it runs, with the statistics that it stores.
-        made_up: number of made-up pictures; None for 66 where there are no inputs, and none beside inputs.
+        synthetic: number of synthetic images; None for 66 where there are no inputs, and none beside inputs.
         seed: of the draw of positions and projections.
     """
 
@@ -57,14 +59,14 @@ class CalibrationOptions:
     positions: int | None = None
     gradients: bool = True
     batch_statistics: bool | None = None
-    made_up: int | None = None
+    synthetic: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.memory is not None and self.memory < 1:
             raise OptionError(f"memory is a positive number of bytes, got {self.memory}")
-        if self.made_up is not None and self.made_up < 0:
-            raise OptionError(f"made-up pictures are counted from 0, got {self.made_up}")
+        if self.synthetic is not None and self.synthetic < 0:
+            raise OptionError(f"synthetic images are counted from 0, got {self.synthetic}")
         if self.positions is not None and self.positions < 1:
             raise OptionError(f"positions per image must be 1 or more, got {self.positions}")
 

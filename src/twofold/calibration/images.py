@@ -1,4 +1,4 @@
-"""Pictures to inputs, by Caffe's rules: pixels 0..255, (H, W, C) to (C, H, W), (pixel - mean) * scale."""
+"""Images to inputs, by Caffe's rules: pixels 0..255, (H, W, C) to (C, H, W), (pixel - mean) * scale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..progress import track
 from .inputs import DEFAULT_LIMIT, Inputs, Provenance, SampleShape, describe
 from .mean import read_mean
 from .memory import check_room
-from .pixels import COLORS, BadImageError, Color, Picture, Pixels, find_images, named, read_pixels, resize
+from .pixels import COLORS, BadImageError, Color, ImageSource, Pixels, find_images, named, read_pixels, resize
 from .presets import PRESETS, PresetName
 
 Mean = tuple[float, ...] | NDArray[np.float32] | str | Path
@@ -24,9 +24,9 @@ Mean = tuple[float, ...] | NDArray[np.float32] | str | Path
 
 @dataclass(frozen=True, eq=False)
 class ImageOptions:
-    """How a picture becomes a sample. None means "not said": see `or_else`, and the defaults below.
+    """How an image becomes a sample. None means "not said": see `or_else`, and the defaults below.
 
-    The picture is decoded, resized, cropped, and its values are mapped, in this order:
+    The image is decoded, resized, cropped, and its values are mapped, in this order:
 
     - `size` given: resized to it, whatever the aspect; a single number is the length of the shorter side,
       and the aspect is kept.
@@ -34,24 +34,24 @@ class ImageOptions:
       whatever the aspect (as Caffe's classification example and OpenCV's blobFromImage do).
     - `size` not given, crops wanted: left at its own scale, but enlarged, aspect kept, where it is smaller
       than the crop.
-    - Then a crop of `crop`, else of the net's input size, is cut out if the picture is larger than that: the
+    - Then a crop of `crop`, else of the net's input size, is cut out if the image is larger than that: the
       centre one, rounded towards the top left as in Caffe's test phase, or `crops` random ones.
 
     Attributes:
         size: (height, width), or the shorter side.
         crop: (height, width) of the crop; must be the net's input size where the net fixes that.
-        crops: crops per picture; 1 is the centre crop.
+        crops: crops per image; 1 is the centre crop.
         color: order of the channels; by default bgr for 3 channels of a Caffe net, rgb for those of others,
             gray for 1.
         mean: subtracted from the pixels: one value, one per channel (in the order of `color`), an array
-            (C, H, W), or text or a path for `read_mean`. An array of the resized picture's size is cropped
+            (C, H, W), or text or a path for `read_mean`. An array of the resized image's size is cropped
             with it, as Caffe does; of another size (where Caffe gives up), its mean per channel is taken, and
             this is noted. Default 0.
         scale: multiplies what remains after the mean: one value, or one per channel (1 / standard deviation).
             Default 1.
         preset: name of a mean, scale and order of channels, instead of these: see `PRESETS`.
-        limit: at most so many pictures, drawn by `seed` where there are more; 0 takes all.
-        seed: for the drawing of pictures and random crops.
+        limit: at most so many images, drawn by `seed` where there are more; 0 takes all.
+        seed: for the drawing of images and random crops.
     """
 
     size: int | tuple[int, int] | None = None
@@ -174,27 +174,27 @@ class _Recipe:
 
 
 def load_images(
-    source: Picture | Iterable[Picture],
+    source: ImageSource | Iterable[ImageSource],
     shapes: Mapping[str, SampleShape],
     options: ImageOptions | None = None,
     *,
     minimum: int = 1,
     memory: int | None = None,
 ) -> Inputs:
-    """Read pictures as samples for a net with one input.
+    """Read images as samples for a net with one input.
 
-    Bad pictures are left out and named in the result; samples are held in memory as float32.
+    Bad images are left out and named in the result; samples are held in memory as float32.
 
     Args:
         source: what `find_images` takes: a folder, a pattern, a text list, paths, images of
             Pillow.
         shapes: input name -> (C, H, W); sizes may be None, then `crop` or `size` must say them.
         options: see `ImageOptions`.
-        minimum: fewer usable pictures than this are an error, as are fewer than half of those named.
+        minimum: fewer usable images than this are an error, as are fewer than half of those named.
         memory: bytes that samples may take; None for a share of what is free.
 
     Raises:
-        InputError: nothing found, too few usable pictures, or the net does not take pictures.
+        InputError: nothing found, too few usable images, or the net does not take images.
         OptionError: options that contradict the net or each other.
         MissingExtraError: Pillow is not installed.
     """
@@ -204,17 +204,17 @@ def load_images(
     notes = []
     rng = np.random.default_rng(options.seed)
     if options.limit and len(paths) > options.limit:
-        notes.append(f"{options.limit} of {len(paths)} pictures, drawn with seed {options.seed}")
+        notes.append(f"{options.limit} of {len(paths)} images, drawn with seed {options.seed}")
         paths = [paths[i] for i in sorted(rng.choice(len(paths), options.limit, replace=False))]
     channels = 1 if recipe.color == "gray" else 3
     check_room(
-        f"{len(paths)} pictures, {options.crops} of each" if options.crops > 1 else f"{len(paths)} pictures",
+        f"{len(paths)} images, {options.crops} of each" if options.crops > 1 else f"{len(paths)} images",
         memory, 4 * channels * math.prod(recipe.target) * options.crops * len(paths),
     )  # fmt: skip
     samples: list[NDArray[np.float32]] = []
     skipped: list[tuple[str, str]] = []
     reduced = False
-    for path in track(paths, "reading pictures"):
+    for path in track(paths, "reading images"):
         try:
             pixels = read_pixels(path, recipe.color)
             fitted = _fit(pixels, recipe)
@@ -228,13 +228,12 @@ def load_images(
         listed = "; ".join(f"{where}: {reason}" for where, reason in skipped[:3])
         more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
         need = f"at least {minimum} are needed" if usable < max(1, minimum) else "fewer than half"
-        raise InputError(f"{usable} of {len(paths)} pictures can be used ({need}). {listed}{more}")
+        raise InputError(f"{usable} of {len(paths)} images can be used ({need}). {listed}{more}")
     if skipped:
-        notes.append(f"{len(skipped)} of {len(paths)} pictures were skipped")
+        notes.append(f"{len(skipped)} of {len(paths)} images were skipped")
     if reduced:
         notes.append(
-            f"the mean image is {recipe.mean.shape[1:]}, not the pictures' size: "
-            "its mean per channel was used"
+            f"the mean image is {recipe.mean.shape[1:]}, not the images' size: its mean per channel was used"
         )
     origin = Provenance("images", _named(source), options.to_json(), tuple(skipped), tuple(notes))
     return Inputs({name: np.stack(samples)}, origin)
@@ -243,7 +242,7 @@ def load_images(
 def random_crops(
     pixels: Pixels, size: tuple[int, int], count: int, rng: np.random.Generator
 ) -> list[tuple[slice, slice]]:
-    """Positions of `count` random crops of `size` in a picture (H, W, C) that is at least as large."""
+    """Positions of `count` random crops of `size` in an image (H, W, C) that is at least as large."""
     room = [have - want for have, want in zip(pixels.shape, size, strict=False)]
     corners = [(int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))) for _ in range(count)]
     return [(slice(y, y + size[0]), slice(x, x + size[1])) for y, x in corners]
@@ -256,13 +255,13 @@ def _channels(count: int) -> str:
 def _settle(shapes: Mapping[str, SampleShape], options: ImageOptions) -> tuple[str, _Recipe]:
     if len(shapes) != 1:
         raise InputError(
-            f"the net has the inputs {sorted(shapes)}: pictures can fill only one; "
+            f"the net has the inputs {sorted(shapes)}: images can fill only one; "
             "give arrays for each as a .npz file"
         )
     ((name, shape),) = shapes.items()
     if len(shape) != 3 or shape[0] not in {1, 3, None}:
         raise InputError(
-            f"input {name} takes {describe(shape)}, which is no picture of 1 or 3 channels: "
+            f"input {name} takes {describe(shape)}, which is no image of 1 or 3 channels: "
             "give arrays as .npy or .npz"
         )
     channels = shape[0] or (1 if options.color == "gray" else 3)
@@ -287,7 +286,7 @@ def _settle(shapes: Mapping[str, SampleShape], options: ImageOptions) -> tuple[s
         wanted = "x".join(map(str, least)) if exact else f"with the shorter side at {options.size}"
         raise OptionError(
             f"images {wanted} are smaller than what the net takes, {height}x{width}; give --size of at least "
-            f"that, or none: pictures are then resized to {height}x{width}"
+            f"that, or none: images are then resized to {height}x{width}"
         )
     resize_to = options.size
     if resize_to is None and not options.crop and options.crops == 1:
@@ -300,7 +299,7 @@ def _settle(shapes: Mapping[str, SampleShape], options: ImageOptions) -> tuple[s
 
 
 def _fit(pixels: Pixels, recipe: _Recipe) -> Pixels:
-    """Resize a picture to where crops are cut from."""
+    """Resize an image to where crops are cut from."""
     if isinstance(recipe.resize_to, tuple):
         return resize(pixels, recipe.resize_to)
     have = pixels.shape[:2]
@@ -319,7 +318,7 @@ def _fit(pixels: Pixels, recipe: _Recipe) -> Pixels:
 
 
 def _samples(pixels: Pixels, recipe: _Recipe, rng: np.random.Generator) -> list[NDArray[np.float32]]:
-    """Cut the crops of one picture and map their values."""
+    """Cut the crops of one image and map their values."""
     height, width = recipe.target
     if recipe.crops == 1:
         top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
@@ -340,4 +339,4 @@ def _samples(pixels: Pixels, recipe: _Recipe, rng: np.random.Generator) -> list[
 
 
 def _named(source: object) -> str:
-    return str(source) if isinstance(source, (str, Path)) else "a list of pictures"
+    return str(source) if isinstance(source, (str, Path)) else "a list of images"

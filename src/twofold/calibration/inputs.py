@@ -1,6 +1,6 @@
 """The inputs that a network is calibrated on: arrays in memory, in order, with their origin.
 
-Images become such arrays in `images.py`, made-up images in `synthetic.py`; arrays that the user prepared
+Images become such arrays in `images.py`, synthetic images in `synthetic.py`; arrays that the user prepared
 himself come in here and are taken as they are: no mean, no scale, no change of colour.
 """
 
@@ -63,7 +63,7 @@ class Provenance:
 
     @property
     def color(self) -> str | None:
-        """Order of the channels of pictures; None for inputs that were made of none."""
+        """Order of the channels of images; None for inputs that were made of none."""
         said = [str(one["color"] or one["likely_color"]) for one in self.preprocessing.values()]
         return next(iter(said), None)
 
@@ -190,7 +190,7 @@ def load_data(
             loaded = read_npz(path, limit, partial(check_room, path, memory))
         else:
             raise InputError(
-                f"{path}: not a .npy or .npz file (for pictures, give a folder or a list of images)"
+                f"{path}: not a .npy or .npz file (for images, give a folder or a list of images)"
             )
     if isinstance(loaded, dict) and len(loaded) == len(shapes) == 1:
         loaded = next(iter(loaded.values()))

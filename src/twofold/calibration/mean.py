@@ -1,4 +1,4 @@
-"""Means of pictures, as numbers or from the files in which Caffe's tools keep them."""
+"""Means of images, as numbers or from the files in which Caffe's tools keep them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Measure(Protocol):
         """Error of the network `key` over all its batches; 0 where nothing changed."""
 
 
-class OutputError:
+class OutputErrorMetric:
     """The relative error of the outputs: per output ||changed - reference|| / ||reference - mean||.
 
     Norms run over all samples and values, the mean is one number per output; several outputs are joined as
@@ -62,7 +62,7 @@ class OutputError:
             if ref.shape != changed[name].shape:
                 raise InputError(
                     f"the size of output {name!r} depends on the values: {list(ref.shape)} before and "
-                    f"{list(changed[name].shape)} after; name what is computed before it: {option('protect')}"
+                    f"{list(changed[name].shape)} after; name what is computed before it: {option('targets')}"
                 )
             if ref.size:
                 self._add(sums, name, ref, changed[name])
@@ -86,7 +86,7 @@ class OutputError:
         if not squares:
             raise InputError(
                 "the protected outputs are empty on the calibration inputs, so there is no error to measure; "
-                f"name what is computed before them: {option('protect')}"
+                f"name what is computed before them: {option('targets')}"
             )
         return math.sqrt(sum(squares) / len(squares))
 

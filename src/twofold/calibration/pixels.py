@@ -1,4 +1,4 @@
-"""Picture files to arrays of pixels, as Caffe's own reader (OpenCV) does it: 8 bits, upright, no alpha."""
+"""Image files to arrays of pixels, as Caffe's own reader (OpenCV) does it: 8 bits, upright, no alpha."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 Color = Literal["bgr", "rgb", "gray"]
 COLORS: tuple[Color, ...] = get_args(Color)
 Pixels = NDArray[np.uint8]
-#: What names pictures, or is one: a path, or a `PIL.Image.Image`.
-Picture: TypeAlias = "str | Path | Image.Image"
-#: Larger pictures are left out: decoding takes some sixteen bytes per pixel.
+#: What names images, or is one: a path, or a `PIL.Image.Image`.
+ImageSource: TypeAlias = "str | Path | Image.Image"
+#: Larger images are left out: decoding takes some sixteen bytes per pixel.
 MOST_PIXELS = 100_000_000
 
 
 # Extensions that Pillow registers, but writes only, or reads only with another program's help.
-_NOT_PICTURES = frozenset({".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"})
+_NOT_IMAGES = frozenset({".pdf", ".eps", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"})
 
 
 class BadImageError(Exception):
-    """One picture cannot be used; the message is the reason."""
+    """One image cannot be used; the message is the reason."""
 
 
-def find_images(source: Picture | Iterable[Picture]) -> list[Path | Image.Image]:
-    """List the picture files that `source` names; images of Pillow stand for themselves.
+def find_images(source: ImageSource | Iterable[ImageSource]) -> list[Path | Image.Image]:
+    """List the image files that `source` names; images of Pillow stand for themselves.
 
     Args:
-        source: a folder (with its subfolders; hidden files and files without a picture's extension are left
-            out, sorted by path); a pattern with `*`, `?`, `[` or `**`; a picture; a text file with one path
+        source: a folder (with its subfolders; hidden files and files without an image's extension are left
+            out, sorted by path); a pattern with `*`, `?`, `[` or `**`; an image; a text file with one path
             per line, relative to that file, a number after the path (Caffe's label) is dropped; or paths,
             or images of Pillow, or one of these.
 
@@ -62,11 +62,11 @@ def is_image(value: object) -> TypeGuard[Image.Image]:
     return pillow is not None and isinstance(value, pillow.Image)
 
 
-def named(picture: Path | Image.Image) -> str:
-    """What a message calls a picture."""
-    if is_image(picture):
-        return str(getattr(picture, "filename", "") or "an image in memory")
-    return str(picture)
+def named(image: Path | Image.Image) -> str:
+    """What a message calls an image."""
+    if is_image(image):
+        return str(getattr(image, "filename", "") or "an image in memory")
+    return str(image)
 
 
 def _one(item: object) -> Path | Image.Image:
@@ -75,7 +75,7 @@ def _one(item: object) -> Path | Image.Image:
     if is_image(item):
         return item
     raise InputError(
-        f"pictures are paths or images of Pillow, got a {type(item).__name__}; give arrays as data"
+        f"images are paths or images of Pillow, got a {type(item).__name__}; give arrays as data"
     )
 
 
@@ -91,7 +91,7 @@ def _files(source: str | Path) -> list[Path]:
             and is_file(file)
         )
         if not found:
-            raise InputError(f"{path}: no pictures in this folder or below it")
+            raise InputError(f"{path}: no images in this folder or below it")
         return found
     if is_file(path):
         return _listed(path) if path.suffix.lower() in {".txt", ".lst", ".list"} else [path]
@@ -107,7 +107,7 @@ def _listed(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list of pictures ({error})") from error
+        raise InputError(f"{path}: cannot be read as a list of images ({error})") from error
     found = []
     for line in map(str.strip, lines):
         if not line:
@@ -134,22 +134,22 @@ def _is_number(text: str) -> bool:
 def _extensions() -> frozenset[str]:
     image = _pillow()
     image.init()
-    return frozenset(image.registered_extensions()) - _NOT_PICTURES
+    return frozenset(image.registered_extensions()) - _NOT_IMAGES
 
 
 def _pillow() -> Any:
     try:
         from PIL import Image  # noqa: PLC0415 - optional
     except ImportError as error:
-        raise MissingExtraError("reading pictures", "Pillow", "torch") from error
+        raise MissingExtraError("reading images", "Pillow", "torch") from error
     return Image
 
 
 def read_pixels(path: Path | Image.Image, color: Color) -> Pixels:
-    """Decode a picture; see `decode_pixels`.
+    """Decode an image; see `decode_pixels`.
 
     Raises:
-        BadImageError: the file is missing, broken, or no picture of 8 or 16 bits.
+        BadImageError: the file is missing, broken, or no image of 8 or 16 bits.
     """
     if not isinstance(path, Path):
         return _decoded(lambda: path, color)
@@ -165,20 +165,20 @@ def read_pixels(path: Path | Image.Image, color: Color) -> Pixels:
 
 
 def decode_pixels(content: bytes, color: Color | None) -> Pixels:
-    """Decode the content of a picture file.
+    """Decode the content of an image file.
 
     The first frame of an animation; turned upright by its EXIF orientation; alpha dropped; 16 bits cut to the
     upper 8; gray from colour by 0.299 R + 0.587 G + 0.114 B; palettes and CMYK turned into colour.
 
     Args:
         content: of the file.
-        color: order of the channels; None for gray where the picture is gray, else bgr.
+        color: order of the channels; None for gray where the image is gray, else bgr.
 
     Returns:
         (H, W, 3) in the wanted order, or (H, W, 1) for gray.
 
     Raises:
-        BadImageError: broken, or no picture of 8 or 16 bits.
+        BadImageError: broken, or no image of 8 or 16 bits.
     """
     image_module = _pillow()
     from PIL import ImageOps  # noqa: PLC0415 - optional
@@ -198,17 +198,17 @@ def decode_pixels(content: bytes, color: Color | None) -> Pixels:
 
 
 def _decoded(opened: Callable[[], Image.Image], color: Color | None) -> Pixels:
-    """Pixels of the picture that a function gives."""
+    """Pixels of the image that a function gives."""
     from PIL import ImageOps  # noqa: PLC0415 - optional
 
     try:
         with warnings.catch_warnings():
-            # Pillow warns of odd metadata and of large pictures; neither concerns the pixels.
+            # Pillow warns of odd metadata and of large images; neither concerns the pixels.
             warnings.simplefilter("ignore")
-            picture = _eight_bits(ImageOps.exif_transpose(opened()))
+            image = _eight_bits(ImageOps.exif_transpose(opened()))
             if color is None:
-                color = "gray" if picture.mode in {"1", "L", "LA"} else "bgr"
-            pixels = np.asarray(picture.convert("L" if color == "gray" else "RGB"))
+                color = "gray" if image.mode in {"1", "L", "LA"} else "bgr"
+            pixels = np.asarray(image.convert("L" if color == "gray" else "RGB"))
     except BadImageError:
         raise
     except Exception as error:  # decoders of broken files raise nearly anything
@@ -218,26 +218,26 @@ def _decoded(opened: Callable[[], Image.Image], color: Color | None) -> Pixels:
     return np.ascontiguousarray(pixels[:, :, ::-1]) if color == "bgr" else pixels
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
     image_module = _pillow()
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture)
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise BadImageError("32-bit values; give such data as .npy")
         upper: Image.Image = image_module.fromarray((values >> 8).astype(np.uint8))
         return upper
-    if picture.mode == "F":
+    if image.mode == "F":
         raise BadImageError("floating-point values; give such data as .npy")
-    if picture.mode in {"P", "PA"}:
+    if image.mode in {"P", "PA"}:
         # Through RGBA, because a palette's transparent entry would otherwise warn and turn black.
-        return picture.convert("RGBA")
-    return picture
+        return image.convert("RGBA")
+    return image
 
 
 def _reason(error: Exception) -> str:
     name = type(error).__name__
     if name == "UnidentifiedImageError":
-        return "not a picture in a known format"
+        return "not an image in a known format"
     if name == "DecompressionBombError":
         return "too many pixels"
     return f"cannot be decoded ({str(error) or name})"
@@ -256,7 +256,7 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
         where = np.clip((np.arange(wanted) + 0.5) * (have / wanted) - 0.5, 0, have - 1)
         low = np.floor(where).astype(np.intp)
         weight = (where - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-        # Rows are picked before they become floats, so that a large picture does not take four times as much.
+        # Rows are picked before they become floats, so that a large image does not take four times as much.
         upper = values.take(np.minimum(low + 1, have - 1), axis).astype(np.float32, copy=False)
         values = values.take(low, axis).astype(np.float32, copy=False)
         values += weight * (upper - values)

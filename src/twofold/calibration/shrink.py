@@ -1,7 +1,7 @@
 """Covariances of few samples, drawn towards what few samples can tell.
 
-The covariance S of a layer's patches comes from positions that are not independent: those of one picture look
-alike. Fits to it believe that what these pictures do not show never comes. So it may be drawn towards a
+The covariance S of a layer's patches comes from positions that are not independent: those of one image look
+alike. Fits to it believe that what these images do not show never comes. So it may be drawn towards a
 simpler covariance of the same trace, whose fewer parameters are better known,
 
     (1 - a) S + a C x K,

@@ -13,18 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, OptionError, option
+from ..renamed import former_fields
 from .accuracy import Accuracy
 from .companions import accompanied, images_among
 from .gather import CalibrationOptions
 from .images import ImageOptions, load_images
 from .inputs import Inputs, SampleShape, fits, from_arrays, load_data
 from .measure import Metric
-from .pixels import Picture, is_image
+from .pixels import ImageSource, is_image
 from .preprocessing import Preprocessing, Subject, find, options_of
 from .preprocessing.transform_param import CaffeDescription
 from .presets import PRESETS
 from .runner import Runner
-from .synthetic import ValueRange, dead_leaves, picture_shape, synthetic_inputs
+from .synthetic import ValueRange, dead_leaves, image_shape, synthetic_inputs
 
 #: Fewer samples than this are used for both, fitting and measuring.
 _FEWEST_TO_SPLIT = 16
@@ -33,41 +34,42 @@ _HELD_OUT = 1 / 8
 #: Errors that fewer samples told are off by a factor of two at times; so many inputs give enough of them.
 FEW_HELD_OUT = 4
 ENOUGH = math.floor((FEW_HELD_OUT - 1) / _HELD_OUT) + 1
-#: Values of all inputs, over the samples that are measured on: 8 pictures of 3 x 320 x 320.
+#: Values of all inputs, over the samples that are measured on: 8 images of 3 x 320 x 320.
 _MEASURED_VALUES = 8 * 3 * 320 * 320
 _MOST_MEASURED = 64
 #: Values of one batch. Its activations must fit into memory, with their gradients.
 _BATCH_VALUES = 2 * 3 * 320 * 320
 _LARGEST_BATCH = 16
-#: Made-up pictures where there are no inputs.
-MADE_UP = 66
-#: Pictures that a preprocessing is looked for with.
+#: Synthetic images where there are no inputs.
+SYNTHETIC = 66
+#: Images that a preprocessing is looked for with.
 _LOOKED_AT = 16
 
 
+@former_fields(protect="targets")
 @dataclass(frozen=True, eq=False)
 class CalibrationSource:
     """Where calibration inputs come from, and how they are used.
 
     Attributes:
-        images: a folder, list, pattern or paths of pictures, or images of Pillow.
+        images: a folder, list, pattern or paths of images, or images of Pillow.
         data: a `.npy`/`.npz` file, arrays, or an iterable of arrays or of dicts of arrays.
-        image_options: how pictures become inputs, on top of what the model says; or what describes it:
+        image_options: how images become inputs, on top of what the model says; or what describes it:
             torchvision's weights or transforms, an image processor of transformers.
-        values: range of made-up pictures.
-        protect: names of the outputs that must change least; empty for the model's own.
+        values: range of synthetic images.
+        targets: names of the outputs that must change least; empty for the model's own.
         metric: what is protected instead of the relative error of the outputs.
-        accuracy: for a budget of accuracy: a folder of labelled pictures, one subfolder per class, or a
+        accuracy: for a budget of accuracy: a folder of labelled images, one subfolder per class, or a
             function that is given one that predicts, and returns a share.
         statistics: file that keeps what layers see, for the next plan.
         options: how the network is looked at.
     """
 
-    images: Picture | Iterable[Picture] | None = None
+    images: ImageSource | Iterable[ImageSource] | None = None
     data: Any = None
     image_options: ImageOptions = field(default_factory=ImageOptions)
     values: ValueRange | None = None
-    protect: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
     metric: Metric | None = None
     accuracy: str | Path | Accuracy | None = None
     statistics: Path | None = None
@@ -83,7 +85,7 @@ class CalibrationSource:
 
     @classmethod
     def of(
-        cls, source: CalibrationSource | None, *, images: Picture | Iterable[Picture] | None,
+        cls, source: CalibrationSource | None, *, images: ImageSource | Iterable[ImageSource] | None,
         image_options: Any, data: Any,
     ) -> CalibrationSource:  # fmt: skip
         """What a call names: a source as one value, or its main parts.
@@ -94,7 +96,7 @@ class CalibrationSource:
         if source is not None and not isinstance(source, cls):
             raise OptionError(
                 f"the source of inputs is a CalibrationSource, got a {type(source).__name__}; "
-                "give arrays as data=..., and pictures as images=..."
+                "give arrays as data=..., and images as images=..."
             )
         parts = {"images": images, "image_options": image_options, "data": data}
         named = {name: value for name, value in parts.items() if value is not None}
@@ -111,11 +113,11 @@ class CalibrationSource:
     def asked(self) -> bool:
         """Whether the user named anything that needs a calibration."""
         said = (self.metric, self.accuracy, self.statistics, self.values)
-        more = (self.protect, self.options.made_up)
+        more = (self.targets, self.options.synthetic)
         return self.given or any(more) or any(value is not None for value in said)
 
 
-def _kept(images: Any) -> tuple[Picture, ...]:
+def _kept(images: Any) -> tuple[ImageSource, ...]:
     if not isinstance(images, Iterable):
         raise OptionError(f"images: paths or images of Pillow, got a {type(images).__name__}")
     return tuple(images)
@@ -134,12 +136,12 @@ def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
     """Read or make the inputs that a source names.
 
     Raises:
-        InputError: no inputs can be read or made, or nothing tells how pictures become inputs of the model.
+        InputError: no inputs can be read or made, or nothing tells how images become inputs of the model.
     """
     limit = source.image_options.limit or None
-    pictured = _pictured(runner)
+    shown = _shown(runner)
     if source.images is not None:
-        inputs = _read(pictured, source)
+        inputs = _read(shown, source)
     elif isinstance(source.data, (str, Path)):
         inputs = _fitting(
             runner, load_data(source.data, _sizes(runner), limit=limit, memory=source.options.memory)
@@ -147,7 +149,7 @@ def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
     elif source.data is not None:
         inputs = _fitting(runner, from_arrays(source.data, _sizes(runner), limit=limit))
     else:
-        inputs = _made_up(pictured, source)
+        inputs = _made_up(shown, source)
     if source.data is None:
         inputs = accompanied(inputs, runner.inputs, seed=source.image_options.seed)
     origin = inputs.provenance
@@ -155,7 +157,7 @@ def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
     return inputs.batched(min(max(_BATCH_VALUES // values_of_sample(inputs), 1), _LARGEST_BATCH))
 
 
-class _Pictured:
+class _Shown:
     """A runner with those of its inputs alone that take images."""
 
     def __init__(self, runner: Runner, inputs: Mapping[str, SampleShape]) -> None:
@@ -165,9 +167,9 @@ class _Pictured:
         return getattr(self._runner, name)
 
 
-def _pictured(runner: Runner) -> Runner:
+def _shown(runner: Runner) -> Runner:
     """The runner for reading and making images: Caffe nets may have other inputs beside, as `im_info`."""
-    return cast(Runner, _Pictured(runner, images_among(runner.inputs))) if is_caffe(runner) else runner
+    return cast(Runner, _Shown(runner, images_among(runner.inputs))) if is_caffe(runner) else runner
 
 
 def _sizes(runner: Runner) -> Mapping[str, SampleShape]:
@@ -209,7 +211,7 @@ def values_of_sample(inputs: Inputs) -> int:
     return sum(math.prod(array.shape[1:]) for array in inputs.arrays.values())
 
 
-# ---- pictures of the user's own
+# ---- images of the user's own
 
 
 def _read(runner: Runner, source: CalibrationSource) -> Inputs:
@@ -226,7 +228,7 @@ def _read(runner: Runner, source: CalibrationSource) -> Inputs:
 def image_preprocessing(
     runner: Runner, source: CalibrationSource, what: str
 ) -> tuple[Preprocessing, tuple[str, ...]]:
-    """How picture files become inputs, with all that they need, and warnings of what is assumed.
+    """How image files become inputs, with all that they need, and warnings of what is assumed.
 
     Raises:
         InputError: nothing tells it, and the model follows no convention.
@@ -241,7 +243,7 @@ def image_preprocessing(
     if not found.certain:
         presets = "; ".join(f"{preset} ({text})" for preset, text in PRESETS.items())
         raise InputError(
-            f"{what}: nothing tells how pictures become values of input {name!r}: not the model, no example "
+            f"{what}: nothing tells how images become values of input {name!r}: not the model, no example "
             f"inputs, no batch normalisation. Say it: {preset_option()} with {presets}; or a mean and a "
             "scale; or give arrays as data"
         )
@@ -256,14 +258,14 @@ def image_preprocessing(
     return replace(found, options=replace(found.options, color=found.order)), (warning,)
 
 
-# ---- pictures that are made up
+# ---- images that are synthesized
 
 
 def _made_up(runner: Runner, source: CalibrationSource) -> Inputs:
-    """Pictures; where a model takes something else, the examples that came with it."""
+    """Images; where a model takes something else, the examples that came with it."""
     try:
         for name, shape in runner.inputs.items():
-            picture_shape(name, shape)
+            image_shape(name, shape)
         found = _found(runner, source)
         inputs = synthetic_inputs(
             runner.inputs,
@@ -286,14 +288,14 @@ def _made_up(runner: Runner, source: CalibrationSource) -> Inputs:
 
 
 def _count(source: CalibrationSource) -> int:
-    """How many pictures are made up: as many as asked for; by default no more than the limit of inputs."""
-    asked, limit = source.options.made_up, source.image_options.limit
-    return min(MADE_UP, limit or MADE_UP) if asked is None else asked
+    """How many images are synthesized: as many as asked for; by default no more than the limit of inputs."""
+    asked, limit = source.options.synthetic, source.image_options.limit
+    return min(SYNTHETIC, limit or SYNTHETIC) if asked is None else asked
 
 
 def _warning(name: str, found: Preprocessing) -> str:
     return (
-        f"{name}: how pictures become values of this input is not known: {found}; what is fitted and "
+        f"{name}: how images become values of this input is not known: {found}; what is fitted and "
         f"measured holds for such values alone. Say it: {preset_option()} with {', '.join(PRESETS)}, or a "
         "mean and a scale; or give data"
     )
@@ -329,21 +331,19 @@ def _found(runner: Runner, source: CalibrationSource) -> dict[str, Preprocessing
         unit = (source.values.high - source.values.low) / 255
         told = replace(told, mean=(-source.values.low / unit,), scale=unit)
     return {
-        name: find(
-            Subject(name, shape, runner, len(runner.inputs) == 1, _pictures(runner, source, name)), told
-        )
+        name: find(Subject(name, shape, runner, len(runner.inputs) == 1, _images(runner, source, name)), told)
         for name, shape in runner.inputs.items()
     }
 
 
-def _pictures(runner: Runner, source: CalibrationSource, name: str) -> Any:
-    """Makes pictures with pixels 0..255 that are like the inputs: the user's, or made-up ones."""
+def _images(runner: Runner, source: CalibrationSource, name: str) -> Any:
+    """Makes images with pixels 0..255 that are like the inputs: the user's, or synthetic ones."""
 
     @cache
     def make() -> NDArray[np.float32] | None:
         shape = runner.inputs[name]
         try:
-            channels, height, width = picture_shape(name, shape)
+            channels, height, width = image_shape(name, shape)
         except InputError:
             return None
         if source.images is None:

@@ -1,12 +1,12 @@
-"""Made-up pictures for networks without data: "dead leaves", which have the edge statistics of photographs.
+"""Synthetic images for networks without data: "dead leaves", which have the edge statistics of photographs.
 
-Opaque discs and rotated rectangles, whose sizes follow a power law, hide each other until the picture is
+Opaque discs and rotated rectangles, whose sizes follow a power law, hide each other until the image is
 full; each has a grain and light that falls off over it, then come blur and noise. Occlusion and the power law
 together give straight and round edges at every scale and a power spectrum that falls as 1 / f^2 or a little
 faster, as that of photographs does.
 
 The widths of the distributions were chosen on six layers of HED (VGG-16): `channel` factors at a quarter of
-the rank, fitted to the statistics of these pictures, lose 1.4 times as much on photographs as factors fitted
+the rank, fitted to the statistics of these images, lose 1.4 times as much on photographs as factors fitted
 to those photographs; with white noise 4.9 times, from the weights alone 7.8 times as much.
 
 Source: Lee, Mumford, Huang, "Occlusion models for natural images", IJCV 41 (2001); Baradad et al.,
@@ -36,7 +36,7 @@ IMAGENET_BGR = (104.0, 117.0, 123.0)
 MAX_CHANNELS = 16
 MIN_SIDE = 8
 
-# Once so much of a picture is covered, shapes are aimed at the holes; until then they fall where they like.
+# Once so much of an image is covered, shapes are aimed at the holes; until then they fall where they like.
 _AIM_FROM = 0.8
 
 
@@ -100,29 +100,29 @@ def synthetic_inputs(
     values: ValueRange | Mapping[str, ValueRange] | None = None,
     options: ImageOptions | None = None,
 ) -> Inputs:
-    """Make dead-leaves pictures for every input of a net.
+    """Make dead-leaves images for every input of a net.
 
     Args:
         shapes: input name -> (C, H, W).
-        count: number of pictures.
-        seed: equal seeds give equal pictures.
+        count: number of images.
+        seed: equal seeds give equal images.
         values: what the net expects, per input or for all; by default `ValueRange.of(channels, options)`.
         options: the net's preprocessing, where it is known (its color, mean and scale are used).
 
     Returns:
-        The pictures; `provenance.notes` says which range was assumed.
+        The images; `provenance.notes` says which range was assumed.
 
     Raises:
-        InputError: an input is no picture.
+        InputError: an input is no image.
     """
     if count < 1:
-        raise OptionError(f"at least one synthetic picture, got {count}")
+        raise OptionError(f"at least one synthetic image, got {count}")
     arrays: dict[str, Image] = {}
     notes: list[str] = []
-    values_of_one = sum(math.prod(picture_shape(name, shape)) for name, shape in shapes.items())
-    check_room(f"{count} made-up pictures", None, 4 * count * values_of_one)
+    values_of_one = sum(math.prod(image_shape(name, shape)) for name, shape in shapes.items())
+    check_room(f"{count} synthetic images", None, 4 * count * values_of_one)
     for position, (name, shape) in enumerate(shapes.items()):
-        channels, height, width = picture_shape(name, shape)
+        channels, height, width = image_shape(name, shape)
         if isinstance(values, Mapping):
             if name not in values:
                 raise OptionError(f"no value range for input {name}, only for {sorted(values)}")
@@ -141,42 +141,42 @@ def synthetic_inputs(
         leaves *= scale.reshape(-1, 1, 1)
         arrays[name] = leaves
         kind = {1: "gray", 3: "colour"}.get(channels, f"{channels}-channel, each with values of its own,")
-        notes.append(f"{name}: {count} made-up {kind} pictures {height}x{width}, {span}")
+        notes.append(f"{name}: {count} synthetic {kind} images {height}x{width}, {span}")
     settings: dict[str, object] = {"count": count, "seed": seed}
     return Inputs(arrays, Provenance("synthetic", "dead leaves", settings, notes=tuple(notes)))
 
 
 def beside(given: Inputs, count: int, *, seed: int = 0) -> Inputs:
-    """Made-up pictures to add to few real ones, with the values between each channel's smallest and largest.
+    """Synthetic images to add to few real ones, with the values between each channel's smallest and largest.
 
     A layer's covariance of few scenes knows nothing of what they do not show, and a fit gives that up.
 
     Args:
         given: real inputs.
-        count: number of pictures.
-        seed: equal seeds give equal pictures.
+        count: number of images.
+        seed: equal seeds give equal images.
 
     Raises:
-        InputError: an input is no picture.
+        InputError: an input is no image.
     """
     arrays = {}
     for position, (name, array) in enumerate(given.arrays.items()):
-        channels, height, width = picture_shape(name, array.shape[1:])
+        channels, height, width = image_shape(name, array.shape[1:])
         low, high = (limit(axis=(0, 2, 3), keepdims=True) for limit in (array.min, array.max))
         leaves = dead_leaves(count, channels, (height, width), seed=seed + position)
         arrays[name] = low + (high - low) * leaves
     return Inputs(arrays, Provenance("synthetic", "dead leaves", {"count": count, "seed": seed}))
 
 
-def picture_shape(name: str, shape: SampleShape) -> tuple[int, int, int]:
-    """Channels, height and width of an input that takes pictures.
+def image_shape(name: str, shape: SampleShape) -> tuple[int, int, int]:
+    """Channels, height and width of an input that takes images.
 
     Raises:
         InputError: it takes something else, or its size is not known.
     """
     advice = "give inputs of your own" + remedy(", or use weights only ({})", "no_data=True")
     if len(shape) != 3 or not shape[0] or shape[0] > MAX_CHANNELS:
-        raise InputError(f"input {name} takes {describe(shape)}, which is no picture to make up: {advice}")
+        raise InputError(f"input {name} takes {describe(shape)}, which is no image to make up: {advice}")
     channels, (height, width) = shape[0], shape[1:]
     if height is None or width is None:
         example = f"{name}=1x{channels}x{height or 224}x{width or 224}"
@@ -185,39 +185,39 @@ def picture_shape(name: str, shape: SampleShape) -> tuple[int, int, int]:
             f"{advice}"
         )
     if min(height, width) < MIN_SIDE:
-        raise InputError(f"input {name} takes {describe(shape)}, too small for a made-up picture: {advice}")
+        raise InputError(f"input {name} takes {describe(shape)}, too small for a synthetic image: {advice}")
     return channels, height, width
 
 
 def dead_leaves(count: int, channels: int, size: tuple[int, int], *, seed: int = 0) -> Image:
-    """Paint `count` dead-leaves pictures.
+    """Paint `count` dead-leaves images.
 
     Args:
-        count: number of pictures.
+        count: number of images.
         channels: number of channels; those of one shape are correlated as the colours of real things are.
         size: (H, W).
-        seed: equal seeds give equal pictures; picture i does not depend on `count`.
+        seed: equal seeds give equal images; image i does not depend on `count`.
 
     Returns:
         (count, channels, H, W) float32 in 0..1.
     """
-    pictures = np.empty((count, channels, *size), np.float32)
-    for index, picture in enumerate(track(pictures, "making up pictures")):
-        picture[:] = _picture(channels, size, np.random.default_rng([seed, index]))
-    return pictures
+    images = np.empty((count, channels, *size), np.float32)
+    for index, image in enumerate(track(images, "making synthetic images")):
+        image[:] = _image(channels, size, np.random.default_rng([seed, index]))
+    return images
 
 
-def _picture(channels: int, size: tuple[int, int], rng: np.random.Generator) -> Image:
+def _image(channels: int, size: tuple[int, int], rng: np.random.Generator) -> Image:
     leaf, centres, radii = _cover(size, rng)
     count = len(radii)
     y, x = (axis.astype(np.float32) for axis in np.ogrid[: size[0], : size[1]])
 
     # A gray level, and a smaller deviation from it per channel: what one shows, the others mostly show too.
-    # Some pictures are nearly gray, as many photographs are, some colourful.
+    # Some images are nearly gray, as many photographs are, some colourful.
     gray = rng.uniform(0.03, 0.97, (1, count))
     chroma = _log_uniform(rng, 0.01, 0.3) * (channels > 1)
     colors = gray + rng.normal(0.0, chroma, (channels, count))
-    # Light falls off across each leaf, and across the whole picture, for all channels alike.
+    # Light falls off across each leaf, and across the whole image, for all channels alike.
     slope = rng.normal(0.0, 0.12, (2, count)) / radii
     cy, cx = centres.T
     light = slope[0][leaf] * (y - cy[leaf]) + slope[1][leaf] * (x - cx[leaf])
@@ -229,12 +229,12 @@ def _picture(channels: int, size: tuple[int, int], rng: np.random.Generator) -> 
         for scale in (0.7, 1.5, 3.0)
     )
     light = light + rng.exponential(0.03, count)[leaf] * grain
-    picture = np.asarray(colors[:, leaf] + light, np.float32)
+    image = np.asarray(colors[:, leaf] + light, np.float32)
 
     blur = float(rng.uniform(0.4, 1.4))
-    picture = ndimage.gaussian_filter(picture, (0, blur, blur), mode="nearest")
-    picture += rng.normal(0.0, rng.uniform(0.0, 0.03), picture.shape).astype(np.float32)
-    return np.clip(picture, 0.0, 1.0, out=picture)
+    image = ndimage.gaussian_filter(image, (0, blur, blur), mode="nearest")
+    image += rng.normal(0.0, rng.uniform(0.0, 0.03), image.shape).astype(np.float32)
+    return np.clip(image, 0.0, 1.0, out=image)
 
 
 def _cover(
@@ -247,7 +247,7 @@ def _cover(
     """
     height, width = size
     leaf = np.full(size, -1, np.intp)
-    # Some pictures are all detail, some mostly smooth.
+    # Some images are all detail, some mostly smooth.
     smallest, largest = max(1.5, min(size) * _log_uniform(rng, 0.02, 0.2)), max(size) / 2
     rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     centres: list[tuple[float, float]] = []

@@ -15,6 +15,7 @@ import typer
 
 from ..errors import TwofoldError, command_line
 from ..progress import LINES
+from ..renamed import todays
 from ..system import explain, working_folder
 from ..terminal import echo, ready, say, say_lines
 from .commands import COMMAND
@@ -74,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (empty := _empty(words)) is not None:
             say(f"twofold: {empty}")
             return 2
+        words, notes = todays(words)
+        for note in notes:
+            say(f"note: {note}")
         COMMAND.set(("twofold", *words))
         LINES.set(True)
         with command_line():

@@ -37,7 +37,7 @@ def compare(
     preset: inputs.Preset = None,
     limit: inputs.Limit = None,
     range: inputs.Range = None,
-    protect: inputs.Protect = None,
+    targets: inputs.Targets = None,
     seed: inputs.Seed = 0,
     threads: times.Threads = None,
     input: Inputs = None,
@@ -53,7 +53,7 @@ def compare(
     files = [] if report is None else [report / name for name in reports.FILES]
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        preset=preset, limit=limit, values=range, memory=None, statistics=None, protect=protect,
+        preset=preset, limit=limit, values=range, memory=None, statistics=None, targets=targets,
         accuracy=None, metric=None, seed=seed,
     )  # fmt: skip
     with reserved(files, force=force):

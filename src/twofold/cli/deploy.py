@@ -68,7 +68,7 @@ def quantize(
     """
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        preset=preset, limit=limit, values=range, memory=None, statistics=None, protect=None,
+        preset=preset, limit=limit, values=range, memory=None, statistics=None, targets=None,
         accuracy=None, metric=None, seed=seed,
     )  # fmt: skip
     path = quantized_path(definition, output)

@@ -55,9 +55,9 @@ def recover(
     scale: inputs.Scale = None,
     preset: inputs.Preset = None,
     limit: inputs.Limit = None,
-    made_up: inputs.MadeUp = None,
+    synthetic: inputs.Synthetic = None,
     range: inputs.Range = None,
-    protect: inputs.Protect = None,
+    targets: inputs.Targets = None,
     seed: inputs.Seed = 0,
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
@@ -70,7 +70,7 @@ def recover(
     qat: Annotated[
         bool, typer.Option("--qat", help="Train the net as it is in int8, and write that form, as ONNX.")
     ] = False,
-    also: Annotated[
+    average_with: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FOLDER",
@@ -103,16 +103,16 @@ def recover(
     """
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        preset=preset, limit=limit, values=range, memory=None, statistics=None, protect=protect,
-        accuracy=None, metric=None, seed=seed, made_up=made_up,
+        preset=preset, limit=limit, values=range, memory=None, statistics=None, targets=targets,
+        accuracy=None, metric=None, seed=seed, synthetic=synthetic,
     )  # fmt: skip
     first, second = grouped(models)
     shapes = inputs.shapes(input)
     original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
-    others = [load(path, inputs=shapes) for path in also or ()]
+    others = [load(path, inputs=shapes) for path in average_with or ()]
     names = () if no_report else reports.FILES
-    targets = decomposed.targets(output)
-    written = [default_path(targets[0], output)] if qat else targets
+    files = decomposed.targets(output)
+    written = [default_path(files[0], output)] if qat else files
     reserving = [*written, *(output / name for name in names)]
     with reserved(reserving, force=force, sizes=sizes_of([decomposed])):
         options = RecoverOptions(
@@ -120,7 +120,7 @@ def recover(
             hints=tuple(hint or ()), bf16=bf16,
         )  # fmt: skip
         plan = None if no_report else reports.plan_beside(second[0], original)
-        found = recover_model(original, decomposed, source, options, also=others)
+        found = recover_model(original, decomposed, source, options, average_with=others)
         if found.rank:
             return
         more = {} if no_report else reports.recovered_files(found, original, plan)
@@ -175,7 +175,7 @@ def finetune(
     from ..finetune import TrainOptions, snapshot_prefix, train  # noqa: PLC0415
 
     prefix = snapshot_prefix(solver, output)
-    course = None if no_report else reports.Course(solver, prefix, resume=resume, force=force)
+    course = None if no_report else reports.TrainingHistory(solver, prefix, resume=resume, force=force)
     options = TrainOptions(output, lr_scale, max_iter, device, resume, force, qat)
     with reserved([] if no_report else [prefix.parent / name for name in reports.FILES]):
         outcome = train(solver, tuple(weights or ()), options)

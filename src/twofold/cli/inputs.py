@@ -31,14 +31,14 @@ def _option(text: str, metavar: str | None = None, *names: str) -> Any:
     return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=_GROUP)
 
 
-Images = Annotated[str | None, _option("Pictures: a folder, a pattern, or a text file of paths.", "PATH")]
+Images = Annotated[str | None, _option("Images: a folder, a pattern, or a text file of paths.", "PATH")]
 Data = Annotated[Path | None, _option("Inputs as they go into the net: .npy or .npz.", "FILE")]
-NoData = Annotated[bool, _option("Weights only: no inputs, not even made-up ones.", None, "--no-data")]
+NoData = Annotated[bool, _option("Weights only: no inputs, not even synthetic ones.", None, "--no-data")]
 Size = Annotated[
-    str | None, _option("Resize pictures to height x width, or their shorter side to one number.", "HxW")
+    str | None, _option("Resize images to height x width, or their shorter side to one number.", "HxW")
 ]
-Crop = Annotated[str | None, _option("Cut out the middle of each picture.", "HxW")]
-Crops = Annotated[int, _option("Random crops per picture instead of the middle one.", "N")]
+Crop = Annotated[str | None, _option("Cut out the middle of each image.", "HxW")]
+Crops = Annotated[int, _option("Random crops per image instead of the middle one.", "N")]
 ColorOrder = Annotated[str | None, _option("Order of the channels: " + ", ".join(COLORS) + ".")]
 Mean = Annotated[
     str | None, _option("Subtracted from pixels 0..255: values, or a .binaryproto or .npy file.", "M")
@@ -49,12 +49,12 @@ Scale = Annotated[
 Preset = Annotated[
     str | None, _option("Mean, scale and order of the channels by name: " + ", ".join(PRESETS) + ".")
 ]
-Limit = Annotated[int | None, _option("Use at most N pictures; 0 takes all.", "N")]
+Limit = Annotated[int | None, _option("Use at most N images; 0 takes all.", "N")]
 Range = Annotated[
-    str | None, _option("Values of the net's inputs, for made-up pictures, such as -1:1.", "LOW:HIGH")
+    str | None, _option("Values of the net's inputs, for synthetic images, such as -1:1.", "LOW:HIGH")
 ]
-MadeUp = Annotated[
-    int | None, _option("Made-up pictures to look at, beside yours where you give some. Alone: 66.", "N")
+Synthetic = Annotated[
+    int | None, _option("Synthetic images to look at, beside yours where you give some. Alone: 66.", "N")
 ]
 Memory = Annotated[
     str | None,
@@ -67,13 +67,13 @@ Memory = Annotated[
 Saved = Annotated[
     Path | None, _option("Keep what layers see in a file, for the next plan.", "FILE", "--statistics")
 ]
-Protect = Annotated[
+Targets = Annotated[
     list[str] | None, _option("Outputs that must change least. Default: all of the net's.", "NAME")
 ]
 Labels = Annotated[
     str | None,
     _option(
-        "For --accuracy-drop: labelled pictures, one subfolder per class, or MODULE:FUNCTION, which is given "
+        "For --accuracy-drop: labelled images, one subfolder per class, or MODULE:FUNCTION, which is given "
         "a function that predicts.",
         "PATH",
     ),
@@ -130,8 +130,8 @@ def shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
 def source(
     *, images: str | None, data: Path | None, size: str | None, crop: str | None, crops: int,
     color: str | None, mean: str | None, scale: str | None, preset: str | None, limit: int | None,
-    values: str | None, memory: str | None, statistics: Path | None, protect: list[str] | None,
-    accuracy: str | None, metric: str | None, seed: int, made_up: int | None = None,
+    values: str | None, memory: str | None, statistics: Path | None, targets: list[str] | None,
+    accuracy: str | None, metric: str | None, seed: int, synthetic: int | None = None,
 ) -> CalibrationSource:  # fmt: skip
     """What the options say.
 
@@ -156,12 +156,12 @@ def source(
         data=data,
         image_options=options,
         values=None if values is None else _range(values),
-        protect=tuple(protect or ()),
+        targets=tuple(targets or ()),
         accuracy=None if accuracy is None else _accuracy(accuracy),
         metric=None if metric is None else cast(Metric, _function("--metric", metric)),
         statistics=statistics,
         options=CalibrationOptions(
-            memory=None if memory is None else parse_bytes(memory), made_up=made_up, seed=seed
+            memory=None if memory is None else parse_bytes(memory), synthetic=synthetic, seed=seed
         ),
     )
 

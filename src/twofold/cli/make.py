@@ -120,10 +120,10 @@ def decompose(
     preset: inputs.Preset = None,
     limit: inputs.Limit = None,
     range: inputs.Range = None,
-    made_up: inputs.MadeUp = None,
+    synthetic: inputs.Synthetic = None,
     memory: inputs.Memory = None,
     statistics: inputs.Saved = None,
-    protect: inputs.Protect = None,
+    targets: inputs.Targets = None,
     accuracy: inputs.Labels = None,
     metric: inputs.UserMetric = None,
     seed: inputs.Seed = 0,
@@ -135,7 +135,7 @@ def decompose(
 ) -> None:
     """Write a smaller net, its weights, and the plan that tells what was done.
 
-    Factors are fitted to what the layers see on your pictures or data; without any, on made-up pictures.
+    Factors are fitted to what the layers see on your images or data; without any, on synthetic images.
     Without a budget it spends the MACs that the reference's rule would spend, and never more.
 
     Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4 --images photos/
@@ -153,8 +153,8 @@ def decompose(
     fixed = tuple(map(FixedRanks.parse, rank or ()))
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        preset=preset, limit=limit, values=range, memory=memory, statistics=statistics, protect=protect,
-        accuracy=accuracy, metric=metric, seed=seed, made_up=made_up,
+        preset=preset, limit=limit, values=range, memory=memory, statistics=statistics, targets=targets,
+        accuracy=accuracy, metric=metric, seed=seed, synthetic=synthetic,
     )  # fmt: skip
     model = load_model(definition, weights, input, whole=True)
     names = (PLAN_FILE,) if no_report else (PLAN_FILE, *reports.FILES)

@@ -90,7 +90,7 @@ class Watch:
             )
 
 
-class Course:
+class TrainingHistory:
     """Writes the report of a training beside its snapshots."""
 
     def __init__(self, solver: Path, prefix: Path, *, resume: bool, force: bool) -> None:

@@ -8,26 +8,26 @@ from dataclasses import dataclass, replace
 from ..conv import ConvLayer, Skipped
 from ..errors import PlanError
 from ..formats.base import Model
-from ..latency.layers import layer_prices, verified
+from ..latency.cost import LatencyCost
+from ..latency.layers import layer_costs, verified
 from ..latency.nets import batch_of
-from ..latency.prices import Prices
 from ..latency.stopwatch import Pair, Stopwatch
 from ..planning import Plan, Request
 from ..planning.options import left_alone
 from ..planning.timing import NetworkTiming, Timing
 from ..planning.workload import Workload
-from .search import Attempt
+from .search import PlanTrial
 
 #: Plans that are tried and timed.
 _ATTEMPTS = 4
 #: Differences of ratios below this are noise, however small the spread of one run is.
 _LEAST_NOISE = 0.01
-#: Layers whose times differ from what was foretold by more than this share of the network's are chosen anew.
+#: Layers whose times differ from what was predicted by more than this share of the network's are chosen anew.
 _MOST_OFF = 0.05
 #: A network keeps a limit of time where it has this share of the speed that was asked for: less falls short,
 #: however widely the measurements spread.
 _KEPT = 0.95
-#: What is handed back shows what was foretold where its ratio differs by no more than this share.
+#: What is handed back shows what was predicted where its ratio differs by no more than this share.
 _NEAR = 0.05
 #: A factor follows what was measured at most so far in one step.
 _STEP = (0.25, 4.0)
@@ -36,20 +36,20 @@ Layers = Sequence[ConvLayer | Skipped]
 
 
 @dataclass(frozen=True, eq=False)
-class Tried:
+class TimedPlan:
     """A plan, and how long its network takes.
 
     Attributes:
         attempt: the plan, with its times.
         prices: what it was made by, with the times of what it chose.
-        predicted: time after / before, as foretold.
+        predicted: time after / before, as predicted.
         pair: both networks as measured; None where they cannot be run.
-        off: sum of the differences between what the stacks take by themselves and what was foretold of them,
+        off: sum of the differences between what the stacks take by themselves and what was predicted of them,
             as a share of the network's time.
     """
 
-    attempt: Attempt
-    prices: Prices
+    attempt: PlanTrial
+    prices: LatencyCost
     predicted: float
     pair: Pair | None
     off: float = 0.0
@@ -68,7 +68,7 @@ class Tried:
 
     @property
     def surprise(self) -> float:
-        """By how much the network's ratio differs from what was foretold."""
+        """By how much the network's ratio differs from what was predicted."""
         return abs(self.ratio - self.predicted)
 
     def keeps(self, limit: float) -> bool:
@@ -82,8 +82,8 @@ class Tried:
         # Without a limit the share of the gains that the network shows changes no choice.
         return self.off <= _MOST_OFF and (limit is None or self.surprise <= self.noise)
 
-    def corrected(self) -> Prices:
-        """Prices with the share of the layers' gains that the network shows, as the layers are known now."""
+    def corrected(self) -> LatencyCost:
+        """The cost corrected by the fraction of the layers' gains that the network shows."""
         gained = 1 - self.prices.ratio(self.attempt.plan.choices)
         low, high = _STEP
         step = min(max((1 - self.ratio) / gained, low), high) if gained > 0 else 1.0
@@ -92,12 +92,12 @@ class Tried:
 
 def plan_by_time(
     model: Model, layers: Layers, wanted: Mapping[str, Sequence[Request]], watch: Stopwatch,
-    limit: float | None, plan: Callable[[Prices], Attempt],
-) -> Attempt:  # fmt: skip
+    limit: float | None, plan: Callable[[LatencyCost], PlanTrial],
+) -> PlanTrial:  # fmt: skip
     """The plan whose network keeps a limit of time at the smallest error.
 
     Single layers tell the times that a plan is made by. The network that comes out is run beside the
-    original; where it gains another share than foretold, the prices are corrected and the plan is made anew.
+    original; where it gains another share than predicted, the prices are corrected and the plan is made anew.
     A network that is no faster than the original is not handed back.
 
     Args:
@@ -116,8 +116,8 @@ def plan_by_time(
     batch, workload = batch_of(model), Workload.of(layers)
     chosen = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted}
     whole = watch.whole(model)
-    prices = layer_prices(list(chosen.values()), wanted, watch, batch, workload, whole)
-    tried: list[Tried] = []
+    prices = layer_costs(list(chosen.values()), wanted, watch, batch, workload, whole)
+    tried: list[TimedPlan] = []
     while len(tried) < _ATTEMPTS:
         try:
             attempt = plan(prices)
@@ -133,7 +133,7 @@ def plan_by_time(
         prices = tried[-1].corrected()
     best = _best(tried, limit)
     if best.surprise > max(best.noise, _NEAR * best.ratio):
-        # The share of the gains that it shows is known now: with it the plan foretells, and is held to it.
+        # The share of the gains that it shows is known now: with it the plan predicts, and is held to it.
         best = _timed(model, chosen, watch, batch, best.corrected(), best.attempt)
     return _handed_back(best, layers, limit, watch)
 
@@ -143,14 +143,14 @@ def _timed(
     layers: Mapping[str, ConvLayer],
     watch: Stopwatch,
     batch: int,
-    prices: Prices,
-    attempt: Attempt,
-) -> Tried:
+    prices: LatencyCost,
+    attempt: PlanTrial,
+) -> TimedPlan:
     """Run the network of a plan beside the original, and what it chose beside the layers."""
     plan = attempt.plan
-    foretold = {c.layer: prices.layer_seconds(c.layer, c.scheme, c.variant, c.ranks) for c in plan.choices}
+    seconds = {c.layer: prices.layer_seconds(c.layer, c.scheme, c.variant, c.ranks) for c in plan.choices}
     pair = watch.pair(model, model.replace(attempt.factors))
-    timings = {name: Timing((prices.own[name], seconds)) for name, seconds in foretold.items()}
+    timings = {name: Timing((prices.own[name], stack)) for name, stack in seconds.items()}
     # A share of the gains that was learned from noise may be larger than what there is to gain.
     factor, predicted, off = prices.factor, max(prices.ratio(plan.choices), 0.0), 0.0
     network = Timing((prices.whole, predicted * prices.whole))
@@ -166,16 +166,16 @@ def _timed(
         choices=tuple(replace(choice, timing=timings[choice.layer]) for choice in plan.choices),
         timing=NetworkTiming(str(watch.setting), batch, network, factor),
     )
-    return Tried(replace(attempt, plan=told), prices, predicted, pair, off)
+    return TimedPlan(replace(attempt, plan=told), prices, predicted, pair, off)
 
 
-def _best(tried: Sequence[Tried], limit: float | None) -> Tried:
+def _best(tried: Sequence[TimedPlan], limit: float | None) -> TimedPlan:
     """Of the plans that keep the limit the one that goes least beyond it; without such, the fastest."""
     keeping = [one for one in tried if limit is not None and one.keeps(limit)]
     return max(keeping, key=lambda one: one.ratio) if keeping else min(tried, key=lambda one: one.ratio)
 
 
-def _handed_back(best: Tried, layers: Layers, limit: float | None, watch: Stopwatch) -> Attempt:
+def _handed_back(best: TimedPlan, layers: Layers, limit: float | None, watch: Stopwatch) -> PlanTrial:
     attempt, where = best.attempt, watch.setting.runtime
     if best.pair is not None and best.ratio >= 1:
         why = f"decomposed, the network is not faster in {where}: {best.attempt.plan.timing}"

@@ -11,17 +11,17 @@ from ..calibration.accuracy import Accuracy, top1
 from ..calibration.correction import gather_remainders
 from ..calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
 from ..calibration.inputs import Batch, Inputs
-from ..calibration.measure import Measure, Metric, MetricChange, OutputError, number_of
+from ..calibration.measure import Measure, Metric, MetricChange, OutputErrorMetric, number_of
 from ..calibration.runner import Runner, Stacks
 from ..calibration.runners import refuse_varying, runner_for
 from ..calibration.shrink import HeldOut
 from ..calibration.source import (
+    ENOUGH,
+    FEW_HELD_OUT,
     CalibrationSource,
     calibration_inputs,
     image_preprocessing,
     is_caffe,
-    ENOUGH,
-    FEW_HELD_OUT,
     split,
 )
 from ..calibration.store import load_or_gather
@@ -90,21 +90,21 @@ class Calibration:
         unfit: str = getattr(model, "unfit", "")
         if unfit:
             raise ModelError(unfit)
-        runner = runner_for(model, source.protect)
+        runner = runner_for(model, source.targets)
         refuse_varying(runner)
         inputs = calibration_inputs(runner, source)
-        made_up = inputs.provenance.kind == "synthetic"
+        synthetic = inputs.provenance.kind == "synthetic"
         options = source.options
         if options.batch_statistics is None:
             unsure = inputs.provenance.assumed or is_caffe(runner)
-            options = replace(options, batch_statistics=made_up and unsure)
+            options = replace(options, batch_statistics=synthetic and unsure)
         options = replace(options, batch_statistics=options.batch_statistics and runner.has_batch_statistics)
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
         fitted, held_out = split(inputs)
         apart = fitted.count < inputs.count
         probes = held_out
-        if not made_up:
+        if not synthetic:
             fitted, probes = _filled_up(fitted, held_out, source)
         return cls(
             runner, fitted, held_out, probes, apart, options, model.sources(), source.metric,
@@ -134,7 +134,7 @@ class Calibration:
 
     def measure(self) -> Measure:
         """A fresh measure of what is protected."""
-        return OutputError() if self.metric is None else MetricChange(self.metric)
+        return OutputErrorMetric() if self.metric is None else MetricChange(self.metric)
 
     def statistics(self, layers: Sequence[ConvLayer]) -> Statistics:
         """What layers see, gathered or read from the file that keeps it."""
@@ -198,7 +198,7 @@ class Calibration:
             OptionError: nothing was given to measure it by.
         """
         if self.accuracy is None:
-            raise OptionError("a budget of accuracy needs labelled pictures, or a function that measures it")
+            raise OptionError("a budget of accuracy needs labelled images, or a function that measures it")
         return number_of("the accuracy", self.accuracy, lambda batch: self.runner.run(batch, stacks))
 
 
@@ -237,15 +237,15 @@ def _accuracy(runner: Runner, source: CalibrationSource) -> Accuracy | None:
 
 
 def _filled_up(fitted: Inputs, held_out: Inputs, source: CalibrationSource) -> tuple[Inputs, Inputs]:
-    """Samples to fit on and to probe with, and the made-up pictures beside them that the user asked for.
+    """Samples to fit on and to probe with, and the synthetic images beside them that the user asked for.
 
     Raises:
-        InputError: an input is no picture.
+        InputError: an input is no image.
     """
-    if not source.options.made_up:
+    if not source.options.synthetic:
         return fitted, held_out
-    more = beside(fitted, source.options.made_up, seed=source.image_options.seed)
-    note = f"{more.count} made-up pictures are looked at beside yours; errors are measured on yours alone"
+    more = beside(fitted, source.options.synthetic, seed=source.image_options.seed)
+    note = f"{more.count} synthetic images are looked at beside yours; errors are measured on yours alone"
     probes = min(held_out.count, more.count // 2)
     return (
         fitted.and_also(more.take(slice(probes, None)), note),

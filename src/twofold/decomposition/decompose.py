@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from ..calibration.accuracy import Accuracy
 from ..calibration.gather import CalibrationOptions
 from ..calibration.measure import Metric
-from ..calibration.pixels import Picture
+from ..calibration.pixels import ImageSource
 from ..calibration.source import CalibrationSource
 from ..conv import ConvLayer, Skipped
 from ..errors import OptionError, PlanError
@@ -23,6 +23,7 @@ from ..planning import Budget, FixedRanks, PlanOptions, requests
 from ..planning.devices import parse_multiple
 from ..planning.options import DATA_SCHEMES, WEIGHT_SCHEMES
 from ..planning.reach import check_reach
+from ..renamed import former
 from .calibrate import Calibration, WeightsOnly, prepare
 from .pipeline import run
 from .result import Result
@@ -30,6 +31,7 @@ from .result import Result
 M = TypeVar("M", bound=Model)
 
 
+@former(protect="targets")
 def decompose(
     model: M,
     *,
@@ -49,11 +51,11 @@ def decompose(
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
     ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]] | None = None,
-    images: Picture | Iterable[Picture] | None = None,
+    images: ImageSource | Iterable[ImageSource] | None = None,
     image_options: Any = None,
     data: Any = None,
     no_data: bool = False,
-    protect: str | Sequence[str] = (),
+    targets: str | Sequence[str] = (),
     metric: Metric | None = None,
     accuracy: str | Path | Accuracy | None = None,
     statistics: str | Path | None = None,
@@ -64,7 +66,7 @@ def decompose(
     """Replace large convolutions by stacks of smaller ones.
 
     Factors are fitted to what the layers see on calibration inputs, and the budget is spread over the layers
-    so that the network's outputs change least. Where neither `images` nor `data` are given, pictures are made
+    so that the network's outputs change least. Where neither `images` nor `data` are given, images are made
     up; where that cannot be done either, the weights alone decide, and the plan's notes say so.
 
     Without a budget, the MACs that the reference's rule would spend are spent, and never more.
@@ -92,24 +94,24 @@ def decompose(
         only: names or patterns of the layers that may be decomposed; empty means all.
         skip: names or patterns of layers to leave alone.
         ranks: layer name or pattern -> its rank (ranks for a scheme with several), or "full".
-        images: a folder, pattern, list file or paths of pictures to calibrate on, or images of Pillow.
-        image_options: how pictures become inputs, on top of what the model says: `ImageOptions`, such as
+        images: a folder, pattern, list file or paths of images to calibrate on, or images of Pillow.
+        image_options: how images become inputs, on top of what the model says: `ImageOptions`, such as
             `ImageOptions(preset="imagenet")`; or torchvision's weights or transforms, or an image processor
             of transformers. Where neither says it, what example inputs and the first batch normalisation
             show counts; where nothing does, a warning names what is assumed, and `images` are rejected
             (PyTorch, ONNX).
         data: inputs as they go into the network: a `.npy`/`.npz` file, arrays, or an iterable of them.
         no_data: use the weights alone.
-        protect: names of the outputs that must change least; empty for all of the network's.
+        targets: names of the outputs that must change least; empty for all of the network's.
         metric: what is protected instead: a function of the outputs of all samples, by name, to a number.
-        accuracy: for `accuracy_drop`: a folder of labelled pictures, one subfolder per class, or a function
+        accuracy: for `accuracy_drop`: a folder of labelled images, one subfolder per class, or a function
             that measures: it is given `predict`, which takes inputs by name and gives outputs by name.
         statistics: a file that keeps what layers see, so that the next plan need not look again.
         calibration: how the network is looked at.
         refine: alternations that improve the factors at the chosen ranks; 0 for the closed form alone, which
             is quicker.
         example_inputs: of a module: what its forward gets, a tensor, a tuple of arguments or a dict. They
-            tell the sizes of the layers' inputs, and are calibrated on where no pictures can be made up;
+            tell the sizes of the layers' inputs, and are calibrated on where no images can be synthesized;
             without them the first of `data` is taken, and without both MACs are counted per output position.
 
     Returns:
@@ -135,7 +137,7 @@ def decompose(
         images=images,
         data=data,
         **({} if image_options is None else {"image_options": image_options}),
-        protect=_words(protect),
+        targets=_words(targets),
         metric=metric,
         accuracy=accuracy,
         statistics=None if statistics is None else Path(statistics),
@@ -180,7 +182,7 @@ def calibrate(
     """
     if no_data and source.asked:
         raise OptionError(
-            "no_data: contradicts the inputs, outputs, metric or made-up pictures asked for; leave one out"
+            "no_data: contradicts the inputs, outputs, metric or synthetic images asked for; leave one out"
         )
     if no_data or (rule in ("amct", "evbmf") and not source.asked):
         return WeightsOnly()

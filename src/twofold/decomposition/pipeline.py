@@ -31,7 +31,7 @@ from ..planning import (
     requests,
 )
 from ..planning.options import left_alone
-from ..planning.tradeoff import Outlook, ReadErrors
+from ..planning.tradeoff import ReadErrors, TradeoffCurves
 from ..planning.workload import Workload
 from ..progress import track
 from ..text import error_text
@@ -39,7 +39,7 @@ from .by_time import plan_by_time
 from .calibrate import Calibration, WeightsOnly
 from .factorize import Factored, factorize
 from .result import Result
-from .search import Attempt, within_drop, within_error
+from .search import PlanTrial, within_drop, within_error
 from .tryout import tryout
 
 M = TypeVar("M", bound=Model)
@@ -84,7 +84,7 @@ def run(
             f"without data ({option('no_data=True')}) it is decomposed, too"
         ) from error
     except (InputError, ModelError) as error:
-        # Made-up pictures that nobody asked for must not stand in the way.
+        # Synthetic images that nobody asked for must not stand in the way.
         if not isinstance(calibration, Calibration) or calibration.asked:
             raise
         return _run(model, options, WeightsOnly.because(error), fit or FitOptions(), watch)
@@ -113,13 +113,13 @@ def _run(
     objective: Objective = EqualWeights()
     if known is not None and chosen:
         objective = known.sensitivity(chosen, factored.layers, Workload.of(layers), options.multiple)
-    trial = _Trial(model, layers, factored, options, objective, known)
+    trial = _Planner(model, layers, factored, options, objective, known)
     if watch is None:
         found = trial.search()
     else:
         limit = options.budget.value if options.budget and options.budget.kind == "latency" else None
 
-        def by(prices: Cost) -> Attempt:
+        def by(prices: Cost) -> PlanTrial:
             nonlocal trial
             trial = replace(trial, cost=prices)
             return trial.search()
@@ -148,7 +148,7 @@ def _run(
     warnings = (*warnings, *tried.warnings(changed=bool(found.factors)))
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *warnings, *notes))
     shown = None if known is None else known.sample(SHOWN)
-    return Result(smaller, plan, model, found.factors, shown, warnings, trial.outlook(plan))
+    return Result(smaller, plan, model, found.factors, shown, warnings, trial.tradeoff_curves(plan))
 
 
 def _assumptions(model: Model, layers: Sequence[ConvLayer | Skipped]) -> tuple[str, ...]:
@@ -190,8 +190,8 @@ def _means_corrected(layers: Sequence[ConvLayer | Skipped], factors: Mapping[str
 
 
 def _corrected(
-    calibration: Calibration, stacks: Stacks, attempt: Attempt
-) -> tuple[Attempt, float, tuple[str, ...]]:
+    calibration: Calibration, stacks: Stacks, attempt: PlanTrial
+) -> tuple[PlanTrial, float, tuple[str, ...]]:
     """The attempt with its factors corrected in sequence, where that lowers the error; the error; notes."""
     plain = best = calibration.error(stacks)
     factors = attempt.factors
@@ -206,7 +206,7 @@ def _corrected(
 
 
 @dataclass(frozen=True, eq=False)
-class _Trial:
+class _Planner:
     """Plans for one network under several budgets, measured."""
 
     model: Model
@@ -217,7 +217,7 @@ class _Trial:
     calibration: Calibration | None
     cost: Cost | None = None
 
-    def search(self) -> Attempt:
+    def search(self) -> PlanTrial:
         """The plan; where only the whole network can tell whether it holds, the cheapest that does."""
         budget = self.options.budget
         if self.calibration is None or budget is None:
@@ -232,7 +232,7 @@ class _Trial:
             return self._kept(replace(found, plan=replace(found.plan, notes=(*found.plan.notes, note))))
         return self._plan(self.options)
 
-    def stacks(self, attempt: Attempt) -> list[tuple[ConvLayer, Factors]]:
+    def stacks(self, attempt: PlanTrial) -> list[tuple[ConvLayer, Factors]]:
         """The stacks of a plan, beside their layers."""
         factors = attempt.factors
         return [
@@ -241,7 +241,7 @@ class _Trial:
             if isinstance(layer, ConvLayer) and layer.name in factors
         ]
 
-    def _plan(self, options: PlanOptions) -> Attempt:
+    def _plan(self, options: PlanOptions) -> PlanTrial:
         """The plan; made again where fits at its ranks told something that it did not know."""
         plan, factors = self._fitted(options)
         for _ in range((_PROMISED if options.rule == "energy" else _PLANS) - 1):
@@ -253,7 +253,7 @@ class _Trial:
             if _stacks_of(again) == _stacks_of(plan):
                 break
             plan, factors = again, anew
-        return Attempt(self._with_errors(plan), factors, 0.0)
+        return PlanTrial(self._with_errors(plan), factors, 0.0)
 
     def _fitted(self, options: PlanOptions) -> tuple[Plan, dict[str, Factors]]:
         plan = make_plan(
@@ -269,33 +269,33 @@ class _Trial:
     def _with_errors(self, plan: Plan) -> Plan:
         return as_fitted(plan, self.layers, self.factored.layers, self.objective)
 
-    def outlook(self, plan: Plan) -> Callable[[], Outlook | None]:
+    def tradeoff_curves(self, plan: Plan) -> Callable[[], TradeoffCurves | None]:
         """What other ranks and budgets would give, computed when asked for; it holds no factors."""
         errors = {name: [*map(ReadErrors.of, of)] for name, of in self.factored.layers.items()}
         layers, options, objective, cost = self.layers, self.options, self.objective, self.cost
 
-        def read() -> Outlook | None:
+        def read() -> TradeoffCurves | None:
             try:
-                return Outlook.of(plan, layers, errors, options, objective, cost)
+                return TradeoffCurves.of(plan, layers, errors, options, objective, cost)
             except Exception as error:  # a report that shows less must not cost the plan
                 _log.warning("the report shows no other budgets: %s: %s", type(error).__name__, error)
                 return None
 
         return read
 
-    def _measured(self, loss: Callable[[Attempt], float], budget: Budget) -> Attempt:
+    def _measured(self, loss: Callable[[PlanTrial], float], budget: Budget) -> PlanTrial:
         attempt = self._plan(replace(self.options, budget=budget))
         return replace(attempt, loss=loss(attempt))
 
-    def _error(self, attempt: Attempt) -> float:
+    def _error(self, attempt: PlanTrial) -> float:
         assert self.calibration is not None
         return self.calibration.error(self.stacks(attempt)) if attempt.factors else 0.0
 
-    def _drop(self, before: float, attempt: Attempt) -> float:
+    def _drop(self, before: float, attempt: PlanTrial) -> float:
         assert self.calibration is not None
         return before - self.calibration.accuracy_of(self.stacks(attempt)) if attempt.factors else 0.0
 
-    def _kept(self, attempt: Attempt) -> Attempt:
+    def _kept(self, attempt: PlanTrial) -> PlanTrial:
         """With the budget that the user gave."""
         return replace(attempt, plan=replace(attempt.plan, options=self.options))
 

@@ -15,7 +15,7 @@ from ..errors import OutputError
 from ..formats.base import Model, output_path
 from ..lowrank import energy_error, scheme
 from ..planning import Plan
-from ..planning.tradeoff import Outlook
+from ..planning.tradeoff import TradeoffCurves
 from ..progress import track
 from .calibrate import Calibration
 
@@ -45,7 +45,7 @@ class Result(Generic[M]):
         factors: the stack of every layer that was replaced.
         calibration: runs the original on a few inputs, to show them; None for weights only.
         warnings: those of the plan's notes that must not be overlooked.
-        curves: computes `outlook`; None where a plan was only carried out.
+        curves: computes `tradeoff_curves`; None where a plan was only carried out.
     """
 
     model: M
@@ -54,10 +54,10 @@ class Result(Generic[M]):
     factors: Mapping[str, Factors]
     calibration: Calibration | None = None
     warnings: tuple[str, ...] = ()
-    curves: Callable[[], Outlook | None] | None = None
+    curves: Callable[[], TradeoffCurves | None] | None = None
 
     @cached_property
-    def outlook(self) -> Outlook | None:
+    def tradeoff_curves(self) -> TradeoffCurves | None:
         """What other ranks and budgets would give; None where a plan was only carried out."""
         return None if self.curves is None else self.curves()
 
@@ -75,7 +75,7 @@ class Result(Generic[M]):
         """
         from ..report.plot import plot  # noqa: PLC0415 - needs an extra
 
-        return plot(self.plan, self.outlook)
+        return plot(self.plan, self.tradeoff_curves)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -16,7 +16,7 @@ _USED_UP = 0.93
 
 
 @dataclass(frozen=True, eq=False)
-class Attempt:
+class PlanTrial:
     """A plan that was tried.
 
     Attributes:
@@ -30,7 +30,7 @@ class Attempt:
     loss: float
 
 
-def within_error(limit: float, attempt: Callable[[Budget], Attempt]) -> Attempt:
+def within_error(limit: float, attempt: Callable[[Budget], PlanTrial]) -> PlanTrial:
     """The cheapest network whose measured error is at most `limit`.
 
     What single layers do to the outputs adds up to a prediction only; the bound that is given to the planner
@@ -40,7 +40,7 @@ def within_error(limit: float, attempt: Callable[[Budget], Attempt]) -> Attempt:
         limit: error of the outputs.
         attempt: makes a plan for a budget of predicted error and measures it.
     """
-    best: Attempt | None = None
+    best: PlanTrial | None = None
     # The more may be lost, the cheaper is what the planner finds.
     target, reached = limit, -1.0
     for _ in range(_ATTEMPTS):
@@ -54,7 +54,7 @@ def within_error(limit: float, attempt: Callable[[Budget], Attempt]) -> Attempt:
     return best or attempt(Budget("error", 0.0))
 
 
-def within_drop(limit: float, attempt: Callable[[Budget], Attempt], unit: str = "macs") -> Attempt:
+def within_drop(limit: float, attempt: Callable[[Budget], PlanTrial], unit: str = "macs") -> PlanTrial:
     """The cheapest network whose accuracy drops by at most `limit`, found by bisection over its cost.
 
     Args:

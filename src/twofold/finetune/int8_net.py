@@ -26,9 +26,9 @@ from ..conv import Size
 from ..errors import ModelError
 from ..export import Graph, net_to_onnx
 from ..formats.caffe.net import NetDefinition
-from ..int8.agree import Agreement
-from ..int8.places import find_places, scale_names
+from ..int8.parity import Agreement
 from ..int8.qdq import quantized, session
+from ..int8.quantized_tensors import find_places, scale_names
 from .evaluate import Source
 from .rounding import Rounding, State, Top
 from .solver import Batch, DivergedError

@@ -20,10 +20,10 @@ from torch.func import functional_call
 
 from ..caffe_torch import CaffeNet, Layer
 from ..errors import ModelError
-from ..int8.agree import Followed
 from ..int8.fake import range_observer, range_of, range_quantizer, weight_quantizer
-from ..int8.places import Places
+from ..int8.parity import Followed
 from ..int8.qdq import Ranges
+from ..int8.quantized_tensors import QuantizedTensors
 
 #: Share of itself by which a scale moves at most in an iteration, before the rate falls.
 _STEP = 3e-3
@@ -48,7 +48,7 @@ class Top:
 class Rounding(Followed):
     """Rounds values and weights to 8 bits, in any net that has them."""
 
-    def __init__(self, places: Places, tops: Mapping[str, Top], device: torch.device) -> None:
+    def __init__(self, places: QuantizedTensors, tops: Mapping[str, Top], device: torch.device) -> None:
         """Make what rounds weights; the ranges of values are set later.
 
         Args:

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import FormatError, OptionError
+from ..files.hdf5 import h5py_for, open_hdf5
 from ..formats.caffe.caffemodel import NewLayer, create_weights
-from ..formats.hdf5 import h5py_for, open_hdf5
 from ..formats.sniff import is_hdf5
 from .snapshot import Snapshot, parse_state
 

@@ -22,7 +22,7 @@ from ..errors import MissingExtraError, ModelError, option
 from ..onnx_torch import OnnxNet
 from ..onnx_torch.registry import Operation, from_array
 from ..progress import quiet
-from .agree import Followed
+from .parity import Followed
 from .qdq import DEQUANTIZED, QUANTIZED, SCALE, Ranges
 
 
@@ -187,7 +187,7 @@ def _rounded(int8: ModelProto, names: Sequence[str]) -> dict[str, str]:
         if value is None:
             raise ModelError(
                 f"the int8 model computes no {name!r}: ONNX Runtime joins what gives it with its neighbours, "
-                f"or the two models do not belong together; protect another value ({option('protect')})"
+                f"or the two models do not belong together; protect another value ({option('targets')})"
             )
         found[name] = value
     return found

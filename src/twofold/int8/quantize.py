@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ..calibration.inputs import Batch, Inputs
-from ..calibration.measure import OutputError, quality_warning
-from ..calibration.pixels import Picture
+from ..calibration.measure import OutputErrorMetric, quality_warning
+from ..calibration.pixels import ImageSource
 from ..calibration.runner import Outputs
 from ..calibration.runners import runner_for
 from ..calibration.source import CalibrationSource, calibration_inputs, split
@@ -77,7 +77,7 @@ def quantize(
     path: str | Path,
     source: CalibrationSource | None = None,
     *,
-    images: Picture | Iterable[Picture] | None = None,
+    images: ImageSource | Iterable[ImageSource] | None = None,
     image_options: Any = None,
     data: Any = None,
     example_inputs: Any = None,
@@ -92,7 +92,7 @@ def quantize(
         model: an ONNX model, or what is exported first: a Caffe model, or a `torch.nn.Module`; or what
             `decompose` or `recover` gives.
         path: where it goes.
-        source: inputs that show the ranges of activations, as one value; made-up pictures where it names
+        source: inputs that show the ranges of activations, as one value; synthetic images where it names
             none.
         images: the inputs, as in `decompose`, instead of a source.
         image_options: as in `decompose`.
@@ -195,7 +195,7 @@ def _errors(plain: Path, int8: Path, inputs: Inputs) -> tuple[dict[str, float], 
     ]
     # A value that is looked at keeps a layer from running in int8 as a whole: outputs come from nets apart.
     ends = [_Net(content) for content in contents]
-    inside, outside = OutputError(), OutputError()
+    inside, outside = OutputErrorMetric(), OutputErrorMetric()
     for batch in track(inputs, "measuring what int8 costs"):
         inside.add("", *(net.run(batch)[1] for net in nets))
         outside.add("", *(net.run(batch)[0] for net in ends))

@@ -8,7 +8,7 @@ from ..errors import OptionError
 from ..planning import Budget
 from .offline import read_table
 from .runtimes import RUNTIMES, default_threads, runtime
-from .stopwatch import Here, Stopwatch
+from .stopwatch import LocalTimer, Stopwatch
 
 #: Budgets that a plan by time can keep: of time, or of what may be lost at the least time.
 _KINDS = ("latency", "error", "accuracy_drop")
@@ -72,7 +72,7 @@ def stopwatch(
     return here(runtime_name, threads)
 
 
-def here(runtime_name: str, threads: int | None = None) -> Here:
+def here(runtime_name: str, threads: int | None = None) -> LocalTimer:
     """A runtime on this machine.
 
     Raises:
@@ -81,4 +81,4 @@ def here(runtime_name: str, threads: int | None = None) -> Here:
     """
     if threads is not None and threads < 1:
         raise OptionError(f"threads: 1 or more, not {threads}")
-    return Here(runtime(runtime_name), threads or default_threads())
+    return LocalTimer(runtime(runtime_name), threads or default_threads())

@@ -12,13 +12,13 @@ from ..planning import Choice, Request
 from ..planning.timing import Timing
 from ..planning.workload import Workload
 from .clock import Time
-from .prices import Curve, Kind, Prices, block_of, probes
+from .cost import Curve, Kind, LatencyCost, block_of, probes
 from .stacks import Stack, uses
 from .stopwatch import Stopwatch
 
 Probes = Mapping[Kind, Sequence[Size]]
 
-#: A time that differs from what was foretold by more than this share puts all times of its layer in doubt.
+#: A time that differs from what was predicted by more than this share puts all times of its layer in doubt.
 _SURPRISE = 0.15
 
 
@@ -49,10 +49,10 @@ def probe_groups(
     return groups
 
 
-def layer_prices(
+def layer_costs(
     layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], watch: Stopwatch, batch: int,
     workload: Workload, whole: float | None,
-) -> Prices:  # fmt: skip
+) -> LatencyCost:  # fmt: skip
     """Times of all layers that may be replaced, and of their candidates; see `probe_groups`.
 
     Args:
@@ -77,16 +77,20 @@ def layer_prices(
     total = sum(own.values())
     known = total if whole is None else whole
     # More than the whole network the layers cannot take; a difference is a matter of layouts and caches.
-    return Prices(own, curves, known, min(1.0, known / total) if total else 1.0)
+    return LatencyCost(own, curves, known, min(1.0, known / total) if total else 1.0)
 
 
 def verified(
-    prices: Prices, layers: Mapping[str, ConvLayer], choices: Sequence[Choice], watch: Stopwatch, batch: int
-) -> tuple[Prices, dict[str, Timing]]:
+    prices: LatencyCost,
+    layers: Mapping[str, ConvLayer],
+    choices: Sequence[Choice],
+    watch: Stopwatch,
+    batch: int,
+) -> tuple[LatencyCost, dict[str, Timing]]:
     """Time what was chosen at its very ranks, and all candidates of a layer again where that is a surprise.
 
     Returns:
-        The prices as they are known now, and by name of the layer what was foretold and measured.
+        The prices as they are known now, and by name of the layer what was predicted and measured.
     """
     chosen = {c.layer: (layers[c.layer], (c.scheme, c.variant), c.ranks) for c in choices}
     chains = {name: _chain(layer, kind, ranks) for name, (layer, kind, ranks) in chosen.items()}

@@ -26,7 +26,7 @@ from .forms import FORMS, Contents
 from .layers import probe_groups
 from .nets import batch_of
 from .stacks import Stack
-from .stopwatch import Elsewhere
+from .stopwatch import TableTimer
 from .table import Setting
 
 TABLE = "times.csv"
@@ -151,7 +151,7 @@ def _table_text(about: Mapping[str, str], rows: Sequence[Row]) -> str:
     return stream.getvalue()
 
 
-def read_table(path: Path) -> Elsewhere:
+def read_table(path: Path) -> TableTimer:
     """Read a table that was filled in.
 
     Raises:
@@ -173,7 +173,7 @@ def read_table(path: Path) -> Elsewhere:
     network = times.pop(NETWORK, None)
     setting = Setting(about.get("device", "device"), "table", path.name, 1)
     known = {key: Time(seconds, seconds, seconds, 1) for key, seconds in times.items()}
-    return Elsewhere(setting, int(block), known, network, str(path))
+    return TableTimer(setting, int(block), known, network, str(path))
 
 
 def _row(path: Path, row: Sequence[str]) -> tuple[str, float | None]:

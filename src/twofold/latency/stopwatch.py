@@ -64,7 +64,7 @@ class Stopwatch(Protocol):
 
 
 @dataclass(eq=False)
-class Here:
+class LocalTimer:
     """Measures on this machine, and keeps what it measured.
 
     Attributes:
@@ -137,7 +137,7 @@ class Here:
 
 
 @dataclass(frozen=True, eq=False)
-class Elsewhere:
+class TableTimer:
     """Reads a table that was filled on another device.
 
     Attributes:

@@ -65,7 +65,7 @@ def balance(V: Array, H: Array) -> Array:
     return scale
 
 
-def evened(V: Array, H: Array) -> tuple[Array, Array]:
+def equalized(V: Array, H: Array) -> tuple[Array, Array]:
     """Mix the channels between V (m, r) and H (r, n) so that all have about the same range; V H stays.
 
     With one scale for all r channels, as int8 has it, and one per row of H, the squared rounding error grows

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from twofold.conv import Array, Factors, FactorStatistics, Size
-from twofold.lowrank.assemble import balance, evened, pair_factors
+from twofold.lowrank.assemble import balance, equalized, pair_factors
 from twofold.lowrank.measure import as_stored
 from twofold.lowrank.problem import Problem
 from twofold.lowrank.protocols import Begun, Factorization
@@ -42,7 +42,7 @@ def pair_factorization(
     layer, mean = problem.layer, problem.mean
 
     def build(matrices: Matrices, ranks: Size) -> Factors:
-        V, H = evened(*matrices(ranks[0]))
+        V, H = equalized(*matrices(ranks[0]))
         return as_stored(layer, pair_factors(scheme, layer, split, V, H, mean))
 
     return Factorization(

@@ -58,7 +58,7 @@ def label(scheme_name: str, variant: str, ranks: Size) -> str:
 
 
 def candidate_at(layer: ConvLayer, factorization: RankErrors, ranks: Size, workload: Workload) -> Candidate:
-    """Price one choice of ranks; it may be dearer than the layer.
+    """Price one choice of ranks; it may be more expensive than the layer.
 
     Raises:
         PlanError: the ranks are not among those of the factorization.
@@ -84,7 +84,7 @@ def candidate_at(layer: ConvLayer, factorization: RankErrors, ranks: Size, workl
 def candidates_at(
     layer: ConvLayer, factorization: RankErrors, ranks: NDArray[np.int64], workload: Workload
 ) -> tuple[Candidate, ...]:
-    """Price many choices of the one rank of a scheme at once; they may be dearer than the layer.
+    """Price many choices of the one rank of a scheme at once; they may be more expensive than the layer.
 
     Args:
         layer: the layer.

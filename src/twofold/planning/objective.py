@@ -16,7 +16,7 @@ Vector = NDArray[np.float64]
 
 
 class Objective(Protocol):
-    """Foretells what candidates do to the network's output.
+    """Predicts what candidates do to the network's output.
 
     Errors of different layers are taken as uncorrelated, so that their squares add up.
     """

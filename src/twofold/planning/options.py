@@ -68,7 +68,7 @@ class PlanOptions:
         schemes: names of the schemes that compete.
         only: names or patterns of the layers that may be decomposed; empty means all.
         skip: names or patterns of layers to leave alone.
-        ranks: ranks that are fixed; these may be no multiples, and dearer than the layer.
+        ranks: ranks that are fixed; these may be no multiples, and more expensive than the layer.
         device: name in `PRESETS` of the device by whose blocks MACs are counted in a budget; None for none.
     """
 

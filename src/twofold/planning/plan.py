@@ -87,7 +87,7 @@ class Choice:
         return label(self.scheme, self.variant, self.ranks)
 
     @property
-    def dearer(self) -> bool:
+    def costs_more(self) -> bool:
         """Whether it costs more than the layer, in MACs or params."""
         return self.macs[1] > self.macs[0] or self.params[1] > self.params[0]
 

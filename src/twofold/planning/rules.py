@@ -64,13 +64,13 @@ class Rule:
         name: key in the registry.
         summary: one line for users.
         pick: gives the layer's candidate, or the reason to leave it alone.
-        may_be_dearer: whether a candidate may cost more than the layer.
+        may_cost_more: whether a candidate may cost more than the layer.
     """
 
     name: str
     summary: str
     pick: Callable[[RuleInput], Candidate | str]
-    may_be_dearer: bool = False
+    may_cost_more: bool = False
 
 
 def amct_layer_rank(layer: ConvLayer, factorizations: Sequence[RankErrors] = ()) -> int:
@@ -170,9 +170,9 @@ def no_candidate_reason(options: PlanOptions) -> str:
 _rules = (
     Rule(
         "amct",
-        "the reference's own ranks, layer by layer; can make a layer dearer",
+        "the reference's own ranks, layer by layer; can make a layer more expensive",
         _amct,
-        may_be_dearer=True,
+        may_cost_more=True,
     ),
     Rule("evbmf", "as many ranks as stand above noise (EVBMF), where that is cheaper", _evbmf),
     Rule("energy", "the cheapest ranks that keep a share of each layer's energy", _energy),

@@ -54,8 +54,8 @@ def _time(choice: Choice) -> str:
 
 
 def _remark(choice: Choice) -> str:
-    dearer = ["dearer than the layer itself"] if choice.dearer else []
-    return "; ".join([*dearer, *choice.notes])
+    costs_more = ["more expensive than the layer itself"] if choice.costs_more else []
+    return "; ".join([*costs_more, *choice.notes])
 
 
 def _remarks(plan: Plan) -> list[str]:

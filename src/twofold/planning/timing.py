@@ -1,4 +1,4 @@
-"""Times that a plan foretells and that were measured; pairs are (before, after), in seconds."""
+"""Times that a plan predicts and that were measured; pairs are (before, after), in seconds."""
 
 from __future__ import annotations
 

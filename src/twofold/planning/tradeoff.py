@@ -137,7 +137,7 @@ class Tradeoff:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class TradeoffCurves:
     """All curves around one plan.
 
     Attributes:
@@ -152,7 +152,7 @@ class Outlook:
     def of(
         cls, plan: Plan, layers: Layers, factored: Factored, options: PlanOptions, objective: Objective,
         cost: Cost | None = None,
-    ) -> Outlook:  # fmt: skip
+    ) -> TradeoffCurves:  # fmt: skip
         """Read the curves.
 
         Args:

@@ -14,7 +14,7 @@ from importlib import import_module
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from ..calibration.pixels import Picture
+from ..calibration.pixels import ImageSource
 from ..calibration.runners import refuse_varying, runner_for
 from ..calibration.source import CalibrationSource, calibration_inputs, split
 from ..calibration.synthetic import beside
@@ -22,6 +22,7 @@ from ..decomposition.tryout import tryout
 from ..errors import InputError, MissingExtraError, ModelError, OptionError, option, without
 from ..formats.base import Model
 from ..formats.modules import with_data
+from ..renamed import former
 from ..text import error_text
 from .options import RecoverOptions
 
@@ -70,17 +71,18 @@ class Recovery:
 
 
 @without("no_data", "skip")
+@former(also="average_with")
 def recover(
     original: Any,
     decomposed: Any,
     source: CalibrationSource | None = None,
     options: RecoverOptions | None = None,
     *,
-    images: Picture | Iterable[Picture] | None = None,
+    images: ImageSource | Iterable[ImageSource] | None = None,
     image_options: Any = None,
     data: Any = None,
     example_inputs: Any = None,
-    also: Iterable[Any] = (),
+    average_with: Iterable[Any] = (),
 ) -> Recovery:
     """Train the factors of a decomposed model to give what the original gives.
 
@@ -90,20 +92,20 @@ def recover(
         original: the model before: what `load` gives, or a `torch.nn.Module`.
         decomposed: what `decompose` made of it: its result, the model or the module in it, or what was
             written. It stays as it is.
-        source: the inputs, as one value; made-up pictures where it names none.
+        source: the inputs, as one value; synthetic images where it names none.
         options: how.
         images: the inputs, as in `decompose`, instead of a source.
         image_options: as in `decompose`.
         data: the inputs, as in `decompose`, instead of a source.
         example_inputs: of modules, as in `decompose`.
-        also: what other recoveries made of the same decomposed model; the training begins with the mean of
-            the weights, whose error is often smaller than that of each.
+        average_with: what other recoveries made of the same decomposed model; the training begins with the
+            mean of the weights, whose error is often smaller than that of each.
 
     Raises:
         ModelError: the models do not belong together, or cannot be trained.
         InputError: there are too few inputs.
         OptionError: there is no such device or hint, the size of a protected value depends on the values of
-            the inputs, the processes cannot share a batch evenly, or `also`
+            the inputs, the processes cannot share a batch evenly, or `average_with`
             is given with `qat`.
         MissingExtraError: PyTorch or pytorch-optimizer is not installed.
 
@@ -116,13 +118,17 @@ def recover(
         True
     """
     source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
-    (original, *students), data = with_data((original, decomposed, *also), example_inputs, source.data)
+    (original, *students), data = with_data(
+        (original, decomposed, *average_with), example_inputs, source.data
+    )
     if {type(one) for one in students} != {type(original)} or type(original).__name__ not in _STUDENTS:
         kinds = " and ".join(dict.fromkeys(type(model).__name__ for model in (original, *students)))
         raise ModelError(f"models of one format are needed, got {kinds}")
     options = options or RecoverOptions()
     if options.qat and len(students) > 1:
-        raise OptionError(f"{option('also')} does not go with {option('qat=True', '--qat')}")
+        raise OptionError(
+            f"{option('average_with', '--average-with')} does not go with {option('qat=True', '--qat')}"
+        )
     try:
         from ..distributed import joined  # noqa: PLC0415 - an extra
 
@@ -138,9 +144,9 @@ def recover(
 def _recover(
     original: Model, students: list[Model], source: CalibrationSource, options: RecoverOptions, world: World
 ) -> Recovery:
-    from .train import Lesson, train  # noqa: PLC0415 - an extra
+    from .train import TeacherData, train  # noqa: PLC0415 - an extra
 
-    runner = runner_for(original, () if options.qat else source.protect)
+    runner = runner_for(original, () if options.qat else source.targets)
     hints = tuple(name for name in dict.fromkeys(options.hints) if name not in runner.outputs)
     if hints:
         runner = _hinting(original, runner.outputs, hints)
@@ -153,19 +159,19 @@ def _recover(
     sized = options.sized(inputs, world.shard.size)
     assert sized.batch is not None, "Bug: options are not sized"
     fitted, held_out = split(inputs.batched(sized.batch))
-    if source.options.made_up and inputs.provenance.kind != "synthetic":
-        more = beside(fitted, source.options.made_up, seed=source.image_options.seed)
-        note = f"{more.count} made-up pictures teach beside yours; errors are measured on yours alone"
+    if source.options.synthetic and inputs.provenance.kind != "synthetic":
+        more = beside(fitted, source.options.synthetic, seed=source.image_options.seed)
+        note = f"{more.count} synthetic images teach beside yours; errors are measured on yours alone"
         fitted = fitted.and_also(more, note)
     if options.qat:
         from .int8 import Int8Student, make_teacher  # noqa: PLC0415 - an extra
 
-        runner = make_teacher(original, source.protect)
+        runner = make_teacher(original, source.targets)
         fitted, held_out = (one.only(runner.inputs) for one in (fitted, held_out))
         student = Int8Student(students[0], runner, fitted, world.device)
-    exam = Lesson(runner, held_out, world, hints)
-    lesson = Lesson(runner, fitted, world, hints) if sized.steps else exam
-    course = train(student, lesson, exam, sized, world)
+    validation = TeacherData(runner, held_out, world, hints)
+    teacher_data = TeacherData(runner, fitted, world, hints) if sized.steps else validation
+    course = train(student, teacher_data, validation, sized, world)
     curve = course.errors
     model, notes = student.finish(held_out)
     if not options.qat:  # the int8 form has run beside the original in ONNX Runtime
@@ -207,8 +213,9 @@ def _mean(first: Student, *others: Student) -> Student:
         if one != shapes[0]:
             mine, other = next(pair for pair in zip_longest(shapes[0], one) if pair[0] != pair[1])
             raise ModelError(
-                f"{option('also')} takes what other recoveries made of the same decomposed model, but the "
-                f"shapes of the factors differ: {mine} in the model, {other} in number {number} beside it"
+                f"{option('average_with', '--average-with')} takes what other recoveries made of the same "
+                f"decomposed model, but the shapes of the factors differ: {mine} in the model, {other} in "
+                f"number {number} beside it"
             )
     for mean, *rest in zip(*weights, strict=True):
         mean.add_(sum(rest)).div_(len(weights))

@@ -59,7 +59,7 @@ class CaffeStudent:
         }
         return self.net.execute(feed, keep=self._outputs)
 
-    def finish(self, exam: Inputs) -> tuple[CaffeModel, tuple[str, ...]]:
+    def finish(self, validation: Inputs) -> tuple[CaffeModel, tuple[str, ...]]:
         """See `Student.finish`."""
         names = {layer.spec.name for layer in self._trained}  # type: ignore[union-attr]
         arrays = {name: blobs for name, blobs in self.net.arrays().items() if name in names}

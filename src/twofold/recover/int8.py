@@ -15,14 +15,14 @@ from onnx import ModelProto
 from torch import Tensor
 
 from ..calibration.inputs import Batch, Inputs
-from ..calibration.measure import OutputError
+from ..calibration.measure import OutputErrorMetric
 from ..calibration.runners import refuse_varying, runner_for
 from ..errors import ModelError, option
 from ..files.scratch import scratch_folder
 from ..formats.base import Model
 from ..formats.onnx.model import OnnxModel
-from ..int8.agree import OTHERWISE, Agreement
 from ..int8.fake import FakeInt8
+from ..int8.parity import OTHERWISE, Agreement
 from ..int8.qdq import fitting, prepare, session, with_outputs, write_int8
 from ..int8.quantize import default_path
 from ..int8.source import as_onnx
@@ -30,9 +30,9 @@ from ..onnx_torch import UnsupportedError
 from ..text import error_text
 
 
-def make_teacher(original: Model, protect: tuple[str, ...]) -> Any:
+def make_teacher(original: Model, targets: tuple[str, ...]) -> Any:
     """What runs the original as ONNX, whose names its int8 form shares."""
-    runner = runner_for(_as_model(original), protect)
+    runner = runner_for(_as_model(original), targets)
     refuse_varying(runner)
     return runner
 
@@ -82,16 +82,16 @@ class Int8Student:
         parts = [self._fake(self._tensors(part)) for part in self._runner.parts(batch)]
         return {name: torch.cat([part[name] for part in parts]) for name in self._fake.values}
 
-    def finish(self, exam: Inputs) -> tuple[OnnxModel, tuple[str, ...]]:
+    def finish(self, validation: Inputs) -> tuple[OnnxModel, tuple[str, ...]]:
         """See `Student.finish`; the int8 model runs in ONNX Runtime beside the original."""
         proto = self._written()
         names = self._fake.values
-        net, measure = session(with_outputs(proto, names.values())), OutputError()
-        for batch in exam:
+        net, measure = session(with_outputs(proto, names.values())), OutputErrorMetric()
+        for batch in validation:
             parts = [net.run(list(names.values()), part) for part in self._runner.parts(batch)]
             found = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
             measure.add("", self._runner.run(batch), dict(zip(names, found, strict=True)))
-        agreement = self._agreement(proto, exam)
+        agreement = self._agreement(proto, validation)
         notes = [f"in ONNX Runtime the error of the int8 model is {error_text(measure.error(''))}"]
         # What was trained is not thrown away: the error above is of what the user gets.
         if (problem := agreement.problem()) is not None:

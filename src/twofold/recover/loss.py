@@ -50,8 +50,8 @@ class Loss(nn.Module):
     """How far a student is from the original, as a module, which is what DistributedDataParallel wraps.
 
     The mean over the outputs of the squared error, as a share of what each output varies per value in this
-    sample, so that faint pictures are learned, too. A sample whose error is far above the usual one counts by
-    its root: the errors of single pictures differ a hundredfold, and the few largest would lead every step.
+    sample, so that faint images are learned, too. A sample whose error is far above the usual one counts by
+    its root: the errors of single images differ a hundredfold, and the few largest would lead every step.
     Where an output names classes, all samples count alike, since the doubtful ones may change their class,
     and half of the term is the divergence of the student's shares from the original's: the squared error
     counts alike where one class is far ahead and where two are level, and only there does the answer change.

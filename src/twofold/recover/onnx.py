@@ -38,7 +38,7 @@ class OnnxStudent:
         except UnsupportedError as error:
             raise ModelError(
                 f"{decomposed.path}: cannot be trained, since no gradients are known of {error}; train the "
-                f"module that the model was exported from, or protect outputs before it ({option('protect')})"
+                f"module that the model was exported from, or protect outputs before it ({option('targets')})"
             ) from error
         # The last of a stack may have the name of what it replaced.
         known = {layer.name: layer.geometry for layer in original.convolutions()}
@@ -86,7 +86,7 @@ class OnnxStudent:
             for name in self._net.outputs
         }
 
-    def finish(self, exam: Inputs) -> tuple[OnnxModel, tuple[str, ...]]:
+    def finish(self, validation: Inputs) -> tuple[OnnxModel, tuple[str, ...]]:
         """See `Student.finish`."""
         values = {
             constant.key: self._net.constants[name].detach().cpu().numpy()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..calibration.inputs import Inputs
 from ..errors import OptionError, option
 
-#: Values of one step's inputs: two pictures of 3 x 320 x 320, with their activations and gradients.
+#: Values of one step's inputs: two images of 3 x 320 x 320, with their activations and gradients.
 _BATCH_VALUES = 2 * 3 * 320 * 320
 _LARGEST_BATCH = 64
 #: Steps with such batches; more with smaller ones.
@@ -21,7 +21,8 @@ class RecoverOptions:
 
     Attributes:
         steps: steps of the optimizer (SOAP), each on one batch; None for what takes some minutes, which
-            depends on the size of a batch; 0 measures alone, such as the mean of several recoveries (`also`).
+            depends on the size of a batch; 0 measures alone, such as the mean of several recoveries
+            (`average_with`).
         rate: learning rate, as a share of the root mean square of each weight; it rises over the first steps
             and falls to zero along a cosine. None for the one that helps most in short trials.
         batch: samples per step, of all processes together; None for as many as one step can well hold, which

@@ -18,5 +18,5 @@ class Student(Protocol):
     def outputs(self, batch: Batch) -> dict[str, Tensor]:
         """The protected outputs, with gradients."""
 
-    def finish(self, exam: Inputs) -> tuple[Any, tuple[str, ...]]:
+    def finish(self, validation: Inputs) -> tuple[Any, tuple[str, ...]]:
         """The trained model, and notes; it may be run once more, on inputs that were not trained on."""

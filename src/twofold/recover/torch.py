@@ -64,7 +64,7 @@ class TorchStudent:
         """See `Student.outputs`."""
         return self._runner.tensors(batch)
 
-    def finish(self, exam: Inputs) -> tuple[TorchModel, tuple[str, ...]]:
+    def finish(self, validation: Inputs) -> tuple[TorchModel, tuple[str, ...]]:
         """See `Student.finish`; a new copy of the module, in the mode in which it was given."""
         module = copied(self._decomposed.module)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The training: what the original gives is the lesson, and what is held out is the exam."""
+"""The training: what the original gives is the teacher_data, and what is held out is the validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytorch_optimizer import SOAP
 from torch import Tensor
 
 from ..calibration.inputs import Batch, Inputs
-from ..calibration.measure import OutputError
+from ..calibration.measure import OutputErrorMetric
 from ..calibration.runner import Outputs, Runner
 from ..compare import are_classes
 from ..distributed import World
@@ -35,7 +35,7 @@ _POINTS = 100
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingHistory:
     """The course of a training.
 
     Attributes:
@@ -47,7 +47,7 @@ class Course:
     losses: tuple[tuple[int, float], ...]
 
 
-class Lesson:
+class TeacherData:
     """Samples with what the original gives for them.
 
     Attributes:
@@ -78,7 +78,7 @@ class Lesson:
         self._answers = {
             name: np.concatenate([one.pop(name) for one in answers]) for name in tuple(answers[0])
         }
-        total = OutputError()
+        total = OutputErrorMetric()
         for _, answer in self._once():  # in parts: it computes in float64
             total.add("", answer, {name: np.zeros_like(value) for name, value in answer.items()})
         self.spreads = {
@@ -106,7 +106,7 @@ class Lesson:
 
     def error(self, student: Student) -> float:
         """Relative error of the student's outputs over all samples."""
-        measure = OutputError()
+        measure = OutputErrorMetric()
         with torch.no_grad():
             for batch, answer in self._once():
                 found = student.outputs(batch)
@@ -158,10 +158,16 @@ class Lesson:
             yield self._at(np.arange(start, min(start + self.inputs.batch, self.inputs.count)))
 
 
-def train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World) -> Course:
+def train(
+    student: Student,
+    teacher_data: TeacherData,
+    validation: TeacherData,
+    options: RecoverOptions,
+    world: World,
+) -> TrainingHistory:
     """Train; gives losses and held-out errors by step and leaves the best weights in the student."""
     try:
-        return _train(student, lesson, exam, options, world)
+        return _train(student, teacher_data, validation, options, world)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # over gradients without bounds
         raise ModelError(
             "numbers of the training grow beyond bounds; look at the weights and the range of the inputs "
@@ -169,11 +175,17 @@ def train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOption
         ) from error
 
 
-def _train(student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World) -> Course:
-    run = _Run(student, lesson, exam, options, world)
+def _train(
+    student: Student,
+    teacher_data: TeacherData,
+    validation: TeacherData,
+    options: RecoverOptions,
+    world: World,
+) -> TrainingHistory:
+    run = _Run(student, teacher_data, validation, options, world)
     assert options.steps is not None, "Bug: options are not sized"
     if options.steps == 0:
-        return Course(((0, run.before),), ())
+        return TrainingHistory(((0, run.before),), ())
     if options.rate is not None:
         return run(options.rate, options.steps, options.checks)
     return run(_rate_that_helps_most(run, student, options.steps), options.steps, options.checks)
@@ -201,24 +213,29 @@ class _Run:
     """Runs of the optimizer, on the same batches each."""
 
     def __init__(
-        self, student: Student, lesson: Lesson, exam: Lesson, options: RecoverOptions, world: World
+        self,
+        student: Student,
+        teacher_data: TeacherData,
+        validation: TeacherData,
+        options: RecoverOptions,
+        world: World,
     ) -> None:
         assert options.batch is not None, "Bug: options are not sized"
-        self._student, self._lesson, self._exam, self._world = student, lesson, exam, world
-        loss = Loss(student, lesson.spreads, bf16=options.bf16)
+        self._student, self._lesson, self._exam, self._world = student, teacher_data, validation, world
+        loss = Loss(student, teacher_data.spreads, bf16=options.bf16)
         # One process speaks for all, so that they keep the same scales.
-        loss.scales = world.gather(exam.scales(loss, options.classes))[0]
+        loss.scales = world.gather(validation.scales(loss, options.classes))[0]
         self._loss_of = world.wrapped(loss)
         self._batch, self._seed = options.batch, options.seed
         self._part = world.shard.of(options.batch, "recovery")
-        self.before = float(world.gather(exam.error(student))[0])
+        self.before = float(world.gather(validation.error(student))[0])
         if not math.isfinite(self.before):
             raise ModelError(
                 f"the error of the decomposed model is {self.before}: its outputs have no bounds or are NaN; "
                 "look at the weights, and at the range of the inputs (mean and scale)"
             )
 
-    def __call__(self, rate: float, steps: int, checks: int) -> Course:
+    def __call__(self, rate: float, steps: int, checks: int) -> TrainingHistory:
         """Train; leaves the best weights in the student."""
         parameters = self._student.parameters()
         # The directions in which factors may move differ by orders of magnitude in what they do to the
@@ -248,7 +265,7 @@ class _Run:
                     best = [p.detach().clone() for p in parameters]
                 curve.append((step, error))
         _copy(best, parameters)
-        return Course(tuple(curve), tuple(losses.points))
+        return TrainingHistory(tuple(curve), tuple(losses.points))
 
 
 class _Losses:

@@ -1,4 +1,4 @@
-"""Running a few inputs through both networks, and turning what goes in and comes out into pictures."""
+"""Running a few inputs through both networks, and turning what goes in and comes out into images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Array = NDArray[np.float32]
 
 #: Inputs that are shown.
 COUNT = 4
-#: Longest side of a picture that is stored, and the shortest of one that is shown.
+#: Longest side of an image that is stored, and the shortest of one that is shown.
 _SIDE, _SMALLEST = 320, 4
 _CLASSES = 5
 
@@ -53,10 +53,10 @@ def capture(model: Model, calibration: Calibration, stacks: Stacks) -> tuple[Sam
 
 
 def samples(batch: Batch, before: Outputs, after: Outputs, color: str = "bgr") -> tuple[Sample, ...]:
-    """Pictures of a batch and of what two networks give for it.
+    """Images of a batch and of what two networks give for it.
 
     Args:
-        batch: inputs by name; the first that looks like a picture is shown.
+        batch: inputs by name; the first that looks like an image is shown.
         before: outputs by name.
         after: the same of the other network.
         color: order of the input's channels.
@@ -67,16 +67,16 @@ def samples(batch: Batch, before: Outputs, after: Outputs, color: str = "bgr") -
     count = min(COUNT, *(len(value) for value in batch.values()))
     found = []
     for index in range(count):
-        pictures = [value[index] for value in batch.values() if _is_picture(value)]
+        images = [value[index] for value in batch.values() if _is_image(value)]
         alone = len(before) == 1
         outputs = (_shown(name, index, count, value, after[name], alone) for name, value in before.items())
-        picture = _input_uri(pictures[0], color) if pictures else ""
-        kept = tuple(one for one in outputs if one is not None and (picture or not one.boxes))
-        found.append(Sample(picture, kept))
+        image = _input_uri(images[0], color) if images else ""
+        kept = tuple(one for one in outputs if one is not None and (image or not one.boxes))
+        found.append(Sample(image, kept))
     return tuple(one for one in found if one.outputs)
 
 
-def _is_picture(value: Array) -> bool:
+def _is_image(value: Array) -> bool:
     return value.ndim == 4 and value.shape[1] in (1, 3) and min(value.shape[2:]) >= _SMALLEST
 
 
@@ -92,7 +92,7 @@ def _shown(name: str, index: int, count: int, before: Array, after: Array, alone
     if are_classes(before, alone=alone):
         return Shown(name, classes=_classes(one.reshape(-1), other.reshape(-1)))
     if one.ndim == 3 and min(one.shape[1:]) >= _SMALLEST:
-        # Of several channels the strongest differs; their mean over all is one picture for both.
+        # Of several channels the strongest differs; their mean over all is one image for both.
         low, high = float(one.mean(0).min()), float(one.mean(0).max())
         return Shown(name, maps=tuple(_map_uri(value.mean(0), low, high) for value in (one, other)))
     return None
@@ -112,11 +112,11 @@ def _classes(before: Array, after: Array) -> tuple[tuple[str, float, float], ...
     return tuple((f"class {int(i)}", float(before[i]), float(after[i])) for i in best)
 
 
-def _input_uri(picture: Array, color: str) -> str:
-    """An input as a picture, the values of each channel stretched to the whole range."""
+def _input_uri(image: Array, color: str) -> str:
+    """An input as an image, the values of each channel stretched to the whole range."""
     # Channel by channel, which undoes a mean that was subtracted from each.
-    low, high = picture.min((1, 2), keepdims=True), picture.max((1, 2), keepdims=True)
-    shares = (picture - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+    low, high = image.min((1, 2), keepdims=True), image.max((1, 2), keepdims=True)
+    shares = (image - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
     pixels = (255 * shares).round().astype(np.uint8).transpose(1, 2, 0)
     if pixels.shape[2] == 3 and color == "bgr":
         pixels = pixels[:, :, ::-1]
@@ -133,7 +133,7 @@ def _fitted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     factor = _SIDE / max(pixels.shape[:2])
     if 0.5 <= factor <= 1.5:
         return pixels
-    if factor > 1:  # whole steps keep small pictures sharp
+    if factor > 1:  # whole steps keep small images sharp
         step = int(factor)
         return pixels.repeat(step, 0).repeat(step, 1)
     return resize(pixels, (max(1, round(pixels.shape[0] * factor)), max(1, round(pixels.shape[1] * factor))))

@@ -19,14 +19,14 @@ from ..formats.graph import NetGraph
 from ..int8.quantize import Quantized
 from ..planning.codec import plan_from_json
 from ..planning.plan import Plan, tool_version
-from ..planning.tradeoff import Outlook
+from ..planning.tradeoff import TradeoffCurves
 from ..system import is_dir
 
 #: Version of the layout; files of a later one are refused.
 SCHEMA = 1
 JSON_FILE = "report.json"
 #: (iteration, value) of what a training shows, rising.
-Course = tuple[tuple[int, float], ...]
+TrainingHistory = tuple[tuple[int, float], ...]
 #: Packages whose versions a report names where they are installed.
 _PACKAGES = (
     "numpy",
@@ -43,7 +43,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Box:
-    """A box that a detector found, in shares of the picture's width and height."""
+    """A box that a detector found, in shares of the image's width and height."""
 
     left: float
     top: float
@@ -59,7 +59,7 @@ class Shown:
 
     Attributes:
         name: of the output.
-        maps: data URIs of pictures, at one scale.
+        maps: data URIs of images, at one scale.
         boxes: found boxes.
         classes: (label, value before, value after) of the largest values, largest first.
     """
@@ -75,11 +75,11 @@ class Sample:
     """One input, and what both nets make of it.
 
     Attributes:
-        picture: data URI of the input; "" where it is no picture.
+        image: data URI of the input; "" where it is no image.
         outputs: what can be shown.
     """
 
-    picture: str
+    image: str
     outputs: tuple[Shown, ...]
 
 
@@ -124,12 +124,12 @@ class Training:
         int8_tests: the same test scores as `tests`, of the int8 form in ONNX Runtime.
     """
 
-    losses: Course = ()
-    tests: Mapping[str, Course] = field(default_factory=dict)
-    rates: Course = ()
+    losses: TrainingHistory = ()
+    tests: Mapping[str, TrainingHistory] = field(default_factory=dict)
+    rates: TrainingHistory = ()
     counted: str = "iteration"
     int8: bool = False
-    int8_tests: Mapping[str, Course] = field(default_factory=dict)
+    int8_tests: Mapping[str, TrainingHistory] = field(default_factory=dict)
 
     def after(self, earlier: Training) -> Training:
         """With what a training that this one resumed had shown up to there."""
@@ -142,12 +142,14 @@ class Training:
         )
 
 
-def _all_joined(earlier: Mapping[str, Course], later: Mapping[str, Course]) -> dict[str, Course]:
+def _all_joined(
+    earlier: Mapping[str, TrainingHistory], later: Mapping[str, TrainingHistory]
+) -> dict[str, TrainingHistory]:
     names = dict.fromkeys((*earlier, *later))
     return {name: _joined(earlier.get(name, ()), later.get(name, ())) for name in names}
 
 
-def _joined(earlier: Course, later: Course) -> Course:
+def _joined(earlier: TrainingHistory, later: TrainingHistory) -> TrainingHistory:
     return (*(one for one in earlier if not later or one[0] < later[0][0]), *later)
 
 
@@ -174,7 +176,7 @@ class Report:
         title: what the report is about, such as the model's file name.
         made: versions, machine and command.
         plan: the plan as its own JSON object.
-        outlook: what other ranks and budgets would give.
+        tradeoff_curves: what other ranks and budgets would give.
         graph: the original network.
         samples: a few inputs with both nets' outputs.
         comparison: of two models.
@@ -187,7 +189,7 @@ class Report:
     title: str
     made: Made
     plan: Mapping[str, Any] | None = None
-    outlook: Outlook | None = None
+    tradeoff_curves: TradeoffCurves | None = None
     graph: NetGraph | None = None
     samples: tuple[Sample, ...] = ()
     comparison: Comparison | None = None

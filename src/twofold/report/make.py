@@ -15,7 +15,7 @@ from ..formats.base import Model, commit
 from ..int8.quantize import Quantized
 from ..planning import Plan
 from .capture import capture
-from .data import Course, Made, Recovered, Report, Sample, Training
+from .data import Made, Recovered, Report, Sample, Training, TrainingHistory
 
 if TYPE_CHECKING:
     from ..decomposition.result import Result
@@ -42,7 +42,7 @@ def of_result(result: Result[Any], command: Sequence[str] = ()) -> Report:
     plan = json.loads(result.plan.to_json())
     title = next(iter(result.plan.sources), "network")
     return Report(
-        title, Made.here(command), plan, result.outlook, graph, samples, notes=tuple(notes)
+        title, Made.here(command), plan, result.tradeoff_curves, graph, samples, notes=tuple(notes)
     )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def _thinned(found: Training) -> Training:
     )
 
 
-def _every(points: Course) -> Course:
+def _every(points: TrainingHistory) -> TrainingHistory:
     step = -(-len(points) // _MOST_POINTS) or 1
     return points[::-1][::step][::-1]
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from ..compare import TIMES
 from ..text import error_text
 from . import svg
-from .sections import curves, layers, network, origin, pictures, summary, training
+from .sections import curves, images, layers, network, origin, summary, training
 
 if TYPE_CHECKING:
     from .data import Report
@@ -53,7 +53,7 @@ def page(report: Report) -> str:
         charts=curves.layer_charts(report),
         schemes=curves.schemes(report),
         rank_note=curves.rank_note(report),
-        samples=pictures.samples(report),
+        samples=images.samples(report),
         trainings=training.charts(report),
         origin=origin.origin(report),
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import MissingExtraError
 from ..planning.plan import Plan
-from ..planning.tradeoff import Outlook, Tradeoff
+from ..planning.tradeoff import Tradeoff, TradeoffCurves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _WAS, _IS, _CURVE = "#8193a8", "#d9731a", "#0072b2"
 
 
-def plot(plan: Plan, outlook: Outlook | None) -> Figure:
+def plot(plan: Plan, tradeoff_curves: TradeoffCurves | None) -> Figure:
     """Draw each layer's MACs before and after, and the network's error against its cost.
 
     Raises:
@@ -25,7 +25,7 @@ def plot(plan: Plan, outlook: Outlook | None) -> Figure:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingExtraError("plots", "matplotlib", "plot") from error
-    tradeoffs = outlook.tradeoffs if outlook is not None else ()
+    tradeoffs = tradeoff_curves.tradeoffs if tradeoff_curves is not None else ()
     rows = len(plan.choices) + len(plan.skipped)
     # Not by pyplot, which would keep the figure and choose a window system.
     figure = Figure(figsize=(6 + 5 * len(tradeoffs), max(3.0, 0.28 * rows + 1)), layout="constrained")

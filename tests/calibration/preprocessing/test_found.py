@@ -1,4 +1,4 @@
-"""How pictures become inputs of PyTorch and ONNX models: where it is found, and what stands in the plan."""
+"""How images become inputs of PyTorch and ONNX models: where it is found, and what stands in the plan."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NORMS = {"imagenet": RGB, "zero-one": UNIT, "minus-one-one": SIGNED, "caffe": BG
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return 255 * dead_leaves(32, 3, (32, 32), seed=11)
 
 
-def mapped(pictures, norm, channels=3):
+def mapped(images, norm, channels=3):
     mean, std = (np.asarray(one, np.float32)[:channels].reshape(-1, 1, 1) for one in norm)
-    return torch.from_numpy(((pictures[:, :channels] - mean) / std).astype(np.float32))
+    return torch.from_numpy(((images[:, :channels] - mean) / std).astype(np.float32))
 
 
 def plain(channels=3):
@@ -45,7 +45,7 @@ def plain(channels=3):
 def found(module, example=None, channels=3, **options):
     """What is recorded of the only input, and the inputs themselves."""
     example = torch.zeros(1, channels, 32, 32) if example is None else example
-    source = CalibrationSource(options=twofold.CalibrationOptions(made_up=16), **options)
+    source = CalibrationSource(options=twofold.CalibrationOptions(synthetic=16), **options)
     model = module if hasattr(module, "convolutions") else as_model(module, example)
     inputs = calibration_inputs(runner_for(model), source)
     (record,) = inputs.record()["preprocessing"].values()
@@ -63,7 +63,7 @@ def assert_is(record, norm, channels=3, rel=1e-3):
 
 
 @pytest.mark.parametrize("name", ["imagenet", "caffe", "zero-one", "minus-one-one"])
-def test_presets(name, pictures):
+def test_presets(name, images):
     record, inputs = found(plain(), image_options=twofold.ImageOptions(preset=name))
     assert_is(record, NORMS[name])
     assert record["color"] == ("bgr" if name == "caffe" else "rgb")
@@ -164,15 +164,15 @@ def test_an_unknown_affine_map_at_the_entrance_says_nothing():
 
 @pytest.mark.parametrize("name", ["imagenet", "zero-one", "minus-one-one", "caffe"])
 @pytest.mark.parametrize("count", [1, 8])
-def test_example_pictures(name, count, pictures):
-    record, _ = found(plain(), mapped(pictures[:count], NORMS[name]))
+def test_example_images(name, count, images):
+    record, _ = found(plain(), mapped(images[:count], NORMS[name]))
     assert_is(record, NORMS[name])
     assert "example inputs" in record["found"]
     assert not record["assumed"]
 
 
-def test_example_pictures_in_a_range_of_their_own(pictures):
-    example = mapped(pictures, (np.full(3, -900.0), np.full(3, 4.0)))
+def test_example_images_in_a_range_of_their_own(images):
+    example = mapped(images, (np.full(3, -900.0), np.full(3, 4.0)))
     record, inputs = found(plain(), example)
     assert not record["assumed"]
     assert float(inputs.arrays["input"].mean()) == pytest.approx(float(example.mean()), rel=0.1)
@@ -194,13 +194,13 @@ def test_noise_and_constants_are_no_evidence():
 # ---- what the first batch normalisation shows
 
 
-def normed(pictures, norm, build, channels=3):
+def normed(images, norm, build, channels=3):
     torch.manual_seed(1)
     module = nn.Sequential(*build(channels), nn.ReLU(), nn.Conv2d(16, 8, 3))
     module.train()
     with torch.no_grad():
         for _ in range(30):
-            module(mapped(pictures, norm, channels))
+            module(mapped(images, norm, channels))
     return module.eval()
 
 
@@ -217,27 +217,27 @@ BUILDS = {
 @pytest.mark.parametrize(
     ("name", "build"), [*((name, "conv") for name in NORMS), *(("zero-one", build) for build in BUILDS)]
 )
-def test_the_first_batch_normalisation(name, build, pictures):
-    record, inputs = found(normed(pictures, NORMS[name], BUILDS[build]))
+def test_the_first_batch_normalisation(name, build, images):
+    record, inputs = found(normed(images, NORMS[name], BUILDS[build]))
     assert "batch normalisation" in record["found"]
-    expected, got = mapped(pictures, NORMS[name]).numpy(), inputs.arrays["input"]
-    for channel in range(3):  # up to how one draw of pictures differs from another
+    expected, got = mapped(images, NORMS[name]).numpy(), inputs.arrays["input"]
+    for channel in range(3):  # up to how one draw of images differs from another
         std = float(expected[:, channel].std())
         assert got[:, channel].std() == pytest.approx(std, rel=0.3)
         assert got[:, channel].mean() == pytest.approx(expected[:, channel].mean(), abs=0.35 * std)
 
 
-def test_a_gray_net(pictures):
+def test_a_gray_net(images):
     norm = (np.array([33.0]), np.array([79.0]))
-    record, inputs = found(normed(pictures, norm, BUILDS["conv"], 1), channels=1)
+    record, inputs = found(normed(images, norm, BUILDS["conv"], 1), channels=1)
     assert not record["assumed"]
-    expected = mapped(pictures, norm, 1).numpy()
+    expected = mapped(images, norm, 1).numpy()
     assert inputs.arrays["input"].std() == pytest.approx(expected.std(), rel=0.2)
     assert inputs.arrays["input"].mean() == pytest.approx(expected.mean(), abs=0.2 * float(expected.std()))
 
 
-def test_statistics_that_no_pictures_have_are_not_used(pictures):
-    module = normed(pictures, RGB, BUILDS["conv"])
+def test_statistics_that_no_images_have_are_not_used(images):
+    module = normed(images, RGB, BUILDS["conv"])
     module[1].running_mean.mul_(torch.linspace(-9, 9, 16))
     module[1].running_var.mul_(torch.logspace(-3, 3, 16))
     assert found(module)[0]["assumed"]
@@ -293,9 +293,9 @@ def test_onnx_nodes_at_the_entrance(tmp_path):
     assert_is(record, (np.zeros(3), np.ones(3)))
 
 
-def test_an_exported_net_with_batch_normalisation(tmp_path, pictures):
+def test_an_exported_net_with_batch_normalisation(tmp_path, images):
     pytest.importorskip("onnx")
-    module = normed(pictures, UNIT, BUILDS["conv"])
+    module = normed(images, UNIT, BUILDS["conv"])
     stored = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the old exporter, which is what keeps the normalisation
@@ -309,18 +309,18 @@ def test_an_exported_net_with_batch_normalisation(tmp_path, pictures):
     assert inputs.arrays[next(iter(inputs.arrays))].max() < 2
 
 
-# ---- pictures of the user's own
+# ---- images of the user's own
 
 
-def test_images_that_nothing_tells_how_to_read_are_rejected(tmp_path, pictures):
+def test_images_that_nothing_tells_how_to_read_are_rejected(tmp_path, images):
     image = pytest.importorskip("PIL.Image")
-    images = [image.fromarray(one.transpose(1, 2, 0).astype(np.uint8)) for one in pictures[:4]]
+    images = [image.fromarray(one.transpose(1, 2, 0).astype(np.uint8)) for one in images[:4]]
     for index, one in enumerate(images):
         one.save(tmp_path / f"{index}.png")
-    with pytest.raises(InputError, match=r"nothing tells how pictures become.*preset.*imagenet.*zero-one"):
+    with pytest.raises(InputError, match=r"nothing tells how images become.*preset.*imagenet.*zero-one"):
         found(plain(), images=tmp_path)
     _, from_files = found(plain(), images=tmp_path, image_options=twofold.ImageOptions(preset="imagenet"))
-    expected = mapped(np.floor(pictures[:4]), RGB).numpy()
+    expected = mapped(np.floor(images[:4]), RGB).numpy()
     np.testing.assert_allclose(from_files.arrays["input"], expected, atol=1e-4)
     assert not from_files.provenance.warnings
     # Images of Pillow, one of them and an iterator of them, are read as their files are.
@@ -329,29 +329,31 @@ def test_images_that_nothing_tells_how_to_read_are_rejected(tmp_path, pictures):
         np.testing.assert_array_equal(inputs.arrays["input"], from_files.arrays["input"])
     assert found(plain(), images=images[0], image_options=twofold.ImageOptions(preset="caffe"))[1].count == 1
     # The range is shown by the examples; the order of the channels is an assumption, and a warning.
-    _, inputs = found(plain(), mapped(pictures, RGB), images=tmp_path)
+    _, inputs = found(plain(), mapped(images, RGB), images=tmp_path)
     np.testing.assert_allclose(inputs.arrays["input"], expected, atol=1e-4)
     assert "order of the channels; RGB is assumed" in inputs.provenance.warnings[0]
     with pytest.raises(InputError, match="paths or images of Pillow, got a ndarray"):
-        found(plain(), images=[pictures[0]], image_options=twofold.ImageOptions(preset="caffe"))
+        found(plain(), images=[images[0]], image_options=twofold.ImageOptions(preset="caffe"))
 
 
 # ---- the plan
 
 
-def test_the_plan_says_it_and_measures_the_net_as_it_runs(pictures):
+def test_the_plan_says_it_and_measures_the_net_as_it_runs(images):
     """What is called measured is the error under stored statistics, whichever the fit was made under."""
-    module = normed(pictures, RGB, lambda c: (nn.Conv2d(c, 16, 3), nn.BatchNorm2d(16)))
-    x = mapped(pictures, RGB)
+    module = normed(images, RGB, lambda c: (nn.Conv2d(c, 16, 3), nn.BatchNorm2d(16)))
+    x = mapped(images, RGB)
     for wanted, options in ((True, {"data": x}), (False, {"data": x}), (True, {}), (None, {"data": x})):
         result = twofold.decompose(
             module, macs=0.5, multiple=2, refine=0, example_inputs=x[:1], **options,
-            calibration=twofold.CalibrationOptions(batch_statistics=wanted, made_up=None if options else 16),
+            calibration=twofold.CalibrationOptions(
+                batch_statistics=wanted, synthetic=None if options else 16
+            ),
         )  # fmt: skip
         assert result.plan.calibration["batch_statistics"] == bool(wanted)
         calibration = twofold.decomposition.calibrate.Calibration.prepare(
             as_model(module, x[:1]),
-            CalibrationSource(options=twofold.CalibrationOptions(made_up=16), **options),
+            CalibrationSource(options=twofold.CalibrationOptions(synthetic=16), **options),
         )
         held = torch.from_numpy(np.array(calibration.held_out.arrays["input"]))
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the data layers of a net say about its pictures."""
+"""What the data layers of a net say about its images."""
 
 import numpy as np
 import pytest

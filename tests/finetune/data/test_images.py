@@ -19,24 +19,24 @@ def layer(more: str = "") -> str:
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
     lines = []
     for i in range(7):
-        name = f"pictures/a picture {i}.png"
+        name = f"images/an image {i}.png"
         # Smooth, as photographs are, so that resizing by other rounding differs by little.
-        picture = cv2.resize(rng.integers(256, size=(4, 5, 3)).astype(np.uint8), (15, 12))
-        cv2.imwrite(str(tmp_path / name), picture)
+        image = cv2.resize(rng.integers(256, size=(4, 5, 3)).astype(np.uint8), (15, 12))
+        cv2.imwrite(str(tmp_path / name), image)
         lines.append(f"{name} {i * 10}\n")
     (tmp_path / "list.txt").write_text("".join(lines))
     return tmp_path
 
 
 def opened(folder, index: int, flag: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    return cv2.imread(str(folder / f"pictures/a picture {index}.png"), flag)
+    return cv2.imread(str(folder / f"images/an image {index}.png"), flag)
 
 
-def test_pictures_and_labels_in_the_order_of_the_list(folder):
+def test_images_and_labels_in_the_order_of_the_list(folder):
     read = reader(folder, layer())
     for number in range(4):
         where = [i % 7 for i in range(number * 3, number * 3 + 3)]
@@ -53,15 +53,15 @@ def test_gray_and_resized(folder):
 
 
 def test_the_root_folder_stands_before_every_name(folder):
-    text = (folder / "list.txt").read_text().replace("pictures/", "")
+    text = (folder / "list.txt").read_text().replace("images/", "")
     (folder / "list.txt").write_text(text)
-    got = reader(folder, layer('root_folder: "pictures/"')).batch(0)["data"]
+    got = reader(folder, layer('root_folder: "images/"')).batch(0)["data"]
     assert np.array_equal(got[0], opened(folder, 0).transpose(2, 0, 1))
-    with pytest.raises(InputError, match=r"the first image of .*list.txt 'a picture 0.png' is neither"):
+    with pytest.raises(InputError, match=r"the first image of .*list.txt 'an image 0.png' is neither"):
         reader(folder, layer())
 
 
-def test_every_epoch_has_each_picture_once_in_an_order_of_its_own(folder):
+def test_every_epoch_has_each_image_once_in_an_order_of_its_own(folder):
     read = reader(folder, layer("shuffle: true"))
     labels = np.concatenate([read.batch(number)["label"] for number in range(7)]).reshape(3, 7)
     assert all(sorted(epoch) == list(range(0, 70, 10)) for epoch in labels.tolist())
@@ -74,8 +74,8 @@ def test_every_epoch_has_each_picture_once_in_an_order_of_its_own(folder):
     ("lines", "says"),
     [
         (
-            "pictures/x.png one\n",
-            r"list.txt:1: 'pictures/x.png one' is not a path, a space and a whole number",
+            "images/x.png one\n",
+            r"list.txt:1: 'images/x.png one' is not a path, a space and a whole number",
         ),
         ("\n7\n", r"list.txt:2: '7' is not a path"),
         ("", "its source is empty"),
@@ -88,9 +88,9 @@ def test_a_list_that_is_refused(folder, lines, says):
         reader(folder, layer())
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(folder):
-    (folder / "pictures" / "a picture 1.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"a picture 1.png: not a picture"):
+def test_a_image_that_cannot_be_decoded_is_named(folder):
+    (folder / "images" / "an image 1.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"an image 1.png: not an image"):
         reader(folder, layer()).batch(0)
 
 

@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
     [
         (b"\xff\xff", "record 1 of .*db: not a Datum, or damaged"),
         (Datum((1, 3, 3), b"12345678").serialize(), r"8 values for an image of shape \(1, 3, 3\)"),
-        (Datum((1, 3, 3), b"junk", 0, None, True).serialize(), "not a picture in a known format"),
+        (Datum((1, 3, 3), b"junk", 0, None, True).serialize(), "not an image in a known format"),
         (Datum((1, 2, 2), b"1234").serialize(), r"shapes \(1, 2, 2\) and \(1, 3, 3\) in one batch"),
     ],
 )

@@ -16,8 +16,8 @@ from tests.small import (
     TRAIN_VAL,
     assert_close,
     conv,
+    image,
     opencv,
-    picture,
     random_blobs,
     write,
     write_weights,
@@ -230,8 +230,8 @@ def test_new_names_avoid_every_name_in_the_files(tmp_path):
     assert {"one_1", "one_0"} - set(names) == {"one_1"}
     assert "two_0" in names
     assert_close(
-        opencv(*files, picture())[0],
-        opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", picture())[0],
+        opencv(*files, image())[0],
+        opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", image())[0],
     )
     assert "".join(names).count("two") == 3
 
@@ -242,7 +242,7 @@ def test_consumers_and_in_place_layers_see_what_they_saw(tmp_path):
     text += 'layer { name: "sum" type: "Eltwise" bottom: "one" bottom: "two" bottom: "three" top: "sum" }\n'
     model = load(tmp_path, text)
     files = full_rank(model, tmp_path / "out")
-    x = picture()
+    x = image()
     for layer in ("act", "two", "three", "sum"):
         wanted = opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", x, layer)[0]
         assert_close(opencv(*files, x, layer)[0], wanted)
@@ -340,7 +340,7 @@ def test_full_rank_of_shared_weights(tmp_path):
     model = load(tmp_path, text)
     assert len(model.convolutions()) == 1
     files = full_rank(model, tmp_path / "out")
-    x = picture(1, 64, 12, 12)
+    x = image(1, 64, 12, 12)
     assert_close(opencv(*files, x)[0], opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", x)[0])
 
 
@@ -360,7 +360,7 @@ def test_weights_of_any_size(tmp_path, scale):
     result = twofold.decompose(load(tmp_path, NET, blobs), ranks={"two": 192, "one": 48}, no_data=True)
     result.save(tmp_path / "out")
     new = twofold.load(tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel")
-    x = picture()
+    x = image()
     (before,) = opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", x, "two")
     (after,) = opencv(tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel", x, "two")
     assert all(np.isfinite(layer.weight).all() for layer in new.convolutions())
@@ -405,7 +405,7 @@ def test_hdf5_weights(tmp_path):
     stored = {layer.name: [b.array() for b in layer.blobs] for layer in read_weights(written).layers}
     assert sorted(stored) == ["one_0", "one_1", "out", "two_0", "two_1"]
     as_protobuf = write_weights(tmp_path / "again.caffemodel", stored)
-    x = picture()
+    x = image()
     assert_close(
         opencv(tmp_path / "out" / "net.prototxt", as_protobuf, x)[0],
         opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", x)[0],
@@ -444,7 +444,7 @@ layers {  # the only one
     assert "blobs_lr: 2" in written
     assert re.search(r"kernel_h: 3\s+kernel_w: 1|kernel_h: 1\s+kernel_w: 3", written)
     (tmp_path / "v2.prototxt").write_text(HEAD + conv("one", "data"))
-    x = picture()
+    x = image()
     wanted = opencv(tmp_path / "v2.prototxt", tmp_path / "net.caffemodel", x)[0]
     assert_close(opencv(prototxt, caffemodel, x)[0], wanted)
 
@@ -499,8 +499,8 @@ def test_decomposing_twice(tmp_path):
     names = [layer.name for layer in twofold.load(tmp_path / "out" / "net.prototxt").net().layers]
     assert names == ["data", "one_0", "one_1", "two_0", "two_1", "relu", "out"]
     assert_close(
-        opencv(tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel", picture(), "one")[0],
-        opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", picture(), "one")[0],
+        opencv(tmp_path / "out" / "net.prototxt", tmp_path / "out" / "net.caffemodel", image(), "one")[0],
+        opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", image(), "one")[0],
     )
 
 
@@ -512,15 +512,15 @@ TWIN = OUTPUT.replace('"Input" top: "data" input_param', '"Input" top: "data" to
 
 @pytest.mark.parametrize("tail", ["", 'layer { name: "p" type: "Softmax" bottom: "conv6-2" top: "p" }'])
 def test_a_layer_that_gives_an_output_keeps_its_name(tmp_path, tail):
-    """OpenCV asks for outputs by layer; and the twin's weights must fit the net's."""
-    files, x = write(tmp_path, OUTPUT + tail), picture()
+    """OpenCV asks for outputs by layer; and the training net's weights must fit the net's."""
+    files, x = write(tmp_path, OUTPUT + tail), image()
     result = twofold.decompose(twofold.load(*files), ranks={"*": "full"}, schemes="spatial", no_data=True)
     prototxt, caffemodel, _ = result.save(tmp_path / "out")
     (got,), (wanted,) = opencv(prototxt, caffemodel, x, "conv6-2"), opencv(*files, x, "conv6-2")
     assert_close(got, wanted)
     names = [choice.becomes for choice in result.plan.choices]
     assert names == [("one_0", "one_1"), ("conv6-2_0", "conv6-2")]
-    # A plan that was edited names no layers; then the rule must say the same of the twin.
+    # A plan that was edited names no layers; then the rule must say the same of the training net.
     edited = [dataclasses.replace(choice, becomes=()) for choice in result.plan.choices]
     (tmp_path / "twin.prototxt").write_text(TWIN)
     twin = twofold.load(tmp_path / "twin.prototxt", files[1])
@@ -529,7 +529,7 @@ def test_a_layer_that_gives_an_output_keeps_its_name(tmp_path, tail):
 
 
 def test_a_twin_takes_the_names_of_its_plan(tmp_path):
-    """Where a layer is read by more in the twin, the rule alone would name it otherwise."""
+    """Where a layer is read by more in the training net, the rule alone would name it otherwise."""
     files = write(tmp_path, OUTPUT)
     result = twofold.decompose(twofold.load(*files), ranks={"*": "full"}, schemes="spatial", no_data=True)
     more = 'layer { name: "more" type: "ReLU" bottom: "conv6-2" top: "more" }'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.small import NET, assert_close, opencv, picture, random_blobs, write
+from tests.small import NET, assert_close, image, opencv, random_blobs, write
 
 import twofold
 from twofold.formats.caffe.caffemodel import NewLayer, create_weights, read_weights
@@ -14,13 +14,13 @@ torch = pytest.importorskip("torch")
 
 def run(model) -> np.ndarray:
     with torch.no_grad():
-        return next(iter(model.to_torch().eval()(torch.from_numpy(picture())).values())).numpy()
+        return next(iter(model.to_torch().eval()(torch.from_numpy(image())).values())).numpy()
 
 
 @pytest.fixture
 def twice(tmp_path):
     """A model with an entry of zeros for `two` before the right one, and what Caffe computes with it."""
-    wanted = opencv(*write(tmp_path), picture())[0]
+    wanted = opencv(*write(tmp_path), image())[0]
     blobs = random_blobs(NET)
     entries = [NewLayer(name, "Convolution", tuple(of)) for name, of in blobs.items()]
     zeros = NewLayer("two", "Convolution", tuple(np.zeros_like(blob) for blob in blobs["two"]))
@@ -43,4 +43,4 @@ def test_both_entries_are_replaced(twice, tmp_path):
     full.model.save(tmp_path / "new.prototxt", tmp_path / "new.caffemodel")
     written = read_weights(tmp_path / "new.caffemodel")
     assert not written.entries("two")
-    assert_close(opencv(tmp_path / "new.prototxt", tmp_path / "new.caffemodel", picture())[0], wanted)
+    assert_close(opencv(tmp_path / "new.prototxt", tmp_path / "new.caffemodel", image())[0], wanted)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.caffe_torch.nets import layer_text, net
-from tests.small import assert_close, opencv, picture, write
+from tests.small import assert_close, image, opencv, write
 
 import twofold
 from twofold.caffe_onnx import registry as onnx_types
@@ -157,7 +157,7 @@ def test_pooling_rounds_down_where_a_fork_says_so_as_in_opencv(tmp_path, params)
         'layer { name: "p" type: "Pooling" bottom: "one" top: "p" '
         f"pooling_param {{ {params} kernel_size: 2 stride: 2 }} }}"
     )
-    files, x = write(tmp_path, text, {"one": [values(16, 3, 3, 3), values(16)]}), picture(1, 3, 17, 16)
+    files, x = write(tmp_path, text, {"one": [values(16, 3, 3, 3), values(16)]}), image(1, 3, 17, 16)
     (wanted,) = opencv(*files, x, "p")
     assert_close(run(files, x), wanted)
     assert_close(exported(files, tmp_path, x), wanted)
@@ -167,7 +167,7 @@ def test_pooling_rounds_down_where_a_fork_says_so_as_in_opencv(tmp_path, params)
     ("fork", "plain"), [("hole: 2 pad: 2", "dilation: 2 pad: 2"), ("hole_h: 2 hole_w: 1", None)]
 )
 def test_deeplabs_holes_are_a_dilation(tmp_path, fork, plain):
-    weight, x = values(16, 3, 3, 3), picture(1, 3, 17, 16)
+    weight, x = values(16, 3, 3, 3), image(1, 3, 17, 16)
     files = write(tmp_path, HEAD + conv("one", "data", fork + " bias_term: false"), {"one": [weight]})
     if plain is None:
         spread = np.zeros((16, 3, 5, 3), np.float32)
@@ -186,7 +186,7 @@ SIDES = "stride: 2 pad_l: 0 pad_r: 1 pad_t: 2 pad_b: 1"
 
 def test_each_side_has_its_own_pad(tmp_path):
     blobs = [values(16, 3, 3, 3), values(16)]
-    files, x = write(tmp_path, HEAD + conv("one", "data", SIDES), {"one": blobs}), picture(1, 3, 17, 16)
+    files, x = write(tmp_path, HEAD + conv("one", "data", SIDES), {"one": blobs}), image(1, 3, 17, 16)
     padded = np.pad(x, ((0, 0), (0, 0), (2, 1), (0, 1))).astype(np.float64)
     weight, bias = (torch.from_numpy(blob.astype(np.float64)) for blob in blobs)
     wanted = torch.nn.functional.conv2d(torch.from_numpy(padded), weight, bias, stride=2).numpy()
@@ -198,7 +198,7 @@ def test_each_side_has_its_own_pad(tmp_path):
 @pytest.mark.parametrize("scheme", ["spatial", "channel"])
 @pytest.mark.parametrize("more", [SIDES, "hole_h: 2 hole_w: 3 pad: 2", "hole: 2 pad_l: 2"])
 def test_factors_have_the_pads_and_holes_of_their_layer(tmp_path, scheme, more):
-    text, x = HEAD.replace("dim: 3", "dim: 16") + conv("one", "data", more), picture(1, 16, 17, 16)
+    text, x = HEAD.replace("dim: 3", "dim: 16") + conv("one", "data", more), image(1, 16, 17, 16)
     files = write(tmp_path, text, {"one": [values(16, 16, 3, 3), values(16)]})
     full = twofold.decompose(twofold.load(*files), ranks={"one": "full"}, schemes=scheme, no_data=True)
     full.model.save(tmp_path / "new.prototxt", tmp_path / "new.caffemodel")
@@ -221,7 +221,7 @@ def test_nvcaffes_batch_norm_has_scale_and_shift_as_in_opencv(tmp_path):
     ]
     with (tmp_path / "net.caffemodel").open("wb") as stream:
         create_weights(layers).write(stream)
-    files, x = [str(tmp_path / "net.prototxt"), str(tmp_path / "net.caffemodel")], picture(1, 3, 17, 16)
+    files, x = [str(tmp_path / "net.prototxt"), str(tmp_path / "net.caffemodel")], image(1, 3, 17, 16)
     (wanted,) = opencv(*files, x, "bn")
     assert_close(run(files, x), wanted)
     assert_close(exported(files, tmp_path, x), wanted)
@@ -242,7 +242,7 @@ layer { name: "e" type: "Eltwise" bottom: "one" bottom: "low" top: "e" eltwise_p
 
 def test_eltwise_divides_the_first_by_the_others(tmp_path):
     text = HEAD + conv("one", "data", "pad: 1") + ELTWISE
-    files, x = write(tmp_path, text), picture(1, 3, 17, 16)
+    files, x = write(tmp_path, text), image(1, 3, 17, 16)
     with torch.no_grad():
         found = twofold.load(*files).to_torch().eval()(torch.from_numpy(x), blobs=("one",))
     one = found["one"].double().numpy()
@@ -311,7 +311,7 @@ def test_an_unknown_layer_in_place_costs_what_is_behind_it(tmp_path):
     model = twofold.load(*write(tmp_path, text, {"one": [values(16, 3, 3, 3), values(16)], **blobs}))
     runner = runner_for(model)
     assert runner.outputs == ("two",)
-    x = picture(1, 3, 17, 16)
+    x = image(1, 3, 17, 16)
     with torch.no_grad():
         until = model.to_torch(until="two").eval()(torch.from_numpy(x))["two"]
     assert_close(runner.run({"data": x})["two"], until.numpy())

@@ -86,7 +86,7 @@ def run(path: Path | str, **inputs: np.ndarray) -> list[np.ndarray]:
     return list(session.run(None, inputs))
 
 
-def picture(*shape: int, dtype: type = np.float32) -> np.ndarray:
+def image(*shape: int, dtype: type = np.float32) -> np.ndarray:
     return np.random.default_rng(9).normal(size=shape).astype(dtype)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from tests.formats.onnx.small import assert_close, picture, run, two
+from tests.formats.onnx.small import assert_close, image, run, two
 
 from twofold.backends import load
 from twofold.decomposition.decompose import decompose as decompose_anyhow
@@ -20,7 +20,7 @@ from twofold.formats.onnx.model import OnnxModel
 #: How files are edited is tested here, not how factors are fitted.
 decompose = partial(decompose_anyhow, no_data=True)
 
-X = {"x": picture(1, 16, 12, 12)}
+X = {"x": image(1, 16, 12, 12)}
 
 
 def write_external(path: Path, *, one_file: bool = True) -> Path:

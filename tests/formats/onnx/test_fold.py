@@ -10,7 +10,7 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
-from tests.formats.onnx.small import assert_close, conv, model, picture, run, tensor, weight, write  # noqa: E402
+from tests.formats.onnx.small import assert_close, conv, image, model, run, tensor, weight, write  # noqa: E402
 
 import twofold  # noqa: E402
 from twofold.conv import ConvLayer, Skipped  # noqa: E402
@@ -82,7 +82,7 @@ def test_weights_that_are_computed_of_constants(tmp_path, name):
     graph = onnx.load(written).graph
     assert [node.op_type for node in graph.node] == ["Conv", "Conv"]
     assert len(graph.initializer) == 2
-    x = {"x": picture(1, 20, 9, 9)}
+    x = {"x": image(1, 20, 9, 9)}
     assert_close(run(written, **x), run(path, **x))
 
 
@@ -99,7 +99,7 @@ def test_what_others_read_stays(tmp_path):
     assert [type(one) for one in twofold.load(path).convolutions()] == [ConvLayer, Skipped]
     written = full_rank(path, tmp_path / "out")
     assert [node.op_type for node in onnx.load(written).graph.node] == ["Conv"] * 3 + ["Shape", "Identity"]
-    x = {"x": picture(1, 24, 9, 9)}
+    x = {"x": image(1, 24, 9, 9)}
     assert_close(run(written, **x), run(path, **x))
 
 
@@ -118,7 +118,7 @@ def test_sparse_weights(tmp_path):
     path = write(tmp_path / "net.onnx", made)
     layers = {layer.name: layer for layer in twofold.load(path).convolutions()}
     assert sorted(zip(*np.nonzero(layers["c"].weight), strict=True)) == [(0, 0, 1, 2), (15, 15, 0, 0)]
-    x = picture(18, 3, 16, 16)
+    x = image(18, 3, 16, 16)
     result = twofold.decompose(twofold.load(path), ranks={"*": "full"}, multiple=1, data=x)
     assert result.plan.measured_error < 1e-4
     written = result.save(tmp_path / "out")[0]
@@ -143,7 +143,7 @@ def test_fully_connected_layers_of_every_version(tmp_path, operator, opset):
         made.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     path = write(tmp_path / "net.onnx", made)
     onnx.checker.check_model(made, full_check=True)
-    x = picture(40, 32) + 1
+    x = image(40, 32) + 1
     result = twofold.decompose(twofold.load(path), ranks={"fc": 31}, multiple=1, data=x)
     assert list(result.model.replaced) == ["fc"]
     (expected,) = run(path, x=x)
@@ -160,6 +160,6 @@ def test_operators_that_broadcast_only_where_they_are_told_to(tmp_path):
     )  # fmt: skip
     path = write(tmp_path / "net.onnx", made)
     written = full_rank(path, tmp_path / "out")
-    x = {"x": picture(3, 32)}
+    x = {"x": image(3, 32)}
     found, expected = (ReferenceEvaluator(str(one)).run(None, x) for one in (written, path))
     assert_close(found, expected)

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from tests.formats.onnx.small import assert_close, conv, model, picture, run, tensor, two, weight, write
+from tests.formats.onnx.small import assert_close, conv, image, model, run, tensor, two, weight, write
 
 import twofold
 from twofold.conv import ConvGeometry, Skipped
@@ -49,7 +49,7 @@ def names(proto: onnx.ModelProto) -> list[str]:
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_full_rank_gives_the_same_output(tmp_path, scheme):
     path = write(tmp_path / "net.onnx", two())
-    written = check_full_rank(path, {"x": picture(1, 16, 12, 12)}, schemes=scheme)
+    written = check_full_rank(path, {"x": image(1, 16, 12, 12)}, schemes=scheme)
     variant = SCHEMES[scheme].variants(ConvGeometry.of(64, 16, (3, 3)))[0]
     count = len(SCHEMES[scheme].chain(ConvGeometry.of(64, 16, (3, 3)), variant, (1, 1)))
     assert names(written.proto) == [
@@ -95,7 +95,7 @@ def test_every_geometry(tmp_path, axes, pads, steps, biases):
         {"y": None},
     )
     path = write(tmp_path / "net.onnx", made)
-    x = {"x": picture(*(2, 6, 11, 12, 13)[: axes + 2])}
+    x = {"x": image(*(2, 6, 11, 12, 13)[: axes + 2])}
     (layer,) = OnnxModel.load(path).convolutions()
     assert layer.geometry.output_size(layer.input_sizes[0]) == run(path, **x)[0].shape[2:]
     for scheme, kind in SCHEMES.items():
@@ -129,7 +129,7 @@ def test_weights_wherever_they_are_and_nothing_is_left_behind(tmp_path, store):
     before, tensors = store(weight(8, 6, 3, 3))
     made = model([*before, conv("c", "x", "y", "w")], tensors, {"x": (1, 6, 9, 9)}, {"y": None})
     path = write(tmp_path / "net.onnx", made)
-    written = check_full_rank(path, {"x": picture(1, 6, 9, 9)}).proto
+    written = check_full_rank(path, {"x": image(1, 6, 9, 9)}).proto
     types = [node.op_type for node in written.graph.node]
     constant = "Constant" in [node.op_type for node in before]
     assert types == (["Constant"] * 2 if constant else []) + ["Conv"] * 2
@@ -179,7 +179,7 @@ def test_nothing_to_replace_copies_the_bytes(tmp_path):
 def test_shapes_of_new_values_are_written_and_right(tmp_path):
     made = two()
     made.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["batch", 64, 12, 12]))
-    written = check_full_rank(write(tmp_path / "net.onnx", made), {"x": picture(1, 16, 12, 12)}).proto
+    written = check_full_rank(write(tmp_path / "net.onnx", made), {"x": image(1, 16, 12, 12)}).proto
     infos = {value.name: value.type.tensor_type.shape.dim for value in written.graph.value_info}
     assert infos["one_0_output"][0].dim_param == "batch"
     assert [dim.dim_value for dim in infos["one_0_output"][1:]] == [48, 12, 12]
@@ -190,7 +190,7 @@ def test_half_precision_stays(tmp_path):
     nodes, kind = [conv("c", "x", "y", "w", "b")], TensorProto.FLOAT16
     path = write(tmp_path / "net.onnx", model(nodes, tensors, {"x": (1, 20, 9, 9)}, {"y": None}, kind=kind))
     # float16 keeps 11 bits of each factor
-    written = check_full_rank(path, {"x": picture(1, 20, 9, 9, dtype=np.float16)}, 2e-3)
+    written = check_full_rank(path, {"x": image(1, 20, 9, 9, dtype=np.float16)}, 2e-3)
     assert {t.data_type for t in written.proto.graph.initializer} == {kind}
 
 
@@ -202,7 +202,7 @@ def test_double_precision_stays(tmp_path):
     (written, _) = full(path).save(tmp_path / "out")
     onnx.checker.check_model(str(written), full_check=True)
     assert {t.data_type for t in onnx.load(written).graph.initializer} == {kind}
-    x = {"x": picture(1, 20, 9, 9, dtype=np.float64)}
+    x = {"x": image(1, 20, 9, 9, dtype=np.float64)}
     wanted, got = (ReferenceEvaluator(str(p)).run(None, x) for p in (path, written))
     assert_close(got, wanted, 1e-12)
 
@@ -240,7 +240,7 @@ def test_nodes_that_share_a_weight_are_replaced_alike(tmp_path):
     (layer,) = OnnxModel.load(path).convolutions()
     assert layer.sharers == ("b", "c")
     assert layer.input_sizes == ((9, 9),) * 3
-    written = check_full_rank(path, {"x": picture(1, 8, 9, 9)})
+    written = check_full_rank(path, {"x": image(1, 8, 9, 9)})
     assert names(written.proto) == ["a_0", "a_1", "", "b_0", "b_1", "c_0", "c_1"]
     assert [t.name for t in written.proto.graph.initializer] == ["w_0", "w_1", "b", "b2"]
     assert [layer.sharers for layer in written.convolutions()] == [("b_0", "c_0"), ("b_1", "c_1")]
@@ -262,7 +262,7 @@ def test_a_corrected_bias_reaches_every_sharer(tmp_path):
         biases[name].CopyFrom(tensor(name, numpy_helper.to_array(biases[name]) + shift))
     changed.graph.initializer.append(tensor("shift", shift))
     changed.graph.node[2].input.append("shift")
-    x = {"x": picture(1, 8, 9, 9)}
+    x = {"x": image(1, 8, 9, 9)}
     assert_close(run(tmp_path / "new.onnx", **x), run(write(tmp_path / "wanted.onnx", changed), **x))
 
 
@@ -291,7 +291,7 @@ def test_subgraphs_are_decomposed_too(tmp_path):
         ("first", ("z#2",), ((7, 7),) * 2), ("z", (), ((7, 7),))
     ]  # fmt: skip
     for yes in (True, False):
-        x = {"x": picture(1, 8, 7, 7), "yes": np.array(yes)}
+        x = {"x": image(1, 8, 7, 7), "yes": np.array(yes)}
         check_full_rank(path, x)
         for file in (tmp_path / "out").iterdir():
             file.unlink()
@@ -300,7 +300,7 @@ def test_subgraphs_are_decomposed_too(tmp_path):
 def test_nodes_without_a_name_get_that_of_their_output(tmp_path):
     made = two()
     made.graph.node[0].name = made.graph.node[2].name = ""
-    written = check_full_rank(write(tmp_path / "net.onnx", made), {"x": picture(1, 16, 12, 12)})
+    written = check_full_rank(write(tmp_path / "net.onnx", made), {"x": image(1, 16, 12, 12)})
     assert names(written.proto) == ["a_0", "a_1", "relu", "y_0", "y_1"]
 
 
@@ -309,7 +309,7 @@ def test_new_names_are_free(tmp_path):
     made.graph.node[1].name = "one_0"
     made.graph.node[2].input[1] = made.graph.initializer[2].name = "one.w_1"
     made.graph.node[1].output[0] = made.graph.node[2].input[0] = "one_1_output"
-    written = check_full_rank(write(tmp_path / "net.onnx", made), {"x": picture(1, 16, 12, 12)}).proto
+    written = check_full_rank(write(tmp_path / "net.onnx", made), {"x": image(1, 16, 12, 12)}).proto
     assert names(written) == ["one_0_2", "one_1", "one_0", "two_0", "two_1"]
 
 
@@ -317,7 +317,7 @@ def test_old_models_list_their_weights_as_inputs(tmp_path):
     made = two(ir=3, opset=8)
     for stored in made.graph.initializer:
         made.graph.input.append(helper.make_tensor_value_info(stored.name, stored.data_type, stored.dims))
-    written = check_full_rank(write(tmp_path / "net.onnx", made), {"x": picture(1, 16, 12, 12)}).proto
+    written = check_full_rank(write(tmp_path / "net.onnx", made), {"x": image(1, 16, 12, 12)}).proto
     assert {v.name for v in written.graph.input} == {"x", *(t.name for t in written.graph.initializer)}
 
 
@@ -420,7 +420,7 @@ def test_dynamic_sizes_come_from_the_caller_and_stay_dynamic(tmp_path):
     assert given.notes == ()
     (written, _) = decompose(given, ranks={"*": "full"}).save(tmp_path / "out")
     for shape in ((1, 16, 12, 12), (3, 16, 17, 19)):
-        x = {"x": picture(*shape)}
+        x = {"x": image(*shape)}
         assert_close(run(written, **x), run(path, **x))
     with pytest.raises(ModelError, match="no input 'data'; it has x"):
         twofold.load(path, inputs={"data": (1, 16, 20, 30)}).convolutions()
@@ -436,7 +436,7 @@ def test_same_pads_of_a_strided_layer_fit_every_size(tmp_path):
     given = twofold.load(path, inputs={"x": (1, 6, 20, 30)})
     (written, _) = decompose(given, ranks={"*": "full"}).save(tmp_path / "out")
     for size in itertools.product((7, 8, 9), (10, 11, 12)):
-        x = {"x": picture(1, 6, *size)}
+        x = {"x": image(1, 6, *size)}
         assert_close(run(written, **x), run(path, **x))
 
 

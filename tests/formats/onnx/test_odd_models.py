@@ -7,7 +7,7 @@ import importlib
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from tests.formats.onnx.small import conv, model, picture, weight, write
+from tests.formats.onnx.small import conv, image, model, weight, write
 
 import twofold
 from twofold.errors import TwofoldError
@@ -16,7 +16,7 @@ from twofold.inspect import inspect
 pytest.importorskip("torch")
 make = helper.make_node
 CONVS = {"one.w": weight(16, 3, 3, 3), "two.w": weight(32, 16, 3, 3)}
-PICTURES = picture(18, 3, 6, 6)
+IMAGES = image(18, 3, 6, 6)
 
 
 @pytest.fixture(autouse=True)
@@ -32,13 +32,13 @@ def net(source="x", before=(), name="one", **more):
 def typed(kind):
     made = net()
     made.graph.input[0].type.tensor_type.elem_type = kind
-    return made, PICTURES
+    return made, IMAGES
 
 
 def without_weight():
     made = net()
     made.graph.node[0].input[1] = ""
-    return made, PICTURES
+    return made, IMAGES
 
 
 def tokens(most):
@@ -63,7 +63,7 @@ def tokens(most):
 def products(opset):
     made = model([make("MatMul", ["x", "w"], ["y"], "fc")], {"w": weight(32, 48)}, {"x": ("n", 32)},
                  {"y": None}, opset=opset, ir=4)  # fmt: skip
-    return made, picture(80, 32)
+    return made, image(80, 32)
 
 
 def channels_last():
@@ -71,7 +71,7 @@ def channels_last():
     made = net("t", before)
     for dim, size in zip(made.graph.input[0].type.tensor_type.shape.dim, (1, 6, 6, 3), strict=True):
         dim.dim_value = size
-    return made, np.ascontiguousarray(PICTURES.transpose(0, 2, 3, 1))
+    return made, np.ascontiguousarray(IMAGES.transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_rejected_in_a_line(tmp_path, case, message):
 @pytest.mark.parametrize(
     "case",
     [lambda: tokens(20), lambda: products(7), channels_last, lambda: (net(name="two"), None),
-     lambda: (net(name=""), PICTURES)],
+     lambda: (net(name=""), IMAGES)],
     ids=["whole numbers", "version 7", "channels last", "one name twice", "no name"],
 )  # fmt: skip
 def test_unusual_but_right(tmp_path, case):

@@ -61,10 +61,10 @@ def net(operator, names, tensors, attributes):
     read = next(name for name in names if name in shapes)
     kind = TensorProto.UINT8 if read in ("q", "v8", "i8") else TensorProto.FLOAT
     nodes = [
-        conv("plain", "picture", "p", "plain.w"),
+        conv("plain", "image", "p", "plain.w"),
         helper.make_node(operator, names, ["y"], "node", **attributes),
     ]
-    made = model(nodes, {"plain.w": weight(32, 16, 3, 3), **tensors}, {"picture": image}, {"p": None})
+    made = model(nodes, {"plain.w": weight(32, 16, 3, 3), **tensors}, {"image": image}, {"p": None})
     made.graph.input.append(helper.make_tensor_value_info(read, kind, shapes[read]))
     made.graph.output.append(helper.make_tensor_value_info("y", TensorProto.UNDEFINED, None))
     made.opset_import.add(domain="com.microsoft", version=1)

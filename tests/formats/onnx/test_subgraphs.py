@@ -9,7 +9,7 @@ import onnx
 import onnx.inliner
 import pytest
 from onnx import TensorProto, helper
-from tests.formats.onnx.small import assert_close, conv, model, picture, run, tensor, weight, write
+from tests.formats.onnx.small import assert_close, conv, image, model, run, tensor, weight, write
 
 import twofold
 from twofold.conv import ConvLayer, Skipped
@@ -45,7 +45,7 @@ def loop() -> onnx.NodeProto:
 
 
 def scan() -> onnx.NodeProto:
-    """A scan over the rows of a batch of three, which are pictures."""
+    """A scan over the rows of a batch of three, which are images."""
     inner = helper.make_graph(
         [helper.make_node("Unsqueeze", ["one", "zero"], ["wide"], "wide"), *body("wide", "narrow"),
          helper.make_node("Squeeze", ["narrow", "zero"], ["out"], "out")],
@@ -79,7 +79,7 @@ def reasons(layers: tuple[ConvLayer | Skipped, ...]) -> Mapping[str, str]:
 
 @pytest.mark.parametrize("kind", HOLDERS)
 def test_without_data_what_is_inside_is_decomposed(kind, tmp_path):
-    path, x = write(tmp_path / "net.onnx", net(kind)), picture(*SIDE)
+    path, x = write(tmp_path / "net.onnx", net(kind)), image(*SIDE)
     result = twofold.decompose(twofold.load(path), ranks={"*": "full"}, no_data=True)
     assert [choice.layer for choice in result.plan.choices] == ["first", "last", "inner"]
     result.save(tmp_path / "out")
@@ -88,7 +88,7 @@ def test_without_data_what_is_inside_is_decomposed(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", HOLDERS)
 def test_with_data_it_stays_and_says_why(kind, tmp_path):
-    path, x = write(tmp_path / "net.onnx", net(kind)), np.concatenate([picture(*SIDE)] * 4)
+    path, x = write(tmp_path / "net.onnx", net(kind)), np.concatenate([image(*SIDE)] * 4)
     result = twofold.decompose(
         twofold.load(path), ranks={"first": "full", "last": "full"}, schemes=("spatial",), data=x
     )
@@ -109,7 +109,7 @@ def test_a_weight_that_is_used_inside_and_outside_stays_as_a_whole(tmp_path):
     path = write(tmp_path / "net.onnx", made)
     (first, last) = OnnxModel.load(path).convolutions()
     assert (first.sharers, first.inside, last.inside) == (("inner",), "the If 'holds'", "")
-    data = np.concatenate([picture(*SIDE)] * 4)
+    data = np.concatenate([image(*SIDE)] * 4)
     result = twofold.decompose(twofold.load(path), ranks={"last": 4}, schemes=("spatial",), data=data)
     assert "inside the If 'holds'" in reasons(result.plan.skipped)["first"]
 
@@ -143,9 +143,9 @@ def function_model() -> onnx.ModelProto:
     return made
 
 
-@pytest.mark.parametrize("data", [None, np.concatenate([picture(*SIDE)] * 4)], ids=["weights", "data"])
+@pytest.mark.parametrize("data", [None, np.concatenate([image(*SIDE)] * 4)], ids=["weights", "data"])
 def test_layers_of_functions_are_listed_and_the_others_decomposed(data, tmp_path):
-    path, x = write(tmp_path / "net.onnx", function_model()), picture(*SIDE)
+    path, x = write(tmp_path / "net.onnx", function_model()), image(*SIDE)
     how = {"no_data": True} if data is None else {"data": data}
     result = twofold.decompose(twofold.load(path), ranks={"last": "full"}, schemes=("spatial",), **how)
     inline = "inside the function 'Block'; inline it first, see onnx.inliner"
@@ -163,7 +163,7 @@ def test_inlined_as_the_reason_says_they_are_layers_like_any(tmp_path):
     ]  # fmt: skip
 
 
-def test_where_all_is_inside_made_up_pictures_do_not_stand_in_the_way(tmp_path):
+def test_where_all_is_inside_synthetic_images_do_not_stand_in_the_way(tmp_path):
     made = net("If")
     made.graph.node[0].CopyFrom(helper.make_node("Relu", ["x"], ["q"], "first"))
     made.graph.node[2].CopyFrom(helper.make_node("Relu", ["r"], ["y"], "last"))
@@ -172,4 +172,4 @@ def test_where_all_is_inside_made_up_pictures_do_not_stand_in_the_way(tmp_path):
     assert result.plan.calibration is None
     assert "weights only, since no calibration is possible" in str(result.plan.notes)
     with pytest.raises(twofold.TwofoldError, match="inner: inside the If 'holds', where nothing watches it"):
-        twofold.decompose(model, ranks={"inner": 4}, data=np.concatenate([picture(*SIDE)] * 4))
+        twofold.decompose(model, ranks={"inner": 4}, data=np.concatenate([image(*SIDE)] * 4))

@@ -45,7 +45,7 @@ def net() -> Net:
     return Net().eval()
 
 
-def picture(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def image(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(shape or (2, 16, 12, 12), generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
@@ -64,7 +64,7 @@ def assert_close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-
 
 def test_the_result_is_a_new_module_of_plain_ones(net):
     before = copy.deepcopy(net.state_dict())
-    result = decompose(net, ranks={"conv1": 16, "body.2": 32}, example_inputs=picture())
+    result = decompose(net, ranks={"conv1": 16, "body.2": 32}, example_inputs=image())
     new = result.model.module
     assert dict(result.model.replaced) == {
         "conv1": ("conv1.0", "conv1.1"), "body.2": ("body.2.0", "body.2.1")
@@ -79,7 +79,7 @@ def test_the_result_is_a_new_module_of_plain_ones(net):
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_full_rank_gives_the_same_output(net, scheme):
-    x = picture()
+    x = image()
     assert_close(full(net, x, schemes=scheme)(x), net(x))
 
 
@@ -108,7 +108,7 @@ def test_every_geometry(axes, pads, steps):
     kernel = (3, 4, 2)[:axes]
     moved = {"stride": stride, "dilation": dilation, "groups": groups}
     module = CONVS[axes](4, 6, kernel, **moved, **PADS[pads]).double()
-    x = picture(2, 4, *(9, 10, 11)[:axes], dtype=torch.float64)
+    x = image(2, 4, *(9, 10, 11)[:axes], dtype=torch.float64)
     (layer,) = TorchModel(module, x).convolutions()
     assert layer.geometry.output_size(layer.input_sizes[0]) == module(x).shape[2:]
     for scheme in SCHEMES:
@@ -119,7 +119,7 @@ def test_every_geometry(axes, pads, steps):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-2), (torch.bfloat16, 8e-2)])
 def test_half_precision_stays(dtype, tolerance):
     module = nn.Conv2d(20, 24, 3, dtype=dtype)
-    x = picture(1, 20, 9, 9, dtype=dtype)
+    x = image(1, 20, 9, 9, dtype=dtype)
     new = full(module, x)
     assert {p.dtype for p in new.parameters()} == {dtype}
     assert_close(new(x), module(x), tolerance)
@@ -130,7 +130,7 @@ def test_layout_gradients_and_mode_stay(net):
     net.conv1.eval()
     net.conv1.bias.requires_grad_(False)
     net.body[2].weight.requires_grad_(False)
-    new = full(net, picture())
+    new = full(net, image())
     assert [m.training for m in (new, new.conv1, new.conv1[0], new.body[2][1])] == [True, False, False, True]
     assert new.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert not new.conv1[0].weight.is_contiguous()
@@ -161,7 +161,7 @@ class Shared(nn.Module):
 
 
 def test_what_is_shared_stays_shared():
-    module, x = Shared(), picture(1, 8, 9, 9)
+    module, x = Shared(), image(1, 8, 9, 9)
     (layer,) = TorchModel(module, x).convolutions()
     assert layer.sharers == ("again", "tied")
     assert layer.input_sizes == ((9, 9),) * 3
@@ -173,7 +173,7 @@ def test_what_is_shared_stays_shared():
 
 
 def test_a_corrected_bias_reaches_every_sharer():
-    module, x = Shared(), picture(1, 8, 9, 9)
+    module, x = Shared(), image(1, 8, 9, 9)
     model = TorchModel(module, x)
     (layer,) = model.convolutions()
     stack = SCHEMES["channel"].factorize(layer, "").factors((8,))
@@ -251,7 +251,7 @@ def test_what_cannot_be_replaced_is_said(reason):
 
 
 def test_a_subclass_without_a_forward_becomes_plain():
-    module, x = Renamed(8, 8, 3), picture(1, 8, 9, 9)
+    module, x = Renamed(8, 8, 3), image(1, 8, 9, 9)
     new = full(module, x)
     assert {type(m) for m in new} == {nn.Conv2d}
     assert_close(new(x), module(x))
@@ -267,7 +267,7 @@ def test_quantized_modules_are_listed():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda net: torch.jit.trace(net, picture()), "scripted or traced"),
+        (lambda net: torch.jit.trace(net, image()), "scripted or traced"),
         (torch.compile, "is compiled"),
         (nn.DataParallel, "wrapped in DataParallel"),
     ],
@@ -285,7 +285,7 @@ def test_bad_inputs(net):
         decompose(net.state_dict(), macs=0.5)
 
 
-@pytest.mark.parametrize("given", [picture(), (picture(),), [picture()], {"x": picture()}])
+@pytest.mark.parametrize("given", [image(), (image(),), [image()], {"x": image()}])
 def test_example_inputs_may_be_given_in_several_ways(net, given):
     assert [layer.input_sizes for layer in TorchModel(net, given).convolutions()] == [((12, 12),)] * 3
 
@@ -294,13 +294,13 @@ def test_example_inputs_may_be_given_in_several_ways(net, given):
 
 
 def test_it_pickles_and_copies(net):
-    new, x = full(net, picture()), picture()
+    new, x = full(net, image()), image()
     assert_close(pickle.loads(pickle.dumps(new))(x), new(x), 0)
     assert_close(copy.deepcopy(new)(x), new(x), 0)
 
 
 def test_the_file_has_no_more_than_the_weights(net, tmp_path):
-    result = decompose(net, ranks={"conv1": 8}, only="conv1", example_inputs=picture())
+    result = decompose(net, ranks={"conv1": 8}, only="conv1", example_inputs=image())
     path, _ = result.save(tmp_path)
     count = sum(tensor.numel() for tensor in result.model.module.state_dict().values())
     assert path.stat().st_size < 4 * count + 16384
@@ -308,18 +308,18 @@ def test_the_file_has_no_more_than_the_weights(net, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_scripts_and_traces(net):
-    new, x = full(net, picture()), picture()
+    new, x = full(net, image()), image()
     assert_close(torch.jit.script(new)(x), new(x))
     assert_close(torch.jit.trace(new, x)(x), new(x))
 
 
 def test_it_exports(net):
-    new, x = full(net, picture()), picture()
+    new, x = full(net, image()), image()
     assert_close(torch.export.export(new, (x,)).module()(x), new(x))
 
 
 def test_it_compiles(net):
-    new, x = full(net, picture()), picture()
+    new, x = full(net, image()), image()
     with torch.no_grad():
         assert_close(torch.compile(new, backend="eager", fullgraph=True)(x), new(x))
 
@@ -327,7 +327,7 @@ def test_it_compiles(net):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_becomes_an_onnx_model_whose_names_tell_its_own(net, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    new, x = decompose(net, macs=0.6, example_inputs=picture()).model.module, picture()
+    new, x = decompose(net, macs=0.6, example_inputs=image()).model.module, image()
     path = tmp_path / "net.onnx"
     torch.onnx.export(new, (x,), str(path), input_names=["x"], dynamo=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -336,7 +336,7 @@ def test_it_becomes_an_onnx_model_whose_names_tell_its_own(net, tmp_path):
 
 
 def test_it_trains(net):
-    new, x = decompose(net, macs=0.5, example_inputs=picture()).model.module.train(), picture()
+    new, x = decompose(net, macs=0.5, example_inputs=image()).model.module.train(), image()
     optimizer = torch.optim.SGD(new.parameters(), 0.1)
     losses = []
     for _ in range(5):
@@ -349,26 +349,26 @@ def test_it_trains(net):
 
 
 def test_a_state_is_loaded_into_a_rebuilt_structure(net, tmp_path):
-    result = decompose(net, macs=0.5, example_inputs=picture())
+    result = decompose(net, macs=0.5, example_inputs=image())
     state, plan = result.save(tmp_path)
     torch.manual_seed(7)
     state = torch.load(state, weights_only=True)
     again = apply_plan(twofold.Plan.load(plan), Net().eval(), state).model.module
     again.load_state_dict(state)
-    x = picture()
+    x = image()
     assert_close(again(x), result.model.module(x), 0)
 
 
 def test_plans_are_the_same_each_time(net, tmp_path):
-    first, again = (decompose(net, macs=0.5, example_inputs=picture()).save(tmp_path / n) for n in "ab")
+    first, again = (decompose(net, macs=0.5, example_inputs=image()).save(tmp_path / n) for n in "ab")
     plan, state = twofold.Plan.load(first[1]), torch.load(first[0], weights_only=True)
-    applied = apply_plan(plan, net, state, example_inputs=picture()).save(tmp_path / "c")
+    applied = apply_plan(plan, net, state, example_inputs=image()).save(tmp_path / "c")
     for files in (again, applied):
         assert [p.read_bytes() for p in files] == [p.read_bytes() for p in first]
 
 
 def test_a_fitted_plan_takes_its_factors_from_a_module_too(net):
-    result, x = decompose(net, macs=0.5, example_inputs=picture()), picture()
+    result, x = decompose(net, macs=0.5, example_inputs=image()), image()
     again = apply_plan(result.plan, net, result.model.module, example_inputs=x).model.module
     assert_close(again(x), result.model.module(x), 0)
     with pytest.raises(PlanError, match="fitted to inputs"):
@@ -394,7 +394,7 @@ def test_hooks_of_other_modules_stay(net):
     net.body.register_forward_hook(lambda *_: seen.append("body"))
     new = full(net)
     seen.clear()
-    new(picture())
+    new(image())
     assert seen == ["body"]
 
 

@@ -1,4 +1,4 @@
-"""How pictures become inputs of a network, found: one file per place where it may stand.
+"""How images become inputs of a network, found: one file per place where it may stand.
 
 A source looks at one input (`Subject`) and answers a `Preprocessing`, or None. They are asked in the order of
 `SOURCES`; the first answer holds. What the user says comes before all of them.

@@ -81,7 +81,7 @@ def _moments(described: Any) -> ImageOptions | None:
         return getattr(described, name, default)
 
     if get("do_rescale", True) is False:
-        return None  # what it takes is no picture of 8 bits
+        return None  # what it takes is no image of 8 bits
     # transformers multiplies by 1/255 first, torchvision's ToTensor likewise.
     unit = get("rescale_factor") or 1 / 255
     if get("do_normalize", True) is False:

@@ -1,4 +1,4 @@
-"""A normalisation at the network's own entrance: what its first layer with weights gets of a picture.
+"""A normalisation at the network's own entrance: what its first layer with weights gets of an image.
 
 Seen from outside: a few inputs go in, and what the first layer is given is compared with them. So it does not
 matter whether it is Sub and Div, a BatchNorm with constants, or lines of Python, nor whether it turns BGR

@@ -1,7 +1,7 @@
 """What example inputs show by their mean, spread and range.
 
-Pictures have a mean near the middle of the range and a spread of a quarter of it, wherever they come from;
-so each known preprocessing foretells the values of its inputs, and the one that fits is taken. Noise and
+Images have a mean near the middle of the range and a spread of a quarter of it, wherever they come from;
+so each known preprocessing predicts the values of its inputs, and the one that fits is taken. Noise and
 constants are what people put where an input is only needed for its size: the first is a hint, the second
 says nothing.
 """
@@ -17,21 +17,21 @@ from ..images import ImageOptions
 from ..presets import PRESETS
 from .value import Preprocessing, Subject, preset, values
 
-#: Mean and standard deviation of pixels 0..1 over many pictures, and how much single pictures differ from
+#: Mean and standard deviation of pixels 0..1 over many images, and how much single images differ from
 #: these.
 _MEAN, _SPREAD = 0.45, 0.24
 _MEAN_VARIES, _SPREAD_VARIES = 0.2, 0.5
 #: Squared distance, in such differences, from which no known preprocessing fits.
 _TOO_FAR = 16.0
-#: Correlation of neighbours; of pictures it is 0.7 or more, of noise none.
+#: Correlation of neighbours; of images it is 0.7 or more, of noise none.
 _NEIGHBOURS = 0.3
 #: Part of the range that values may be outside of it: what resizing with cubic splines overshoots.
 _OUTSIDE = 0.05
 
 
 def of_examples(subject: Subject) -> Preprocessing | None:
-    """Of examples that are pictures."""
-    x = _pictures(subject)
+    """Of examples that are images."""
+    x = _images(subject)
     if x is None or _correlation(x) < _NEIGHBOURS:
         return None
     return _found(x, "the example inputs, by their mean, spread and range", certain=True)
@@ -39,13 +39,13 @@ def of_examples(subject: Subject) -> Preprocessing | None:
 
 def of_noise(subject: Subject) -> Preprocessing | None:
     """Of examples that are random numbers: drawn as the real inputs are distributed, perhaps."""
-    x = _pictures(subject)
+    x = _images(subject)
     if x is None:
         return None
     return _found(x, "the example inputs are noise, drawn in such a range", certain=False)
 
 
-def _pictures(subject: Subject) -> NDArray[np.float64] | None:
+def _images(subject: Subject) -> NDArray[np.float64] | None:
     """The examples (N, C, H, W), where they vary."""
     x = subject.runner.examples.get(subject.name)
     if x is None or x.ndim != 4 or not np.isfinite(x).all() or float(x.std()) <= 1e-6 * float(abs(x).max()):
@@ -87,11 +87,11 @@ def known(channels: int) -> Mapping[str, ImageOptions]:
 
 
 def _distance(x: NDArray[np.float64], mean: NDArray[np.float32], scale: NDArray[np.float32]) -> float:
-    """How unlike pictures the pixels are that `x` would be made of; infinite out of range."""
+    """How unlike images the pixels are that `x` would be made of; infinite out of range."""
     pixels = (x / scale.reshape(-1, 1, 1) + mean.reshape(-1, 1, 1)) / 255
     if pixels.min() < -_OUTSIDE or pixels.max() > 1 + _OUTSIDE:
         return np.inf
-    # The mean over samples of each one's spread: what a channel of one picture has.
+    # The mean over samples of each one's spread: what a channel of one image has.
     spread = float(np.sqrt(pixels.var(axis=(2, 3)).mean()))
     middle = float(pixels.mean())
     if spread <= 0:

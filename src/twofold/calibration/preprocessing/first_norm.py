@@ -1,7 +1,7 @@
 """What the stored statistics of the first batch normalisation show.
 
 They are the mean m_k and variance v_k of what the normalisation was given in training, per channel k. Let p
-be pictures with pixels 0..1, and x = gain * p + shift what goes in, per channel of the input. Where the
+be images with pixels 0..1, and x = gain * p + shift what goes in, per channel of the input. Where the
 layers before are linear (a convolution of any stride, padding and groups, with or without bias), what the
 normalisation gets is
 
@@ -11,7 +11,7 @@ so its mean is linear and its mean square quadratic in w = (gain, shift, 1), wit
 once: mean_k(w) = a_k . w and E_k(w) = w . B_k w. Where they are not linear, F itself is run for every w that
 is tried. Sought is the w with the least sum over k of ((mean_k(w) - m_k)^2 / v_k + (log(var_k(w) / v_k) /
 2)^2): a Gaussian's distance to second order. A known preprocessing that comes near the best one is
-preferred: pictures differ from those of the training.
+preferred: images differ from those of the training.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .value import Array, Preprocessing, Subject, values
 
 Vector = NDArray[np.float64]
 
-#: Pictures whose moments are taken, and how many at once.
-_PICTURES, _AT_ONCE = 16, 4
-_PICTURES_BY_RUNNING = 4
+#: Images whose moments are taken, and how many at once.
+_IMAGES, _AT_ONCE = 16, 4
+_IMAGES_BY_RUNNING = 4
 #: Root mean square of the distance per channel: above, the statistics are those of something else.
 _BAD = 0.4
 #: How much worse than the best fit a known preprocessing may be.
@@ -46,12 +46,12 @@ _LINEAR = 1e-3
 
 
 def of_first_norm(subject: Subject) -> Preprocessing | None:
-    """Scale and offset for which pictures have the mean and variance that are stored."""
+    """Scale and offset for which images have the mean and variance that are stored."""
     norm = subject.runner.first_norm() if subject.alone else None
-    pictures = subject.pictures() if norm is not None else None
-    if norm is None or pictures is None or not _trained(norm):
+    images = subject.images() if norm is not None else None
+    if norm is None or images is None or not _trained(norm):
         return None
-    fit = _Fit.of(norm, subject.name, pictures / np.float32(255))
+    fit = _Fit.of(norm, subject.name, images / np.float32(255))
     return None if fit is None else fit.preprocessing(norm.name)
 
 
@@ -95,58 +95,58 @@ class _ByRunning:
     """By running what stands before."""
 
     run: Callable[[Array], Array]
-    pictures: Array
+    images: Array
     effort: int = 40
 
     def __call__(self, gain: Vector, shift: Vector) -> tuple[Vector, Vector]:
-        found = self.run(_mapped(self.pictures, gain, shift)).astype(np.float64)
+        found = self.run(_mapped(self.images, gain, shift)).astype(np.float64)
         axes = tuple(axis for axis in range(found.ndim) if axis != 1)
         return found.mean(axis=axes), found.var(axis=axes)
 
 
-def _mapped(pictures: Array, gain: Vector, shift: Vector) -> Array:
+def _mapped(images: Array, gain: Vector, shift: Vector) -> Array:
     columns = (np.asarray(one, np.float32).reshape(-1, 1, 1) for one in (gain, shift))
-    return np.asarray(pictures * next(columns) + next(columns), np.float32)
+    return np.asarray(images * next(columns) + next(columns), np.float32)
 
 
-def _response(norm: Norm, name: str, pictures: Array) -> _Response:
+def _response(norm: Norm, name: str, images: Array) -> _Response:
     def run(batch: Array) -> Array:
         return norm.run({name: batch})
 
     first: list[Vector] = []
     second: list[Vector] = []
-    for start in range(0, min(len(pictures), _PICTURES), _AT_ONCE):
-        few = pictures[start : start + _AT_ONCE]
+    for start in range(0, min(len(images), _IMAGES), _AT_ONCE):
+        few = images[start : start + _AT_ONCE]
         parts = list(_parts(run, few))
         if not start and not _linear(run, few, parts):
-            return _ByRunning(run, pictures[:_PICTURES_BY_RUNNING])
+            return _ByRunning(run, images[:_IMAGES_BY_RUNNING])
         flat = np.stack([np.moveaxis(part, 1, 0).reshape(part.shape[1], -1) for part in parts], axis=1)
         first.append(flat.mean(axis=2, dtype=np.float64) * len(few))
         products = np.matmul(flat, flat.transpose(0, 2, 1), dtype=np.float64)
         second.append(products / flat.shape[2] * len(few))
-    count = min(len(pictures), _PICTURES)
+    count = min(len(images), _IMAGES)
     return _Linear(np.sum(first, axis=0) / count, np.sum(second, axis=0) / count)
 
 
-def _parts(run: Callable[[Array], Array], pictures: Array) -> Iterator[Array]:
+def _parts(run: Callable[[Array], Array], images: Array) -> Iterator[Array]:
     """What each gain, each shift and nothing at all give alone."""
-    nothing = run(np.zeros_like(pictures))
-    for filled in (pictures, np.ones_like(pictures)):
-        for channel in range(pictures.shape[1]):
-            alone = np.zeros_like(pictures)
+    nothing = run(np.zeros_like(images))
+    for filled in (images, np.ones_like(images)):
+        for channel in range(images.shape[1]):
+            alone = np.zeros_like(images)
             alone[:, channel] = filled[:, channel]
             yield run(alone) - nothing
     yield nothing
 
 
-def _linear(run: Callable[[Array], Array], pictures: Array, parts: list[Array]) -> bool:
+def _linear(run: Callable[[Array], Array], images: Array, parts: list[Array]) -> bool:
     """Whether the parts of some gain and shift add up."""
-    channels = pictures.shape[1]
+    channels = images.shape[1]
     w = np.random.default_rng(0).uniform(0.5, 2.0, 2 * channels) * np.repeat([1.0, -1.0], channels)
     expected = parts[-1] + sum(
         weight * part for weight, part in zip(w.astype(np.float32), parts, strict=False)
     )
-    found = run(_mapped(pictures, w[:channels], w[channels:]))
+    found = run(_mapped(images, w[:channels], w[channels:]))
     return bool(np.linalg.norm(found - expected) <= _LINEAR * np.linalg.norm(found))
 
 
@@ -168,13 +168,13 @@ class _Fit:
     channels: int
 
     @classmethod
-    def of(cls, norm: Norm, name: str, pictures: Array) -> _Fit | None:
+    def of(cls, norm: Norm, name: str, images: Array) -> _Fit | None:
         alive = norm.variance > _DEAD * float(np.median(norm.variance))
-        if 2 * int(alive.sum()) < 2 * pictures.shape[1]:  # more unknowns than equations
+        if 2 * int(alive.sum()) < 2 * images.shape[1]:  # more unknowns than equations
             return None
-        response = _response(norm, name, pictures)
+        response = _response(norm, name, images)
         return cls(
-            response, norm.mean.astype(np.float64), norm.variance.astype(np.float64), alive, pictures.shape[1]
+            response, norm.mean.astype(np.float64), norm.variance.astype(np.float64), alive, images.shape[1]
         )
 
     def residuals(self, gain: Vector, shift: Vector) -> Vector:

@@ -1,4 +1,4 @@
-"""What a Caffe net says about its pictures: `transform_param` of its data layers; Caffe's convention."""
+"""What a Caffe net says about its images: `transform_param` of its data layers; Caffe's convention."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def of_caffe(subject: Subject) -> Preprocessing | None:
 
 
 def model_options(net: NetDefinition, folder: Path | None = None) -> tuple[ImageOptions, tuple[str, ...]]:
-    """Read how a net's data layers prepare pictures; options that say nothing where no layer does.
+    """Read how a net's data layers prepare images; options that say nothing where no layer does.
 
     Args:
         net: the net; a deploy net has no data layer, its train_val twin has.
@@ -67,7 +67,7 @@ def _options(layer: LayerSpec, folder: Path) -> tuple[ImageOptions, tuple[str, .
     notes = []
     crop = transform.integer("crop_size")
     if transform.flag("mirror"):
-        notes.append(f"{layer.name}: mirror is left out, calibration sees the pictures as they are")
+        notes.append(f"{layer.name}: mirror is left out, calibration sees the images as they are")
     mean_file, mean_values = transform.text("mean_file"), transform.numbers("mean_value")
     if mean_file and mean_values:
         raise OptionError(f"layer {layer.name}: mean_file and mean_value together, which Caffe refuses")

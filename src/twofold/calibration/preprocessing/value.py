@@ -69,7 +69,7 @@ class Subject:
         shape: of a sample.
         runner: runs the network.
         alone: whether it is the network's only input.
-        pictures: (N, C, H, W) pixels 0..255, RGB where there are three channels, that are like what the
+        images: (N, C, H, W) pixels 0..255, RGB where there are three channels, that are like what the
             network gets; None where there can be none.
     """
 
@@ -77,7 +77,7 @@ class Subject:
     shape: SampleShape
     runner: Runner
     alone: bool
-    pictures: Callable[[], Array | None]
+    images: Callable[[], Array | None]
 
     @property
     def channels(self) -> int:

@@ -17,17 +17,17 @@ _RUNNERS = {
 }
 
 
-def runner_for(model: Any, protect: tuple[str, ...] = ()) -> Runner:
+def runner_for(model: Any, targets: tuple[str, ...] = ()) -> Runner:
     """The runner of a model.
 
     Args:
         model: what `load` gives.
-        protect: names of the outputs that are to change least; empty for the model's own.
+        targets: names of the outputs that are to change least; empty for the model's own.
 
     Raises:
         MissingExtraError: the runtime is not installed.
         ModelError: the model cannot be run; which layer stands in the way.
-        OptionError: there is no output of a name in `protect`.
+        OptionError: there is no output of a name in `targets`.
     """
     kind = type(model).__name__
     if kind not in _RUNNERS:
@@ -37,7 +37,7 @@ def runner_for(model: Any, protect: tuple[str, ...] = ()) -> Runner:
         make: Callable[..., Runner] = import_module(f".{module}", __name__).make_runner
     except ImportError as error:
         raise MissingExtraError("calibration", runtime, extra) from error
-    return make(model, protect)
+    return make(model, targets)
 
 
 def refuse_varying(runner: Runner) -> None:
@@ -50,5 +50,5 @@ def refuse_varying(runner: Runner) -> None:
         if name in runner.varying:
             raise OptionError(
                 f"the size of {name!r} depends on the values, so its error cannot be measured; name what is "
-                f"computed before it, or nothing: {option('protect')}"
+                f"computed before it, or nothing: {option('targets')}"
             )

@@ -33,10 +33,10 @@ from .readout import CAFFE as READOUT
 CONSTANT = frozenset(("PriorBox", "Shape"))
 
 
-def make_runner(model: CaffeModel, protect: tuple[str, ...] = ()) -> CaffeRunner:
+def make_runner(model: CaffeModel, targets: tuple[str, ...] = ()) -> CaffeRunner:
     """The runner of a Caffe model; see `runner_for`."""
     path = model.definition.path
-    return CaffeRunner(model.to_torch("TEST"), protect, model.inputs, Path(path).parent if path else Path())
+    return CaffeRunner(model.to_torch("TEST"), targets, model.inputs, Path(path).parent if path else Path())
 
 
 class CaffeRunner:
@@ -57,14 +57,14 @@ class CaffeRunner:
     varying: frozenset[str] = frozenset()
 
     def __init__(
-        self, net: CaffeNet, protect: tuple[str, ...] = (), shapes: Mapping[str, Size] | None = None,
+        self, net: CaffeNet, targets: tuple[str, ...] = (), shapes: Mapping[str, Size] | None = None,
         folder: Path = Path(),
     ) -> None:  # fmt: skip
         self._part = runnable(net.eval().requires_grad_(False))
         self.net = self._part.net
         self._specs = self.net.definition.layers
         self._folder = folder
-        self.outputs = _checked(self._part, protect) if protect else _protected(self._part)
+        self.outputs = _checked(self._part, targets) if targets else _protected(self._part)
         self._scheduled = [one.index for one in self._schedule(0)]
         self.inputs = self._inputs(shapes)
 

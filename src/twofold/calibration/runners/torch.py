@@ -34,11 +34,11 @@ from .sizes import varying_outputs, watched
 Forward = Callable[..., Tensor]
 
 
-def make_runner(model: TorchModel, protect: tuple[str, ...] = ()) -> TorchRunner:
+def make_runner(model: TorchModel, targets: tuple[str, ...] = ()) -> TorchRunner:
     """The runner of a module; see `runner_for`."""
     if model.example_inputs is None:
         raise InputError("what the forward takes is not known; give example_inputs, or data")
-    return TorchRunner(model.module, model.example_inputs, protect)
+    return TorchRunner(model.module, model.example_inputs, targets)
 
 
 class TorchRunner:
@@ -59,7 +59,7 @@ class TorchRunner:
     notes: tuple[str, ...] = ()
     stopped: tuple[str, ...] = ()
 
-    def __init__(self, module: nn.Module, example_inputs: Any, protect: tuple[str, ...] = ()) -> None:
+    def __init__(self, module: nn.Module, example_inputs: Any, targets: tuple[str, ...] = ()) -> None:
         self.described = module
         self.module = evaluated(copied(module)).requires_grad_(False)
         self._call = Arguments.of(module, example_inputs)
@@ -73,18 +73,18 @@ class TorchRunner:
         self.examples = {name: _array(tensor) for name, tensor in tensors.items()}
         self._groups = {group.name: group for group in find_groups(self.module)}
         self.differentiable = False
-        self._names = self._probe(protect)
+        self._names = self._probe(targets)
 
-    def _probe(self, protect: tuple[str, ...]) -> dict[str, None]:
+    def _probe(self, targets: tuple[str, ...]) -> dict[str, None]:
         """Run once: which convolutions the protected outputs depend on, in the order of their first call."""
         self.varying, before = varying_outputs(self.module, lambda: flat(self._call.call(self.module)))
         known = dict(self.module.named_modules())
-        self._inner = {name.partition("#")[0] for name in (*before, *protect)} & known.keys() - {""}
+        self._inner = {name.partition("#")[0] for name in (*before, *targets)} & known.keys() - {""}
         seen = _Recorder({name: self._modules(name) for name in self._groups}, differentiate=True)
         with torch.enable_grad(), seen.hooked():
             found = self._values(self._call)
         self.ends = tuple(found.ends)
-        self.outputs = _checked(protect, found) if protect else self._fixed(found, before)
+        self.outputs = _checked(targets, found) if targets else self._fixed(found, before)
         if not self.outputs:
             raise InputError(f"forward returns no tensor of numbers, but {', '.join(self.ends) or 'nothing'}")
         values = [found.values[name] for name in self.outputs if found.values[name].requires_grad]
@@ -115,13 +115,13 @@ class TorchRunner:
         if not fixed:
             raise InputError(
                 f"the size of {varying} depends on the values, and no module before gives a tensor of fixed "
-                f"size; name modules whose results are to change least: {option('protect')}"
+                f"size; name modules whose results are to change least: {option('targets')}"
             )
         names = ", ".join(map(repr, fixed))
         self.notes = (
             *self.notes,
             f"the size of {varying} depends on the values, so errors are those of {names} before; "
-            f"name others: {option('protect')}",
+            f"name others: {option('targets')}",
         )
         return fixed
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...formats.hdf5 import h5py_for, open_hdf5
+from ...files.hdf5 import h5py_for, open_hdf5
 from ...system import reading
 from .reader import Array, Items
 from .registry import Request, reads

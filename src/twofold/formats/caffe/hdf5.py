@@ -16,9 +16,9 @@ import numpy as np
 
 from ...conv import Array
 from ...errors import FormatError, ModelError
+from ...files.hdf5 import h5py_for, open_hdf5
 from ...files.source import Source, hashed_source
 from ...progress import track
-from ..hdf5 import h5py_for, open_hdf5
 from .blob import converted, exact_dtype
 from .weights import Blob, Float32, NewWeights, WeightsFile, WeightsLayer
 

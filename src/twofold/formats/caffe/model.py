@@ -104,7 +104,7 @@ class CaffeModel:
             ModelError: the weights do not fit the definition.
             FormatError: the weights are damaged.
         """
-        # Here, since all else about a model works without torch.
+        # LocalTimer, since all else about a model works without torch.
         from ...caffe_torch import CaffeNet  # noqa: PLC0415
 
         net = self.net(phase)

@@ -50,7 +50,7 @@ class Calls:
         macs: MACs per image of each layer, as they were counted.
         elsewhere: why a layer has to stay, since forward does more with it than call it.
         others: what is computed with weights, and by no layer.
-        made_up: the shape of the input, where nobody gave one; sizes and MACs are not known then.
+        synthetic: the shape of the input, where nobody gave one; sizes and MACs are not known then.
     """
 
     sizes: Mapping[str, tuple[Size, ...]]
@@ -59,7 +59,7 @@ class Calls:
     macs: Mapping[str, Fraction]
     elsewhere: Mapping[str, str]
     others: tuple[Skipped, ...] = ()
-    made_up: str = ""
+    synthetic: str = ""
 
 
 def find_groups(root: nn.Module) -> tuple[Group, ...]:
@@ -126,7 +126,7 @@ def as_layer(group: Group, calls: Calls | None) -> ConvLayer | Skipped:
     first = group.modules[0][0]
     shaped = geometry(first)
     called = [names[0] for _, names in group.modules]
-    sized = calls if calls is not None and not calls.made_up else None
+    sized = calls if calls is not None and not calls.synthetic else None
     sizes = tuple(size for name in called for size in (sized.sizes.get(name, ()) if sized else ()))
     runs = tuple(one for name in called for one in (sized.runs.get(name, ()) if sized else ()))
     reason = group.reason or (None if calls is None else _uncalled(group.name, called, calls))
@@ -157,7 +157,7 @@ def as_layer(group: Group, calls: Calls | None) -> ConvLayer | Skipped:
 def _uncalled(name: str, called: Sequence[str], calls: Calls) -> str | None:
     """Why a layer has to stay by what forward does with it; None where it only calls it."""
     if any(one not in calls.sizes for one in called) and name not in calls.elsewhere:
-        inputs = f"a made-up input of shape {calls.made_up}" if calls.made_up else "the example inputs"
+        inputs = f"a synthetic input of shape {calls.synthetic}" if calls.synthetic else "the example inputs"
         return f"is never called with {inputs}"
     if not calls.more.isdisjoint(called):
         return "is called with more than its input, which a stack does not take"
@@ -170,4 +170,4 @@ def _counted(name: str, called: Sequence[str], calls: Calls | None) -> int | Non
         return None
     macs = round(calls.macs.get(name, Fraction(0)))
     ran = macs or any(one in calls.sizes for one in called)
-    return (None if calls.made_up else macs) if ran else 0
+    return (None if calls.synthetic else macs) if ran else 0

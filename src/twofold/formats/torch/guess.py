@@ -1,4 +1,4 @@
-"""Made-up inputs for modules that came without any, to try what a forward does with its layers."""
+"""Synthetic inputs for modules that came without any, to try what a forward does with its layers."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class TorchModel:
 
     @property
     def sample(self) -> Any:
-        """What forward was tried with: the example inputs, else what was made up; None for nothing."""
+        """What forward was tried with: the example inputs, else what was synthesized; None for nothing."""
         return self._studied[1]
 
     @cached_property

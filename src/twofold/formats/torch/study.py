@@ -21,13 +21,13 @@ from .outputs import flat
 from .running import same_randomness
 
 
-def study(module: nn.Module, arguments: Arguments, made_up: str = "") -> Calls:
+def study(module: nn.Module, arguments: Arguments, synthetic: str = "") -> Calls:
     """Run copies of a module, and see what it does with its layers.
 
     Args:
         module: stays as it is.
         arguments: what forward gets.
-        made_up: the shape of arguments that nobody gave, in words; sizes and costs are not known then.
+        synthetic: the shape of arguments that nobody gave, in words; sizes and costs are not known then.
 
     Raises:
         InputError: it does not run.
@@ -57,8 +57,8 @@ def study(module: nn.Module, arguments: Arguments, made_up: str = "") -> Calls:
         more=frozenset(seen.more),
         macs={name: Fraction(macs, batch) for name, macs in counted.layers.items()},
         elsewhere={**reasons, **detours.reasons(may)},
-        others=tuple(_others(copy, groups, counted, None if made_up else batch)),
-        made_up=made_up,
+        others=tuple(_others(copy, groups, counted, None if synthetic else batch)),
+        synthetic=synthetic,
     )
 
 

@@ -50,16 +50,20 @@ class NetworkChart:
 
 def layer_charts(report: Report) -> tuple[LayerChart, ...]:
     """A chart per layer that was factorized."""
-    plan, outlook = report.decided, report.outlook
-    if plan is None or outlook is None:
+    plan, tradeoff_curves = report.decided, report.tradeoff_curves
+    if plan is None or tradeoff_curves is None:
         return ()
-    return tuple(_layer(plan, one) for one in outlook.layers if any(curve.ranks for curve in one.curves))
+    return tuple(
+        _layer(plan, one) for one in tradeoff_curves.layers if any(curve.ranks for curve in one.curves)
+    )
 
 
 def schemes(report: Report) -> tuple[str, ...]:
     """Schemes that appear in the charts of layers."""
     found = [
-        curve.scheme for one in (report.outlook.layers if report.outlook else ()) for curve in one.curves
+        curve.scheme
+        for one in (report.tradeoff_curves.layers if report.tradeoff_curves else ())
+        for curve in one.curves
     ]
     return tuple(dict.fromkeys(found))
 
@@ -92,7 +96,7 @@ def _rank_line(curve: RankCurve, plan: Plan) -> Line:
 
 def network_charts(report: Report) -> Iterator[NetworkChart]:
     """The whole trade-off, by MACs and by time."""
-    for tradeoff in report.outlook.tradeoffs if report.outlook else ():
+    for tradeoff in report.tradeoff_curves.tradeoffs if report.tradeoff_curves else ():
         yield _network(report, tradeoff)
 
 
@@ -150,7 +154,7 @@ def _quoted(word: str) -> str:
 
 def rank_note(report: Report) -> str:
     """What the horizontal axis means where a scheme has several ranks."""
-    layers = report.outlook.layers if report.outlook else ()
+    layers = report.tradeoff_curves.layers if report.tradeoff_curves else ()
     several = next(
         (ranks for one in layers for curve in one.curves for ranks in curve.ranks if len(ranks) > 1), None
     )

@@ -60,7 +60,7 @@ def _changed(plan: Plan, choice: Choice, most: int) -> Row:
         timing = choice.timing
         pair = None if timing is None else timing.measured or timing.predicted
         cells.append(("", 0.0) if pair is None else (milliseconds(pair), pair[1]))
-    notes = [*(["dearer than the layer itself"] if choice.dearer else []), *choice.notes]
+    notes = [*(["more expensive than the layer itself"] if choice.costs_more else []), *choice.notes]
     becomes = "; ".join([choice.label, *notes])
     bar = (100 * choice.macs[0] / most, 100 * choice.macs[1] / most)
     return Row(choice.layer, shape_text(choice.geometry), becomes, True, bar, tuple(cells))

@@ -29,7 +29,7 @@ _ROUND = 6.0
 
 @dataclass(frozen=True)
 class Drawing:
-    """The picture and how large it is."""
+    """The image and how large it is."""
 
     svg: Markup
     width: int

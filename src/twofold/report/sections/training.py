@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from ..data import Course, Report
+from ..data import Report, TrainingHistory
 from ..svg import Axes, Line, chart
 
 
@@ -22,7 +22,7 @@ def charts(report: Report) -> tuple[tuple[str, Markup], ...]:
     return tuple((name, _chart(name, points, found.counted)) for name, points in named.items() if points)
 
 
-def _chart(name: str, points: Course, counted: str) -> Markup:
+def _chart(name: str, points: TrainingHistory, counted: str) -> Markup:
     tips = tuple(f"{counted} {at}\n{name} {value:.5g}" for at, value in points)
     line = Line(tuple((float(at), value) for at, value in points), "curve", tips)
     return chart(Axes(720, 260, counted, name, log=False, left=64), [line], [], f"{name} by {counted}")

@@ -96,7 +96,7 @@ class Batching:
             if len(parts) > 1 and (not value.ndim or len(shapes) > 1):
                 raise ModelError(
                     f"output {name!r} differs in shape from sample to sample "
-                    f"({', '.join(map(str, sorted(shapes)))}); name others ({option('protect')})"
+                    f"({', '.join(map(str, sorted(shapes)))}); name others ({option('targets')})"
                 )
             joined = value if len(parts) == 1 else np.concatenate([part[name] for part in parts])
             own = joined if name in varying else self.own(joined, count)

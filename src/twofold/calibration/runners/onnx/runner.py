@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 Weights = tuple[NDArray[Any], NDArray[Any]]
 
 
-def make_runner(model: OnnxModel, protect: tuple[str, ...] = ()) -> OnnxRunner:
+def make_runner(model: OnnxModel, targets: tuple[str, ...] = ()) -> OnnxRunner:
     """The runner of an ONNX model; see `runner_for`."""
-    return OnnxRunner(model, protect)
+    return OnnxRunner(model, targets)
 
 
 class OnnxRunner:
@@ -56,13 +56,13 @@ class OnnxRunner:
     stopped: tuple[str, ...] = ()
     examples: Mapping[str, NDArray[np.float32]] = {}
 
-    def __init__(self, model: OnnxModel, protect: tuple[str, ...] = ()) -> None:
+    def __init__(self, model: OnnxModel, targets: tuple[str, ...] = ()) -> None:
         self._model = model
         proto = model.proto
         self.ends = tuple(value.name for value in proto.graph.output)
         everything = Graph(proto, self.ends, model.files)
         self.varying = varying_values(proto)
-        self.outputs = _checked(everything, protect) if protect else _protected(everything, self.varying)
+        self.outputs = _checked(everything, targets) if targets else _protected(everything, self.varying)
         self._normal = _Network(proto, self.outputs, model)
         self._network = self._normal
         self._types = types_of(proto, self._normal.graph.fed)
@@ -100,7 +100,7 @@ class OnnxRunner:
             return ()
         return (
             f"the size of {listed(ends)} depends on the values, so errors are those of "
-            f"{listed(self.outputs)} before; name others: {option('protect')}",
+            f"{listed(self.outputs)} before; name others: {option('targets')}",
         )
 
     @property

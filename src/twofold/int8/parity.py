@@ -21,7 +21,7 @@ from onnx.numpy_helper import to_array
 from torch import Tensor
 
 from ..calibration.inputs import Batch
-from ..calibration.measure import OutputError
+from ..calibration.measure import OutputErrorMetric
 from ..calibration.runner import Outputs
 from ..errors import ModelError
 from .qdq import session, with_outputs
@@ -81,7 +81,7 @@ class Agreement:
         self._given: dict[str, NDArray[np.int8]] = {}
         self._sums: dict[str, tuple[float, int]] = {}
         self._others: dict[str, tuple[float, int]] = {}
-        self._measure = OutputError()
+        self._measure = OutputErrorMetric()
 
     def run(self, batch: Batch) -> Outputs:
         """What the runtime gives for a batch that training computes next, following it."""

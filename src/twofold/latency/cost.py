@@ -113,7 +113,7 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Prices:
+class LatencyCost:
     """A cost in seconds of the whole network; see `planning.Cost`.
 
     The network's time is what lies around its layers, `whole - factor * sum of layers`, plus `factor` times
@@ -167,6 +167,6 @@ class Prices:
         )
         return 1 - self.factor * gained / self.whole
 
-    def corrected(self, factor: float) -> Prices:
+    def corrected(self, factor: float) -> LatencyCost:
         """With another factor."""
         return replace(self, factor=factor)

@@ -20,13 +20,13 @@ class Card:
     """One input.
 
     Attributes:
-        picture: data URI.
-        maps: outputs that are pictures.
+        image: data URI.
+        maps: outputs that are images.
         boxes: outputs that are boxes.
         classes: outputs that are classes.
     """
 
-    picture: str
+    image: str
     maps: tuple[Shown, ...]
     boxes: tuple[Shown, ...]
     classes: tuple[Bars, ...]
@@ -39,7 +39,7 @@ def samples(report: Report) -> tuple[Card, ...]:
 
 def _card(sample: Sample) -> Card:
     return Card(
-        sample.picture,
+        sample.image,
         tuple(one for one in sample.outputs if one.maps),
         tuple(one for one in sample.outputs if one.boxes),
         tuple(_bars(one) for one in sample.outputs if one.classes),

@@ -23,7 +23,7 @@ _ARRANGING = frozenset({"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze"
 
 
 @dataclass(frozen=True)
-class Places:
+class QuantizedTensors:
     """What is rounded to 8 bits.
 
     Attributes:
@@ -43,7 +43,7 @@ class Places:
 
 def find_places(
     proto: ModelProto, sample: Inputs, values: Collection[str], weights: Mapping[str, Size]
-) -> Places:
+) -> QuantizedTensors:
     """See where ONNX Runtime's quantizer rounds what a net in training has, too.
 
     Args:
@@ -71,7 +71,7 @@ def find_places(
     if not reading.weights:
         raise ModelError("ONNX Runtime's quantizer rounds no layer of the net whose weight can be trained")
     integers = {ordered[one]: name for one, name in reading.integers.items() if one in ordered}
-    return Places(reading.values, reading.scales, integers, reading.weights, floats)
+    return QuantizedTensors(reading.values, reading.scales, integers, reading.weights, floats)
 
 
 def _known(
@@ -109,10 +109,10 @@ class _Reading:
     """What an int8 model rounds.
 
     Attributes:
-        values: see `Places.values`.
-        scales: see `Places.scales`.
+        values: see `QuantizedTensors.values`.
+        scales: see `QuantizedTensors.scales`.
         integers: value of the model in float32 -> what it is as integers.
-        weights: see `Places.weights`.
+        weights: see `QuantizedTensors.weights`.
         refused: names of nodes around what training cannot round.
     """
 

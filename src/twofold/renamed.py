@@ -1,0 +1,66 @@
+"""Former spellings of options, understood for one release; each is answered with today's."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+#: Options of the command line: former spelling -> today's.
+OPTIONS = {"--made-up": "--synthetic", "--protect": "--targets", "--also": "--average-with"}
+
+_C = TypeVar("_C", bound=type)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def todays(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Replace former spellings on a command line.
+
+    Returns:
+        The words in today's spelling, and a note for each option that was replaced.
+    """
+    replaced, notes = [], []
+    for word in words:
+        name, equals, value = word.partition("=")
+        today = OPTIONS.get(name)
+        if today is not None:
+            notes.append(f"{name} is called {today} now; the former name goes with the next release")
+        replaced.append(word if today is None else f"{today}{equals}{value}")
+    return replaced, notes
+
+
+def former(**names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Let a function or a class take keywords by their former names, with a `FutureWarning`.
+
+    Args:
+        names: former name -> today's.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        @wraps(function)
+        def renamed(*args: _P.args, **keywords: _P.kwargs) -> _R:
+            for old, new in names.items():
+                if old in keywords:
+                    if new in keywords:
+                        raise TypeError(
+                            f"{function.__qualname__}: {old!r} is the former name of {new!r}; give one"
+                        )
+                    warnings.warn(f"{old!r} is called {new!r} now", FutureWarning, stacklevel=2)
+                    keywords[new] = keywords.pop(old)
+            return function(*args, **keywords)
+
+        return renamed
+
+    return decorate
+
+
+def former_fields(**names: str) -> Callable[[_C], _C]:
+    """The same for the fields of a dataclass."""
+
+    def decorate(cls: _C) -> _C:
+        setattr(cls, "__init__", former(**names)(getattr(cls, "__init__")))  # noqa: B009, B010 - mypy forbids the plain form
+        return cls
+
+    return decorate

@@ -1,0 +1,33 @@
+"""Former spellings work for one release, and say so."""
+
+from __future__ import annotations
+
+import pytest
+
+from twofold import CalibrationOptions
+from twofold.calibration.source import CalibrationSource
+from twofold.cli import main
+from twofold.renamed import OPTIONS, former, todays
+
+
+def test_former_options_are_replaced_with_a_note():
+    words, notes = todays(["decompose", "--made-up", "5", "--also=a", "--macs=1"])
+    assert words == ["decompose", "--synthetic", "5", "--average-with=a", "--macs=1"]
+    assert len(notes) == 2
+    assert "--synthetic now" in notes[0]
+
+
+@pytest.mark.parametrize(("command", "option"), [("decompose", "--synthetic"), ("recover", "--average-with")])
+def test_todays_options_exist(capsys, command, option):
+    assert option in OPTIONS.values()
+    assert main([command, "--help"]) == 0
+    assert option in capsys.readouterr().out
+
+
+def test_former_keywords_are_replaced_with_a_warning():
+    with pytest.warns(FutureWarning, match="synthetic"):
+        assert CalibrationOptions(made_up=5).synthetic == 5
+    with pytest.warns(FutureWarning, match="targets"):
+        assert CalibrationSource(protect=("y",)).targets == ("y",)
+    with pytest.raises(TypeError, match="former name"):
+        former(old="new")(dict)(old=1, new=2)
