@@ -62,12 +62,12 @@ def test_a_unit_with_a_base_has_a_curve_of_its_own(made):
 def test_the_least_is_reached_however_sums_are_rounded(made):
     """What lies beside the layers is added and taken off again, which loses digits: 3.1 + 0.2 - 3.1 < 0.2."""
     layers, factored, options, plan = made
-    workload, outlooks = Workload.of(layers), {}
+    workload, curves = Workload.of(layers), {}
     for base in (0.1, 0.3, 0.7, 3.1, 7.7):
         cost = Seconds(workload, base=base, speed=7e9)
-        outlooks[base] = Outlook.of(plan, layers, factored, options, EqualWeights(), cost)
-    for base, outlook in outlooks.items():
-        by_macs, by_time = outlook.tradeoffs
+        curves[base] = TradeoffCurves.of(plan, layers, factored, options, EqualWeights(), cost)
+    for base, found in curves.items():
+        by_macs, by_time = found.tradeoffs
         before = plan.totals.macs[0] / 7e9
         assert by_time.ratios[0] == pytest.approx((base + by_macs.ratios[0] * before) / (base + before))
         assert by_time.errors[0] == by_macs.errors[0]

@@ -149,7 +149,7 @@ def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
     elif source.data is not None:
         inputs = _fitting(runner, from_arrays(source.data, _sizes(runner), limit=limit))
     else:
-        inputs = _made_up(shown, source)
+        inputs = _synthetic(shown, source)
     if source.data is None:
         inputs = accompanied(inputs, runner.inputs, seed=source.image_options.seed)
     origin = inputs.provenance
@@ -261,7 +261,7 @@ def image_preprocessing(
 # ---- images that are synthesized
 
 
-def _made_up(runner: Runner, source: CalibrationSource) -> Inputs:
+def _synthetic(runner: Runner, source: CalibrationSource) -> Inputs:
     """Images; where a model takes something else, the examples that came with it."""
     try:
         for name, shape in runner.inputs.items():
