@@ -36,7 +36,8 @@ class Engine:
 
         def answers() -> Arrays:
             values = zip(outputs, session.run(None, dict(inputs)), strict=True)
-            return {name: (value * np.float32(1 + off)) for name, value in values}
+            drops = os.environ.get("DROPS", "")
+            return {name: (value * np.float32(1 + off)) for name, value in values if name != drops}
 
         return lambda: session.run(None, dict(inputs)), answers
 

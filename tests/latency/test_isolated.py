@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from tests.latency.test_stacks import STACKS, UNEVEN
 from tests.small import HEAD, TAIL, conv, write
 
@@ -60,6 +64,33 @@ def test_whole_nets(name, kind, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_quantized_net_may_be_rounded_otherwise(tmp_path):
+    model = twofold.load(*write(tmp_path, NET))
+    data = np.random.default_rng(0).random((6, 16, 12, 12), np.float32)
+    twofold.quantize(model, tmp_path / "int8.onnx", data=data)
+    with opened(runtime("openvino"), 1, twofold.load(tmp_path / "int8.onnx")) as (run,):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("constant", "said"), [(True, None), (False, "does not give the model's output 'z'")]
+)
+def test_only_outputs_that_no_input_changes_may_be_missing(constant, said, odd, tmp_path, monkeypatch):
+    monkeypatch.setenv("DROPS", "z")
+    x, y, z = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in "xyz")
+    one = numpy_helper.from_array(np.ones((1, 4), np.float32), "one")
+    last = helper.make_node("Add", ["one" if constant else "x", "one"], ["z"])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"]), last], "g", [x], [y, z], [one])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "net.onnx",
+    )
+    model = twofold.load(tmp_path / "net.onnx")
+    expected = contextlib.nullcontext() if said is None else pytest.raises(ModelError, match=said)
+    with expected, opened(odd, 1, model):
+        pass
+
+
 @pytest.fixture
 def odd() -> IsolatedRuntime:
     found = IsolatedRuntime("odd", "Odd", 4, "1", simplified=False)
@@ -101,6 +132,7 @@ def test_differences_are_relative_and_never_hidden():
     assert relative_difference(0 * right, 0 * right) == 0
     assert relative_difference(right, 0 * right) > 1e9
     assert np.isnan(relative_difference(np.array([np.nan, 1]), right))
+    assert relative_difference(np.array([[1.0, 2, 3, 5]]), np.array([1, 2, 3, 90])) == 0.25
 
 
 def test_the_clock_of_the_other_process_is_asked(monkeypatch):
