@@ -33,7 +33,7 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def world(prepared, tmp_path, monkeypatch):
     """A copy of it, which is the working directory; times that are measured stay in it."""
-    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(prepared, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TWOFOLD_LATENCY_CACHE", str(tmp_path / "times"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -55,6 +55,7 @@ def image(seed: int) -> np.ndarray:
 
 def write_world(folder: Path) -> None:
     """Write it."""
+    (folder / "examples").symlink_to(Path(__file__).parents[2] / "examples")
     images = [image(seed) for seed in range(12)]
     for name, some in (("photos", images[:8]), ("other-photos", images[8:])):
         (folder / name).mkdir()

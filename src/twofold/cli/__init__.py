@@ -1,7 +1,7 @@
 """The command line: a thin shell over the public functions.
 
-Results go to stdout, or as JSON with --json; progress and notes go to stderr. Exit codes: 0 done, 1 refused
-(one line says why and what to do), 2 the command line itself is wrong, 130 interrupted.
+Results go to stdout, or as JSON with --json; progress and notes go to stderr. Exit codes: 0 done, 1 rejected
+(one line gives the reason and what to do), 2 the command line itself is wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _options(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Make trained convolutional networks faster: replace large convolutions by stacks of smaller ones."""
+    """Make trained convolutional networks faster: replace large convolutions with stacks of smaller ones."""
 
 
 def _empty(words: Sequence[str]) -> str | None:

@@ -14,16 +14,18 @@ from .commands import ENTRIES, Commands
 HEAD = """\
 Usage: twofold COMMAND ARGUMENTS [OPTIONS]
 
-Make trained convolutional networks faster: replace large convolutions by stacks of smaller ones.
+Make trained convolutional networks faster: replace large convolutions with stacks of smaller ones.
 
-  twofold inspect net.prototxt net.caffemodel                  what could be done
-  twofold decompose net.prototxt net.caffemodel -o out/        a smaller net, and its plan
-  twofold compare net.prototxt net.caffemodel out/             what it costs and saves
+  twofold inspect net.prototxt net.caffemodel                  list the layers and their cost
+  twofold decompose net.prototxt net.caffemodel -o out/        write a smaller net and its plan
+  twofold compare net.prototxt net.caffemodel out/             compare error, cost and time
+
+To try it, use the nets and images of examples/fashion, as the README does.
 """
 TAIL = """
-net.onnx stands for both files of a Caffe net. Every command has --help with examples, and --json.
+For ONNX, one file (net.onnx) takes the place of both. Every command has --help with examples, and --json.
 Others: --version, --install-completion, --show-completion.
-Exit codes: 0 done, 1 refused (one line says why), 2 wrong command line, 130 interrupted."""
+Exit codes: 0 done, 1 rejected (one line gives the reason), 2 wrong command line, 130 interrupted."""
 
 #: What a command that was interrupted keeps, and how to go on; the others begin again.
 RESUME = {

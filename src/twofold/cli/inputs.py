@@ -32,29 +32,36 @@ def _option(text: str, metavar: str | None = None, *names: str) -> Any:
 
 
 Images = Annotated[str | None, _option("Images: a folder, a pattern, or a text file of paths.", "PATH")]
-Data = Annotated[Path | None, _option("Inputs as they go into the net: .npy or .npz.", "FILE")]
-NoData = Annotated[bool, _option("Weights only: no inputs, not even synthetic ones.", None, "--no-data")]
-Size = Annotated[
-    str | None, _option("Resize images to height x width, or their shorter side to one number.", "HxW")
+Data = Annotated[Path | None, _option("Network inputs, already preprocessed: .npy or .npz.", "FILE")]
+NoData = Annotated[
+    bool, _option("Use the weights alone, without any inputs; far less accurate.", None, "--no-data")
 ]
-Crop = Annotated[str | None, _option("Cut out the middle of each image.", "HxW")]
-Crops = Annotated[int, _option("Random crops per image instead of the middle one.", "N")]
-ColorOrder = Annotated[str | None, _option("Order of the channels: " + ", ".join(COLORS) + ".")]
+Size = Annotated[
+    str | None,
+    _option("Resize images to height x width in pixels, or their shorter side to one number.", "HxW"),
+]
+Crop = Annotated[str | None, _option("Crop the center of each image, in pixels.", "HxW")]
+Crops = Annotated[int, _option("Random crops per image instead of the center crop.", "N")]
+ColorOrder = Annotated[str | None, _option("Channel order: " + ", ".join(COLORS) + ".")]
 Mean = Annotated[
     str | None, _option("Subtracted from pixels 0..255: values, or a .binaryproto or .npy file.", "M")
 ]
 Scale = Annotated[
-    str | None, _option("Multiplies what remains: one value, or one per channel (1 / deviation).", "S")
+    str | None,
+    _option(
+        "Multiplies pixels after the mean is subtracted: one value, or one per channel (1 / standard deviation).",
+        "S",
+    ),
 ]
-Preset = Annotated[
-    str | None, _option("Mean, scale and order of the channels by name: " + ", ".join(PRESETS) + ".")
-]
+Preset = Annotated[str | None, _option("Mean, scale and channel order by name: " + ", ".join(PRESETS) + ".")]
 Limit = Annotated[int | None, _option("Use at most N images; 0 takes all.", "N")]
 Range = Annotated[
-    str | None, _option("Values of the net's inputs, for synthetic images, such as -1:1.", "LOW:HIGH")
+    str | None,
+    _option("Range of the network's input values, for synthetic images, such as -1:1.", "LOW:HIGH"),
 ]
 Synthetic = Annotated[
-    int | None, _option("Synthetic images to look at, beside yours where you give some. Alone: 66.", "N")
+    int | None,
+    _option("Number of synthetic images, added to yours. Default: 66 without images, else 0.", "N"),
 ]
 Memory = Annotated[
     str | None,
@@ -65,10 +72,10 @@ Memory = Annotated[
     ),
 ]
 Saved = Annotated[
-    Path | None, _option("Keep what layers see in a file, for the next plan.", "FILE", "--statistics")
+    Path | None, _option("Cache calibration statistics in a file for later runs.", "FILE", "--statistics")
 ]
 Targets = Annotated[
-    list[str] | None, _option("Outputs that must change least. Default: all of the net's.", "NAME")
+    list[str] | None, _option("Outputs whose error counts. Default: all outputs of the network.", "NAME")
 ]
 Labels = Annotated[
     str | None,
