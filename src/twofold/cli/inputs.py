@@ -33,12 +33,10 @@ def _option(text: str, metavar: str | None = None, *names: str) -> Any:
 
 Images = Annotated[str | None, _option("Images: a folder, a pattern, or a text file of paths.", "PATH")]
 Data = Annotated[Path | None, _option("Network inputs, already preprocessed: .npy or .npz.", "FILE")]
-NoData = Annotated[
-    bool, _option("Use the weights alone, without any inputs; far less accurate.", None, "--no-data")
-]
+NoData = Annotated[bool, _option("Use the weights alone; far less accurate.", None, "--no-data")]
 Size = Annotated[
     str | None,
-    _option("Resize images to height x width in pixels, or their shorter side to one number.", "HxW"),
+    _option("Resize images to height x width, or their shorter side, in pixels.", "HxW"),
 ]
 Crop = Annotated[str | None, _option("Crop the center of each image, in pixels.", "HxW")]
 Crops = Annotated[int, _option("Random crops per image instead of the center crop.", "N")]
@@ -49,7 +47,7 @@ Mean = Annotated[
 Scale = Annotated[
     str | None,
     _option(
-        "Multiplies pixels after the mean is subtracted: one value, or one per channel (1 / standard deviation).",
+        "Factor after the mean is subtracted: one value, or one per channel (1 / std).",
         "S",
     ),
 ]
@@ -57,11 +55,11 @@ Preset = Annotated[str | None, _option("Mean, scale and channel order by name: "
 Limit = Annotated[int | None, _option("Use at most N images; 0 takes all.", "N")]
 Range = Annotated[
     str | None,
-    _option("Range of the network's input values, for synthetic images, such as -1:1.", "LOW:HIGH"),
+    _option("Range of the network's inputs, for synthetic images, such as -1:1.", "LOW:HIGH"),
 ]
 Synthetic = Annotated[
     int | None,
-    _option("Number of synthetic images, added to yours. Default: 66 without images, else 0.", "N"),
+    _option("Synthetic images, added to yours. Default: 66 without images, else 0.", "N"),
 ]
 Memory = Annotated[
     str | None,
