@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...errors import ModelError
 from ...export import to_onnx
-from ...formats.scratch import scratch_folder
+from ...files.scratch import scratch_folder
 from ..guest import Guest
 from ..stacks import Stack, onnx_bytes
 from .base import Arrays, Run, Whole, cpu_name
