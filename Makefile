@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 FUZZ_MINUTES ?= 10
 
-.PHONY: demo browser test check fuzz bench docs figures clean
+.PHONY: demo browser test quick claims check fuzz bench docs figures clean
 
 $(STAMP): pyproject.toml constraints.txt compat/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,12 @@ browser: $(STAMP)  ## a Chromium for the tests of the report, where one can be i
 
 test: $(STAMP) browser  ## all tests
 	$(BIN)/python -m pytest -n auto
+
+quick: $(STAMP)  ## the tests that together take a minute: no real models, no trainings, no pages
+	$(BIN)/python -m pytest -n auto -m "not models and not slow"
+
+claims: $(STAMP)  ## the oldest and the newest versions that pyproject.toml allows, and no extras
+	$(BIN)/nox --no-error-on-missing-interpreters
 
 check: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ ALLOWED = {
 }
 
 
+#: Inside of a part, a value that reads, writes or shows itself, by what imports it.
+TURNED = {
+    ("planning.plan", "planning.check"),
+    ("planning.plan", "planning.codec"),
+    ("planning.plan", "planning.table"),
+    ("report.data", "report.page"),
+}
+
+
 def modules() -> list[Path]:
     return sorted(SRC.rglob("*.py"))
 
@@ -56,20 +66,32 @@ def part_of(path: Path) -> str:
     return path.relative_to(SRC).parts[0].removesuffix(".py")
 
 
-def imported_parts(path: Path) -> set[str]:
-    """The parts of twofold that a module imports, wherever in the module it does so."""
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of twofold that a module imports, wherever in the module it does so."""
     package = ("twofold", *path.relative_to(SRC).parts[:-1])
+    known = {module_of(one) for one in modules()}
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names: list[str] = []
+        names: list[tuple[str, str]] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names = [(alias.name, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             stem = ".".join((*base, *([node.module] if node.module else [])))
-            names = [f"{stem}.{alias.name}" for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("twofold.")}
-    return found & {part_of(module) for module in modules()}
+            names = [(f"{stem}.{alias.name}", stem) for alias in node.names]
+        for name, holder in names:
+            inner = [one.removeprefix("twofold.") for one in (name, holder) if one.startswith("twofold.")]
+            found |= {next((one for one in inner if one in known), "")} - {""}
+    return found
+
+
+def imported_parts(path: Path) -> set[str]:
+    """The parts of twofold that a module imports."""
+    return {name.split(".")[0] for name in imported(path)}
 
 
 def test_imports_go_one_way():
@@ -83,6 +105,22 @@ def test_imports_go_one_way():
             if RANK[other] >= RANK[part] and (part, other) not in ALLOWED
         ]
     assert against == []
+
+
+def test_no_circles_inside_a_part():
+    """Nor late ones, but for those of `TURNED`."""
+    graph = {
+        module_of(path): {
+            one
+            for one in imported(path) - {module_of(path)}
+            if one.split(".")[0] == part_of(path) and (module_of(path), one) not in TURNED
+        }
+        for path in modules()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these import each other: {' <- '.join(error.args[1])}")
 
 
 def loaded_by(statement: str) -> set[str]:
