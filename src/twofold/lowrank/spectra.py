@@ -36,7 +36,9 @@ def eigen_descending(S: Array, count: int | None = None) -> tuple[Array, Array]:
         S: (n, n), symmetric; may be overwritten.
         count: how many; None for all.
     """
-    values, vectors = scipy.linalg.eigh(S, driver="evd", overwrite_a=True, check_finite=False)
+    # Some versions of SciPy give `evd` too little room where there is a single number.
+    driver = "evd" if len(S) > 1 else "ev"
+    values, vectors = scipy.linalg.eigh(S, driver=driver, overwrite_a=True, check_finite=False)
     return values[::-1][:count], vectors[:, ::-1][:, :count]
 
 
