@@ -51,4 +51,4 @@ figures: $(STAMP) browser  ## the pages' figures, drawn anew (minutes)
 	$(BIN)/python -m docs.make_screenshots
 
 clean:
-	rm -rf $(VENV) out site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .nox out site .mypy_cache .ruff_cache .pytest_cache .hypothesis
