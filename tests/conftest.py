@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,22 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 
+#: What trains, plans or calibrates from end to end, or starts browsers and many processes.
+SLOW = (
+    "benchmarks", "calibration/test_onnx_runner.py", "calibration/test_torch_runner.py",
+    "calibration/test_varying_outputs.py", "docs/test_pages.py", "finetune/test_command.py",
+    "finetune/test_int8_net.py", "finetune/test_parallel.py", "finetune/test_qat.py",
+    "finetune/test_train.py",
+    "formats/onnx/test_model.py", "int8/test_agree.py", "latency/test_target.py", "onnx_torch", "recover",
+    "report/test_browser.py", "report/test_report.py", "test_calibrated.py", "test_cli.py", "test_compare.py",
+    "test_decompose.py", "test_export.py", "test_fuzz.py", "test_kills.py", "test_quantize.py",
+    "test_system.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run real models first: the longest takes two minutes, for which nobody should wait at the end."""
+    """Mark what is slow, and run real models first: nobody should wait at the end for the longest."""
+    for item in items:
+        if Path(os.path.relpath(item.path, Path(__file__).parent)).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("models") is None)

@@ -13,6 +13,7 @@ or a block method) changes how close the sum is to the optimum, never whether it
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Literal
 
 import numpy as np
 import scipy.linalg
@@ -37,7 +38,7 @@ def eigen_descending(S: Array, count: int | None = None) -> tuple[Array, Array]:
         count: how many; None for all.
     """
     # Some versions of SciPy give `evd` too little room where there is a single number.
-    driver = "evd" if len(S) > 1 else "ev"
+    driver: Literal["evd", "ev"] = "evd" if len(S) > 1 else "ev"
     values, vectors = scipy.linalg.eigh(S, driver=driver, overwrite_a=True, check_finite=False)
     return values[::-1][:count], vectors[:, ::-1][:, :count]
 
