@@ -12,7 +12,8 @@ import pytest
 from tests.small import HEAD, NET, TAIL, TRAIN_VAL, assert_close, conv, image, opencv, random_blobs, write
 
 import twofold
-from twofold.caffe_onnx import Site, emits, forget
+from twofold import caffe_onnx
+from twofold.caffe_onnx import Site
 from twofold.caffe_torch import Layer, register, unregister
 from twofold.cli import main
 from twofold.errors import InputError, ModelError, OptionError, OutputError
@@ -113,17 +114,17 @@ def test_an_unknown_type_is_named_with_how_to_register_one(tmp_path):
 
     files = write(tmp_path, NET + 'layer { name: "half" type: "Halve" bottom: "out" top: "half" }\n')
     try:
-        with pytest.raises(ModelError, match=r"'half' has the type 'Halve'.*\n.*import Site, emits"):
+        with pytest.raises(ModelError, match=r"'half' has the type 'Halve'.*\n.*import Site, register"):
             twofold.export(twofold.load(*files), tmp_path / "net.onnx")
 
-        @emits("Halve")
+        @caffe_onnx.register("Halve")
         def halve(site: Site) -> str:
             return site.node("Mul", site.bottoms[0], site.constant("half", 0.5))
 
         twofold.export(twofold.load(*files), tmp_path / "net.onnx")
     finally:
         unregister("Halve")
-        forget("Halve")
+        caffe_onnx.unregister("Halve")
 
 
 def test_a_wrong_emitter_is_caught_and_nothing_is_written(tmp_path):
@@ -132,14 +133,14 @@ def test_a_wrong_emitter_is_caught_and_nothing_is_written(tmp_path):
         def forward(self, *bottoms):
             return bottoms[0] / 2
 
-    emits("Halve")(lambda site: site.node("Identity", site.bottoms[0]))
+    caffe_onnx.register("Halve")(lambda site: site.node("Identity", site.bottoms[0]))
     files = write(tmp_path, NET + 'layer { name: "half" type: "Halve" bottom: "out" top: "half" }\n')
     try:
         with pytest.raises(OutputError, match="gives other outputs"):
             twofold.export(twofold.load(*files), tmp_path / "net.onnx")
     finally:
         unregister("Halve")
-        forget("Halve")
+        caffe_onnx.unregister("Halve")
     assert not (tmp_path / "net.onnx").exists()
 
 

@@ -16,6 +16,7 @@ SRC = Path(__file__).parents[1] / "src" / "twofold"
 #: list may not import each other.
 FLOW = (
     ("errors", "start", "renamed"),
+    ("registry",),
     ("terminal", "system"),
     ("progress", "codec", "distributed"),
     ("files",),

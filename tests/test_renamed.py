@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from twofold import CalibrationOptions
@@ -22,6 +24,22 @@ def test_todays_options_exist(capsys, command, option):
     assert option in OPTIONS.values()
     assert main([command, "--help"]) == 0
     assert option in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("module", "former", "today"),
+    [
+        ("caffe_onnx", "emits", "register"),
+        ("caffe_onnx", "forget", "unregister"),
+        ("caffe_torch", "stateless", "register_stateless"),
+        ("onnx_torch", "operator", "register"),
+        ("finetune.data", "reads", "register"),
+    ],
+)
+def test_former_functions_are_todays(module, former, today):
+    module = import_module(f"twofold.{module}")
+    with pytest.warns(FutureWarning, match=f"{former} is called {today} now"):
+        assert getattr(module, former) == getattr(module, today)
 
 
 def test_former_keywords_are_replaced_with_a_warning():

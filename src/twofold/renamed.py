@@ -1,11 +1,13 @@
-"""Former spellings of options, understood for one release; each is answered with today's."""
+"""Former names of options, keywords, fields and functions, understood for one release with a warning."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from operator import attrgetter
+from typing import Any, ParamSpec, TypeVar
 
 #: Options of the command line: former spelling -> today's.
 OPTIONS = {"--made-up": "--synthetic", "--protect": "--targets", "--also": "--average-with"}
@@ -64,3 +66,20 @@ def former_fields(**names: str) -> Callable[[_C], _C]:
         return cls
 
     return decorate
+
+
+def former_members(module: str, **names: str) -> Callable[[str], Any]:
+    """Make the `__getattr__` of a module whose members have former names.
+
+    Args:
+        module: its full name.
+        names: former name -> today's, which may be that of a member's member.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is called {names[name]} now", FutureWarning, stacklevel=2)
+        return attrgetter(names[name])(sys.modules[module])
+
+    return get

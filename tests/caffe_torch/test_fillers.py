@@ -80,6 +80,6 @@ def test_bilinear_upsamples_a_constant_to_itself():
 
 
 def test_an_unknown_filler_names_the_known():
-    with pytest.raises(ModelError, match="unknown filler 'glorot'; known are .*xavier"):  # noqa: RUF043
+    with pytest.raises(ModelError, match="no filler 'glorot'; known: .*xavier"):  # noqa: RUF043
         fill((1,), Fields("FillerParameter", {"type": ["glorot"]}), torch.Generator())
     assert "xavier" in FILLERS

@@ -254,7 +254,7 @@ def test_an_unknown_layer_hurts_only_who_needs_it(branches, data):
     odd = net(UNKNOWN)
     assert torch.equal(odd(data, blobs=["pool"])["pool"], branches(data)["pool"])
     with pytest.raises(
-        ModelError, match=r"(?s)layer 'odd' has the type 'Odd'.*known are .*Convolution.*register\('Odd'\)"
+        ModelError, match=r"(?s)layer 'odd' has the type 'Odd'.*known: .*Convolution.*register\('Odd'\)"
     ) as error:
         odd(data)
     assert "class Odd(Layer)" in str(error.value)

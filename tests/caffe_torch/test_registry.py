@@ -7,8 +7,8 @@ import torch
 from tests.caffe_torch.nets import layer_text, net
 from torch import Tensor
 
-from twofold.caffe_torch import Layer, Setup, constant, known_types, register, stateless, unregister
-from twofold.errors import ModelError
+from twofold.caffe_torch import Layer, Setup, constant, known_types, register, register_stateless, unregister
+from twofold.errors import ModelError, OptionError
 from twofold.formats.caffe.shapes import RULES
 
 
@@ -40,7 +40,7 @@ def test_a_layer_with_parameters(free):
 
 
 def test_a_layer_without_parameters(free):
-    @stateless("Twice")
+    @register_stateless("Twice")
     def twice(spec):
         return lambda x: (x + x, x)
 
@@ -55,5 +55,5 @@ def test_a_type_in_other_letters_is_another_type():
 
 
 def test_a_type_is_registered_once():
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(OptionError, match="registered already"):
         register("ReLU")(Layer)

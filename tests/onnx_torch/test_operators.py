@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.backend.test.case.node import collect_testcases  # noqa: E402
 
 from twofold.errors import OptionError  # noqa: E402
-from twofold.onnx_torch import OnnxNet, UnsupportedError, operator, operators  # noqa: E402
+from twofold.onnx_torch import OnnxNet, UnsupportedError, operators, register  # noqa: E402
 from twofold.onnx_torch.elementwise import TYPES  # noqa: E402
 
 #: Where ONNX Runtime differs from the reference, we follow it: corners are those that are there.
@@ -103,4 +103,4 @@ def test_what_cannot_be_computed_is_named_at_once():
     found = OnnxNet(model, ["a"])({"x": torch.tensor([-1.0, 2.0])})
     assert found["a"].tolist() == [0, 2]
     with pytest.raises(OptionError, match="'Relu' is registered already"):
-        operator("Relu")(lambda node: abs)
+        register("Relu")(lambda node: abs)

@@ -1,8 +1,10 @@
 """Caffe nets as ONNX graphs.
 
 Every layer becomes a few nodes: the last has the layer's name, values have the names of Caffe's blobs. Layer
-types are registered by name (`emits`); users may add their own.
+types are registered by name (`register`); users may add their own.
 """
+
+from ..renamed import former_members
 
 # Importing a family registers its layers.
 from . import (  # noqa: F401
@@ -22,20 +24,22 @@ from . import (  # noqa: F401
     volume,
 )
 from .net import Traced, emit_net, trace
-from .registry import emits, forget, known_types, leave_out, own_types
+from .registry import EMITTERS, LEFT_OUT, known_types, register, unregister
 from .site import Graph, Site, Value
 
-own_types()
+EMITTERS.close()
+
+__getattr__ = former_members(__name__, emits="register", forget="unregister", leave_out="LEFT_OUT.add")
 
 __all__ = [
+    "LEFT_OUT",
     "Graph",
     "Site",
     "Traced",
     "Value",
     "emit_net",
-    "emits",
-    "forget",
     "known_types",
-    "leave_out",
+    "register",
     "trace",
+    "unregister",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 
@@ -20,16 +20,16 @@ for _kind, _operator in {
     "BNLL": "Softplus",
     "HardSwish": "HardSwish",
 }.items():
-    emits(_kind)(partial(_plain, _operator))
+    register(_kind)(partial(_plain, _operator))
 
 
-@emits("Dropout")
+@register("Dropout")
 def dropout(site: Site) -> Value:
     """Nothing, in phase TEST."""
     return site.bottoms[0]
 
 
-@emits("ReLU")
+@register("ReLU")
 def relu(site: Site) -> Value:
     """With a slope, LeakyRelu."""
     slope = site.spec.fields.message("relu_param").number("negative_slope")
@@ -38,13 +38,13 @@ def relu(site: Site) -> Value:
     return site.node("LeakyRelu", site.bottoms[0], alpha=slope)
 
 
-@emits("ReLU6")
+@register("ReLU6")
 def relu6(site: Site) -> Value:
     """Clip to 0..6."""
     return site.node("Clip", site.bottoms[0], site.constant("low", 0), site.constant("high", 6))
 
 
-@emits("Clip")
+@register("Clip")
 def clip(site: Site) -> Value:
     """Clip to the layer's range."""
     param = site.spec.fields.message("clip_param")
@@ -52,13 +52,13 @@ def clip(site: Site) -> Value:
     return site.node("Clip", site.bottoms[0], low, high)
 
 
-@emits("ELU")
+@register("ELU")
 def elu(site: Site) -> Value:
     """The same operator."""
     return site.node("Elu", site.bottoms[0], alpha=site.spec.fields.message("elu_param").number("alpha"))
 
 
-@emits("Swish")
+@register("Swish")
 def swish(site: Site) -> Value:
     """The product x * sigmoid(beta * x)."""
     x, beta = site.bottoms[0], site.spec.fields.message("swish_param").number("beta")
@@ -66,14 +66,14 @@ def swish(site: Site) -> Value:
     return site.node("Mul", x, site.node("Sigmoid", inner))
 
 
-@emits("Threshold")
+@register("Threshold")
 def threshold(site: Site) -> Value:
     """1 above the threshold, else 0."""
     limit = site.constant("threshold", site.spec.fields.message("threshold_param").number("threshold"))
     return site.node("Cast", site.node("Greater", site.bottoms[0], limit), to=1)
 
 
-@emits("Power")
+@register("Power")
 def power(site: Site) -> Value:
     """The power (shift + scale * x)^power; parts that change nothing are left out."""
     param = site.spec.fields.message("power_param")
@@ -82,7 +82,7 @@ def power(site: Site) -> Value:
     return x if exponent == 1 else site.node("Pow", x, site.constant("power", exponent))
 
 
-@emits("Exp")
+@register("Exp")
 def exp(site: Site) -> Value:
     """Powers base^(shift + scale * x); base -1 is e."""
     param = site.spec.fields.message("exp_param")
@@ -92,7 +92,7 @@ def exp(site: Site) -> Value:
     return _affine(site, site.node("Exp", inner), math.exp(log_base * param.number("shift")), 0.0)
 
 
-@emits("Log")
+@register("Log")
 def log(site: Site) -> Value:
     """Logarithm of shift + scale * x to the base; base -1 is e."""
     param = site.spec.fields.message("log_param")
@@ -108,7 +108,7 @@ def _affine(site: Site, x: Value, scale: float, shift: float) -> Value:
     return x if shift == 0 else site.node("Add", x, site.constant("shift", shift))
 
 
-@emits("PReLU")
+@register("PReLU")
 def prelu(site: Site) -> Value:
     """One slope per channel, or one for all."""
     dims = len(site.shapes[0])

@@ -7,11 +7,11 @@ import numpy as np
 from ..caffe_torch.bn import SegNetBN, StoredBN
 from ..conv import Size
 from ..errors import ModelError
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 
-@emits("BN")
+@register("BN")
 def bn(site: Site) -> Value:
     """BatchNormalization by the stored statistics; SegNet's INFERENCE a product and a sum.
 

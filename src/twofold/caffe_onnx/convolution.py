@@ -10,17 +10,17 @@ import numpy as np
 from ..conv import Size
 from ..formats.caffe.fields import axis_of
 from ..formats.caffe.window import Window, window
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 
-@emits("Convolution")
+@register("Convolution")
 def convolution(site: Site) -> tuple[Value, ...]:
     """The same operator, once per bottom."""
     return _convolve(site, "Conv")
 
 
-@emits("Deconvolution")
+@register("Deconvolution")
 def deconvolution(site: Site) -> tuple[Value, ...]:
     """ConvTranspose, whose weight has Caffe's layout."""
     return _convolve(site, "ConvTranspose")
@@ -54,7 +54,7 @@ def _as_batch(site: Site, value: Value, shape: Size, axis: int) -> Value:
     return site.reshaped(value, (math.prod(shape[:axis]), *shape[axis:]))
 
 
-@emits("Im2col")
+@register("Im2col")
 def im2col(site: Site) -> Value:
     """A convolution of every channel with one kernel per tap that is 1 there and 0 elsewhere."""
     param, shape = site.spec.fields.message("convolution_param"), site.shapes[0]

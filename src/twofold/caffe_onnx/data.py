@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 
 from ..errors import ModelError
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 
-@emits("Parameter")
+@register("Parameter")
 def parameter(site: Site) -> Value:
     """The learned blob."""
     return site.parameter(0)
 
 
-@emits("DummyData")
+@register("DummyData")
 def dummy_data(site: Site) -> tuple[Value, ...]:
     """Constant blobs; those that are drawn anew in every pass are none.
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from .registry import emits, leave_out
+from .registry import LEFT_OUT, register
 from .site import Site, Value
 
-leave_out(
+LEFT_OUT.add(
     "ONNX has no operator for it; decode and suppress boxes behind the graph", "DetectionOutput",
     "DetectionEvaluate",
 )  # fmt: skip
-leave_out(
+LEFT_OUT.add(
     "it measures and is no part of inference", "Accuracy", "ContrastiveLoss", "EuclideanLoss", "HingeLoss",
     "InfogainLoss", "MultiBoxLoss", "MultinomialLogisticLoss", "SigmoidCrossEntropyLoss", "SmoothL1Loss",
     "SoftmaxWithLoss",
 )  # fmt: skip
-leave_out("it only swallows or writes its input", "Silence", "HDF5Output")
+LEFT_OUT.add("it only swallows or writes its input", "Silence", "HDF5Output")
 
 
-@emits("PriorBox")
+@register("PriorBox")
 def prior_box(site: Site) -> Value:
     """The boxes, which depend on the sizes of the inputs alone."""
     with torch.no_grad():

@@ -6,14 +6,14 @@ from functools import reduce
 
 from ..conv import Size
 from ..formats.caffe.fields import axis_of
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 #: Operations that take two blobs at a time.
 _REDUCED = {"PROD": "Mul", "DIV": "Div"}
 
 
-@emits("Eltwise")
+@register("Eltwise")
 def eltwise(site: Site) -> Value:
     """SUM with coefficients, PROD, MAX or DIV."""
     param = site.spec.fields.message("eltwise_param")
@@ -29,21 +29,21 @@ def eltwise(site: Site) -> Value:
     return reduce(lambda one, other: site.node("Add", one, other), terms)
 
 
-@emits("Axpy")
+@register("Axpy")
 def axpy(site: Site) -> Value:
     """Sums a * x + y with one factor per image and channel."""
     factor = site.reshaped(site.bottoms[0], (*site.shapes[1][:2], *(1,) * (len(site.shapes[1]) - 2)))
     return site.node("Add", site.node("Mul", factor, site.bottoms[1]), site.bottoms[2])
 
 
-@emits("Mul")
+@register("Mul")
 def mul(site: Site) -> Value:
     """The same operator, with the second bottom or the learned factor."""
     factor = site.bottoms[1] if len(site.bottoms) > 1 else site.parameter(0)
     return site.node("Mul", site.bottoms[0], factor)
 
 
-@emits("Scale")
+@register("Scale")
 def scale(site: Site) -> Value:
     """The product x * factor (+ bias), learned or given as the second bottom."""
     param = site.spec.fields.message("scale_param")
@@ -55,7 +55,7 @@ def scale(site: Site) -> Value:
     return site.node("Add", value, _learned(site, int(learned), axis))
 
 
-@emits("Bias")
+@register("Bias")
 def bias(site: Site) -> Value:
     """The sum x + bias, learned or given as the second bottom."""
     axis = site.spec.fields.message("bias_param").integer("axis")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..formats.caffe.fields import axis_of
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 
-@emits("InnerProduct")
+@register("InnerProduct")
 def inner_product(site: Site) -> Value:
     """Gemm over everything from `axis` on."""
     param = site.spec.fields.message("inner_product_param")
@@ -19,7 +19,7 @@ def inner_product(site: Site) -> Value:
     return value if axis == 1 else site.reshaped(value, site.top_shapes[0])
 
 
-@emits("Embed")
+@register("Embed")
 def embed(site: Site) -> Value:
     """Rows of the weight, gathered."""
     rows = site.node("Gather", site.parameter(0), site.node("Cast", site.bottoms[0], to=7))

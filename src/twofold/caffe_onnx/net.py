@@ -15,7 +15,7 @@ from ..caffe_torch.schedule import schedule
 from ..conv import Size
 from ..errors import ModelError
 from ..formats.caffe.net import LayerSpec
-from .registry import LEFT_OUT, emitter
+from .registry import EMITTERS, LEFT_OUT
 from .site import Graph, Site, Value
 
 #: The oldest with all operators that are used here.
@@ -115,7 +115,7 @@ def emit_net(net: CaffeNet, traced: Traced, other: Traced | None) -> ModelProto:
         assert isinstance(module, Layer)
         bottoms, tops = traced.shapes[index]
         site = Site(graph, module, tuple(values[name] for name in specs[index].bottoms), bottoms, tops)
-        found = emitter(specs[index])(site)
+        found = EMITTERS.of(specs[index])(site)
         site.finish((found,) if isinstance(found, str) else found, names[index])
         values.update(zip(specs[index].tops, names[index], strict=True))
     inputs = [_info(name, name, traced.inputs, other.inputs if other else None) for name in traced.inputs]

@@ -7,11 +7,11 @@ import numpy as np
 from ..caffe_torch.normalization import BatchNorm
 from ..errors import ModelError
 from .pooling import average
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 
-@emits("BatchNorm")
+@register("BatchNorm")
 def batch_norm(site: Site) -> Value:
     """BatchNormalization by the stored statistics; scale and shift are a layer of their own, or NVCaffe's.
 
@@ -37,7 +37,7 @@ def batch_norm(site: Site) -> Value:
     return value if len(shape) > 1 else site.reshaped(value, shape)
 
 
-@emits("LRN")
+@register("LRN")
 def lrn(site: Site) -> Value:
     """Across channels the same operator; within each, an average over a padded square."""
     param = site.spec.fields.message("lrn_param")
@@ -55,7 +55,7 @@ def lrn(site: Site) -> Value:
     return site.node("Mul", x, site.node("Pow", inner, site.constant("power", -beta)))
 
 
-@emits("MVN")
+@register("MVN")
 def mvn(site: Site) -> Value:
     """Subtract the mean of each channel, or image, and divide by the standard deviation plus eps."""
     param = site.spec.fields.message("mvn_param")
@@ -69,7 +69,7 @@ def mvn(site: Site) -> Value:
     return site.node("Div", centred, deviation)
 
 
-@emits("Normalize")
+@register("Normalize")
 def normalize(site: Site) -> Value:
     """Divide by the root of the sum of squares over channels, or over the whole image; multiply by scale."""
     param, dims, x = site.spec.fields.message("norm_param"), len(site.shapes[0]), site.bottoms[0]

@@ -14,14 +14,14 @@ import numpy as np
 from ..caffe_torch.pooling import Pooling
 from ..conv import Size
 from ..errors import ModelError
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 _LOWEST = float(np.finfo(np.float32).min)
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-@emits("Pooling")
+@register("Pooling")
 def pooling(site: Site) -> Value | tuple[Value, ...]:
     """MAX, AVE or STOCHASTIC over windows; a second top of MAX holds the winner's index."""
     layer = site.module
@@ -107,7 +107,7 @@ def average(site: Site, x: Value, size: Size, kernel: Size, stride: Size, pad: S
     return site.node("Mul", mean, site.constant("divisor", factor))
 
 
-@emits("SPP")
+@register("SPP")
 def spatial_pyramid(site: Site) -> Value:
     """Pools to 1x1, 2x2, 4x4, ... bins, and joins all bins of all levels to one vector per image."""
     param, shape = site.spec.fields.message("spp_param"), site.shapes[0]

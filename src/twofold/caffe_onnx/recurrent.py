@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from ..caffe_torch.recurrent import Recurrent
 from ..errors import ModelError
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 
-@emits("LSTM")
+@register("LSTM")
 def lstm(site: Site) -> tuple[Value, ...]:
     """The gates of all steps at once, then a step after the other."""
     layer, steps = _steps(site)
@@ -29,7 +29,7 @@ def lstm(site: Site) -> tuple[Value, ...]:
     return site.node("Concat", *outputs, axis=0), _alone(site, hidden), cell
 
 
-@emits("RNN")
+@register("RNN")
 def rnn(site: Site) -> tuple[Value, ...]:
     """The inputs of all steps at once, then a step after the other, and its output."""
     _, steps = _steps(site)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..errors import ModelError
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 
-@emits("ROIPooling")
+@register("ROIPooling")
 def roi_pooling(site: Site) -> Value:
     """MaxRoiPool, which rounds as Fast R-CNN does."""
     param = site.spec.fields.message("roi_pooling_param")
@@ -20,7 +20,7 @@ def roi_pooling(site: Site) -> Value:
     )
 
 
-@emits("PSROIPooling")
+@register("PSROIPooling")
 def psroi_pooling(site: Site) -> Value:
     """Nothing.
 

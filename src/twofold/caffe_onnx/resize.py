@@ -6,11 +6,11 @@ import math
 
 from ..caffe_torch.resize import Unpool
 from ..errors import ModelError
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 
-@emits("Interp")
+@register("Interp")
 def interp(site: Site) -> Value:
     """A crop, and Resize between the corners."""
     param, x = site.spec.fields.message("interp_param"), site.bottoms[0]
@@ -28,7 +28,7 @@ def interp(site: Site) -> Value:
     )  # fmt: skip
 
 
-@emits("Upsample")
+@register("Upsample")
 def upsample(site: Site) -> Value:
     """By a mask, or nearest neighbour: every pixel becomes a square."""
     if len(site.bottoms) > 1:
@@ -41,7 +41,7 @@ def upsample(site: Site) -> Value:
     )  # fmt: skip
 
 
-@emits("Unpooling")
+@register("Unpooling")
 def unpooling(site: Site) -> Value:
     """By a mask.
 

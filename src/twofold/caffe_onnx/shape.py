@@ -7,17 +7,17 @@ import math
 import numpy as np
 
 from ..formats.caffe.fields import axis_of
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 
-@emits("Split")
+@register("Split")
 def split(site: Site) -> tuple[Value, ...]:
     """The bottom, under several names."""
     return site.bottoms * len(site.spec.tops)
 
 
-@emits("Slice")
+@register("Slice")
 def cut(site: Site) -> tuple[Value, ...]:
     """Parts of the bottom along one axis."""
     param = site.spec.fields.message("slice_param")
@@ -26,13 +26,13 @@ def cut(site: Site) -> tuple[Value, ...]:
     return site.nodes("Split", (site.bottoms[0], site.integers("sizes", sizes)), len(sizes), axis=axis)
 
 
-@emits("Reshape", "Flatten", "Squeeze")
+@register("Reshape", "Flatten", "Squeeze")
 def reshape(site: Site) -> Value:
     """The same values in another shape."""
     return site.reshaped(site.bottoms[0], site.top_shapes[0])
 
 
-@emits("Concat")
+@register("Concat")
 def concat(site: Site) -> Value:
     """Blobs one behind the other along an axis."""
     param = site.spec.fields.message("concat_param")
@@ -40,7 +40,7 @@ def concat(site: Site) -> Value:
     return site.node("Concat", *site.bottoms, axis=axis_of(axis, len(site.shapes[0])))
 
 
-@emits("Permute")
+@register("Permute")
 def permute(site: Site) -> Value:
     """Axes in another order; those that `order` does not name follow in their own order."""
     order = site.spec.fields.message("permute_param").integers("order")
@@ -48,14 +48,14 @@ def permute(site: Site) -> Value:
     return site.node("Transpose", site.bottoms[0], perm=[*order, *rest])
 
 
-@emits("Transpose")
+@register("Transpose")
 def transpose(site: Site) -> Value:
     """Axes in another order."""
     order = site.spec.fields.message("transpose_param").integers("dim")
     return site.node("Transpose", site.bottoms[0], perm=order)
 
 
-@emits("Reverse")
+@register("Reverse")
 def reverse(site: Site) -> Value:
     """A slice with a step of -1 along each axis."""
     given = site.spec.fields.message("reverse_param").integers("axis") or (0,)
@@ -68,7 +68,7 @@ def reverse(site: Site) -> Value:
     return site.node("Slice", site.bottoms[0], *lists)
 
 
-@emits("Tile")
+@register("Tile")
 def tile(site: Site) -> Value:
     """The blob repeated along an axis."""
     param = site.spec.fields.message("tile_param")
@@ -77,7 +77,7 @@ def tile(site: Site) -> Value:
     return site.node("Tile", site.bottoms[0], site.integers("times", times))
 
 
-@emits("Crop")
+@register("Crop")
 def crop(site: Site) -> Value:
     """The first bottom cut to the size of the second, from `axis` on."""
     param, dims = site.spec.fields.message("crop_param"), len(site.shapes[0])
@@ -89,7 +89,7 @@ def crop(site: Site) -> Value:
     return site.node("Slice", site.bottoms[0], *(site.integers(name, of) for name, of in names.items()))
 
 
-@emits("Reduction")
+@register("Reduction")
 def reduction(site: Site) -> Value:
     """SUM, ASUM (of absolute values), SUMSQ (of squares) or MEAN over the axes from `axis` on, by coeff."""
     param, x = site.spec.fields.message("reduction_param"), site.bottoms[0]
@@ -107,14 +107,14 @@ def reduction(site: Site) -> Value:
     return value if coefficient == 1 else site.node("Mul", value, site.constant("coeff", coefficient))
 
 
-@emits("Softmax")
+@register("Softmax")
 def softmax(site: Site) -> Value:
     """exp(x) over its sum along an axis."""
     axis = axis_of(site.spec.fields.message("softmax_param").integer("axis"), len(site.shapes[0]))
     return site.node("Softmax", site.bottoms[0], axis=axis)
 
 
-@emits("ArgMax")
+@register("ArgMax")
 def argmax(site: Site) -> Value:
     """Indices (as floats) of the `top_k` largest values, or these; see `caffe_torch.shape.argmax`."""
     param, shape = site.spec.fields.message("argmax_param"), site.shapes[0]
@@ -139,7 +139,7 @@ def _largest(site: Site, x: Value, axis: int, size: int, k: int) -> tuple[Value,
     return values, site.node("Cast", place, to=1)
 
 
-@emits("Filter")
+@register("Filter")
 def select_items(site: Site) -> tuple[Value, ...]:
     """Of every bottom but the last, the items whose selector, the last bottom, is not zero."""
     selector = site.reshaped(site.bottoms[-1], site.shapes[-1][:1])
@@ -147,14 +147,14 @@ def select_items(site: Site) -> tuple[Value, ...]:
     return tuple(site.node("Compress", bottom, keep, axis=0) for bottom in site.bottoms[:-1])
 
 
-@emits("BatchReindex")
+@register("BatchReindex")
 def batch_reindex(site: Site) -> Value:
     """Items of the first bottom in the order that the second names, repeats allowed."""
     index = site.node("Cast", site.reshaped(site.bottoms[1], (math.prod(site.shapes[1]),)), to=7)
     return site.node("Gather", site.bottoms[0], index)
 
 
-@emits("ShuffleChannel")
+@register("ShuffleChannel")
 def shuffle_channel(site: Site) -> Value:
     """Channels dealt out: those of g groups alternate afterwards."""
     groups = site.spec.fields.message("shuffle_channel_param").integer("group")

@@ -8,13 +8,13 @@ from functools import reduce
 import numpy as np
 
 from ..caffe_torch.volume import Pooling3D
-from .registry import emits
+from .registry import register
 from .site import Site, Value
 
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-@emits("Pooling3D")
+@register("Pooling3D")
 def pooling3d(site: Site) -> Value:
     """A pooling operator over the volume in a frame just as large as its windows need."""
     layer = site.module

@@ -5,6 +5,7 @@ may add their own.
 """
 
 from ..errors import MissingExtraError
+from ..renamed import former_members
 
 try:
     import torch as _torch  # noqa: F401
@@ -34,9 +35,11 @@ from .net import CaffeNet, Step
 from .normalization import batch_statistics
 from .parameters import Learnable
 from .recurrent import reset_state
-from .registry import known_types, own_types, register, stateless, unregister
+from .registry import BUILDERS, known_types, register, register_stateless, unregister
 
-own_types()
+BUILDERS.close()
+
+__getattr__ = former_members(__name__, stateless="register_stateless")
 
 __all__ = [
     "CaffeNet",
@@ -50,7 +53,7 @@ __all__ = [
     "filler_or",
     "known_types",
     "register",
+    "register_stateless",
     "reset_state",
-    "stateless",
     "unregister",
 ]

@@ -15,80 +15,80 @@ from torch.nn import functional
 
 from ..formats.caffe.net import LayerSpec
 from .layer import Layer, Operation, Setup, filler_or
-from .registry import register, stateless
+from .registry import register, register_stateless
 
 
-@stateless("ReLU")
+@register_stateless("ReLU")
 def relu(spec: LayerSpec) -> Operation:
     """max(x, 0) + slope * min(x, 0)."""
     slope = spec.fields.message("relu_param").number("negative_slope")
     return partial(functional.leaky_relu, negative_slope=slope) if slope else functional.relu
 
 
-@stateless("ReLU6")
+@register_stateless("ReLU6")
 def relu6(spec: LayerSpec) -> Operation:
     """min(max(x, 0), 6)."""
     return functional.relu6
 
 
-@stateless("HardSwish")
+@register_stateless("HardSwish")
 def hard_swish(spec: LayerSpec) -> Operation:
     """The product x * min(max(x + 3, 0), 6) / 6."""
     return functional.hardswish
 
 
-@stateless("ELU")
+@register_stateless("ELU")
 def elu(spec: LayerSpec) -> Operation:
     """Linear above 0, alpha * (exp(x) - 1) below."""
     return partial(functional.elu, alpha=spec.fields.message("elu_param").number("alpha"))
 
 
-@stateless("Sigmoid")
+@register_stateless("Sigmoid")
 def sigmoid(spec: LayerSpec) -> Operation:
     """1 / (1 + exp(-x))."""
     return torch.sigmoid
 
 
-@stateless("TanH")
+@register_stateless("TanH")
 def tanh(spec: LayerSpec) -> Operation:
     """The hyperbolic tangent."""
     return torch.tanh
 
 
-@stateless("AbsVal")
+@register_stateless("AbsVal")
 def absval(spec: LayerSpec) -> Operation:
     """|x|."""
     return torch.abs
 
 
-@stateless("BNLL")
+@register_stateless("BNLL")
 def bnll(spec: LayerSpec) -> Operation:
     """log(1 + exp(x)); torch's own switch to x above 20 is off by less than 3e-9."""
     return functional.softplus
 
 
-@stateless("Swish")
+@register_stateless("Swish")
 def swish(spec: LayerSpec) -> Operation:
     """The product x * sigmoid(beta * x)."""
     beta = spec.fields.message("swish_param").number("beta")
     return lambda x: x * torch.sigmoid(beta * x)
 
 
-@stateless("Clip")
+@register_stateless("Clip")
 def clip(spec: LayerSpec) -> Operation:
     """min(max(x, low), high)."""
     param = spec.fields.message("clip_param")
     return partial(torch.clamp, min=param.number("min"), max=param.number("max"))
 
 
-@stateless("Threshold")
+@register_stateless("Threshold")
 def threshold(spec: LayerSpec) -> Operation:
     """1 where x is above the threshold, else 0."""
     limit = spec.fields.message("threshold_param").number("threshold")
     return lambda x: (x > limit).to(x.dtype)
 
 
-@stateless("Power")
+@register_stateless("Power")
 def power(spec: LayerSpec) -> Operation:
     """(shift + scale * x) ^ power; a constant where scale or power is 0, whatever x is."""
     param = spec.fields.message("power_param")
@@ -104,7 +104,7 @@ def power(spec: LayerSpec) -> Operation:
     return apply
 
 
-@stateless("Exp")
+@register_stateless("Exp")
 def exp(spec: LayerSpec) -> Operation:
     """Powers base^(shift + scale * x); base -1 is e."""
     param = spec.fields.message("exp_param")
@@ -114,7 +114,7 @@ def exp(spec: LayerSpec) -> Operation:
     return lambda x: torch.exp(x * inner) * outer
 
 
-@stateless("Log")
+@register_stateless("Log")
 def log(spec: LayerSpec) -> Operation:
     """Logarithm of shift + scale * x to the base; base -1 is e."""
     param = spec.fields.message("log_param")

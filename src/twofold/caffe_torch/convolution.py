@@ -16,7 +16,7 @@ from ..formats.caffe.layer_types import geometry, kind_of
 from ..formats.caffe.net import LayerSpec
 from ..formats.caffe.window import Window, window
 from .layer import Layer, Operation, Setup, Tops
-from .registry import register, stateless
+from .registry import register, register_stateless
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {
@@ -122,7 +122,7 @@ def _padded(images: Tensor, of: Window) -> Tensor:
     return functional.pad(images, [size for pad in reversed(of.pad) for size in pad])
 
 
-@stateless("Im2col")
+@register_stateless("Im2col")
 def im2col(spec: LayerSpec) -> Operation:
     """Patches as channels: (N, C, *size) to (N, C * prod(kernel), *output size)."""
     param = spec.fields.message("convolution_param")

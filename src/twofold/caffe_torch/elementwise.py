@@ -16,10 +16,10 @@ from ..formats.caffe.fields import Fields, axis_of
 from ..formats.caffe.net import LayerSpec
 from ..formats.caffe.shapes import Shape
 from .layer import Layer, Operation, Setup, constant, filler_or
-from .registry import register, stateless
+from .registry import register, register_stateless
 
 
-@stateless("Eltwise")
+@register_stateless("Eltwise")
 def eltwise(spec: LayerSpec) -> Operation:
     """SUM with coefficients, PROD or MAX of blobs of one shape; or DIV, the first by each of the others.
 
@@ -49,7 +49,7 @@ def eltwise(spec: LayerSpec) -> Operation:
     return combine
 
 
-@stateless("Axpy")
+@register_stateless("Axpy")
 def axpy(spec: LayerSpec) -> Operation:
     """Sums a * x + y with one factor per image and channel: (N, C, 1, 1), (N, C, H, W), (N, C, H, W)."""
     return lambda a, x, y: a.reshape(*x.shape[:2], *(1,) * (x.dim() - 2)) * x + y

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..conv import Size
 from ..errors import ModelError
 from ..formats.caffe.fields import Fields
+from ..registry import Registry
 
 Filler = Callable[[Size, Fields, torch.Generator], Tensor]
 
@@ -26,12 +27,7 @@ def fill(shape: Size, filler: Fields, generator: torch.Generator) -> Tensor:
     Raises:
         ModelError: an unknown filler, or one that does not fit the shape.
     """
-    kind = filler.text("type")
-    try:
-        make = FILLERS[kind]
-    except KeyError:
-        raise ModelError(f"unknown filler {kind!r}; known are {', '.join(sorted(FILLERS))}") from None
-    return make(shape, filler, generator)
+    return FILLERS.find(filler.text("type"))(shape, filler, generator)
 
 
 def _constant(shape: Size, filler: Fields, generator: torch.Generator) -> Tensor:
@@ -81,12 +77,16 @@ def _bilinear(shape: Size, filler: Fields, generator: torch.Generator) -> Tensor
     return torch.outer(line, line).expand(shape).clone()
 
 
-FILLERS: dict[str, Filler] = {
-    "constant": _constant,
-    "uniform": _uniform,
-    "gaussian": _gaussian,
-    "positive_unitball": _positive_unitball,
-    "xavier": _xavier,
-    "msra": _msra,
-    "bilinear": _bilinear,
-}
+FILLERS: Registry[str, Filler] = Registry(
+    "filler",
+    {
+        "constant": _constant,
+        "uniform": _uniform,
+        "gaussian": _gaussian,
+        "positive_unitball": _positive_unitball,
+        "xavier": _xavier,
+        "msra": _msra,
+        "bilinear": _bilinear,
+    },
+    error=ModelError,
+)

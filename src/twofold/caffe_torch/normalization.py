@@ -17,7 +17,7 @@ from ..errors import ModelError
 from ..formats.caffe.net import LayerSpec
 from .layer import Layer, Operation, Setup, UnsupportedError, constant, filler_or
 from .pooling import average
-from .registry import register, stateless
+from .registry import register, register_stateless
 
 
 class Normalization(Layer):
@@ -180,7 +180,7 @@ def batch_statistics(net: nn.Module) -> Iterator[None]:
             layer.forced = forced
 
 
-@stateless("LRN")
+@register_stateless("LRN")
 def lrn(spec: LayerSpec) -> Operation:
     """Divide x by (k + alpha / size * sum of squares)^beta over neighbouring channels, or within each.
 
@@ -225,7 +225,7 @@ class _Normalized(torch.autograd.Function):
         return (given - given.mean(-1, keepdim=True) - result * along) / deviation, None
 
 
-@stateless("MVN")
+@register_stateless("MVN")
 def mvn(spec: LayerSpec) -> Operation:
     """Subtract the mean of each channel, or image, and divide by the standard deviation plus eps."""
     param = spec.fields.message("mvn_param")

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ..formats.caffe.net import LayerSpec
 from .layer import Layer, Operation, Setup, Tops
-from .registry import register, stateless
+from .registry import register, register_stateless
 
 
 def lstm_unit(cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ def lstm_unit(cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor
     return new, torch.sigmoid(o) * torch.tanh(new)
 
 
-@stateless("LSTMUnit")
+@register_stateless("LSTMUnit")
 def lstm_unit_layer(spec: LayerSpec) -> Operation:
     """(1, N, D) cell, (1, N, 4 D) gates, (1, N) cont to the new cell and output."""
     return lambda cell, gates, cont: lstm_unit(cell, gates, cont[..., None])

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from .layer import Layer, Setup, UnsupportedError
-from .registry import register, reject
+from .registry import REJECTED, register
 
-reject(
+REJECTED.add(
     "it runs code of a Python module, which is no part of the model; what stands before it is calibrated",
     "Python",
 )  # fmt: skip
-reject(
+REJECTED.add(
     "it chooses regions by scores, so that a little error changes which; what stands before it is calibrated",
     "Proposal", "ProposalLayer", "RPNProposal", "ProposalTarget", "AnchorTarget", "BoxAnnotatorOHEM",
 )  # fmt: skip

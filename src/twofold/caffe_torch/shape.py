@@ -14,16 +14,16 @@ from torch import Tensor
 from ..formats.caffe.fields import axis_of
 from ..formats.caffe.net import LayerSpec
 from .layer import Layer, Operation, Tops
-from .registry import register, stateless
+from .registry import register, register_stateless
 
 
-@stateless("Split")
+@register_stateless("Split")
 def split(spec: LayerSpec) -> Operation:
     """The bottom, under several names."""
     return lambda bottom: (bottom,) * len(spec.tops)
 
 
-@stateless("Silence", "HDF5Output")
+@register_stateless("Silence", "HDF5Output")
 def silence(spec: LayerSpec) -> Operation:
     """Nothing."""
     return lambda *bottoms: ()
@@ -50,7 +50,7 @@ class Reshape(Layer):
         return bottoms[0].reshape(self.top_shapes(*bottoms)[0])
 
 
-@stateless("Concat")
+@register_stateless("Concat")
 def concat(spec: LayerSpec) -> Operation:
     """Blobs one behind the other along an axis."""
     param = spec.fields.message("concat_param")
@@ -58,28 +58,28 @@ def concat(spec: LayerSpec) -> Operation:
     return lambda *bottoms: torch.cat(bottoms, axis)
 
 
-@stateless("Permute")
+@register_stateless("Permute")
 def permute(spec: LayerSpec) -> Operation:
     """Axes in another order; those that `order` does not name follow in their own order."""
     order = spec.fields.message("permute_param").integers("order")
     return lambda bottom: bottom.permute(*order, *(a for a in range(bottom.dim()) if a not in order))
 
 
-@stateless("Transpose")
+@register_stateless("Transpose")
 def transpose(spec: LayerSpec) -> Operation:
     """Axes in another order, all of which `dim` names."""
     order = spec.fields.message("transpose_param").integers("dim")
     return lambda bottom: bottom.permute(*order)
 
 
-@stateless("Reverse")
+@register_stateless("Reverse")
 def reverse(spec: LayerSpec) -> Operation:
     """The blob backwards along an axis, or several."""
     axes = spec.fields.message("reverse_param").integers("axis") or (0,)
     return lambda bottom: bottom.flip([axis_of(axis, bottom.dim()) for axis in axes])
 
 
-@stateless("Tile")
+@register_stateless("Tile")
 def tile(spec: LayerSpec) -> Operation:
     """The blob repeated along an axis."""
     param = spec.fields.message("tile_param")
@@ -92,7 +92,7 @@ def tile(spec: LayerSpec) -> Operation:
     return repeat
 
 
-@stateless("Crop")
+@register_stateless("Crop")
 def crop(spec: LayerSpec) -> Operation:
     """The first bottom cut to the size of the second, from `axis` on, behind one offset or one per axis."""
     param = spec.fields.message("crop_param")
@@ -115,7 +115,7 @@ def crop(spec: LayerSpec) -> Operation:
     return cut
 
 
-@stateless("Reduction")
+@register_stateless("Reduction")
 def reduction(spec: LayerSpec) -> Operation:
     """SUM, ASUM (of absolute values), SUMSQ (of squares) or MEAN over the axes from `axis` on, by coeff."""
     param = spec.fields.message("reduction_param")
@@ -134,13 +134,13 @@ def reduction(spec: LayerSpec) -> Operation:
     return reduce
 
 
-@stateless("Softmax")
+@register_stateless("Softmax")
 def softmax(spec: LayerSpec) -> Operation:
     """exp(x) over its sum along an axis."""
     return partial(torch.softmax, dim=spec.fields.message("softmax_param").integer("axis"))
 
 
-@stateless("ArgMax")
+@register_stateless("ArgMax")
 def argmax(spec: LayerSpec) -> Operation:
     """Indices (as floats) of the `top_k` largest values; of equal values the larger index comes first.
 
@@ -167,7 +167,7 @@ def argmax(spec: LayerSpec) -> Operation:
     return select
 
 
-@stateless("Filter")
+@register_stateless("Filter")
 def select_items(spec: LayerSpec) -> Operation:
     """Of every bottom but the last, the items whose selector, the last bottom, is not zero."""
 
@@ -178,13 +178,13 @@ def select_items(spec: LayerSpec) -> Operation:
     return select
 
 
-@stateless("BatchReindex")
+@register_stateless("BatchReindex")
 def batch_reindex(spec: LayerSpec) -> Operation:
     """Items of the first bottom in the order that the second names, repeats allowed."""
     return lambda bottom, index: bottom[index.flatten().to(torch.int64)]
 
 
-@stateless("ShuffleChannel")
+@register_stateless("ShuffleChannel")
 def shuffle_channel(spec: LayerSpec) -> Operation:
     """Channels dealt out: those of g groups alternate afterwards."""
     groups = spec.fields.message("shuffle_channel_param").integer("group")

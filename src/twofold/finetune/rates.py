@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import OptionError
+from ..registry import Registry
 from .definition import SolverDefinition
 
 #: From a definition, an iteration and the number of steps taken so far to the factor of `base_lr`.
@@ -21,15 +22,18 @@ def _sigmoid(solver: SolverDefinition, iteration: int, steps: int) -> float:
     return 1 / (1 + math.exp(-solver.gamma * (iteration - solver.stepsize)))
 
 
-POLICIES: dict[str, Policy] = {
-    "fixed": lambda solver, iteration, steps: 1.0,
-    "step": lambda solver, iteration, steps: solver.gamma**steps,
-    "multistep": lambda solver, iteration, steps: solver.gamma**steps,
-    "exp": lambda solver, iteration, steps: solver.gamma**iteration,
-    "inv": lambda solver, iteration, steps: (1 + solver.gamma * iteration) ** -solver.power,
-    "poly": lambda solver, iteration, steps: (1 - iteration / solver.max_iter) ** solver.power,
-    "sigmoid": _sigmoid,
-}
+POLICIES: Registry[str, Policy] = Registry(
+    "lr_policy",
+    {
+        "fixed": lambda solver, iteration, steps: 1.0,
+        "step": lambda solver, iteration, steps: solver.gamma**steps,
+        "multistep": lambda solver, iteration, steps: solver.gamma**steps,
+        "exp": lambda solver, iteration, steps: solver.gamma**iteration,
+        "inv": lambda solver, iteration, steps: (1 + solver.gamma * iteration) ** -solver.power,
+        "poly": lambda solver, iteration, steps: (1 - iteration / solver.max_iter) ** solver.power,
+        "sigmoid": _sigmoid,
+    },
+)
 #: Rates multiply values in float32.
 LARGEST_RATE = float.fromhex("0x1.fffffep127")
 #: Options that a policy divides by.
@@ -50,15 +54,12 @@ class Schedule:
 
     def __post_init__(self) -> None:
         policy = self.solver.lr_policy
-        if policy not in POLICIES:
-            raise OptionError(f"lr_policy is {policy!r}; known are {', '.join(sorted(POLICIES))}")
+        POLICIES.find(policy)
         if policy in _NEEDS and getattr(self.solver, _NEEDS[policy]) < 1:
             raise OptionError(f"lr_policy {policy!r} needs a positive {_NEEDS[policy]}")
         last = max(self.solver.max_iter - 1, 0)
-        for iteration in (
-            0,
-            last,
-        ):  # most policies rise or fall all the way; what is between is asked for later
+        # Most policies rise or fall all the way; what is between is asked for later.
+        for iteration in (0, last):
             steps = sum(value <= iteration for value in self.solver.stepvalue)
             self._rate(iteration, iteration // self.solver.stepsize if policy == "step" else steps)
 

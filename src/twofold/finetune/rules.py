@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
+from ..registry import Registry
 from .definition import SolverDefinition
 
 #: From options, rate, iteration, gradient and history (changed in place) to what is subtracted.
@@ -89,14 +90,17 @@ def _adam(
     return rate * correction * (mean / (squares.sqrt() + s.delta))
 
 
-RULES = {
-    "SGD": Rule(1, _sgd),
-    "Nesterov": Rule(1, _nesterov),
-    "AdaGrad": Rule(1, _adagrad, momentum=False),
-    "RMSProp": Rule(1, _rmsprop, momentum=False),
-    "AdaDelta": Rule(2, _adadelta),
-    "Adam": Rule(2, _adam),
-}
+RULES: Registry[str, Rule] = Registry(
+    "solver type",
+    {
+        "SGD": Rule(1, _sgd),
+        "Nesterov": Rule(1, _nesterov),
+        "AdaGrad": Rule(1, _adagrad, momentum=False),
+        "RMSProp": Rule(1, _rmsprop, momentum=False),
+        "AdaDelta": Rule(2, _adadelta),
+        "Adam": Rule(2, _adam),
+    },
+)
 
 
 def rule_of(solver: SolverDefinition) -> Rule:
@@ -105,9 +109,7 @@ def rule_of(solver: SolverDefinition) -> Rule:
     Raises:
         OptionError: an unknown type, or options that it does not allow.
     """
-    rule = RULES.get(solver.type)
-    if rule is None:
-        raise OptionError(f"solver type is {solver.type!r}; known are {', '.join(sorted(RULES))}")
+    rule = RULES.find(solver.type)
     if solver.momentum and not rule.momentum:
         raise OptionError(f"momentum cannot be used with {solver.type}; Caffe refuses it, too")
     return rule

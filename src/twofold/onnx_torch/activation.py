@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .registry import Node, Operation, operator, plain
+from .registry import Node, Operation, register, register_functions
 
-plain(
+register_functions(
     Mish=functional.mish,
     Relu=torch.relu,
     Sigmoid=torch.sigmoid,
@@ -20,50 +20,50 @@ plain(
 )
 
 
-@operator("LeakyRelu")
+@register("LeakyRelu")
 def _leaky(node: Node) -> Operation:
     alpha = node.get("alpha", 0.01)
     return lambda x: functional.leaky_relu(x, alpha)
 
 
-@operator("ThresholdedRelu")
+@register("ThresholdedRelu")
 def _thresholded(node: Node) -> Operation:
     alpha = node.get("alpha", 1.0)
     return lambda x: torch.where(x > alpha, x, torch.zeros_like(x))
 
 
-@operator("HardSigmoid")
+@register("HardSigmoid")
 def _hard_sigmoid(node: Node) -> Operation:
     alpha, beta = node.get("alpha", 0.2), node.get("beta", 0.5)
     return lambda x: torch.clamp(alpha * x + beta, 0, 1)
 
 
-@operator("Elu")
+@register("Elu")
 def _elu(node: Node) -> Operation:
     alpha = node.get("alpha", 1.0)
     return lambda x: torch.where(x < 0, alpha * torch.expm1(torch.clamp(x, max=0)), x)
 
 
-@operator("Celu")
+@register("Celu")
 def _celu(node: Node) -> Operation:
     alpha = node.get("alpha", 1.0)
     return lambda x: functional.celu(x, alpha)
 
 
-@operator("Selu")
+@register("Selu")
 def _selu(node: Node) -> Operation:
     alpha = node.get("alpha", 1.67326319217681884765625)
     gamma = node.get("gamma", 1.05070102214813232421875)
     return lambda x: gamma * torch.where(x > 0, x, alpha * torch.expm1(torch.clamp(x, max=0)))
 
 
-@operator("Gelu")
+@register("Gelu")
 def _gelu(node: Node) -> Operation:
     approximate = node.get("approximate", "none")
     return lambda x: functional.gelu(x, approximate=approximate)
 
 
-@operator("Softmax", "LogSoftmax")
+@register("Softmax", "LogSoftmax")
 def _softmax(node: Node) -> Operation:
     function = functional.softmax if node.type == "Softmax" else functional.log_softmax
     if node.opset >= 13:

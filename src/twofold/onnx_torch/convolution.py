@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..conv import Size
-from .registry import Node, Operation, UnsupportedError, operator, plain
+from .registry import Node, Operation, UnsupportedError, register, register_functions
 
 Pads = list[tuple[int, int]]
 
@@ -70,7 +70,7 @@ def padded(x: Tensor, pads: Pads, value: float = 0.0) -> Tensor:
     return functional.pad(x, [side for pair in reversed(pads) for side in pair], value=value)
 
 
-@operator("Conv")
+@register("Conv")
 def _conv(node: Node) -> Operation:
     window = _Window(node)
 
@@ -86,7 +86,7 @@ def _conv(node: Node) -> Operation:
     return conv
 
 
-@operator("ConvTranspose")
+@register("ConvTranspose")
 def _conv_transpose(node: Node) -> Operation:
     window = _Window(node)
     shape = node.get("output_shape", None)
@@ -112,13 +112,13 @@ def _conv_transpose(node: Node) -> Operation:
     return conv
 
 
-plain(
+register_functions(
     GlobalAveragePool=lambda x: x.mean(dim=tuple(range(2, x.dim())), keepdim=True),
     GlobalMaxPool=lambda x: x.amax(dim=tuple(range(2, x.dim())), keepdim=True),
 )
 
 
-@operator("MaxPool")
+@register("MaxPool")
 def _max_pool(node: Node) -> Operation:
     node.refuse_outputs()
     window = _Window(node)
@@ -136,7 +136,7 @@ def _max_pool(node: Node) -> Operation:
     return pool
 
 
-@operator("AveragePool")
+@register("AveragePool")
 def _average_pool(node: Node) -> Operation:
     window = _Window(node)
     kernel = tuple(node.get("kernel_shape", ()))

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from .registry import Node, Operation, UnsupportedError, operator, plain
+from .registry import Node, Operation, UnsupportedError, register, register_functions
 
 #: ONNX's types that torch has.
 TYPES = {
@@ -34,7 +34,7 @@ def _power(x: Tensor, y: Tensor) -> Tensor:
     return torch.pow(x, y).to(x.dtype)
 
 
-plain(
+register_functions(
     Abs=torch.abs,
     Acos=torch.acos,
     Add=torch.add,
@@ -76,7 +76,7 @@ def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Operation:
     return lambda *inputs: reduce(function, inputs)
 
 
-plain(
+register_functions(
     Max=_variadic(torch.maximum),
     Min=_variadic(torch.minimum),
     Sum=_variadic(torch.add),
@@ -84,12 +84,12 @@ plain(
 )
 
 
-@operator("Mod")
+@register("Mod")
 def _mod(node: Node) -> Operation:
     return torch.fmod if node.get("fmod", 0) else torch.remainder
 
 
-@operator("Clip")
+@register("Clip")
 def _clip(node: Node) -> Operation:
     own = node.get("min", None), node.get("max", None)  # before version 11
 
@@ -102,7 +102,7 @@ def _clip(node: Node) -> Operation:
     return clip
 
 
-@operator("Cast")
+@register("Cast")
 def _cast(node: Node) -> Operation:
     to = node.get("to", None)
     if to not in TYPES:
@@ -110,12 +110,12 @@ def _cast(node: Node) -> Operation:
     return lambda x: x.to(TYPES[to])
 
 
-@operator("CastLike")
+@register("CastLike")
 def _cast_like(_: Node) -> Operation:
     return lambda x, like: x.to(like.dtype)
 
 
-@operator("Dropout")
+@register("Dropout")
 def _dropout(node: Node) -> Operation:
     node.refuse_outputs()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .registry import Node, Operation, operator, plain
+from .registry import Node, Operation, register, register_functions
 
-plain(MatMul=torch.matmul)
+register_functions(MatMul=torch.matmul)
 
 
-@operator("Gemm")
+@register("Gemm")
 def _gemm(node: Node) -> Operation:
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
     first, second = bool(node.get("transA", 0)), bool(node.get("transB", 0))
@@ -22,7 +22,7 @@ def _gemm(node: Node) -> Operation:
     return gemm
 
 
-@operator("Einsum")
+@register("Einsum")
 def _einsum(node: Node) -> Operation:
     equation = node.get("equation", "")
     return lambda *inputs: torch.einsum(equation, *inputs)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .registry import Node, Operation, operator
+from .registry import Node, Operation, register
 
 
-@operator("BatchNormalization")
+@register("BatchNormalization")
 def _batch(node: Node) -> Operation:
     node.refuse("training_mode", 0)
     node.refuse_outputs()
@@ -23,7 +23,7 @@ def _batch(node: Node) -> Operation:
     return normalise
 
 
-@operator("InstanceNormalization")
+@register("InstanceNormalization")
 def _instance(node: Node) -> Operation:
     epsilon = node.get("epsilon", 1e-5)
 
@@ -35,7 +35,7 @@ def _instance(node: Node) -> Operation:
     return normalise
 
 
-@operator("LayerNormalization")
+@register("LayerNormalization")
 def _layer(node: Node) -> Operation:
     node.refuse("stash_type", 1)
     axis, epsilon = node.get("axis", -1), node.get("epsilon", 1e-5)
@@ -50,7 +50,7 @@ def _layer(node: Node) -> Operation:
     return normalise
 
 
-@operator("GroupNormalization")
+@register("GroupNormalization")
 def _group(node: Node) -> Operation:
     groups, epsilon = node.get("num_groups", 1), node.get("epsilon", 1e-5)
 
@@ -70,7 +70,7 @@ def _standard(x: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
     return centred / torch.sqrt(centred.square().mean(dim=axes, keepdim=True) + epsilon)
 
 
-@operator("LRN")
+@register("LRN")
 def _lrn(node: Node) -> Operation:
     size, bias = node.get("size", 1), node.get("bias", 1.0)
     alpha, beta = node.get("alpha", 1e-4), node.get("beta", 0.75)
@@ -84,7 +84,7 @@ def _lrn(node: Node) -> Operation:
     return normalise
 
 
-@operator("LpNormalization")
+@register("LpNormalization")
 def _lp(node: Node) -> Operation:
     axis, p = node.get("axis", -1), node.get("p", 2)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .registry import Node, Operation, UnsupportedError, operator
+from .registry import Node, Operation, UnsupportedError, register
 
 Reduction = Callable[..., Tensor]
 
@@ -32,7 +32,7 @@ _REDUCTIONS: dict[str, Reduction] = {
 }
 
 
-@operator(*_REDUCTIONS)
+@register(*_REDUCTIONS)
 def _reduce(node: Node) -> Operation:
     reduction = _REDUCTIONS[node.type]
     keep, own = bool(node.get("keepdims", 1)), node.get("axes", None)
@@ -52,7 +52,7 @@ def _reduce(node: Node) -> Operation:
     return reduce
 
 
-@operator("ArgMax", "ArgMin")
+@register("ArgMax", "ArgMin")
 def _arg(node: Node) -> Operation:
     axis, keep = node.get("axis", 0), bool(node.get("keepdims", 1))
     last = bool(node.get("select_last_index", 0))
@@ -67,7 +67,7 @@ def _arg(node: Node) -> Operation:
     return arg
 
 
-@operator("TopK")
+@register("TopK")
 def _top_k(node: Node) -> Operation:
     axis, largest, ordered = node.get("axis", -1), node.get("largest", 1), node.get("sorted", 1)
     own = node.get("k", None)
@@ -83,7 +83,7 @@ def _top_k(node: Node) -> Operation:
     return top
 
 
-@operator("CumSum")
+@register("CumSum")
 def _cumulate(node: Node) -> Operation:
     node.refuse("exclusive", 0)
     node.refuse("reverse", 0)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from onnx import AttributeProto, NodeProto, TensorProto, helper
 from torch import Tensor
 
-from ..errors import ModelError, OptionError
+from ..errors import ModelError
+from ..registry import Registry
 
 #: What a node gives for its inputs; None stands for an input that is left out.
 Operation = Callable[..., "Tensor | tuple[Tensor, ...]"]
@@ -63,40 +64,23 @@ class Node:
 
 
 Builder = Callable[[Node], Operation]
-B = TypeVar("B", bound=Builder)
-_builders: dict[str, Builder] = {}
+BUILDERS: Registry[str, Builder] = Registry("operator")
+register, unregister = BUILDERS.register, BUILDERS.unregister
 
 
-def operator(*types: str) -> Callable[[B], B]:
-    """Register a builder.
-
-    Raises:
-        OptionError: a type is registered already.
-    """
-
-    def register(builder: B) -> B:
-        for kind in types:
-            if kind in _builders:
-                raise OptionError(f"operator {kind!r} is registered already")
-            _builders[kind] = builder
-        return builder
-
-    return register
-
-
-def plain(**functions: Operation) -> None:
+def register_functions(**functions: Operation) -> None:
     """Register operators without attributes: their type and what computes them."""
 
     def builder(operation: Operation) -> Builder:
         return lambda _: operation
 
-    for kind, operation in functions.items():
-        operator(kind)(builder(operation))
+    for op_type, operation in functions.items():
+        BUILDERS.add(builder(operation), op_type)
 
 
 def operators() -> tuple[str, ...]:
     """All types that are registered."""
-    return tuple(sorted(_builders))
+    return tuple(sorted(BUILDERS))
 
 
 def build(node: Node) -> Operation:
@@ -105,9 +89,9 @@ def build(node: Node) -> Operation:
     Raises:
         UnsupportedError: nothing does.
     """
-    if node.type not in _builders:
+    if node.type not in BUILDERS:
         raise UnsupportedError(node.type)
-    return _builders[node.type](node)
+    return BUILDERS[node.type](node)
 
 
 def as_tensor(proto: TensorProto) -> Tensor:

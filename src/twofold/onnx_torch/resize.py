@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .registry import Node, Operation, UnsupportedError, operator
+from .registry import Node, Operation, UnsupportedError, register
 
 Floats = NDArray[np.float64]
 
 
-@operator("Resize", "Upsample")
+@register("Resize", "Upsample")
 def _resize(node: Node) -> Operation:
     old = node.type == "Upsample" or node.opset < 11
     node.refuse("mode", "nearest", "linear", "bilinear", "trilinear", "cubic")

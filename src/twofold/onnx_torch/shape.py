@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .registry import Node, Operation, UnsupportedError, operator, plain
+from .registry import Node, Operation, UnsupportedError, register, register_functions
 
 
 def _range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def _expand(x: Tensor, shape: Tensor) -> Tensor:
     return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(shape.tolist())))
 
 
-plain(
+register_functions(
     Expand=_expand,
     NonZero=lambda x: torch.nonzero(x).T,
     Range=_range,
@@ -33,13 +33,13 @@ plain(
 )
 
 
-@operator("Shape")
+@register("Shape")
 def _shape(node: Node) -> Operation:
     start, end = node.get("start", 0), node.get("end", None)
     return lambda x: torch.tensor(list(x.shape)[start:end], dtype=torch.int64)
 
 
-@operator("Reshape")
+@register("Reshape")
 def _reshape(node: Node) -> Operation:
     own, zeros = node.get("shape", None), bool(node.get("allowzero", 0))
 
@@ -52,7 +52,7 @@ def _reshape(node: Node) -> Operation:
     return reshape
 
 
-@operator("Flatten")
+@register("Flatten")
 def _flatten(node: Node) -> Operation:
     axis = node.get("axis", 1)
 
@@ -63,13 +63,13 @@ def _flatten(node: Node) -> Operation:
     return flatten
 
 
-@operator("Transpose")
+@register("Transpose")
 def _transpose(node: Node) -> Operation:
     order = node.get("perm", None)
     return lambda x: x.permute(order or tuple(reversed(range(x.dim()))))
 
 
-@operator("Squeeze")
+@register("Squeeze")
 def _squeeze(node: Node) -> Operation:
     own = node.get("axes", None)
 
@@ -80,7 +80,7 @@ def _squeeze(node: Node) -> Operation:
     return squeeze
 
 
-@operator("Unsqueeze")
+@register("Unsqueeze")
 def _unsqueeze(node: Node) -> Operation:
     own = node.get("axes", None)
 
@@ -94,13 +94,13 @@ def _unsqueeze(node: Node) -> Operation:
     return unsqueeze
 
 
-@operator("Concat")
+@register("Concat")
 def _concat(node: Node) -> Operation:
     axis = node.get("axis", 1)
     return lambda *inputs: torch.cat(inputs, axis)
 
 
-@operator("Split")
+@register("Split")
 def _split(node: Node) -> Operation:
     axis, own = node.get("axis", 0), node.get("split", None)
     parts = node.get("num_outputs", node.outputs)
@@ -112,7 +112,7 @@ def _split(node: Node) -> Operation:
     return split
 
 
-@operator("Slice")
+@register("Slice")
 def _slice(node: Node) -> Operation:
     own = tuple(node.get(name, None) for name in ("starts", "ends", "axes"))  # before version 10
 
@@ -137,7 +137,7 @@ def _sliced(x: Tensor, axis: int, start: int, end: int, step: int) -> Tensor:
     return x.index_select(axis, torch.tensor(list(places), dtype=torch.int64, device=x.device))
 
 
-@operator("Gather")
+@register("Gather")
 def _gather(node: Node) -> Operation:
     axis = node.get("axis", 0)
 
@@ -149,7 +149,7 @@ def _gather(node: Node) -> Operation:
     return gather
 
 
-@operator("GatherElements")
+@register("GatherElements")
 def _gather_elements(node: Node) -> Operation:
     axis = node.get("axis", 0)
     return lambda x, indices: x.gather(
@@ -157,7 +157,7 @@ def _gather_elements(node: Node) -> Operation:
     )
 
 
-@operator("Pad")
+@register("Pad")
 def _pad(node: Node) -> Operation:
     node.refuse("mode", "constant", "reflect", "edge", "wrap")
     mode = node.get("mode", "constant")
@@ -181,7 +181,7 @@ def _pad(node: Node) -> Operation:
     return pad
 
 
-@operator("DepthToSpace")
+@register("DepthToSpace")
 def _depth_to_space(node: Node) -> Operation:
     b, mode = node.get("blocksize", 1), node.get("mode", "DCR")
 
@@ -196,7 +196,7 @@ def _depth_to_space(node: Node) -> Operation:
     return move
 
 
-@operator("SpaceToDepth")
+@register("SpaceToDepth")
 def _space_to_depth(node: Node) -> Operation:
     b, mode = node.get("blocksize", 1), node.get("mode", "DCR")
 
@@ -209,7 +209,7 @@ def _space_to_depth(node: Node) -> Operation:
     return move
 
 
-@operator("Constant")
+@register("Constant")
 def _constant(node: Node) -> Operation:
     values: dict[str, Any] = {
         "value": lambda tensor: tensor,
@@ -225,7 +225,7 @@ def _constant(node: Node) -> Operation:
     raise UnsupportedError(f"Constant with {', '.join(node.attributes) or 'no value'}")
 
 
-@operator("ConstantOfShape")
+@register("ConstantOfShape")
 def _constant_of_shape(node: Node) -> Operation:
     value = node.get("value", torch.zeros(1))
     return lambda shape: value.reshape(()).expand(shape.tolist()).clone()

@@ -8,9 +8,10 @@ from dataclasses import replace
 from twofold.conv import ConvLayer, Skipped
 from twofold.errors import OptionError, PlanError
 from twofold.lowrank.schemes import scheme
-from twofold.planning.options import known_names, left_alone, name_hint
+from twofold.planning.options import known_names, left_alone
 from twofold.planning.plan import Choice, Plan
 from twofold.planning.workload import Workload, chain_params
+from twofold.registry import name_hint
 from twofold.text import ranks_text, shape_text
 
 

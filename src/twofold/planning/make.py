@@ -21,7 +21,7 @@ from twofold.planning.objective import EqualWeights, Objective
 from twofold.planning.optimum import Problem, out_of_reach
 from twofold.planning.options import PlanOptions, Selection, left_alone, select
 from twofold.planning.plan import Choice, Plan
-from twofold.planning.rules import RuleInput, amct_layer_rank, rule
+from twofold.planning.rules import RULES, RuleInput, amct_layer_rank
 from twofold.planning.workload import Workload
 from twofold.progress import track
 from twofold.text import ranks_text
@@ -274,7 +274,7 @@ class _Maker:
     def decided(self) -> dict[str, Candidate | Skipped | str]:
         """What options and rule say of each layer; without a rule only of those left alone and fixed."""
         picks: dict[str, Candidate | Skipped | str] = {s.name: s for s in self.selection.skipped}
-        chosen_rule = None if self.options.rule is None else rule(self.options.rule)
+        chosen_rule = None if self.options.rule is None else RULES.find(self.options.rule)
         for layer in track(self.selection.layers, "choosing ranks"):
             of_layer = self.factorizations.get(layer.name, ())
             if layer.name in self.selection.fixed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from twofold.errors import OptionError, PlanError
 from twofold.lowrank.schemes import scheme
 from twofold.planning.budget import Budget
 from twofold.planning.devices import PRESETS
+from twofold.registry import name_hint
 from twofold.text import ranks_text
 
 DEFAULT_MULTIPLE = 16
@@ -198,12 +198,3 @@ def _patterns(options: PlanOptions) -> tuple[str, ...]:
 
 def _hint(name: str, layers: Sequence[ConvLayer | Skipped]) -> str:
     return name_hint(name, known_names(layers))
-
-
-def name_hint(name: str, known: Sequence[str]) -> str:
-    """Say which names there are, the closest first where one is close."""
-    if not known:
-        return "; there are none"
-    close = difflib.get_close_matches(name, known, 1, 0.75)
-    listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-    return (f"; did you mean '{close[0]}'? known" if close else "; known") + f": {listed}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import scipy.linalg
@@ -19,6 +18,7 @@ from twofold.planning.candidates import Candidate, candidate_at, candidates
 from twofold.planning.evbmf import evbmf_rank
 from twofold.planning.options import PlanOptions
 from twofold.planning.workload import Workload
+from twofold.registry import Registry
 
 Vector = NDArray[np.float64]
 
@@ -167,27 +167,26 @@ def no_candidate_reason(options: PlanOptions) -> str:
     return f"no rank that is a multiple of {options.multiple} makes it cheaper"
 
 
-_rules = (
+RULES: Registry[str, Rule] = Registry("rule", normalize=lambda name: name.strip().lower())
+"""Every rule by name; command line choices and tests read this table."""
+
+
+def register(rule: Rule) -> None:
+    """Add a rule.
+
+    Raises:
+        OptionError: a rule of that name is registered already.
+    """
+    RULES.add(rule, rule.name)
+
+
+register(
     Rule(
         "amct",
         "the reference's own ranks, layer by layer; can make a layer more expensive",
         _amct,
         may_cost_more=True,
-    ),
-    Rule("evbmf", "as many ranks as stand above noise (EVBMF), where that is cheaper", _evbmf),
-    Rule("energy", "the cheapest ranks that keep a share of each layer's energy", _energy),
+    )
 )
-RULES: Mapping[str, Rule] = MappingProxyType({rule.name: rule for rule in _rules})
-"""Every rule by name; command line choices and tests read this table."""
-
-
-def rule(name: str) -> Rule:
-    """Return the rule of that name.
-
-    Raises:
-        OptionError: there is none.
-    """
-    found = RULES.get(name.strip().lower())
-    if found is None:
-        raise OptionError(f"there is no rule '{name}'; known are {', '.join(RULES)}")
-    return found
+register(Rule("evbmf", "as many ranks as stand above noise (EVBMF), where that is cheaper", _evbmf))
+register(Rule("energy", "the cheapest ranks that keep a share of each layer's energy", _energy))

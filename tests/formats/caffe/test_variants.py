@@ -80,7 +80,7 @@ def test_a_layer_of_unknown_meaning_is_never_computed(name):
     assert unknown in str(caught.value)
     if kind in onnx_types.known_types():
         with pytest.raises(ModelError, match="of which it is not known what it does"):
-            onnx_types.emitter(spec)
+            onnx_types.EMITTERS.of(spec)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -103,13 +103,13 @@ def test_fields_of_v1_layers_are_unknown_alike():
 
 
 def test_a_layer_of_the_users_own_may_have_any_fields():
-    from twofold.caffe_torch import register, stateless, unregister
-    from twofold.caffe_torch.registry import _BUILDERS
+    from twofold.caffe_torch import register, register_stateless, unregister
+    from twofold.caffe_torch.registry import BUILDERS
 
-    own = _BUILDERS["AbsVal"]
+    own = BUILDERS["AbsVal"]
     unregister("AbsVal")
     try:
-        stateless("AbsVal")(lambda spec: torch.neg)
+        register_stateless("AbsVal")(lambda spec: torch.neg)
         built = net(layer_text("AbsVal", (2,), "abs_param { sign: -1 }"))
         assert built(torch.ones(2))["y0"].tolist() == [-1, -1]
     finally:

@@ -1,12 +1,14 @@
 """What Caffe's data layers read: one file per kind, found by the layer's type in a registry."""
 
+from ...renamed import former_members
+
 # Importing a kind registers it.
 from . import database, fed, hdf5, images  # noqa: F401
 from .batches import Batches
 from .datum import Datum
 from .locate import Locator
 from .reader import Items, Reader
-from .registry import Request, known_types, open_reader, reads
+from .registry import Request, known_types, open_reader, register, unregister
 
 __all__ = [
     "Batches",
@@ -17,5 +19,8 @@ __all__ = [
     "Request",
     "known_types",
     "open_reader",
-    "reads",
+    "register",
+    "unregister",
 ]
+
+__getattr__ = former_members(__name__, reads="register")

@@ -13,11 +13,11 @@ from ...system import is_file
 from .datum import Datum
 from .lmdb_file import LmdbFile
 from .reader import Array, Items
-from .registry import Request, reads
+from .registry import Request, register
 from .transform import Transform
 
 
-@reads("Data")
+@register("Data")
 class DatabaseItems(Items):
     """The records of a database of `Datum`."""
 

@@ -11,11 +11,11 @@ from ...errors import InputError
 from ...formats.caffe.net import LayerSpec
 from ...formats.caffe.schema import MESSAGES
 from .reader import Array, Items
-from .registry import Request, reads
+from .registry import Request, register
 
 
-@reads("Input")
-@reads("MemoryData")
+@register("Input")
+@register("MemoryData")
 class FedItems(Items):
     """Arrays whose rows are the items, one array per top; they are taken in order, round and round."""
 

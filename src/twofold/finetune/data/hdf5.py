@@ -15,13 +15,13 @@ from ...errors import InputError
 from ...files.hdf5 import h5py_for, open_hdf5
 from ...system import reading
 from .reader import Array, Items
-from .registry import Request, reads
+from .registry import Request, register
 
 #: Bytes of the rows that are held at once.
 _BLOCK = 1 << 28
 
 
-@reads("HDF5Data")
+@register("HDF5Data")
 class Hdf5Items(Items):
     """The rows of all files; shuffled, files keep together, as in Caffe, which holds one at a time."""
 

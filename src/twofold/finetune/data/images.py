@@ -11,11 +11,11 @@ import numpy as np
 from ...calibration.pixels import BadImageError, Color, read_pixels, resize
 from ...errors import InputError
 from .reader import Array, Items
-from .registry import Request, reads
+from .registry import Request, register
 from .transform import Transform
 
 
-@reads("ImageData")
+@register("ImageData")
 class ImageItems(Items):
     """The lines of a list: a path, relative to `root_folder`, and a label."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ...errors import InputError
 from ...formats.caffe.fields import Fields
 from ...formats.caffe.net import LayerSpec
+from ...registry import Registry
 from .chance import Chance
 from .locate import Locator
 from .reader import Array, Items, Reader
@@ -41,28 +42,13 @@ class Request:
 
 
 Opener = Callable[[Request], Items]
-_OPENERS: dict[str, Opener] = {}
-
-
-def reads(kind: str) -> Callable[[Opener], Opener]:
-    """Make a function or class what opens the items of a layer type.
-
-    Raises:
-        ValueError: the type has one already.
-    """
-
-    def decorate(opener: Opener) -> Opener:
-        if kind in _OPENERS:
-            raise ValueError(f"data layers of type {kind!r} are read already")
-        _OPENERS[kind] = opener
-        return opener
-
-    return decorate
+OPENERS: Registry[str, Opener] = Registry("type of data layer")
+register, unregister = OPENERS.register, OPENERS.unregister
 
 
 def known_types() -> list[str]:
     """All layer types that can be read, sorted."""
-    return sorted(_OPENERS)
+    return sorted(OPENERS)
 
 
 def open_reader(request: Request, seed: int) -> Reader:
@@ -83,14 +69,14 @@ def open_reader(request: Request, seed: int) -> Reader:
             f"data; remove it, or feed {', '.join(map(repr, spec.tops))} from Python: "
             f"finetune.train(..., {_ARGUMENT[request.phase]}={{...}})"
         )
-    if kind not in _OPENERS:
+    if kind not in OPENERS:
         raise InputError(
-            f"{request.label}: data of this type cannot be read; known are {', '.join(known_types())}. Use "
+            f"{request.label}: data of this type cannot be read{OPENERS.hint(kind)}. Use "
             f"one of these, or feed {', '.join(map(repr, spec.tops))} from Python: finetune.train(..., "
             f"{_ARGUMENT[request.phase]}={{...}})"
         )
     chance = Chance(seed, f"{request.phase}/{spec.name}")
-    return Reader(spec.tops, _OPENERS[kind](request), chance, request.label)
+    return Reader(spec.tops, OPENERS[kind](request), chance, request.label)
 
 
 _ARGUMENT = {"TRAIN": "train_data", "TEST": "test_data"}

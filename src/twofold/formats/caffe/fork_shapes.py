@@ -15,21 +15,21 @@ from ...errors import ModelError
 from .fields import Fields, axis_of
 from .layer_types import volume_param
 from .net import LayerSpec
-from .rules import Shape, rule
+from .rules import Shape, register
 
 
-@rule("HardSwish", "Reverse")
+@register("HardSwish", "Reverse")
 def _same(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [bottoms[0]]
 
 
-@rule("BN")
+@register("BN")
 def _bn(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     # SegNet's gives the mean and the variance of the batch, too, where tops are there for them.
     return [bottoms[0], *[(1, bottoms[0][1], 1, 1)] * (len(layer.tops) - 1)]
 
 
-@rule("Axpy")
+@register("Axpy")
 def _axpy(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     factor, x, y = bottoms
     if x != y or factor[:2] != x[:2] or math.prod(factor[2:]) != 1:
@@ -37,7 +37,7 @@ def _axpy(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [x]
 
 
-@rule("Mul")
+@register("Mul")
 def _mul(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     factor = bottoms[1] if len(bottoms) > 1 else layer.fields.message("mul_param").integers("mul_shape")
     return [broadcast(bottoms[0], factor)]
@@ -59,7 +59,7 @@ def broadcast(one: Size, other: Size) -> Size:
     return tuple(result)
 
 
-@rule("Squeeze")
+@register("Squeeze")
 def _squeeze(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     shape = bottoms[0]
     given = [axis_of(axis, len(shape)) for axis in layer.fields.message("squeeze_param").integers("axis")]
@@ -69,7 +69,7 @@ def _squeeze(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [tuple(size for axis, size in enumerate(shape) if axis not in removed)]
 
 
-@rule("Transpose")
+@register("Transpose")
 def _transpose(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     order = layer.fields.message("transpose_param").integers("dim")
     if sorted(order) != list(range(len(bottoms[0]))):
@@ -77,7 +77,7 @@ def _transpose(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [tuple(bottoms[0][axis] for axis in order)]
 
 
-@rule("Interp")
+@register("Interp")
 def _interp(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("interp_param")
     if max(param.integer("pad_beg"), param.integer("pad_end")) > 0:
@@ -102,7 +102,7 @@ def _interp(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(*bottoms[0][:2], *size)]
 
 
-@rule("Upsample")
+@register("Upsample")
 def _upsample(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param, size = layer.fields.message("upsample_param"), bottoms[0][2:]
     if len(bottoms) < 2:
@@ -125,7 +125,7 @@ def _upsample(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(*bottoms[0][:2], *result)]
 
 
-@rule("Unpooling")
+@register("Unpooling")
 def _unpooling(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("unpooling_param")
     if param.has("unpool_size"):
@@ -147,7 +147,7 @@ def pair_of(param: Fields, name: str) -> Size:
     return (param.integer("kernel_size" if name == "kernel" else name),) * 2
 
 
-@rule("ROIPooling")
+@register("ROIPooling")
 def _roi_pooling(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("roi_pooling_param")
     size = param.integer("pooled_h"), param.integer("pooled_w")
@@ -156,7 +156,7 @@ def _roi_pooling(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(_rois(bottoms[1]), bottoms[0][1], *size)]
 
 
-@rule("PSROIPooling")
+@register("PSROIPooling")
 def _psroi_pooling(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("psroi_pooling_param")
     outputs, bins = param.integer("output_dim"), param.integer("group_size")
@@ -174,7 +174,7 @@ def _rois(shape: Size) -> int:
     return shape[0]
 
 
-@rule("Pooling3D")
+@register("Pooling3D")
 def _pooling3d(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     kernel, stride, pad = pooling3d(layer)
     sizes = zip(bottoms[0][2:], kernel, stride, pad, strict=True)
@@ -201,6 +201,6 @@ def pooling3d(layer: LayerSpec) -> tuple[Size, Size, Size]:
     return kernel, strides, (0, pad, pad)
 
 
-@rule("SmoothL1Loss")
+@register("SmoothL1Loss")
 def _loss(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [()]

@@ -18,10 +18,19 @@ from . import fork_shapes  # noqa: F401 - registers its rules
 from .fields import Fields, axis_of
 from .layer_types import kind_of
 from .net import LayerSpec, NetDefinition
-from .rules import RULES, Rule, Shape, rule
+from .rules import RULES, Rule, Shape, register
 from .window import window
 
-__all__ = ["RULES", "Rule", "Shape", "infer_shapes", "rule", "rule_of", "sources_of_unknown", "walk_shapes"]
+__all__ = [
+    "RULES",
+    "Rule",
+    "Shape",
+    "infer_shapes",
+    "register",
+    "rule_of",
+    "sources_of_unknown",
+    "walk_shapes",
+]
 
 #: What an int counts, as Caffe's Blob::Reshape checks.
 _MOST_VALUES = 2**31 - 1
@@ -138,7 +147,7 @@ def _blob_shape(message: Fields) -> Size:
     return message.integers("dim")
 
 
-@rule(
+@register(
     "AbsVal", "BNLL", "BatchNorm", "Bias", "Clip", "Dropout", "ELU", "Exp", "LRN", "Log", "MVN", "Normalize",
     "PReLU", "Power", "ReLU", "ReLU6", "Scale", "ShuffleChannel", "Sigmoid", "Softmax", "Split", "Swish",
     "TanH", "Threshold",
@@ -147,7 +156,7 @@ def _same(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [bottoms[0]] * len(layer.tops)
 
 
-@rule("Input")
+@register("Input")
 def _input(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     shapes = [_blob_shape(shape) for shape in layer.fields.message("input_param").messages("shape")]
     return _one_or_each(shapes, len(layer.tops))
@@ -159,7 +168,7 @@ def _one_or_each(shapes: Sequence[Shape], count: int) -> Sequence[Shape]:
     return list(shapes) * count if len(shapes) == 1 else shapes
 
 
-@rule("DummyData")
+@register("DummyData")
 def _dummy(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("dummy_data_param")
     shapes = [_blob_shape(shape) for shape in param.messages("shape")]
@@ -169,19 +178,19 @@ def _dummy(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return _one_or_each(shapes, len(layer.tops))
 
 
-@rule("Parameter")
+@register("Parameter")
 def _parameter(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [_blob_shape(layer.fields.message("parameter_param").message("shape"))]
 
 
-@rule("MemoryData")
+@register("MemoryData")
 def _memory_data(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("memory_data_param")
     dims = tuple(param.integer(name) for name in ("batch_size", "channels", "height", "width"))
     return [dims, dims[:1]]
 
 
-@rule("Data", "ImageData", "WindowData")
+@register("Data", "ImageData", "WindowData")
 def _data(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     # Height and width are known only where every image is cropped or resized; channels only by what Caffe
     # usually reads.
@@ -201,7 +210,7 @@ def _data(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(batch, 1 if gray else 3, *size), (batch,)]
 
 
-@rule("Im2col")
+@register("Im2col")
 def _im2col(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("convolution_param")
     shape = bottoms[0]
@@ -216,7 +225,7 @@ def _im2col(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(*shape[:axis], shape[axis] * _product(sizes.kernel), *output)]
 
 
-@rule("Pooling")
+@register("Pooling")
 def _pooling(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("pooling_param")
     shape = bottoms[0]
@@ -248,7 +257,7 @@ def _pooling_pair(layer: LayerSpec, param: Fields, name: str, pair: tuple[str, s
     return tuple(param.integer(one if all(given) else name) for one in pair)
 
 
-@rule("SPP")
+@register("SPP")
 def _spp(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     height = layer.fields.message("spp_param").integer("pyramid_height")
     if not 0 < height < 16:
@@ -258,24 +267,24 @@ def _spp(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(bottoms[0][0], bottoms[0][1] * sum(4**level for level in range(height)))]
 
 
-@rule("Embed")
+@register("Embed")
 def _embed(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(*bottoms[0], layer.fields.message("embed_param").integer("num_output"))]
 
 
-@rule("LSTM", "RNN")
+@register("LSTM", "RNN")
 def _recurrent(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     outputs = layer.fields.message("recurrent_param").integer("num_output")
     # Behind the outputs of all steps, the states after the last where `expose_hidden` is set.
     return [(*bottoms[0][:2], outputs), *[(1, bottoms[0][1], outputs)] * (len(layer.tops) - 1)]
 
 
-@rule("LSTMUnit")
+@register("LSTMUnit")
 def _lstm_unit(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [bottoms[0]] * 2
 
 
-@rule("Concat")
+@register("Concat")
 def _concat(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("concat_param")
     if param.has("axis") and param.has("concat_dim"):
@@ -289,7 +298,7 @@ def _concat(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(*first[:axis], sum(shape[axis] for shape in bottoms), *first[axis + 1 :])]
 
 
-@rule("Slice")
+@register("Slice")
 def _slice(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("slice_param")
     shape = bottoms[0]
@@ -302,7 +311,7 @@ def _slice(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(*shape[:axis], b - a, *shape[axis + 1 :]) for a, b in pairwise(edges)]
 
 
-@rule("Eltwise")
+@register("Eltwise")
 def _eltwise(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     if any(shape != bottoms[0] for shape in bottoms):
         raise ValueError("inputs differ in shape")
@@ -314,14 +323,14 @@ def _eltwise(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [bottoms[0]]
 
 
-@rule("Flatten")
+@register("Flatten")
 def _flatten(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param, shape = layer.fields.message("flatten_param"), bottoms[0]
     start, end = _axis(param.integer("axis"), shape), _axis(param.integer("end_axis"), shape)
     return [(*shape[:start], _product(shape[start : end + 1]), *shape[end + 1 :])]
 
 
-@rule("Reshape")
+@register("Reshape")
 def _reshape(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param, shape = layer.fields.message("reshape_param"), bottoms[0]
     start = _axis(param.integer("axis"), shape, end=True)
@@ -338,33 +347,33 @@ def _reshape(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [result]
 
 
-@rule("Permute")
+@register("Permute")
 def _permute(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     order = list(layer.fields.message("permute_param").integers("order"))
     order += [axis for axis in range(len(bottoms[0])) if axis not in order]
     return [tuple(bottoms[0][axis] for axis in order)]
 
 
-@rule("Crop")
+@register("Crop")
 def _crop(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     shape, like = bottoms
     axis = _axis(layer.fields.message("crop_param").integer("axis"), shape)
     return [(*shape[:axis], *like[axis:])]
 
 
-@rule("Tile")
+@register("Tile")
 def _tile(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param, shape = layer.fields.message("tile_param"), bottoms[0]
     axis = _axis(param.integer("axis"), shape)
     return [(*shape[:axis], shape[axis] * param.integer("tiles"), *shape[axis + 1 :])]
 
 
-@rule("Reduction")
+@register("Reduction")
 def _reduction(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [bottoms[0][: _axis(layer.fields.message("reduction_param").integer("axis"), bottoms[0])]]
 
 
-@rule("ArgMax")
+@register("ArgMax")
 def _argmax(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param, shape = layer.fields.message("argmax_param"), bottoms[0]
     k = param.integer("top_k")
@@ -374,7 +383,7 @@ def _argmax(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(shape[0], 2 if param.flag("out_max_val") else 1, k, *(1,) * max(0, len(shape) - 3))]
 
 
-@rule("PriorBox")
+@register("PriorBox")
 def _prior_box(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     param = layer.fields.message("prior_box_param")
     ratios = [1.0]
@@ -386,23 +395,23 @@ def _prior_box(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(1, 2, height * width * count * 4)]
 
 
-@rule("BatchReindex")
+@register("BatchReindex")
 def _batch_reindex(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return [(bottoms[1][0], *bottoms[0][1:])]
 
 
-@rule("Silence")
+@register("Silence")
 def _nothing(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     return []
 
 
-@rule("Accuracy")
+@register("Accuracy")
 def _accuracy(layer: LayerSpec, bottoms: Sequence[Size]) -> Sequence[Shape]:
     axis = _axis(layer.fields.message("accuracy_param").integer("axis"), bottoms[0])
     return [(), (bottoms[0][axis],)]
 
 
-@rule(
+@register(
     "ContrastiveLoss", "EuclideanLoss", "HingeLoss", "InfogainLoss", "MultinomialLogisticLoss",
     "SigmoidCrossEntropyLoss", "SoftmaxWithLoss",
 )  # fmt: skip
