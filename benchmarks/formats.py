@@ -113,7 +113,7 @@ def three_formats(folder: Path) -> dict[str, Any]:
     layers = [
         layer
         for layer in caffe.convolutions()
-        if isinstance(layer, ConvLayer) and layer.geometry.kind == "convolution"
+        if isinstance(layer, ConvLayer) and layer.geometry.layer_type == "convolution"
     ]
     module = Hed({layer.name: layer for layer in layers}).eval()
     path = folder / "hed.onnx"

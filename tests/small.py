@@ -59,7 +59,7 @@ def random_blobs(text: str, seed: int = 0) -> dict[str, list[np.ndarray]]:
     rng = np.random.default_rng(seed)
     blobs: dict[str, list[np.ndarray]] = {}
     for layer in CaffeModel(document).convolutions():
-        if layer.geometry is None or layer.geometry.kind != "convolution":
+        if layer.geometry is None or layer.geometry.layer_type != "convolution":
             continue
         shape = layer.geometry.weight_shape
         columns = rng.normal(size=(*shape[:2], shape[2], 1)) * rng.normal(size=(1, *shape[1:3], shape[3]))

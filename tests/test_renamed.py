@@ -9,6 +9,10 @@ import pytest
 from twofold import CalibrationOptions
 from twofold.calibration.source import CalibrationSource
 from twofold.cli import main
+from twofold.codec import from_plain
+from twofold.conv import ConvGeometry
+from twofold.formats.caffe.layer_types import Linear
+from twofold.planning import Budget
 from twofold.renamed import OPTIONS, former, todays
 
 
@@ -40,6 +44,28 @@ def test_former_functions_are_todays(module, former, today):
     module = import_module(f"twofold.{module}")
     with pytest.warns(FutureWarning, match=f"{former} is called {today} now"):
         assert getattr(module, former) == getattr(module, today)
+
+
+def test_former_fields_are_read_and_written():
+    with pytest.warns(FutureWarning, match="'kind' is called 'metric'"):
+        budget = Budget(kind="macs", value=0.5)
+    with pytest.warns(FutureWarning, match="kind is called metric"):
+        assert budget.kind == budget.metric == "macs"
+    linear = ConvGeometry.linear(3, 4)
+    with pytest.warns(FutureWarning, match="meaning is called semantics"):
+        assert linear.meaning is linear.semantics
+    # A file of a former release.
+    former = {"kind": "error", "value": 0.1, "absolute": False}
+    assert from_plain(Budget, former, "budget") == Budget("error", 0.1)
+
+
+def test_classes_of_users_may_have_former_members():
+    with pytest.warns(FutureWarning, match="means is called layer_type"):
+
+        class Own(Linear):
+            means = "convolution"
+
+    assert Own.layer_type == "convolution"
 
 
 def test_former_keywords_are_replaced_with_a_warning():

@@ -23,7 +23,7 @@ def test_the_error_is_kept_and_used_up(factor, limit):
     """Measured = factor * predicted, and MACs fall as the error may rise."""
 
     def tried(budget):
-        assert budget.kind == "error"
+        assert budget.metric == "error"
         return attempt(1000 / (1 + 10 * budget.value), factor * budget.value)
 
     found = within_error(limit, tried)

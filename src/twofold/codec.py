@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import FormatError
+from .renamed import FORMER
 
 T = TypeVar("T")
 
@@ -64,24 +65,24 @@ def strict_json(text: str, what: str) -> Any:
         raise FormatError(f"is no {what}: {error}") from error
 
 
-def from_plain(kind: type[T], value: Any, where: str) -> T:
+def from_plain(cls: type[T], value: Any, where: str) -> T:
     """Read a dataclass from what `to_plain` gave.
 
     Args:
-        kind: the dataclass; its annotations are the schema.
+        cls: the dataclass; its annotations are the schema.
         value: of JSON.
         where: what the whole is called: "the report".
 
     Raises:
-        FormatError: a key is unknown or missing, or a value is of another kind; says where.
+        FormatError: a key is unknown or missing, or a value is of another type; says where.
     """
-    found: T = _read(kind, value, where)
+    found: T = _read(cls, value, where)
     return found
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
+def _read(cls: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(cls), get_args(cls)
+    if cls is Any:
         return value
     if origin in (Union, types.UnionType):
         (inner,) = (one for one in arguments if one is not type(None))
@@ -91,32 +92,34 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         _demand(isinstance(value, dict), value, where, "an object")
         return {key: _read(arguments[1], one, f"{where}.{key}") for key, one in value.items()}
-    if is_dataclass(kind):
-        return _dataclass(kind, value, where)
-    if kind is Path:
+    if is_dataclass(cls):
+        return _dataclass(cls, value, where)
+    if cls is Path:
         return Path(_read(str, value, where))
-    if kind is float:
+    if cls is float:
         _demand(isinstance(value, (int, float)) and not isinstance(value, bool), value, where, "a number")
         _demand(abs(value) <= _LARGEST, value, where, "a number that can be computed with")
         return float(value)
-    if kind is int:
+    if cls is int:
         _demand(type(value) is int and abs(value) <= _LARGEST_COUNT, value, where, "a whole number of bounds")
-    _demand(type(value) is kind, value, where, f"of type {kind.__name__}")
+    _demand(type(value) is cls, value, where, f"of type {cls.__name__}")
     return value
 
 
 def _tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     _demand(isinstance(value, list), value, where, "an array")
-    kinds = [arguments[0]] * len(value) if arguments[-1:] == (Ellipsis,) else list(arguments)
-    _demand(len(kinds) == len(value), value, where, f"an array of {len(kinds)}")
+    types = [arguments[0]] * len(value) if arguments[-1:] == (Ellipsis,) else list(arguments)
+    _demand(len(types) == len(value), value, where, f"an array of {len(types)}")
     return tuple(
-        _read(kind, one, f"{where}[{i}]") for i, (kind, one) in enumerate(zip(kinds, value, strict=True))
+        _read(cls, one, f"{where}[{i}]") for i, (cls, one) in enumerate(zip(types, value, strict=True))
     )
 
 
-def _dataclass(kind: Any, value: Any, where: str) -> Any:
+def _dataclass(cls: Any, value: Any, where: str) -> Any:
     _demand(isinstance(value, dict), value, where, "an object")
-    known = {field.name: field for field in fields(kind)}
+    former = getattr(cls, FORMER, {})
+    value = {former.get(key, key): one for key, one in value.items()}
+    known = {field.name: field for field in fields(cls)}
     unknown = sorted(value.keys() - known.keys())
     needed = {
         name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING
@@ -125,10 +128,10 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     if unknown or missing:
         what = f"key {unknown[0]!r} is unknown" if unknown else f"key {missing[0]!r} is missing"
         raise FormatError(f"{where}: {what}; it has {', '.join(known)}")
-    hints = get_type_hints(kind)
+    hints = get_type_hints(cls)
     values = {name: _read(hints[name], one, f"{where}.{name}") for name, one in value.items()}
     try:
-        return kind(**values)
+        return cls(**values)
     except ValueError as error:  # values that do not go with each other
         raise FormatError(f"{where}: {error}") from error
 

@@ -3,7 +3,7 @@
 Shapes are in the field's order: weights (C_out, C_in / groups, *kernel), images (C, *size). Everything here
 is a frozen value; arrays are read-only. Imports numpy alone.
 
-Fully connected layers and transposed convolutions are said in the same words, see `twofold.kinds`.
+Fully connected layers and transposed convolutions are described in the same terms, see `twofold.layer_types`.
 """
 
 from __future__ import annotations

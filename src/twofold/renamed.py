@@ -12,6 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 #: Options of the command line: former spelling -> today's.
 OPTIONS = {"--made-up": "--synthetic", "--protect": "--targets", "--also": "--average-with"}
 
+#: Attribute of a dataclass that holds the former names of its fields.
+FORMER = "__former_names__"
+
 _C = TypeVar("_C", bound=type)
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -59,13 +62,34 @@ def former(**names: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
 
 
 def former_fields(**names: str) -> Callable[[_C], _C]:
-    """The same for the fields of a dataclass."""
+    """The same for the fields of a dataclass, which can be read by their former names, too."""
 
     def decorate(cls: _C) -> _C:
         setattr(cls, "__init__", former(**names)(getattr(cls, "__init__")))  # noqa: B009, B010 - mypy forbids the plain form
+        for old, new in names.items():
+            setattr(cls, old, former_property(old, new))
+        setattr(cls, FORMER, names)
         return cls
 
     return decorate
+
+
+def former_property(old: str, new: str) -> Any:
+    """A property that reads the attribute `new` by its former name, with a `FutureWarning`."""
+
+    def get(self: object) -> Any:
+        warnings.warn(f"{type(self).__name__}.{old} is called {new} now", FutureWarning, stacklevel=2)
+        return attrgetter(new)(self)
+
+    return property(get)
+
+
+def rename_members(cls: type, **names: str) -> None:
+    """Give members that a user's class defines by their former names today's, with a `FutureWarning`."""
+    for old, new in names.items():
+        if old in vars(cls):
+            warnings.warn(f"{cls.__name__}.{old} is called {new} now", FutureWarning, stacklevel=3)
+            setattr(cls, new, vars(cls)[old])
 
 
 def former_members(module: str, **names: str) -> Callable[[str], Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat as kinds
+import stat
 import struct
 import tokenize
 import zipfile
@@ -85,13 +85,13 @@ def exists(path: str | Path) -> bool:
 def is_file(path: str | Path) -> bool:
     """Whether there is a regular file of that name; raises as `status`."""
     found = status(path)
-    return found is not None and kinds.S_ISREG(found.st_mode)
+    return found is not None and stat.S_ISREG(found.st_mode)
 
 
 def is_dir(path: str | Path) -> bool:
     """Whether there is a folder of that name; raises as `status`."""
     found = status(path)
-    return found is not None and kinds.S_ISDIR(found.st_mode)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def real(path: str | Path) -> Path:
@@ -180,7 +180,7 @@ def _and(remedy: str) -> str:
 
 
 def _plain(error: BaseException) -> str:
-    """The message of a library, in one line of bearable length; its kind where it has none."""
+    """The message of a library, in one line of bearable length; its class where it has none."""
     text = " ".join(str(error).split())
     return f"{text[:240]} ..." if len(text) > 250 else text or type(error).__name__
 

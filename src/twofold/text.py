@@ -20,7 +20,7 @@ def shape_text(geometry: ConvGeometry, *, pads: bool = False) -> str:
         geometry: the convolution.
         pads: also name the pads, which change neither its weights nor how it splits.
     """
-    parts = [f"{geometry.c_in}->{geometry.c_out} {geometry.meaning.window(geometry)}"]
+    parts = [f"{geometry.c_in}->{geometry.c_out} {geometry.semantics.window(geometry)}"]
     if max(geometry.stride) > 1:
         parts.append(f"stride {_axes(geometry.stride)}")
     if max(geometry.dilation) > 1:

@@ -240,7 +240,7 @@ def test_data_beat_weights(net):
 def test_examples_alone_make_images_or_serve_themselves():
     colour = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3))
     plan = twofold.decompose(colour, example_inputs=torch.randn(1, 3, 20, 20), macs=0.6, multiple=4).plan
-    assert plan.calibration["inputs"]["kind"] == "synthetic"
+    assert plan.calibration["inputs"]["source_type"] == "synthetic"
     assert plan.calibration["batch_statistics"]
     assert not int(colour[1].num_batches_tracked)
     signal = nn.Sequential(nn.Conv1d(40, 64, 9), nn.ReLU(), nn.Conv1d(64, 64, 9))

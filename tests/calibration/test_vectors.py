@@ -77,7 +77,7 @@ def test_another_pass_fits_a_layer_as_its_covariance_would(geometry, count):
         gathering.update(x)
         return gathering.result()
 
-    full = shrunk(full) if geometry.kind == "linear" else full
+    full = shrunk(full) if geometry.layer_type == "linear" else full
     one = SCHEMES["channel"].factorize(layer, "", full)
     two = SCHEMES["channel"].factorize(layer, "", less, second_pass=second_pass)
     np.testing.assert_allclose(two.energy_errors(), one.energy_errors(), rtol=1e-3, atol=1e-5)

@@ -43,7 +43,7 @@ def test_the_example_kind_is_decomposed(monkeypatch):
     torch = pytest.importorskip("torch")
     from twofold.formats.torch.layer_types.base import registry
 
-    monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
+    monkeypatch.setattr(registry, "_entries", dict(registry))
     torch.manual_seed(0)
     names: dict[str, object] = {}
     exec(example("class Projections"), names)

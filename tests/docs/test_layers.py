@@ -1,4 +1,4 @@
-"""The page about kinds of layers says what the code does."""
+"""The page about layer types says what the code does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ pytest.importorskip("onnx")
 from docs.make_layers import BUILDERS, CONVOLUTIONS, KINDS, PAGE, page
 
 from twofold.backends import formats
-from twofold.layer_types import known
+from twofold.layer_types import LAYER_TYPES
 from twofold.lowrank.schemes import SCHEMES
 
 
@@ -25,4 +25,4 @@ def test_every_format_and_kind_is_there():
     plain = next(row for row in rows if row.startswith("| convolution over two axes"))
     assert plain.count(", ".join(SCHEMES)) == len(BUILDERS)
     assert len(CONVOLUTIONS) == 8
-    assert {geometry.kind for geometry in KINDS.values()} == set(known())
+    assert {geometry.layer_type for geometry in KINDS.values()} == set(LAYER_TYPES)

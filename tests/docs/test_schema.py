@@ -25,7 +25,7 @@ TIMING = {"predicted": [0.2, 0.1], "measured": [0.2, 0.1], "spread": 0.01}
 FULL: dict[str, Any] = {
     "twofold_plan": 1, "version": "0.1.0", "sources": {"net.onnx": "00"},
     "options": {
-        "budget": {"kind": "macs", "value": 0.5, "absolute": False}, "rule": None, "multiple": 16,
+        "budget": {"metric": "macs", "value": 0.5, "absolute": False}, "rule": None, "multiple": 16,
         "schemes": ["spatial"], "only": ["conv"], "skip": [], "ranks": ["conv=2"], "device": "none",
     },
     "macs_per": "image", "notes": ["a"], "totals": {"macs": [2, 1]}, "calibration": {"inputs": "synthetic"},

@@ -33,7 +33,7 @@ def test_an_exported_net_has_the_same_graph(tmp_path):
     graph = twofold.load(tmp_path / "net.onnx").graph()
     convolutions = [one for one in graph.nodes if one.layer is not None]
     assert [one.shape[1:] for one in convolutions] == [(64, 12, 12), (64, 12, 12), (5, 12, 12)]
-    assert [one.kind for one in graph.nodes] == ["Input", "Conv", "Conv", "Relu", "Conv"]
+    assert [one.op_type for one in graph.nodes] == ["Input", "Conv", "Conv", "Relu", "Conv"]
     assert [one.sources for one in graph.nodes] == [(), (0,), (1,), (2,), (3,)]
 
 

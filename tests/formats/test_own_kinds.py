@@ -30,7 +30,7 @@ MICROSOFT = "com.microsoft"
 def registries(monkeypatch):
     """Whatever a test registers is forgotten after it."""
     for registry in (types.base.registry, operators.base.registry, modules.base.registry):
-        monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
+        monkeypatch.setattr(registry, "_entries", dict(registry))
 
 
 def mixed(count: int, channels: int, *size: int, seed: int = 4) -> np.ndarray:
@@ -298,4 +298,4 @@ def test_a_quantized_module_is_listed_once():
     found = {layer.name: layer.geometry for layer in twofold.formats.modules.as_model(net).convolutions()}
     assert list(found) == ["0", "1"]
     assert found["0"] == ConvGeometry.linear(6, 4)
-    assert found["1"].kind == "transposed"
+    assert found["1"].layer_type == "transposed"

@@ -1,4 +1,4 @@
-"""A kind of layer that is none of twofold's: a convolution in the mathematician's sense, its kernel mirrored.
+"""A layer type that is none of twofold's: a convolution in the mathematician's sense, its kernel mirrored.
 
 All that is known of it stands here, in one class for what it computes and one for how PyTorch says it.
 """
@@ -17,12 +17,12 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold import layer_types as kinds  # noqa: E402
+from twofold import layer_types  # noqa: E402
 from twofold.calibration.gather import CalibrationOptions  # noqa: E402
 from twofold.calibration.statistics import PatchSampler, StatisticsOptions  # noqa: E402
 from twofold.conv import ConvGeometry  # noqa: E402
 from twofold.formats.torch import layer_types as modules  # noqa: E402
-from twofold.layer_types import convolution, geometry  # noqa: E402
+from twofold.layer_types import LAYER_TYPES, convolution  # noqa: E402
 from twofold.lowrank import SCHEMES  # noqa: E402
 from twofold.text import shape_text  # noqa: E402
 
@@ -45,7 +45,7 @@ class MirroredConv2d(nn.Conv2d):
 
 
 class Modules(modules.Convolution):
-    means, modules = "mirrored", (MirroredConv2d,)
+    layer_type, modules = "mirrored", (MirroredConv2d,)
 
     def make(self, geometry, settings, **options):
         pad = tuple(before for before, _ in geometry.pad)
@@ -59,15 +59,15 @@ class Modules(modules.Convolution):
 @pytest.fixture
 def known(monkeypatch):
     """Both registered, and forgotten after the test."""
-    monkeypatch.setattr(geometry, "_kinds", dict(geometry._kinds))
+    monkeypatch.setattr(LAYER_TYPES, "_entries", dict(LAYER_TYPES))
     registry = modules.base.registry
-    monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
-    kinds.register(Mirrored())
+    monkeypatch.setattr(registry, "_entries", dict(registry))
+    layer_types.register(Mirrored())
     modules.register(Modules())
 
 
 def shape(**more) -> ConvGeometry:
-    return ConvGeometry(12, 8, (3, 2), (2, 1), ((1, 1), (1, 1)), (1, 1), kind="mirrored", **more)
+    return ConvGeometry(12, 8, (3, 2), (2, 1), ((1, 1), (1, 1)), (1, 1), layer_type="mirrored", **more)
 
 
 def mixed(count: int, seed: int) -> torch.Tensor:
@@ -140,7 +140,7 @@ def test_a_fit_to_data_beats_one_to_weights_and_keeps_its_promise(net):
 
 def test_a_plan_is_saved_and_applied(net, tmp_path):
     result = twofold.decompose(net, macs=0.7, example_inputs=mixed(1, 0), no_data=True)
-    assert {choice.geometry.kind for choice in result.plan.choices} == {"mirrored"}
+    assert {choice.geometry.layer_type for choice in result.plan.choices} == {"mirrored"}
     *_, path = result.save(tmp_path)
     again = twofold.apply_plan(twofold.Plan.load(path), twofold.formats.modules.as_model(net, mixed(1, 0)))
     assert error(again.model.module, result.model.module, mixed(2, 4)) < 1e-5
@@ -148,34 +148,34 @@ def test_a_plan_is_saved_and_applied(net, tmp_path):
 
 def test_it_is_named_by_its_own_name(known):
     assert shape_text(shape()) == "8->12 3x2 mirrored, stride 2x1"
-    assert kinds.meaning("mirrored").words == "a mirrored convolution"
+    assert LAYER_TYPES.find("mirrored").words == "a mirrored convolution"
     with pytest.raises(twofold.TwofoldError, match="'mirrored' is registered already"):
-        kinds.register(Mirrored())
-    with pytest.raises(twofold.TwofoldError, match=r"MirroredConv2d.* is registered already, as mirrored"):
+        layer_types.register(Mirrored())
+    with pytest.raises(twofold.TwofoldError, match=r"MirroredConv2d.* is registered already"):
         modules.register(Modules())
 
 
 def test_without_it_nothing_is_known():
-    kinds_there = " ".join(kinds.known())
-    assert "mirrored" not in kinds_there
-    with pytest.raises(ValueError, match=re.escape(", ".join(kinds.known()))):
+    names = " ".join(LAYER_TYPES)
+    assert "mirrored" not in names
+    with pytest.raises(ValueError, match=re.escape(", ".join(LAYER_TYPES))):
         shape()
-    with pytest.raises(twofold.TwofoldError, match="there is no kind of layer 'mirrored'; known are"):
-        kinds.meaning("mirrored")
-    with pytest.raises(twofold.TwofoldError, match="no module is registered for layers of the kind"):
+    with pytest.raises(twofold.TwofoldError, match="there is no layer type 'mirrored'; known:"):
+        LAYER_TYPES.find("mirrored")
+    with pytest.raises(twofold.TwofoldError, match="no module is registered for layers of the type"):
         modules.plain("mirrored")
     layers = twofold.formats.modules.as_model(Net()).convolutions()
     assert {layer.reason for layer in layers} == {"a subclass with a forward of its own (MirroredConv2d)"}
 
 
-def test_every_kind_undoes_how_it_stores_its_weight():
+def test_every_layer_type_undoes_how_it_stores_its_weight():
     rng = np.random.default_rng(0)
-    for name, groups in itertools.product(kinds.known(), (1, 2)):
-        g = ConvGeometry(4, 6, (3, 2), (1, 1), ((0, 0),) * 2, (1, 1), groups, kind="convolution")
-        if not kinds.meaning(name).spatial:
+    for name, groups in itertools.product(LAYER_TYPES, (1, 2)):
+        g = ConvGeometry(4, 6, (3, 2), (1, 1), ((0, 0),) * 2, (1, 1), groups, layer_type="convolution")
+        if not LAYER_TYPES.find(name).spatial:
             g = ConvGeometry.linear(4, 6)
         g = ConvGeometry(g.c_out, g.c_in, g.kernel, g.stride, g.pad, g.dilation, g.groups, name)
         weight = rng.standard_normal(g.weight_shape)
-        stored = g.meaning.stored(weight, g)
-        assert stored.shape == g.meaning.stored_shape(g)
-        np.testing.assert_array_equal(g.meaning.canonical(stored, g), weight)
+        stored = g.semantics.stored(weight, g)
+        assert stored.shape == g.semantics.stored_shape(g)
+        np.testing.assert_array_equal(g.semantics.canonical(stored, g), weight)

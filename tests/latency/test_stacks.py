@@ -23,7 +23,7 @@ STACKS = {
     "dilated": Stack((ConvGeometry.of(6, 4, (3, 3), pad=2, dilation=2),), (9, 7)),
     "transposed": Stack(
         (ConvGeometry.of(6, 4, (1, 1)),
-         ConvGeometry(5, 6, (4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), kind="transposed")), (5, 6),
+         ConvGeometry(5, 6, (4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), layer_type="transposed")), (5, 6),
     ),
     "groups": Stack((ConvGeometry.of(6, 4, (3, 3), groups=2), ConvGeometry.of(3, 6, (1, 1))), (9, 7)),
 }  # fmt: skip
@@ -33,7 +33,7 @@ UNEVEN = Stack((ConvGeometry(3, 2, (3, 3), (1, 1), ((0, 1), (1, 0)), (1, 1)),), 
 def exact(stack: Stack) -> np.ndarray:
     value = torch.from_numpy(stack.input()).double()
     for geometry, (weight, bias) in zip(stack.chain, stack.weights(), strict=True):
-        if geometry.kind == "transposed":
+        if geometry.layer_type == "transposed":
             turned = torch.from_numpy(weight).double().transpose(0, 1)
             value = functional.conv_transpose2d(value, turned, torch.from_numpy(bias).double(), 2, 1)
             continue

@@ -223,7 +223,7 @@ def test_a_budget_of_error_takes_the_fastest_network(tmp_path):
     assert by_time.choices
     assert "spatial" not in {choice.scheme for choice in by_time.choices}
     assert by_time.measured_error <= 0.3
-    assert by_time.options.budget.kind == "error"
+    assert by_time.options.budget.metric == "error"
 
 
 def test_without_a_limit_what_is_told_follows_the_network(tmp_path):

@@ -23,11 +23,11 @@ GEOMETRIES = (
     ConvGeometry.of(6, 8, (3,), stride=2, pad=1),
     ConvGeometry.of(5, 4, (2, 3, 2), pad=1, dilation=(1, 2, 1)),
     ConvGeometry.linear(9, 7),
-    ConvGeometry(6, 5, (4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), kind="transposed"),
-    ConvGeometry(4, 7, (3, 2), (2, 3), ((1, 0), (0, 1)), (2, 1), kind="transposed", output_padding=(1, 2)),
+    ConvGeometry(6, 5, (4, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), layer_type="transposed"),
+    ConvGeometry(4, 7, (3, 2), (2, 3), ((1, 0), (0, 1)), (2, 1), 1, "transposed", (1, 2)),
     # The second axis is padded by more than its kernel reaches.
-    ConvGeometry(5, 4, (3, 2), (1, 2), ((0, 1), (2, 2)), (1, 1), kind="transposed"),
-    ConvGeometry(5, 6, (3,), (2,), ((1, 1),), (1,), kind="transposed", output_padding=(1,)),
+    ConvGeometry(5, 4, (3, 2), (1, 2), ((0, 1), (2, 2)), (1, 1), layer_type="transposed"),
+    ConvGeometry(5, 6, (3,), (2,), ((1, 1),), (1,), layer_type="transposed", output_padding=(1,)),
 )
 
 CASES = [
@@ -86,7 +86,7 @@ def convolve(x: Array, convs: tuple[FactorConv, ...]) -> Array:
     """A stack by brute force, taps in a loop: x (N, C_in, *size)."""
     for conv in map(without_groups, convs):
         g = conv.geometry
-        if g.kind == "transposed":
+        if g.layer_type == "transposed":
             x = scatter(x, conv)
             continue
         padded = np.pad(x, ((0, 0), (0, 0), *g.pad))

@@ -17,7 +17,7 @@ from twofold.planning import Budget
 )  # fmt: skip
 def test_reading(text, value, absolute):
     budget = Budget.parse("macs", text)
-    assert (budget.kind, budget.value, budget.absolute) == ("macs", pytest.approx(value), absolute)
+    assert (budget.metric, budget.value, budget.absolute) == ("macs", pytest.approx(value), absolute)
 
 
 @pytest.mark.parametrize("text", ["", "half", "40%", "-0.4", "0.4.1", "nan", "inf", "3X", "0,4"])

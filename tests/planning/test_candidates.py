@@ -198,7 +198,7 @@ def test_the_ranks_of_a_grouped_layer_count_one_groups_channels():
 def test_macs_per_position_of_stacks_with_strides():
     """Against their counts over an image that strides divide."""
     plain = ConvLayer("a", ConvGeometry.of(8, 4, (3, 3), stride=(2, 3)), None)
-    turned = replace(plain, geometry=replace(plain.geometry, kind="transposed"))
+    turned = replace(plain, geometry=replace(plain.geometry, layer_type="transposed"))
     for layer, kind, size, more in ((plain, "convolution", (24, 36), 0), (turned, "transposed", (4, 6), 1)):
         chain = (
             ConvGeometry(5, 4, (3, 1), (2, 1), ((1, 1), (0, 0)), (1, 1), 1, kind, (more, 0)),

@@ -55,7 +55,7 @@ def plans(draw):
             ranks = tuple(draw(st.lists(sizes, min_size=1, max_size=2)))
             notes = tuple(draw(st.lists(names, max_size=2)))
             macs, params, error, output_error = (
-                draw(kind_of) for kind_of in (counts, counts, errors, errors)
+                draw(adapter_of) for adapter_of in (counts, counts, errors, errors)
             )
             variant = draw(st.sampled_from(["", "hw", "wh"]))
             becomes = tuple(draw(st.lists(names, max_size=3)))
@@ -122,7 +122,7 @@ def test_a_plan_keeps_how_it_was_made():
     document = json.loads(MEASURED.to_json())
     assert document["twofold_plan"] == 1
     assert document["sources"] == {"net.caffemodel": "ab" * 32}
-    assert document["options"]["budget"] == {"kind": "macs", "value": 0.6, "absolute": False}
+    assert document["options"]["budget"] == {"metric": "macs", "value": 0.6, "absolute": False}
     assert document["totals"]["macs_ratio"] == MEASURED.totals.macs_ratio
     assert document["totals"]["predicted_output_error"] == MEASURED.predicted_error
     with pytest.raises(TypeError):
@@ -307,3 +307,9 @@ def test_a_schemes_refusal_reaches_the_reader():
 def test_a_layer_stands_in_a_plan_once():
     with pytest.raises(PlanError, match="it names a twice"):
         Plan((), (Skipped("a", "x"), Skipped("a", "y")))
+
+
+def test_former_keys_are_read():
+    former = MEASURED.to_json().replace('"metric":', '"kind":').replace('"layer_type":', '"kind":')
+    assert former != MEASURED.to_json()
+    assert Plan.from_json(former) == MEASURED

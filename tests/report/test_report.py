@@ -285,7 +285,7 @@ def test_boxes_that_are_lost_are_in_the_first_sentence_and_on_the_terminal(resul
 
 def test_how_it_was_made_is_said_in_words():
     record = {
-        "inputs": {"kind": "images", "options": {"size": None, "scale": 0.5}, "skipped": []},
+        "inputs": {"source_type": "images", "options": {"size": None, "scale": 0.5}, "skipped": []},
         "shrunk": {f"layer{i}": i / 7 for i in range(40)},
         "means_corrected": [f"conv{i}" for i in range(56)],
         "nested": {"few": [1, 2], "many": [f"name{i}" for i in range(50)]},
@@ -345,7 +345,7 @@ def test_branches_get_lanes_of_their_own():
     )
     blocks = {block.node.name: block for block in lay_out(NetGraph(nodes), {"deep": 2})}
     assert "relu" not in blocks
-    assert blocks["left"].with_kinds == ("Relu",)
+    assert blocks["left"].with_op_types == ("Relu",)
     assert [blocks[name].layer for name in ("data", "left", "deep", "right", "sum")] == [0, 1, 2, 1, 3]
     assert blocks["deep"].lane == blocks["left"].lane == blocks["sum"].lane == 0
     assert blocks["right"].lane == 1
@@ -368,8 +368,8 @@ def test_activations_that_are_spelt_out_are_drawn_into_their_layer():
     )
     blocks = {block.node.name: block for block in lay_out(NetGraph(nodes), {})}
     assert set(blocks) == {"silu", "mish", "gate", "g", "x*g", "beside"}
-    assert blocks["silu"].with_kinds == ("Sigmoid", "Mul")
-    assert blocks["mish"].with_kinds == ("Softplus", "Tanh", "Mul")
+    assert blocks["silu"].with_op_types == ("Sigmoid", "Mul")
+    assert blocks["mish"].with_op_types == ("Softplus", "Tanh", "Mul")
 
 
 @st.composite

@@ -13,14 +13,14 @@ def _plain(operator: str, site: Site) -> Value:
     return site.node(operator, site.bottoms[0])
 
 
-for _kind, _operator in {
+for _type, _operator in {
     "Sigmoid": "Sigmoid",
     "TanH": "Tanh",
     "AbsVal": "Abs",
     "BNLL": "Softplus",
     "HardSwish": "HardSwish",
 }.items():
-    register(_kind)(partial(_plain, _operator))
+    register(_type)(partial(_plain, _operator))
 
 
 @register("Dropout")

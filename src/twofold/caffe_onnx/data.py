@@ -23,7 +23,7 @@ def dummy_data(site: Site) -> tuple[Value, ...]:
         ModelError: a filler that draws.
     """
     fillers = site.spec.fields.message("dummy_data_param").messages("data_filler")
-    drawn = [kind for filler in fillers if (kind := filler.text("type")) != "constant"]
+    drawn = [filler_type for filler in fillers if (filler_type := filler.text("type")) != "constant"]
     if drawn:
         raise ModelError(
             f"{site.spec.label} draws its values anew in every pass (filler {drawn[0]!r}), which an ONNX "

@@ -95,9 +95,9 @@ class Site:
         self._nodes.append(helper.make_node(operator, inputs, outputs, outputs[0], **attributes))
         return tuple(outputs)
 
-    def constant(self, name: str, array: Any, kind: type[np.generic] = np.float32) -> Value:
+    def constant(self, name: str, array: Any, dtype: type[np.generic] = np.float32) -> Value:
         """Add a constant, called by the layer and `name`."""
-        return self.graph.constant(f"{self.spec.name}/{name}", np.asarray(array, kind))
+        return self.graph.constant(f"{self.spec.name}/{name}", np.asarray(array, dtype))
 
     def integers(self, name: str, values: Sequence[int]) -> Value:
         """Add a list of integers, such as a shape."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 from ..conv import Size
 from ..errors import ModelError
 from ..formats.caffe.fields import axis_of
-from ..formats.caffe.layer_types import geometry, kind_of
+from ..formats.caffe.layer_types import adapter_of, geometry
 from ..formats.caffe.net import LayerSpec
 from ..formats.caffe.window import Window, window
 from .layer import Layer, Operation, Setup, Tops
@@ -46,7 +46,7 @@ class _Window(Layer):
             )
         self.window = window(setup.spec, param, self.axes)
         self.geometry = geometry(setup.spec, self.axes, channels) if channels else None
-        shape = self.geometry.meaning.stored_shape(self.geometry) if self.geometry else None
+        shape = self.geometry.semantics.stored_shape(self.geometry) if self.geometry else None
         self.add_blob(setup, "weight", shape, param.message("weight_filler"))
         if param.flag("bias_term"):
             self.add_blob(setup, "bias", (param.integer("num_output"),), param.message("bias_filler"))
@@ -63,8 +63,8 @@ class _Window(Layer):
         stored = setup.blob_shape(0)
         if stored is None:
             return 2, 0
-        kind = kind_of(setup.spec.type)
-        return len(stored) - 2, kind.channels(setup.spec, stored) if kind else 0
+        adapter = adapter_of(setup.spec.type)
+        return len(stored) - 2, adapter.channels(setup.spec, stored) if adapter else 0
 
     def _convolve(self, images: Tensor) -> Tensor:
         raise NotImplementedError

@@ -95,7 +95,7 @@ def _header(stream: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype[Any
         raise ValueError(f"{what} has a header of version {version}; known are 1.0 and 2.0")
     try:
         shape, fortran, dtype = _HEADERS[version](stream)
-    except TypeError as error:  # a Python literal of another kind than NumPy writes
+    except TypeError as error:  # a Python literal of another type than NumPy writes
         raise ValueError(f"{what} has a header that is none: {error}") from error
     if dtype.hasobject:
         raise ValueError(f"{what} holds Python objects, which are not read")

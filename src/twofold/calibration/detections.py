@@ -47,9 +47,9 @@ def _joined(corners: Rows, group: Mapping[str, Rows]) -> Rows:
     beside = {name: one for name, one in group.items() if one.ndim == 1 and len(one) == len(corners)}
     classes = [name for name, one in beside.items() if _is_class(name, one)]
     scores = [name for name in beside if name not in classes]
-    kind = beside[classes[0]] if classes else np.zeros(len(corners))
+    label = beside[classes[0]] if classes else np.zeros(len(corners))
     score = beside[scores[0]] if scores else np.ones(len(corners))
-    return np.column_stack([np.zeros(len(corners)), kind, score, corners]).astype(np.float32)
+    return np.column_stack([np.zeros(len(corners)), label, score, corners]).astype(np.float32)
 
 
 def _is_class(name: str, values: Rows) -> bool:

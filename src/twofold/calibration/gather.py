@@ -142,7 +142,7 @@ def gather(
     for layer in track(layers, "summing up"):
         statistics = accumulators.pop(layer.name).result()
         _check(layer, statistics)
-        if not layer.geometry.meaning.spatial:
+        if not layer.geometry.semantics.spatial:
             statistics = shrunk(statistics)
         # The metric mixes all outputs of a layer, which a stack with groups cannot follow.
         metric = metrics.get(layer.name) if layer.geometry.groups == 1 else None

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..conv import frozen
 from ..errors import InputError, OptionError
+from ..renamed import former_fields
 from ..system import reading
 from .arrays import read_npy, read_npz
 from .memory import check_room
@@ -33,12 +34,13 @@ DEFAULT_LIMIT = 256
 DEFAULT_BATCH = 8
 
 
+@former_fields(kind="source_type")
 @dataclass(frozen=True)
 class Provenance:
     """Where inputs come from, as a plan records it.
 
     Attributes:
-        kind: "images", "data", "arrays" or "synthetic".
+        source_type: "images", "data", "arrays" or "synthetic".
         source: what the user named: a folder, a file, a pattern; "" for arrays in memory.
         options: how samples were made of the source, as plain JSON values.
         skipped: (name, reason) of everything that could not be used.
@@ -48,7 +50,7 @@ class Provenance:
             empty where the values go in as they are.
     """
 
-    kind: str
+    source_type: str
     source: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
     skipped: tuple[tuple[str, str], ...] = ()
@@ -149,7 +151,7 @@ class Inputs:
         """What a plan stores about the inputs, as plain JSON values."""
         origin = self.provenance
         return {
-            "kind": origin.kind,
+            "source_type": origin.source_type,
             "source": origin.source,
             "count": self.count,
             "shapes": {name: list(array.shape[1:]) for name, array in self.arrays.items()},

@@ -59,7 +59,8 @@ class HeldOut:
             inputs: the samples.
             seed: of the draw of positions.
         """
-        layers = [layer for layer in layers if layer.geometry.groups == 1 and layer.geometry.meaning.spatial]
+        of_layers = ((layer, layer.geometry) for layer in layers)
+        layers = [layer for layer, g in of_layers if g.groups == 1 and g.semantics.spatial]
         options = StatisticsOptions(positions=math.ceil(_PATCHES / inputs.count), seed=seed)
         samplers = {layer.name: PatchSampler(layer.geometry, options) for layer in layers}
         parts: dict[str, list[NDArray[np.float32]]] = {layer.name: [] for layer in layers}

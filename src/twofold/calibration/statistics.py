@@ -124,7 +124,7 @@ class PatchSampler:
         """The padded image as rows of channels, rows where patches start, offsets of the taps in rows."""
         g = self.geometry
         channels_last = np.moveaxis(image.astype(np.float32, copy=False), 0, -1)
-        padded, steps, taps = g.meaning.patches(channels_last, g)
+        padded, steps, taps = g.semantics.patches(channels_last, g)
         size = padded.shape[:-1]
         strides = [math.prod(size[a + 1 :]) for a in range(len(size))]
         out = g.output_size(image.shape[1:])

@@ -140,8 +140,8 @@ def synthetic_inputs(
         leaves += span.low - np.asarray(span.mean, np.float32).reshape(-1, 1, 1)
         leaves *= scale.reshape(-1, 1, 1)
         arrays[name] = leaves
-        kind = {1: "gray", 3: "colour"}.get(channels, f"{channels}-channel, each with values of its own,")
-        notes.append(f"{name}: {count} synthetic {kind} images {height}x{width}, {span}")
+        colours = {1: "gray", 3: "colour"}.get(channels, f"{channels}-channel, each with values of its own,")
+        notes.append(f"{name}: {count} synthetic {colours} images {height}x{width}, {span}")
     settings: dict[str, object] = {"count": count, "seed": seed}
     return Inputs(arrays, Provenance("synthetic", "dead leaves", settings, notes=tuple(notes)))
 

@@ -90,7 +90,7 @@ class VectorAccumulator:
                 X -= self._shift
                 self._sum += X.sum(axis=0, dtype=np.float64)
                 self._squares += np.square(X).sum(axis=0, dtype=np.float64)
-            if not self._geometry.meaning.spatial:
+            if not self._geometry.semantics.spatial:
                 self._keep(X)
             self.count += len(X)
 

@@ -147,7 +147,7 @@ def decompose(
     budget = _budget(macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy)
     time = time_budget(speedup, latency)
     if time is not None and budget is not None:
-        raise OptionError(f"one budget can be kept, found one of time and of {budget.kind}; choose one")
+        raise OptionError(f"one budget can be kept, found one of time and of {budget.metric}; choose one")
     budget = budget if time is None else Budget("latency", time)
     watch = stopwatch(budget, runtime_name=runtime, threads=threads, table=latency_table)
     fixed = tuple(map(FixedRanks.parse, rank or ()))
@@ -208,8 +208,8 @@ def apply(
 
 
 def _budget(**given: str | None) -> Budget | None:
-    named = [(kind, text) for kind, text in given.items() if text is not None]
+    named = [(metric, text) for metric, text in given.items() if text is not None]
     if len(named) > 1:
-        options = " and ".join(f"--{kind.replace('_', '-')}" for kind, _ in named)
+        options = " and ".join(f"--{metric.replace('_', '-')}" for metric, _ in named)
         raise OptionError(f"one budget can be kept, found {options}; choose one")
     return Budget.parse(*named[0]) if named else None

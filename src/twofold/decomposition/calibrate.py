@@ -93,7 +93,7 @@ class Calibration:
         runner = runner_for(model, source.targets)
         refuse_varying(runner)
         inputs = calibration_inputs(runner, source)
-        synthetic = inputs.provenance.kind == "synthetic"
+        synthetic = inputs.provenance.source_type == "synthetic"
         options = source.options
         if options.batch_statistics is None:
             unsure = inputs.provenance.assumed or is_caffe(runner)

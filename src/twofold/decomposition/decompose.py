@@ -240,9 +240,9 @@ def _fixed(ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]]) -> tupl
 
 
 def _budget(**given: float | str | None) -> Budget | None:
-    named = [(kind, value) for kind, value in given.items() if value is not None]
+    named = [(metric, value) for metric, value in given.items() if value is not None]
     if len(named) > 1:
         raise PlanError(
-            f"one budget can be kept, found {' and '.join(kind for kind, _ in named)}; choose one"
+            f"one budget can be kept, found {' and '.join(metric for metric, _ in named)}; choose one"
         )
     return Budget.of(*named[0]) if named else None

@@ -35,8 +35,8 @@ class Factored:
 
     def of(self, choice: Choice) -> Factorization:
         """The factorization that a choice names."""
-        kind = (choice.scheme, choice.variant)
-        return next(one for one in self.layers[choice.layer] if (one.scheme, one.variant) == kind)
+        split = (choice.scheme, choice.variant)
+        return next(one for one in self.layers[choice.layer] if (one.scheme, one.variant) == split)
 
 
 def factorize(

@@ -117,7 +117,7 @@ def _run(
     if watch is None:
         found = trial.search()
     else:
-        limit = options.budget.value if options.budget and options.budget.kind == "latency" else None
+        limit = options.budget.value if options.budget and options.budget.metric == "latency" else None
 
         def by(prices: Cost) -> PlanTrial:
             nonlocal trial
@@ -222,9 +222,9 @@ class _Planner:
         budget = self.options.budget
         if self.calibration is None or budget is None:
             return self._plan(self.options)
-        if budget.kind == "error":
+        if budget.metric == "error":
             return self._kept(within_error(budget.value, partial(self._measured, self._error)))
-        if budget.kind == "accuracy_drop":
+        if budget.metric == "accuracy_drop":
             before = self.calibration.accuracy_of(())
             measured = partial(self._measured, partial(self._drop, before))
             found = within_drop(budget.value, measured, self.cost.name if self.cost else "macs")

@@ -46,20 +46,20 @@ def open_hdf5(h5py: Any, path: Path) -> Any:
         # Links of links: every object that has a name is seen, and nothing is opened through a link outwards.
         links: list[tuple[bytes, int]] = []
         file.id.links.visit(lambda name, info: links.append((name, info.type)), info=True)
-        for name, kind in links:
-            _refuse_outside(h5py, file, name, kind)
+        for name, link_type in links:
+            _refuse_outside(h5py, file, name, link_type)
     except BaseException:
         file.close()
         raise
     return file
 
 
-def _refuse_outside(h5py: Any, file: Any, name: bytes, kind: int) -> None:
+def _refuse_outside(h5py: Any, file: Any, name: bytes, link_type: int) -> None:
     links = h5py.h5l
-    if kind == links.TYPE_SOFT:  # a name within the file, which is visited itself
+    if link_type == links.TYPE_SOFT:  # a name within the file, which is visited itself
         return
-    if kind != links.TYPE_HARD:
-        target = file.id.links.get_val(name)[0] if kind == links.TYPE_EXTERNAL else b"something outside"
+    if link_type != links.TYPE_HARD:
+        target = file.id.links.get_val(name)[0] if link_type == links.TYPE_EXTERNAL else b"something outside"
         raise _outside(file, name, "is a link to", target)
     found = h5py.h5o.open(file.id, name)
     if not isinstance(found, h5py.h5d.DatasetID):

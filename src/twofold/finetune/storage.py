@@ -1,4 +1,4 @@
-"""The two kinds of files in which Caffe keeps snapshots: protobuf and HDF5.
+"""The two formats in which Caffe keeps snapshots: protobuf and HDF5.
 
 Source: BVLC Caffe 1.0, `Net::ToHDF5`, `SGDSolver::SnapshotSolverStateToHDF5`, `util/hdf5.cpp`.
 """
@@ -42,7 +42,7 @@ class Storage:
 
 
 def read_state(path: str | Path) -> Snapshot:
-    """Read a `.solverstate` of either kind.
+    """Read a `.solverstate` of either format.
 
     Raises:
         FormatError: it cannot be read, or is no solver state.

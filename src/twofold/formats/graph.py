@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..renamed import former_fields
+
 #: Size along each axis; None where it is not known.
 Shape = tuple[int | None, ...]
 
 
+@former_fields(kind="op_type")
 @dataclass(frozen=True)
 class Node:
     """One layer, operator or module.
 
     Attributes:
         name: its name.
-        kind: its type, as the format calls it: "Convolution", "Conv", "Conv2d".
+        op_type: its type, as the format calls it: "Convolution", "Conv", "Conv2d".
         sources: positions of the nodes that feed it, all before its own.
         shape: of its first output; None where it is not known.
         layer: name of the convolution that it is a use of, as `Model.convolutions` gives it; None for others.
     """
 
     name: str
-    kind: str
+    op_type: str
     sources: tuple[int, ...] = ()
     shape: Shape | None = None
     layer: str | None = None

@@ -113,9 +113,9 @@ def parameters_of(
     found = {}
     for name, geometry in wanted.items():
         weight, bias = model.get(f"{name}.weight"), model.get(f"{name}.bias")
-        if weight is not None and tuple(weight.shape) == geometry.meaning.stored_shape(geometry):
+        if weight is not None and tuple(weight.shape) == geometry.semantics.stored_shape(geometry):
             found[name] = (
-                geometry.meaning.canonical(values(weight), geometry),
+                geometry.semantics.canonical(values(weight), geometry),
                 None if bias is None else values(bias),
             )
     return found

@@ -1,67 +1,63 @@
-"""The registry that each format has of its kinds of layers."""
+"""The registry that each format has of its adapters of layers."""
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from ..errors import OptionError
+from ..registry import Registry
+from ..renamed import rename_members
 
 
-class Means(Protocol):
-    """What all formats' kinds have."""
+class Adapter(ABC):
+    """What the adapters of all formats have; see `LayerAdapter` of each."""
 
-    means: str
+    layer_type: str
+
+    def __init_subclass__(cls) -> None:
+        rename_members(cls, means="layer_type")
 
 
-Key = TypeVar("Key")
-KindType = TypeVar("KindType", bound=Means)
+K = TypeVar("K")
+A = TypeVar("A", bound=Adapter)
 
 
-class Registry(Generic[Key, KindType]):
-    """Kinds of layers by what says them in a format: a type, an operator, a class."""
+class AdapterRegistry(Registry[K, A], Generic[K, A]):
+    """Adapters by what stands for a layer in a format: a type, an operator, a class."""
 
-    def __init__(self, what: str, keys: Callable[[KindType], Iterable[Key]]) -> None:
+    def __init__(self, what: str, keys: Callable[[A], Iterable[K]]) -> None:
         """Make an empty one.
 
         Args:
             what: what a key is, in words.
-            keys: the keys of a kind.
+            keys: the keys of an adapter.
         """
-        self._what, self._keys = what, keys
-        self._kinds: dict[Key, KindType] = {}
+        super().__init__(what)
+        self._keys = keys
 
-    def register(self, kind: KindType) -> None:
-        """Add a kind.
+    def register_adapter(self, adapter: A) -> None:
+        """Add an adapter.
 
         Raises:
             OptionError: another has one of its keys.
         """
-        for key in self._keys(kind):
-            if key in self._kinds:
-                raise OptionError(
-                    f"{self._what} {key!r} is registered already, as {self._kinds[key].means}; "
-                    "each can be of one kind"
-                )
-        self._kinds.update(dict.fromkeys(self._keys(kind), kind))
+        self.add(adapter, *self._keys(adapter))
 
-    def get(self, key: Key) -> KindType | None:
-        """The kind of a key; None where nothing is known of it."""
-        return self._kinds.get(key)
+    def known(self, layer_type: str | None = None) -> tuple[K, ...]:
+        """All keys, or those of a layer type of `twofold.layer_types`, in the order of registration."""
+        return tuple(key for key, one in self.items() if layer_type in (None, one.layer_type))
 
-    def known(self, means: str | None = None) -> tuple[Key, ...]:
-        """All keys, or those that say a kind of `twofold.kinds`, in the order of registration."""
-        return tuple(key for key, kind in self._kinds.items() if means in (None, kind.means))
-
-    def plain(self, means: str, like: KindType | None = None) -> KindType:
-        """What says layers of a kind of `twofold.kinds`: `like` where it does, else the first registered.
+    def plain(self, layer_type: str, like: A | None = None) -> A:
+        """The adapter that writes layers of a type: `like` where it has that type, else the first registered.
 
         Raises:
             OptionError: there is none.
         """
-        if like is not None and like.means == means:
+        if like is not None and like.layer_type == layer_type:
             return like
-        keys = self.known(means)
+        keys = self.known(layer_type)
         if not keys:
-            raise OptionError(f"no {self._what} is registered for layers of the kind '{means}'")
-        return self._kinds[keys[0]]
+            raise OptionError(f"no {self._what} is registered for layers of the type '{layer_type}'")
+        return self[keys[0]]

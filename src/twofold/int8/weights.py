@@ -77,8 +77,8 @@ def round_to_outputs(plain: Path, int8: Path, inputs: Inputs) -> tuple[str, ...]
             alone.append(layer.name)
             continue
         use, weight = model.group(layer.name).uses[0], weights[names[layer]]
-        scales = use.kind.canonical(use.node, _scales(written, weight), layer.geometry)
-        numbers = use.kind.stored(use.node, _rounded(layer, scales, statistics), layer.geometry)
+        scales = use.adapter.canonical(use.node, _scales(written, weight), layer.geometry)
+        numbers = use.adapter.stored(use.node, _rounded(layer, scales, statistics), layer.geometry)
         weight.CopyFrom(from_array(numbers.astype(np.int8).reshape(weight.dims), weight.name))
     onnx.save(written, int8)
     if not alone:

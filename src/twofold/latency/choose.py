@@ -11,7 +11,7 @@ from .runtimes import RUNTIMES, default_threads, runtime
 from .stopwatch import LocalTimer, Stopwatch
 
 #: Budgets that a plan by time can keep: of time, or of what may be lost at the least time.
-_KINDS = ("latency", "error", "accuracy_drop")
+_METRICS = ("latency", "error", "accuracy_drop")
 
 
 def time_budget(speedup: float | None, latency: float | None) -> float | None:
@@ -49,7 +49,7 @@ def stopwatch(
         FormatError: the table cannot be read.
     """
     if runtime_name is None and table is None:
-        if budget is not None and budget.kind == "latency":
+        if budget is not None and budget.metric == "latency":
             raise OptionError(
                 f"a budget of time needs a runtime ({', '.join(RUNTIMES)}), or a table of times that were "
                 "measured elsewhere"
@@ -57,8 +57,8 @@ def stopwatch(
         if threads is not None:
             raise OptionError("threads: are those of a runtime; name one")
         return None
-    if budget is None or budget.kind not in _KINDS:
-        given = "no budget" if budget is None else f"a budget of {budget.kind}"
+    if budget is None or budget.metric not in _METRICS:
+        given = "no budget" if budget is None else f"a budget of {budget.metric}"
         raise OptionError(
             f"a plan by time needs a budget of speedup, latency, error or accuracy drop, found {given}"
         )

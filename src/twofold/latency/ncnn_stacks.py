@@ -23,7 +23,7 @@ def ncnn_refusal(stack: Stack) -> str | None:
         return "ncnn has no batches: one image per run"
     if len(stack.size) > 2:
         return "convolutions over three axes are not written for ncnn"
-    missing = [geometry.meaning.words for geometry in stack.timed if geometry.kind not in _TYPES]
+    missing = [geometry.semantics.words for geometry in stack.timed if geometry.layer_type not in _TYPES]
     return f"ncnn has no layer that is {missing[0]}" if missing else None
 
 
@@ -44,7 +44,7 @@ def ncnn_bytes(stack: Stack) -> tuple[bytes, bytes]:
 def _type(geometry: ConvGeometry) -> str:
     grouped = "DepthWise" if geometry.groups > 1 else ""
     axes = "1D" if len(geometry.kernel) == 1 else ""
-    return _TYPES[geometry.kind] + grouped + axes
+    return _TYPES[geometry.layer_type] + grouped + axes
 
 
 def _fields(geometry: ConvGeometry, bias: bool) -> Iterator[tuple[int, int]]:
@@ -64,5 +64,5 @@ def _fields(geometry: ConvGeometry, bias: bool) -> Iterator[tuple[int, int]]:
     for axis, (kernel, dilation, stride, (before, after), extra) in enumerate(reversed(list(axes))):
         yield from ((1 + 10 * axis, kernel), (2 + 10 * axis, dilation), (3 + 10 * axis, stride))
         yield from ((before_keys[axis], before), (after_keys[axis], after))
-        if geometry.kind == "transposed":
+        if geometry.layer_type == "transposed":
             yield 18 + axis, extra

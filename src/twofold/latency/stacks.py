@@ -38,7 +38,7 @@ class Stack:
     @property
     def timed(self) -> tuple[ConvGeometry, ...]:
         """What runtimes are given: of a fully connected layer the convolution with one tap that it is."""
-        return tuple(g if g.meaning.spatial else replace(g, kind="convolution") for g in self.chain)
+        return tuple(g if g.semantics.spatial else replace(g, layer_type="convolution") for g in self.chain)
 
     @property
     def key(self) -> str:
@@ -81,15 +81,15 @@ def onnx_bytes(stack: Stack) -> bytes:
     nodes, constants, value = [], [], "x"
     size = stack.size
     for i, (geometry, (weight, bias)) in enumerate(zip(stack.timed, stack.weights(), strict=True)):
-        kind = plain(geometry.kind)
+        adapter = plain(geometry.layer_type)
         named = {
-            f"w{i}": geometry.meaning.stored(weight, geometry),
+            f"w{i}": geometry.semantics.stored(weight, geometry),
             **({} if bias is None else {f"b{i}": bias}),
         }
         constants += [numpy_helper.from_array(array, name) for name, array in named.items()]
         out = "y" if i == len(stack.chain) - 1 else f"x{i}"
-        domain, type_ = kind.operators[0]
-        attributes: dict[str, Any] = {"domain": domain or None, **kind.attributes(geometry)}
+        domain, type_ = adapter.operators[0]
+        attributes: dict[str, Any] = {"domain": domain or None, **adapter.attributes(geometry)}
         nodes.append(helper.make_node(type_, [value, *named], [out], f"conv{i}", **attributes))
         value, size = out, geometry.output_size(size)
     ends = {"x": stack.input_shape, "y": (stack.batch, stack.chain[-1].c_out, *size)}
@@ -103,7 +103,7 @@ def onnx_bytes(stack: Stack) -> bytes:
 
 def caffe_refusal(stack: Stack) -> str | None:
     """Why Caffe has no such stack, in words for users; None where it has."""
-    missing = [geometry.meaning.words for geometry in stack.timed if not types(geometry.kind)]
+    missing = [geometry.semantics.words for geometry in stack.timed if not types(geometry.layer_type)]
     if missing:
         return f"Caffe has no layer that is {missing[0]}"
     if any(before != after for geometry in stack.chain for before, after in geometry.pad):
@@ -121,7 +121,7 @@ def caffe_bytes(stack: Stack) -> tuple[bytes, bytes]:
     for i, (geometry, (weight, bias)) in enumerate(zip(stack.timed, stack.weights(), strict=True)):
         top = "y" if i == len(stack.chain) - 1 else f"x{i}"
         text.append(_caffe_layer(f"conv{i}", value, top, geometry, bias is not None))
-        stored = geometry.meaning.stored(weight, geometry)
+        stored = geometry.semantics.stored(weight, geometry)
         blobs = (stored,) if bias is None else (stored, bias)
         layers.append(NewLayer(f"conv{i}", _caffe_type(geometry), blobs))
         value = top
@@ -131,7 +131,7 @@ def caffe_bytes(stack: Stack) -> tuple[bytes, bytes]:
 
 
 def _caffe_type(geometry: ConvGeometry) -> str:
-    return types(geometry.kind)[0]
+    return types(geometry.layer_type)[0]
 
 
 def _caffe_layer(name: str, bottom: str, top: str, geometry: ConvGeometry, bias: bool) -> str:

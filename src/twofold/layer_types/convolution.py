@@ -6,10 +6,10 @@ import itertools
 
 import numpy as np
 
-from .geometry import Array, ConvGeometry, Kind, Size
+from .geometry import Array, ConvGeometry, LayerType, Size
 
 
-class Convolution(Kind):
+class Convolution(LayerType):
     """A convolution over any number of axes."""
 
     name, words = "convolution", "a convolution"

@@ -1,4 +1,4 @@
-"""The shape of a layer, what its kind has to say of it, and the registry of kinds."""
+"""The shape of a layer, what its layer type computes, and the registry of layer types."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OptionError
+from ..registry import Registry
+from ..renamed import former_fields, former_property
 
 Array = NDArray[np.floating]
 Size = tuple[int, ...]
 
 
+@former_fields(kind="layer_type")
 @dataclass(frozen=True)
 class ConvGeometry:
     """Shape of a convolution over any number of spatial axes (two for images: height, width).
@@ -29,8 +31,8 @@ class ConvGeometry:
         pad: zeros (before, after) per axis.
         dilation: distance of kernel taps per axis; 1 is dense.
         groups: number of channel groups.
-        kind: name of a registered kind, which says what the rest means: "convolution"; "linear", a fully
-            connected layer; "transposed", a transposed convolution.
+        layer_type: name of a registered layer type, to which the rest refers: "convolution"; "linear", a
+            fully connected layer; "transposed", a transposed convolution.
         output_padding: of a transposed convolution, by how much its output is larger behind, per axis.
     """
 
@@ -41,18 +43,18 @@ class ConvGeometry:
     pad: tuple[tuple[int, int], ...]
     dilation: Size
     groups: int = 1
-    kind: str = "convolution"
+    layer_type: str = "convolution"
     output_padding: Size = ()
 
     def __post_init__(self) -> None:
         axes = len(self.kernel)
         if not self.output_padding:
             object.__setattr__(self, "output_padding", (0,) * axes)
-        if self.kind not in _kinds:
-            raise ValueError(f"the kind of a layer is one of {', '.join(_kinds)}, got {self.kind!r}")
+        if self.layer_type not in LAYER_TYPES:
+            raise ValueError(f"layer_type is one of {', '.join(LAYER_TYPES)}, got {self.layer_type!r}")
         if len(self.output_padding) != axes or min(self.output_padding) < 0:
             raise ValueError(f"output_padding is a number per axis, not negative, got {self}")
-        reason = self.meaning.refusal(self)
+        reason = self.semantics.refusal(self)
         if reason is not None:
             raise ValueError(f"{reason}, got {self}")
         if not axes or any(len(value) != axes for value in (self.stride, self.pad, self.dilation)):
@@ -67,7 +69,7 @@ class ConvGeometry:
     @classmethod
     def linear(cls, c_out: int, c_in: int) -> ConvGeometry:
         """Shape of a fully connected layer."""
-        return cls(c_out, c_in, (1,), (1,), ((0, 0),), (1,), kind="linear")
+        return cls(c_out, c_in, (1,), (1,), ((0, 0),), (1,), layer_type="linear")
 
     @classmethod
     def of(
@@ -83,9 +85,11 @@ class ConvGeometry:
         return cls(c_out, c_in, tuple(kernel), spread(stride), pads, spread(dilation), groups)
 
     @property
-    def meaning(self) -> Kind:
-        """What its kind has to say."""
-        return _kinds[self.kind]
+    def semantics(self) -> LayerType:
+        """What its layer type computes."""
+        return LAYER_TYPES[self.layer_type]
+
+    meaning = former_property("meaning", "semantics")
 
     @property
     def weight_shape(self) -> Size:
@@ -99,16 +103,16 @@ class ConvGeometry:
 
     def output_size(self, input_size: Size) -> Size:
         """Spatial size of the output for an input of `input_size`; rounds down. An empty output has a 0."""
-        return self.meaning.output_size(self, input_size)
+        return self.semantics.output_size(self, input_size)
 
     def macs(self, input_size: Size) -> int:
         """Multiply-accumulates per image for an input of spatial size `input_size`."""
-        positions = input_size if self.meaning.per_input else self.output_size(input_size)
+        positions = input_size if self.semantics.per_input else self.output_size(input_size)
         return self.params * math.prod(positions)
 
 
-class Kind(ABC):
-    """What a kind of layer means, in the terms of a `ConvGeometry`; what is not overridden is the usual.
+class LayerType(ABC):
+    """What layers of a type compute, in the terms of a `ConvGeometry`; what is not overridden is the usual.
 
     Attributes:
         name: by which geometries and plans know it.
@@ -124,7 +128,7 @@ class Kind(ABC):
     per_input: ClassVar[bool] = False
 
     def refusal(self, geometry: ConvGeometry) -> str | None:
-        """Why there is no such layer of this kind; None where there is. Not all else has been checked."""
+        """Why there is no such layer of this type; None where there is. Not all else has been checked."""
         return "only a transposed convolution has an output_padding" if any(geometry.output_padding) else None
 
     @abstractmethod
@@ -148,7 +152,7 @@ class Kind(ABC):
         """
 
     def factor(self, own: Sequence[bool]) -> str:
-        """The kind of a factor that has the window of this layer along those axes only for which `own` is."""
+        """The layer type of a factor with the window of this layer only along the axes that `own` marks."""
         return self.name
 
     def window(self, geometry: ConvGeometry) -> str:
@@ -178,31 +182,13 @@ class Kind(ABC):
         return images
 
 
-_kinds: dict[str, Kind] = {}
+LAYER_TYPES: Registry[str, LayerType] = Registry("layer type")
 
 
-def register(kind: Kind) -> None:
-    """Add a kind of layer.
+def register(layer_type: LayerType) -> None:
+    """Add a layer type.
 
     Raises:
         OptionError: one of that name is registered already.
     """
-    if kind.name in _kinds:
-        raise OptionError(f"kind '{kind.name}' is registered already; give the new one another name")
-    _kinds[kind.name] = kind
-
-
-def known() -> tuple[str, ...]:
-    """Names of all registered kinds."""
-    return tuple(_kinds)
-
-
-def meaning(name: str) -> Kind:
-    """The kind of that name.
-
-    Raises:
-        OptionError: there is none.
-    """
-    if name not in _kinds:
-        raise OptionError(f"there is no kind of layer '{name}'; known are {', '.join(_kinds)}")
-    return _kinds[name]
+    LAYER_TYPES.add(layer_type, layer_type.name)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from .convolution import tap_places
-from .geometry import Array, ConvGeometry, Kind, Size
+from .geometry import Array, ConvGeometry, LayerType, Size
 
 
-class Transposed(Kind):
+class Transposed(LayerType):
     """A transposed convolution."""
 
     name, words = "transposed", "a transposed convolution"

@@ -45,8 +45,8 @@ class Spatial(Pair):
 
     def refusal(self, geometry: ConvGeometry) -> str | None:
         axes = len(geometry.kernel)
-        if not geometry.meaning.spatial:
-            return f"{geometry.meaning.words}; scheme 'channel' takes it"
+        if not geometry.semantics.spatial:
+            return f"{geometry.semantics.words}; scheme 'channel' takes it"
         if axes not in (2, 3):
             return f"the kernel has {axes} {'axis' if axes == 1 else 'axes'}; two or three are needed"
         if sum(k > 1 for k in geometry.kernel) < 2:

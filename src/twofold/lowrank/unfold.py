@@ -60,7 +60,7 @@ def part(
         tuple(p if mine else (0, 0) for p, mine in zip(geometry.pad, own, strict=True)),
         tuple(d if mine else 1 for d, mine in zip(geometry.dilation, own, strict=True)),
         groups,
-        kind=geometry.meaning.factor(own),
+        layer_type=geometry.semantics.factor(own),
         output_padding=tuple(p if mine else 0 for p, mine in zip(geometry.output_padding, own, strict=True)),
     )
 

@@ -36,8 +36,8 @@ class AmctMode:
 
 def amct_refusal(geometry: ConvGeometry) -> str | None:
     """Say why the reference leaves a layer alone; None if it decomposes it."""
-    if geometry.kind != "convolution":
-        return f"the reference decomposes convolutions only, not a layer that is {geometry.kind}"
+    if geometry.layer_type != "convolution":
+        return f"the reference decomposes convolutions only, not a layer that is {geometry.layer_type}"
     if len(geometry.kernel) != 2:
         return f"the reference knows two spatial axes, not {len(geometry.kernel)}"
     if geometry.groups != 1:

@@ -14,6 +14,7 @@ from twofold.conv import ConvLayer, Skipped
 from twofold.errors import OptionError
 from twofold.planning.candidates import Candidate
 from twofold.planning.workload import Workload, layer_params
+from twofold.renamed import former_fields
 
 #: Budgets of what may be lost; the others are of what may be spent.
 _LOSSES = ("error", "energy", "accuracy_drop")
@@ -22,57 +23,58 @@ _SMALLEST_AMOUNT = 1000
 _SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
+@former_fields(kind="metric")
 @dataclass(frozen=True)
 class Budget:
     """What a plan may spend or must keep.
 
     Attributes:
-        kind: "macs", "params" or the name of another `Cost` (a limit on the sum over all convolutions of the
-            network); "error" (the cheapest network whose predicted output error stays at or below `value`);
+        metric: "macs", "params" or the name of another `Cost` (a limit on the sum over all convolutions of
+            the network); "error" (the cheapest network whose predicted output error is at most `value`);
             "accuracy_drop" (the cheapest whose accuracy drops by at most `value`);
             "energy" (each layer keeps at least this share of its energy).
         value: the ratio compressed / original, the absolute amount, the error, or the share.
         absolute: whether `value` is an amount and not a ratio.
     """
 
-    kind: str
+    metric: str
     value: float
     absolute: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value) or self.value < 0:
-            raise OptionError(f"{self.kind}: a budget is a finite number, not negative; got {self.value}")
-        if self.kind == "energy" and not 0 < self.value <= 1:
+            raise OptionError(f"{self.metric}: a budget is a finite number, not negative; got {self.value}")
+        if self.metric == "energy" and not 0 < self.value <= 1:
             raise OptionError(f"energy: a share between 0 and 1 is kept, such as 0.99; got {self.value:g}")
-        if self.absolute and self.kind in _LOSSES:
-            raise OptionError(f"{self.kind}: has no absolute amount")
-        if not self.absolute and self.kind not in _LOSSES and self.value > 1:
+        if self.absolute and self.metric in _LOSSES:
+            raise OptionError(f"{self.metric}: has no absolute amount")
+        if not self.absolute and self.metric not in _LOSSES and self.value > 1:
             raise OptionError(
-                f"{self.kind}: {self.value:g} is a ratio above 1 (compressed / original); write 0.4 for "
+                f"{self.metric}: {self.value:g} is a ratio above 1 (compressed / original); write 0.4 for "
                 f"40 %, or an absolute amount with a suffix such as {self.value:g}M"
             )
 
     @property
     def of_loss(self) -> bool:
         """Whether it limits what may be lost, and not what may be spent."""
-        return self.kind in _LOSSES
+        return self.metric in _LOSSES
 
     @classmethod
-    def of(cls, kind: str, value: float | str) -> Budget:
+    def of(cls, metric: str, value: float | str) -> Budget:
         """Read a text as `parse` does, and a number alike: 0.4 is a ratio, 2e7 an absolute amount.
 
         Raises:
             OptionError: it is no budget.
         """
         if isinstance(value, str):
-            return cls.parse(kind, value)
+            return cls.parse(metric, value)
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise OptionError(f"{kind}: {value!r} is no budget; give a ratio, 0.4, or an amount, '3.2G'")
+            raise OptionError(f"{metric}: {value!r} is no budget; give a ratio, 0.4, or an amount, '3.2G'")
         number = float(value)
-        return cls(kind, number, absolute=kind in COSTS and math.inf > number >= _SMALLEST_AMOUNT)
+        return cls(metric, number, absolute=metric in COSTS and math.inf > number >= _SMALLEST_AMOUNT)
 
     @classmethod
-    def parse(cls, kind: str, text: str) -> Budget:
+    def parse(cls, metric: str, text: str) -> Budget:
         """Read "0.4" as a ratio (or as the share or error itself), "3.2G" or "2e7" as an absolute amount."""
         match = re.fullmatch(r"\s*([0-9.]+(?:e[-+]?[0-9]+)?)\s*([kmgt]?)\s*", text, flags=re.IGNORECASE)
         try:
@@ -81,18 +83,18 @@ class Budget:
             value, suffix = float(match[1]), match[2].lower()
         except ValueError:
             raise OptionError(
-                f"{kind}: '{text}' is no budget; write a ratio such as 0.4 or an amount such as 3.2G"
+                f"{metric}: '{text}' is no budget; write a ratio such as 0.4 or an amount such as 3.2G"
             ) from None
-        return cls(kind, value * _SUFFIXES[suffix], absolute=True) if suffix else cls.of(kind, value)
+        return cls(metric, value * _SUFFIXES[suffix], absolute=True) if suffix else cls.of(metric, value)
 
     def __str__(self) -> str:
-        if self.kind == "energy":
+        if self.metric == "energy":
             return f"each layer keeps a share of {self.value:g} of its energy"
-        if self.kind == "error":
+        if self.metric == "error":
             return f"output error at most {self.value:g}"
-        if self.kind == "accuracy_drop":
+        if self.metric == "accuracy_drop":
             return f"accuracy drops by at most {self.value:g}"
-        name = COSTS[self.kind].label if self.kind in COSTS else self.kind
+        name = COSTS[self.metric].label if self.metric in COSTS else self.metric
         return f"{name} at most {self.value:g}" + ("" if self.absolute else " of the original")
 
 
@@ -104,7 +106,7 @@ class Cost(Protocol):
 
     @property
     def name(self) -> str:
-        """The kind of a budget in this unit."""
+        """The metric of a budget in this unit."""
 
     @property
     def label(self) -> str:

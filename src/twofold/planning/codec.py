@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from twofold.codec import strict_json
 from twofold.conv import ConvGeometry, Skipped
 from twofold.errors import FormatError, PlanError, TwofoldError
-from twofold.layer_types import known
+from twofold.layer_types import LAYER_TYPES
 from twofold.planning.budget import Budget
 from twofold.planning.options import FixedRanks, PlanOptions
 from twofold.planning.plan import Choice, Plan
@@ -98,8 +98,13 @@ class _Object:
         self._known: list[str] = []
         self._where = where
 
-    def take(self, key: str, read: Callable[[object, str], T], default: Any = _REQUIRED) -> T:
+    def take(
+        self, key: str, read: Callable[[object, str], T], default: Any = _REQUIRED, former: str = ""
+    ) -> T:
+        """Read the value of a key, or of its former name; None of both: the default, or an error."""
         self._known.append(key)
+        if key not in self._left and former in self._left:
+            self._left[key] = self._left.pop(former)
         if key not in self._left:
             if default is self._REQUIRED:
                 raise PlanError(f"{self._where}: key '{key}' is missing")
@@ -124,9 +129,10 @@ def _string(value: object, where: str) -> str:
     return value if isinstance(value, str) else _wrong(value, where, "a string")
 
 
-def _kind(value: object, where: str) -> str:
-    kinds = known()
-    return next((kind for kind in kinds if kind == value), None) or _wrong(value, where, " or ".join(kinds))
+def _layer_type(value: object, where: str) -> str:
+    return next((one for one in LAYER_TYPES if one == value), None) or _wrong(
+        value, where, " or ".join(LAYER_TYPES)
+    )
 
 
 def _boolean(value: object, where: str) -> bool:
@@ -182,13 +188,13 @@ def _mapping_of(read: Callable[[object, str], T]) -> Callable[[object, str], dic
 
 
 def _geometry_out(geometry: ConvGeometry) -> Json:
-    kind: Json = {} if geometry.kind == "convolution" else {"kind": geometry.kind}
+    more: Json = {} if geometry.layer_type == "convolution" else {"layer_type": geometry.layer_type}
     if any(geometry.output_padding):
-        kind["output_padding"] = list(geometry.output_padding)
+        more["output_padding"] = list(geometry.output_padding)
     return {
         "c_out": geometry.c_out, "c_in": geometry.c_in, "kernel": list(geometry.kernel),
         "stride": list(geometry.stride), "pad": [list(pair) for pair in geometry.pad],
-        "dilation": list(geometry.dilation), "groups": geometry.groups, **kind,
+        "dilation": list(geometry.dilation), "groups": geometry.groups, **more,
     }  # fmt: skip
 
 
@@ -197,7 +203,7 @@ def _geometry_in(value: object, where: str) -> ConvGeometry:
     fields = (
         read.take("c_out", _integer), read.take("c_in", _integer), read.take("kernel", sizes),
         read.take("stride", sizes), read.take("pad", _list_of(_pair)), read.take("dilation", sizes),
-        read.take("groups", _integer, 1), read.take("kind", _kind, "convolution"),
+        read.take("groups", _integer, 1), read.take("layer_type", _layer_type, "convolution", former="kind"),
         read.take("output_padding", sizes, ()),
     )  # fmt: skip
     read.finish()
@@ -306,7 +312,7 @@ def _options_out(options: PlanOptions) -> Json:
     budget = options.budget
     return {
         "budget": None if budget is None else {
-            "kind": budget.kind, "value": budget.value, "absolute": budget.absolute
+            "metric": budget.metric, "value": budget.value, "absolute": budget.absolute
         },
         "rule": options.rule, "multiple": options.multiple, "schemes": list(options.schemes),
         "only": list(options.only), "skip": list(options.skip),
@@ -333,7 +339,11 @@ def _options_in(value: object, where: str) -> PlanOptions:
 
 def _budget_in(value: object, where: str) -> Budget:
     read = _Object(value, where)
-    fields = read.take("kind", _string), read.take("value", _number), read.take("absolute", _boolean, False)
+    fields = (
+        read.take("metric", _string, former="kind"),
+        read.take("value", _number),
+        read.take("absolute", _boolean, False),
+    )
     read.finish()
     try:
         return Budget(*fields)

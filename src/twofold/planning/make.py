@@ -159,7 +159,7 @@ def _requests_of(
     if options.rule in ("amct", "evbmf") and not fixed:
         spatial = scheme("spatial")
         by_reference = options.rule == "amct" and amct_refusal(layer.geometry) is not None
-        other = layer.geometry.kind != "convolution"
+        other = layer.geometry.layer_type != "convolution"
         if (
             by_reference
             or other
@@ -217,24 +217,24 @@ def _check_fixed(layer: ConvLayer, ranks: Size | None, options: PlanOptions) -> 
 
 def _cost_of(options: PlanOptions, objective: Objective, cost: Cost | None, workload: Workload) -> Cost:
     """The unit of the budget; MACs where the budget is none of cost."""
-    kind = options.budget.kind if options.budget else None
-    if kind == "error" and not objective.measured:
+    metric = options.budget.metric if options.budget else None
+    if metric == "error" and not objective.measured:
         raise PlanError(
             "a budget of error needs measured sensitivities: "
             "give calibration inputs, or a budget of MACs or params"
         )
-    if kind == "accuracy_drop":
+    if metric == "accuracy_drop":
         raise PlanError("a budget of accuracy needs a network that runs: it cannot be kept with weights only")
-    of_cost = kind not in (None, "error", "energy")
+    of_cost = metric not in (None, "error", "energy")
     if cost is not None:
-        if of_cost and kind != cost.name:
-            raise OptionError(f"a budget of {kind} does not fit costs in {cost.name}")
+        if of_cost and metric != cost.name:
+            raise OptionError(f"a budget of {metric} does not fit costs in {cost.name}")
         return cost
-    if options.device is not None and kind != "params":
+    if options.device is not None and metric != "params":
         return BlockCost(workload, PRESETS[options.device])
-    unit = COSTS.get(kind if of_cost and kind else "macs")
+    unit = COSTS.get(metric if of_cost and metric else "macs")
     if unit is None:
-        raise OptionError(f"a budget of {kind} needs its costs; without any there are {', '.join(COSTS)}")
+        raise OptionError(f"a budget of {metric} needs its costs; without any there are {', '.join(COSTS)}")
     return unit.build(workload)
 
 
@@ -318,7 +318,7 @@ class _Maker:
         """Choose for the layers that are not decided; `notes` tells how good the choice is, if not proven."""
         problem = self.problem(decided)
         budget = self.options.budget
-        if budget is not None and budget.kind == "error":
+        if budget is not None and budget.metric == "error":
             solution = problem.within_error(budget.value)
         else:
             limit = self._limit(problem.total)
@@ -344,7 +344,7 @@ class _Maker:
             return total * min(self._reference_spend() / macs, 1.0) if macs else total
         if not budget.absolute:
             return budget.value * total
-        if budget.kind == "macs" and self.workload.per_position:
+        if budget.metric == "macs" and self.workload.per_position:
             raise PlanError(
                 "an amount of MACs needs the input sizes of all layers; give a ratio, such as 0.4"
             )

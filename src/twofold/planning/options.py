@@ -90,7 +90,7 @@ class PlanOptions:
             raise OptionError("scheme: at least one is needed")
         names = tuple(dict.fromkeys(scheme(name).name for name in self.schemes))
         object.__setattr__(self, "schemes", names)
-        energy = self.budget is not None and self.budget.kind == "energy"
+        energy = self.budget is not None and self.budget.metric == "energy"
         if energy and self.rule is None:
             object.__setattr__(self, "rule", "energy")
         if self.rule == "energy" and not energy:

@@ -30,7 +30,7 @@ def check_reach(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> 
     """
     wanted = requests(layers, options)
     budget = options.budget
-    if budget is None or options.rule is not None or budget.kind not in COSTS:
+    if budget is None or options.rule is not None or budget.metric not in COSTS:
         return
     by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
     shapes = {

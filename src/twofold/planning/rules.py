@@ -130,8 +130,8 @@ def _amct(given: RuleInput) -> Candidate | str:
 def _evbmf(given: RuleInput) -> Candidate | str:
     """Return EVBMF's own rank along the reference's axes: no clamp, rounded up, only where cheaper."""
     layer, multiple = given.layer, given.options.multiple
-    if layer.geometry.kind != "convolution":
-        return f"EVBMF takes convolutions only, not a layer that is {layer.geometry.kind}"
+    if layer.geometry.layer_type != "convolution":
+        return f"EVBMF takes convolutions only, not a layer that is {layer.geometry.layer_type}"
     if len(layer.geometry.kernel) != 2 or min(layer.geometry.kernel) < 2:
         return "EVBMF works along the two axes of a kernel; both must be larger than 1"
     sides = AmctRange.of(layer.geometry)
@@ -147,7 +147,7 @@ def _evbmf(given: RuleInput) -> Candidate | str:
 def _energy(given: RuleInput) -> Candidate | str:
     """Return the cheapest candidate that keeps the share; between equals the one that keeps more."""
     budget = given.options.budget
-    if budget is None or budget.kind != "energy":
+    if budget is None or budget.metric != "energy":
         raise OptionError("rule energy: needs the share to keep, such as energy 0.99")
     offered = candidates(given.layer, given.factorizations, given.workload, given.options.multiple)
     if not offered:

@@ -110,7 +110,7 @@ class Tradeoff:
     """What the network would lose under other budgets.
 
     Attributes:
-        budget: kind of the budget, as "macs".
+        budget: metric of the budget, as "macs".
         label: its unit in words.
         measured: whether errors are relative errors of the network's output, predicted from measured
             sensitivities; else the root of the layers' summed lost shares of energy, only good to compare by.
@@ -237,8 +237,8 @@ def _chosen(
 
 
 def _of(factorizations: Sequence[RankErrors], choice: Choice) -> RankErrors:
-    kind = (choice.scheme, choice.variant)
-    return next(one for one in factorizations if (one.scheme, one.variant) == kind)
+    split = (choice.scheme, choice.variant)
+    return next(one for one in factorizations if (one.scheme, one.variant) == split)
 
 
 def _reference(
@@ -250,8 +250,8 @@ def _reference(
         if isinstance(layer, Skipped) or layer.name not in factored or amct_refusal(layer.geometry):
             spent += cost.of_layer(layer)
             continue
-        kind = ("spatial", amct_mode(layer.geometry).variant)
-        found = [one for one in factored[layer.name] if (one.scheme, one.variant) == kind]
+        split = ("spatial", amct_mode(layer.geometry).variant)
+        found = [one for one in factored[layer.name] if (one.scheme, one.variant) == split]
         if not found:
             return None
         try:

@@ -63,7 +63,7 @@ class Workload:
         """MACs of each convolution of `chain` if it stood in the layer's place."""
         if not self.per_position:
             return layer.costs(chain)
-        if any(geometry.meaning.per_input for geometry in chain):
+        if any(geometry.semantics.per_input for geometry in chain):
             # These are counted per position of the chain's input, which each makes finer for the next.
             finer = [math.prod(geometry.stride) for geometry in chain]
             return tuple(geometry.params * math.prod(finer[:i]) for i, geometry in enumerate(chain))

@@ -122,8 +122,8 @@ def recover(
         (original, decomposed, *average_with), example_inputs, source.data
     )
     if {type(one) for one in students} != {type(original)} or type(original).__name__ not in _STUDENTS:
-        kinds = " and ".join(dict.fromkeys(type(model).__name__ for model in (original, *students)))
-        raise ModelError(f"models of one format are needed, got {kinds}")
+        formats = " and ".join(dict.fromkeys(type(model).__name__ for model in (original, *students)))
+        raise ModelError(f"models of one format are needed, got {formats}")
     options = options or RecoverOptions()
     if options.qat and len(students) > 1:
         raise OptionError(
@@ -159,7 +159,7 @@ def _recover(
     sized = options.sized(inputs, world.shard.size)
     assert sized.batch is not None, "Bug: options are not sized"
     fitted, held_out = split(inputs.batched(sized.batch))
-    if source.options.synthetic and inputs.provenance.kind != "synthetic":
+    if source.options.synthetic and inputs.provenance.source_type != "synthetic":
         more = beside(fitted, source.options.synthetic, seed=source.image_options.seed)
         note = f"{more.count} synthetic images teach beside yours; errors are measured on yours alone"
         fitted = fitted.and_also(more, note)

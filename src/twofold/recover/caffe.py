@@ -9,7 +9,7 @@ from torch import Tensor
 from ..caffe_torch.runnable import runnable
 from ..calibration.inputs import Batch, Inputs
 from ..errors import ModelError
-from ..formats.caffe.layer_types import kind_of
+from ..formats.caffe.layer_types import adapter_of
 from ..formats.caffe.model import CaffeModel
 
 
@@ -42,7 +42,7 @@ class CaffeStudent:
         self._trained = [
             layer
             for spec, layer in zip(self.net.definition.layers, self.net.layers, strict=True)
-            if (spec.name, spec.bottoms) not in known and kind_of(spec.type) is not None
+            if (spec.name, spec.bottoms) not in known and adapter_of(spec.type) is not None
         ]
         for layer in self._trained:
             layer.requires_grad_(True)

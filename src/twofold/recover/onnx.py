@@ -53,10 +53,10 @@ class OnnxStudent:
             if constant.scope.number == 0 and constant.name in self._net.constants
         }
         for name, constant in self._trained.items():
-            kind = constant.tensor.data_type
-            if kind not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+            dtype = constant.tensor.data_type
+            if dtype not in (TensorProto.FLOAT, TensorProto.DOUBLE):
                 raise ModelError(
-                    f"{decomposed.path}: {name!r} is {TensorProto.DataType.Name(kind)}, too coarse to be "
+                    f"{decomposed.path}: {name!r} is {TensorProto.DataType.Name(dtype)}, too coarse to be "
                     "trained; recover the float32 model and convert what comes out"
                 )
         self._net.constants |= {name: one.to(device) for name, one in self._net.constants.items()}

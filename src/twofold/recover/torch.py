@@ -13,7 +13,7 @@ from ..calibration.inputs import Batch, Inputs
 from ..calibration.runners.torch import TorchRunner
 from ..errors import ModelError, OptionError
 from ..formats.torch.copies import copied
-from ..formats.torch.layer_types import kind_of
+from ..formats.torch.layer_types import adapter_of
 from ..formats.torch.model import TorchModel
 
 
@@ -31,8 +31,8 @@ class TorchStudent:
         self, original: TorchModel, decomposed: TorchModel, outputs: tuple[str, ...], device: torch.device
     ) -> None:
         self._decomposed = decomposed
-        known = {name for name, one in original.module.named_modules() if kind_of(one)}
-        here = {name for name, one in decomposed.module.named_modules() if kind_of(one)}
+        known = {name for name, one in original.module.named_modules() if adapter_of(one)}
+        here = {name for name, one in decomposed.module.named_modules() if adapter_of(one)}
         # Each of those that modules share once.
         parameters = dict(decomposed.module.named_parameters())
         self._names = [name for name in parameters if name.rpartition(".")[0] in here - known]
@@ -48,9 +48,9 @@ class TorchStudent:
         except OptionError as error:
             raise ModelError(f"the second module is not made of the first: {error}") from error
         if not self._runner.differentiable:
-            kind = type(decomposed.module).__name__
+            class_name = type(decomposed.module).__name__
             raise ModelError(
-                f"{kind} gives no gradients, so it cannot be trained; its forward runs without them "
+                f"{class_name} gives no gradients, so it cannot be trained; its forward runs without them "
                 "(torch.no_grad or inference_mode, perhaps)"
             )
         for parameter in self.parameters():

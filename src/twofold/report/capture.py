@@ -139,7 +139,7 @@ def _fitted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return resize(pixels, (max(1, round(pixels.shape[0] * factor)), max(1, round(pixels.shape[1] * factor))))
 
 
-def _uri(pixels: NDArray[np.uint8], kind: str) -> str:
+def _uri(pixels: NDArray[np.uint8], image_format: str) -> str:
     try:
         from PIL import Image  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -147,5 +147,5 @@ def _uri(pixels: NDArray[np.uint8], kind: str) -> str:
     image: Any = Image.fromarray(np.ascontiguousarray(pixels.squeeze()))
     stream = BytesIO()
     options: Mapping[str, Any] = {"quality": 82, "optimize": True}
-    image.save(stream, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    image.save(stream, image_format, **options)
+    return f"data:image/{image_format.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"

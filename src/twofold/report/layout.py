@@ -14,7 +14,7 @@ from itertools import count
 
 from ..formats.graph import NetGraph, Node
 
-#: Kinds that follow a layer and change neither sizes nor channels.
+#: Types that follow a layer and change neither sizes nor channels.
 _FOLDED = re.compile(
     r"(p|leaky|c|r|thresholded)?relu6?|batch_?norm(alization)?(\d?d)?|scale|bias|dropout\d?d?|sigmoid|tanh|clip|"
     r"c?elu|selu|silu|gelu|mish|hard_?swish|hard_?sigmoid|swish|identity|instance_?norm(alization)?(\d?d)?|"
@@ -31,7 +31,7 @@ class Block:
 
     Attributes:
         node: its first node.
-        with_kinds: kinds of the nodes that were drawn into it.
+        with_op_types: types of the nodes that were drawn into it.
         sources: positions of the blocks that feed it.
         layer: its layer, from the top.
         rows: how many rows it is high.
@@ -39,7 +39,7 @@ class Block:
     """
 
     node: Node
-    with_kinds: tuple[str, ...]
+    with_op_types: tuple[str, ...]
     sources: tuple[int, ...]
     layer: int = 0
     rows: int = 1
@@ -86,12 +86,12 @@ def _folded(graph: NetGraph) -> list[Block]:
         alone = _alters(node) and len(readers[node.sources[0]]) == 1
         if alone or index in gated:
             block = of_node[node.sources[0]]
-            parts[block][1].append(node.kind)
+            parts[block][1].append(node.op_type)
             of_node.append(block)
             continue
         of_node.append(len(parts))
         parts.append((node, [], tuple(dict.fromkeys(of_node[source] for source in node.sources))))
-    return [Block(node, tuple(kinds), sources) for node, kinds, sources in parts]
+    return [Block(node, tuple(op_types), sources) for node, op_types, sources in parts]
 
 
 def _readers(graph: NetGraph) -> list[list[int]]:
@@ -105,7 +105,7 @@ def _readers(graph: NetGraph) -> list[list[int]]:
 
 def _alters(node: Node) -> bool:
     """Whether a node changes one value, not its shape."""
-    return len(node.sources) == 1 and node.layer is None and _FOLDED.fullmatch(node.kind) is not None
+    return len(node.sources) == 1 and node.layer is None and _FOLDED.fullmatch(node.op_type) is not None
 
 
 def _gated(graph: NetGraph) -> set[int]:
@@ -113,7 +113,7 @@ def _gated(graph: NetGraph) -> set[int]:
     readers = _readers(graph)
     found: set[int] = set()
     for index, node in enumerate(graph.nodes):
-        if node.layer is not None or not _GATE.fullmatch(node.kind) or len(node.sources) != 2:
+        if node.layer is not None or not _GATE.fullmatch(node.op_type) or len(node.sources) != 2:
             continue
         for source, last in (node.sources, node.sources[::-1]):
             path = [last]

@@ -98,8 +98,8 @@ def _ways_down(blocks: Sequence[Block]) -> tuple[dict[int, tuple[_Way, int]], se
 
 def _gutter_tracks(blocks: Sequence[Block], downs: Mapping[int, tuple[_Way, int]]) -> dict[int, _Tracks]:
     spans: dict[int, dict[int, tuple[float, float]]] = defaultdict(dict)
-    for source, ((kind, number), layer) in downs.items():
-        if kind == "gutter":
+    for source, ((place, number), layer) in downs.items():
+        if place == "gutter":
             spans[number][source] = (blocks[source].layer, layer)
     return {number: _colored(one) for number, one in spans.items()}
 
@@ -163,8 +163,8 @@ class _Places:
         return self.lanes[self.blocks[block].lane] + WIDTH / 2
 
     def down(self, source: int) -> float:
-        kind, number = self.downs[source][0]
-        if kind == "lane":
+        place, number = self.downs[source][0]
+        if place == "lane":
             return self.middle(source)
         return self.gutter_x[number] + self.gutters[number].of[source] * _TRACK
 

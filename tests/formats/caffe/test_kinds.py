@@ -84,7 +84,7 @@ def test_macs_of_an_inner_product_count_its_positions(tmp_path):
     model = opened(tmp_path, net(LINEAR, "axis: 2", 2, 7, 6, 10), numbers(24, 60), numbers(24))
     (layer,) = model.convolutions()
     assert layer.macs == 7 * 24 * 60
-    assert layer.geometry.kind == "linear"
+    assert layer.geometry.layer_type == "linear"
 
 
 def test_an_inner_product_over_the_batch_stays(tmp_path):
@@ -192,7 +192,7 @@ def test_a_fit_to_data_beats_one_to_weights(tmp_path):
 
 def test_plans_are_carried_out_again_and_shared_weights_stay_shared(tmp_path):
     result = twofold.decompose(pair(tmp_path), data={"data": correlated(64, 4)}, macs=0.6, multiple=4)
-    assert {choice.geometry.kind for choice in result.plan.choices} == {"linear"}
+    assert {choice.geometry.layer_type for choice in result.plan.choices} == {"linear"}
     paths = result.save(tmp_path / "out")
     again = apply_plan(twofold.Plan.load(paths[2]), pair(tmp_path), twofold.load(*paths[:2])).save(
         tmp_path / "b"

@@ -33,7 +33,7 @@ VERDICTS = json.loads((ENCODINGS / "verdicts.json").read_text())
 #: Read although Caffe refuses it: NVCaffe loads it; a blob where the layer has none does no harm.
 READ_ANYWAY = {"nvcaffe_raw_fp16", "zero_size_blob_in_relu"}
 
-#: Schemes that together take every kind of layer.
+#: Schemes that together take every layer type.
 BOTH = ("spatial", "channel")
 
 

@@ -16,10 +16,10 @@ ALL = [(message, field) for message, fields in MESSAGES.items() for field in fie
 def test_protobuf_takes_the_descriptors_and_gives_the_same_defaults(message):
     instance = message_class(message)()
     for field in MESSAGES[message].values():
-        if field.repeated or field.kind in ("message", "bytes") or field.required:
+        if field.repeated or field.type in ("message", "bytes") or field.required:
             continue
         theirs = getattr(instance, field.name)
-        if field.kind == "enum":
+        if field.type == "enum":
             theirs = {number: name for name, number in ENUMS[field.type_name].items()}[theirs]
         # Protobuf keeps floats in single precision, we as the text has them.
         same = field.default if isinstance(field.default, str) else pytest.approx(field.default, rel=1e-6)
@@ -28,9 +28,9 @@ def test_protobuf_takes_the_descriptors_and_gives_the_same_defaults(message):
 
 def test_every_type_is_known_and_every_number_is_used_once():
     for message, field in ALL:
-        assert field.kind in KINDS, (message, field.name)
-        assert (field.type_name in MESSAGES) == (field.kind == "message"), (message, field.name)
-        assert (field.type_name in ENUMS) == (field.kind == "enum"), (message, field.name)
+        assert field.type in KINDS, (message, field.name)
+        assert (field.type_name in MESSAGES) == (field.type == "message"), (message, field.name)
+        assert (field.type_name in ENUMS) == (field.type == "enum"), (message, field.name)
         assert not (field.packed and not field.repeated)
     for fields in MESSAGES.values():
         numbers = [field.number for field in fields.values() if field.number]
@@ -79,7 +79,7 @@ FACTS = [
 def test_facts_of_bvlc_caffe(message, name, number, how, default):
     field = MESSAGES[message][name]
     labels = [label for label in ("packed", "repeated", "required") if getattr(field, label)][:1]
-    assert (field.number, " ".join([*labels, field.kind]), field.fork) == (number, how, False)
+    assert (field.number, " ".join([*labels, field.type]), field.fork) == (number, how, False)
     if default is not None:
         assert field.default == default
 

@@ -24,15 +24,15 @@ def _add_field(message: descriptor_pb2.DescriptorProto, definition: FieldDef, sp
         else _F.LABEL_REQUIRED if definition.required
         else _F.LABEL_OPTIONAL
     )  # fmt: skip
-    field.type = getattr(_F, f"TYPE_{definition.kind.upper()}")
-    if definition.kind == "message":
+    field.type = getattr(_F, f"TYPE_{definition.type.upper()}")
+    if definition.type == "message":
         field.type_name = f".caffe.{definition.type_name}"
-    elif definition.kind == "enum":
+    elif definition.type == "enum":
         # Values of an enum live beside it, so enums that share a value's name need rooms of their own.
         field.type_name = f".caffe.In{definition.type_name}.{definition.type_name}"
     if definition.packed:
         field.options.packed = True
-    if not definition.repeated and not definition.required and definition.kind not in ("message", "bytes"):
+    if not definition.repeated and not definition.required and definition.type not in ("message", "bytes"):
         default = definition.default
         field.default_value = str(default).lower() if isinstance(default, bool) else str(default)
 
@@ -75,10 +75,10 @@ def as_fields(message: Any) -> Fields:
 
 
 def _value(definition: FieldDef, value: Any) -> Value:
-    if definition.kind == "message":
+    if definition.type == "message":
         return as_fields(value)
-    if definition.kind == "enum":
+    if definition.type == "enum":
         return next(name for name, number in ENUMS[definition.type_name].items() if number == value)
-    if definition.kind == "bytes":
+    if definition.type == "bytes":
         return value.decode("utf-8", "surrogateescape")
     return value

@@ -21,7 +21,7 @@ def random_fields(rng: random.Random, message: str, depth: int = 0) -> Fields:
     definitions = list(MESSAGES[message].values())
     for definition in rng.sample(definitions, min(len(definitions), rng.randrange(4 if depth else 6))):
         count = rng.choice((1, 1, 2, 4)) if definition.repeated else 1
-        if definition.kind != "message" or depth < 3:
+        if definition.type != "message" or depth < 3:
             values[definition.name] = [random_value(rng, definition, depth) for _ in range(count)]
     for definition in definitions:
         if definition.required and definition.name not in values:
@@ -31,7 +31,7 @@ def random_fields(rng: random.Random, message: str, depth: int = 0) -> Fields:
 
 def random_value(rng: random.Random, definition: FieldDef, depth: int = 0) -> Value:
     """A value for a field."""
-    kind = definition.kind
+    kind = definition.type
     if kind == "message":
         return random_fields(rng, definition.type_name, depth + 1)
     if kind == "enum":
@@ -89,11 +89,11 @@ class _Writer:
         )
 
     def single(self, definition: FieldDef, value: Value) -> str:
-        colon = ":" if definition.kind != "message" or self.rng.random() < 0.3 else ""
+        colon = ":" if definition.type != "message" or self.rng.random() < 0.3 else ""
         return definition.name + self.space() + colon + self.space() + self.value(definition, value)
 
     def listed(self, definition: FieldDef, values: list[Value]) -> str:
-        colon = ":" if definition.kind != "message" or not self.exotic or self.rng.random() < 0.5 else ""
+        colon = ":" if definition.type != "message" or not self.exotic or self.rng.random() < 0.5 else ""
         comma = self.space() + "," + self.space()
         inner = comma.join(self.value(definition, value) for value in values)
         return definition.name + self.space() + colon + "[" + self.space() + inner + self.space() + "]"
@@ -105,7 +105,7 @@ class _Writer:
         if isinstance(value, bool):
             forms = ("true", "True", "t", "1") if value else ("false", "False", "f", "0")
             return self.rng.choice(forms)
-        if definition.kind == "enum":
+        if definition.type == "enum":
             number = ENUMS[definition.type_name][str(value)]
             return self.rng.choice((str(value), str(number)))
         if isinstance(value, int):

@@ -134,7 +134,7 @@ def test_a_fit_to_data_is_better_than_one_to_weights_and_keeps_its_promise(mixed
 def test_a_budget_counts_all_kinds_and_the_plan_is_carried_out_again(mixed, tmp_path):
     data = smooth(24, 32, 6, 6)
     result = decompose(mixed, data=data, macs=0.6, multiple=4)
-    assert {choice.geometry.kind for choice in result.plan.choices} == {"transposed", "linear"}
+    assert {choice.geometry.layer_type for choice in result.plan.choices} == {"transposed", "linear"}
     assert result.plan.totals.macs_ratio <= 0.6
     state, plan = result.save(tmp_path)
     again = apply_plan(

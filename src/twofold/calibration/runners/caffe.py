@@ -17,12 +17,12 @@ from ...caffe_torch.runnable import Runnable, runnable
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, Factors, Size
 from ...errors import InputError, ModelError, OptionError, remedy, shape_option
-from ...formats.caffe.layer_types import Kind, kind_of
+from ...formats.caffe.layer_types import LayerAdapter, adapter_of
 from ...formats.caffe.model import CaffeModel
 from ...formats.caffe.net import LayerSpec
 from ...formats.caffe.shapes import walk_shapes
 from ...formats.torch.layer_types import convolve
-from ...layer_types import meaning
+from ...layer_types import LAYER_TYPES
 from ..inputs import Batch, SampleShape
 from ..preprocessing.transform_param import CaffeDescription
 from ..runner import Norm, Outputs, Place, Seen, Stacks
@@ -165,8 +165,8 @@ class CaffeRunner:
     def _images(self, index: int, blob: Tensor, *, made: bool = False) -> Tensor:
         """What a layer is given, or what it made, as (N, C, *size)."""
         spec = self._specs[index]
-        kind = _kind(spec)
-        images: Tensor = meaning(kind.means).images(blob if made else kind.values(spec, blob))
+        adapter = _adapter(spec)
+        images: Tensor = LAYER_TYPES[adapter.layer_type].images(blob if made else adapter.values(spec, blob))
         return images
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
@@ -227,20 +227,20 @@ class _Stack(nn.Module):
         return tuple(self._convolve(bottom) for bottom in bottoms)
 
     def _convolve(self, blob: Tensor) -> Tensor:
-        kind = _kind(self._spec)
-        like = kind.values(self._spec, blob)
-        x = meaning(kind.means).images(like)
+        adapter = _adapter(self._spec)
+        like = adapter.values(self._spec, blob)
+        x = LAYER_TYPES[adapter.layer_type].images(like)
         for conv, weight, bias in self._convs:
             assert weight is not None
             x = convolve(conv.geometry, x, weight, bias)
-        made: Tensor = meaning(kind.means).values(x, like)
+        made: Tensor = LAYER_TYPES[adapter.layer_type].values(x, like)
         return made
 
 
-def _kind(spec: LayerSpec) -> Kind:
-    kind = kind_of(spec.type)
-    assert kind is not None, "Bug: a layer of a type that is not decomposed"
-    return kind
+def _adapter(spec: LayerSpec) -> LayerAdapter:
+    adapter = adapter_of(spec.type)
+    assert adapter is not None, "Bug: a layer of a type that is not decomposed"
+    return adapter
 
 
 def _tensor(array: np.ndarray | None) -> Tensor | None:

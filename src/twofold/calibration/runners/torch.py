@@ -18,7 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...conv import ConvLayer, Factors
 from ...errors import InputError, OptionError, option
-from ...formats.torch.convolution import layer_kind, stack_like
+from ...formats.torch.convolution import adapter_for, stack_like
 from ...formats.torch.copies import copied, evaluated
 from ...formats.torch.groups import Group, find_groups
 from ...formats.torch.inputs import Arguments
@@ -163,7 +163,7 @@ class TorchRunner:
         for use, gradient in zip(
             seen.uses, felt(values, [use.output for use in seen.uses], gradients), strict=True
         ):
-            yield Seen(use.layer, use.input, _array(layer_kind(use.module).images(use.module, gradient)))
+            yield Seen(use.layer, use.input, _array(adapter_for(use.module).images(use.module, gradient)))
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""
@@ -301,7 +301,7 @@ class _Recorder:
         output: Tensor,
     ) -> Tensor | None:
         tensor = given[0] if given else named["input"]
-        images = layer_kind(module).images(module, tensor)
+        images = adapter_for(module).images(module, tensor)
         if not self._differentiate:
             self.uses.append(_Use(name, _array(images), output, module))
             return None

@@ -1,8 +1,8 @@
-"""What Caffe's data layers read: one file per kind, found by the layer's type in a registry."""
+"""What Caffe's data layers read: one file per type, found by the layer's type in a registry."""
 
 from ...renamed import former_members
 
-# Importing a kind registers it.
+# Importing a file registers its types.
 from . import database, fed, hdf5, images  # noqa: F401
 from .batches import Batches
 from .datum import Datum

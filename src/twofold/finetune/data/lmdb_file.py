@@ -122,15 +122,15 @@ class LmdbFile:
             raise self._error(f"it is cut off: {self._size} of {needed} bytes are there")
         return root, count
 
-    def _page(self, number: int, kinds: int) -> bytes:
-        """A page of one of the kinds, with its keys within it."""
+    def _page(self, number: int, types: int) -> bytes:
+        """A page of one of the types (bits of its flags), with its keys within it."""
         if not 2 <= number <= self._last_page:
             raise self._error(f"page {number} does not exist; it is damaged")
         page = self._bytes(number * self._page_size, self._page_size)
         own, _, flags, lower, _ = _PAGE.unpack_from(page)
         keyed = flags & (_BRANCH | _LEAF)
         fits = not keyed or (not flags & _FIXED and _PAGE.size <= lower <= self._page_size)
-        if own != number or not flags & kinds or not fits:
+        if own != number or not flags & types or not fits:
             raise self._error(f"page {number} is damaged")
         return page
 

@@ -62,21 +62,21 @@ def open_reader(request: Request, seed: int) -> Reader:
         InputError: the layer cannot be read.
     """
     spec = request.spec
-    kind = "Input" if set(spec.tops) & request.fed.keys() else spec.type
-    if spec.unknown and kind != "Input":
+    layer_type = "Input" if set(spec.tops) & request.fed.keys() else spec.type
+    if spec.unknown and layer_type != "Input":
         raise InputError(
             f"{request.label}: has {', '.join(spec.unknown)}, of which it is not known what it does to the "
             f"data; remove it, or feed {', '.join(map(repr, spec.tops))} from Python: "
             f"finetune.train(..., {_ARGUMENT[request.phase]}={{...}})"
         )
-    if kind not in OPENERS:
+    if layer_type not in OPENERS:
         raise InputError(
-            f"{request.label}: data of this type cannot be read{OPENERS.hint(kind)}. Use "
+            f"{request.label}: data of this type cannot be read{OPENERS.hint(layer_type)}. Use "
             f"one of these, or feed {', '.join(map(repr, spec.tops))} from Python: finetune.train(..., "
             f"{_ARGUMENT[request.phase]}={{...}})"
         )
     chance = Chance(seed, f"{request.phase}/{spec.name}")
-    return Reader(spec.tops, OPENERS[kind](request), chance, request.label)
+    return Reader(spec.tops, OPENERS[layer_type](request), chance, request.label)
 
 
 _ARGUMENT = {"TRAIN": "train_data", "TEST": "test_data"}

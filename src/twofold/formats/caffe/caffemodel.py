@@ -1,4 +1,4 @@
-"""Caffe weights: `read_weights` for every kind of file, and protobuf files edited at the wire level.
+"""Caffe weights: `read_weights` for every file format, and protobuf files edited at the wire level.
 
 A protobuf file is read into memory and kept as the row of its outermost fields. An edit exchanges single
 entries of that row, so all other bytes are written as they were read, known to us or not.

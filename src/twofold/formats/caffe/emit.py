@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...conv import ConvGeometry
-from .layer_types import Kind, kind_of, plain
+from .layer_types import LayerAdapter, adapter_of, plain
 from .prototxt import Document, after_space, apply_edits, comments, parse
 from .tree import Field, Message, Scalar
 from .upgrade import V1_TYPES, v1_type
@@ -149,18 +149,18 @@ def _edits(
     return [_keeping_comments(copy, edit) for edit in edits]
 
 
-def _kind(layer: Message) -> Kind | None:
+def _adapter(layer: Message) -> LayerAdapter | None:
     given = str(layer.all("type")[-1].scalars[0].value)
-    return kind_of(V1_TYPES.get(given, given))
+    return adapter_of(V1_TYPES.get(given, given))
 
 
 def _type_edits(layer: Message, geometry: ConvGeometry) -> list[Edit]:
-    """A factor of another kind gets the type of that: of a Deconvolution one that has one tap."""
-    own = _kind(layer)
-    if plain(geometry.kind, own) is own:
+    """A factor of another layer type gets the type of that: of a Deconvolution one that has one tap."""
+    own = _adapter(layer)
+    if plain(geometry.layer_type, own) is own:
         return []
     (scalar,) = layer.all("type")[-1].scalars
-    new = plain(geometry.kind).types[0]
+    new = plain(geometry.layer_type).types[0]
     if scalar.raw[:1] in (b"'", b'"'):
         return [(*scalar.span, quote(new, scalar.raw))]
     return [(*scalar.span, v1_type(new).encode())]  # the old format's are no strings
@@ -176,7 +176,7 @@ def _keeping_comments(document: Document, edit: Edit) -> Edit:
 
 
 def quote(text: str, like: bytes = b'"') -> bytes:
-    """A string literal that Caffe reads back as `text`, in the kind of quotes that `like` begins with."""
+    """A string literal that Caffe reads back as `text`, in the quotes that `like` begins with."""
     mark = b"'" if like.startswith(b"'") else b'"'
     escaped = text.encode("utf-8", "surrogateescape").replace(b"\\", b"\\\\").replace(mark, b"\\" + mark)
     return mark + re.sub(rb"[\x00-\x1f\x7f]", lambda match: b"\\%03o" % match.group()[0], escaped) + mark
@@ -263,8 +263,8 @@ def free_name(wanted: str, taken: set[str]) -> str:
 
 
 def _param_edits(document: Document, layer: Message, new: NewLayerText, last: bool) -> list[Edit]:
-    kind = plain(new.geometry.kind, _kind(layer))
-    param = layer.all(kind.param)[0].messages[0]
+    adapter = plain(new.geometry.layer_type, _adapter(layer))
+    param = layer.all(adapter.param)[0].messages[0]
     output = param.all("num_output")[0]
     had_bias = param.to_fields().flag("bias_term")
     edits, added = [], []
@@ -275,7 +275,7 @@ def _param_edits(document: Document, layer: Message, new: NewLayerText, last: bo
         added += [] if given else [text]
     if not new.bias and (had_bias or not last):
         edits += [_removal(document, field) for field in param.all("bias_filler")]
-    for sizes in kind.sizes(new.geometry, param.to_fields()):
+    for sizes in adapter.sizes(new.geometry, param.to_fields()):
         written = [field for field in param.fields if field.name in sizes.names]
         if sizes.given(param.to_fields()) == sizes.values:
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...conv import Array
 from .blob import WireBlob, new_blob
-from .layer_types import Kind, kind_of, plain
+from .layer_types import LayerAdapter, adapter_of, plain
 from .schema import ENUMS, MESSAGES, FieldDef
 from .upgrade import V1_TYPES, v1_type
 from .weights import NewLayer, NewWeights, WeightsLayer
@@ -107,7 +107,7 @@ def read_layer(buffer: memoryview, body: int, end: int, version: str, file: str)
     found = _Found(buffer, file)
     try:
         if version == "V0":
-            # A message field that occurs twice means one message, merged.
+            # A message field that occurs twice layer_type one message, merged.
             inner = [f for f in fields(buffer, body, end, 1) if f.number == _V0_INNER and f.wire == LENGTH]
             for f in inner:
                 found.read_names(_V0_NUMBERS, f.body, f.end, 2)
@@ -172,9 +172,9 @@ class _Rewriter:
         self._tops = None if last else list(map(_text, new.tops))
         self._named = False
         self._blobs = self._new_blobs()
-        own = kind_of(new.type or _V1_TYPES.get(layer.type, str(layer.type)))
-        self._kind = plain(new.geometry.kind, own) if new.geometry else None
-        param = self._kind.param if self._kind else ""
+        own = adapter_of(new.type or _V1_TYPES.get(layer.type, str(layer.type)))
+        self._adapter = plain(new.geometry.layer_type, own) if new.geometry else None
+        param = self._adapter.param if self._adapter else ""
         self._param = MESSAGES[_MESSAGES[layer.version]].get(param) if layer.version in _MESSAGES else None
 
     def pieces(self) -> list[bytes | memoryview]:
@@ -204,12 +204,12 @@ class _Rewriter:
         if numbers.top == field.number and self._tops is not None:
             texts, self._tops = self._tops, []
             return b"".join(length_field(field.number, text) for text in texts)
-        if self._kind is not None and self._param is not None and field.number == self._param.number:
-            message = self._parameters(field, self._kind, MESSAGES[self._param.type_name])
+        if self._adapter is not None and self._param is not None and field.number == self._param.number:
+            message = self._parameters(field, self._adapter, MESSAGES[self._param.type_name])
             return length_field(field.number, message)
         return self._edit_name_and_blobs(numbers, field)
 
-    def _parameters(self, field: Field, kind: Kind, known: Mapping[str, FieldDef]) -> bytes:
+    def _parameters(self, field: Field, adapter: LayerAdapter, known: Mapping[str, FieldDef]) -> bytes:
         """The parameters with the new shape, in the order of caffe.proto; all that is no size stays."""
         geometry = self._new.geometry
         assert geometry is not None
@@ -217,7 +217,7 @@ class _Rewriter:
         if len(self._new.blobs) < 2:
             values.append(("bias_term", 0))
         told = {"num_output", "bias_term"}
-        for sizes in kind.sizes(geometry):
+        for sizes in adapter.sizes(geometry):
             told.update(sizes.names)
             if any(value != sizes.default for value in sizes.values):
                 values += sizes.spelled

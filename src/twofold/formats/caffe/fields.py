@@ -45,7 +45,7 @@ class Fields:
         given = self.values.get(name)
         if given:
             return given[-1]
-        if definition.kind == "message":
+        if definition.type == "message":
             return Fields(definition.type_name)
         return definition.default
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from ...conv import Array, ConvGeometry, ConvLayer, Size, Skipped
 from ...errors import ModelError, shape_option
-from ...layer_types import meaning
+from ...layer_types import LAYER_TYPES
 from .emit import refusal
-from .layer_types import Kind, kind_of
+from .layer_types import LayerAdapter, adapter_of
 from .net import LayerSpec, NetDefinition, layer_messages, read_layers, read_net
 from .parameters import check_fit, check_parameters
 from .prototxt import Document
@@ -28,7 +28,7 @@ class Use:
 
     Attributes:
         spec: the layer.
-        kind: what is known of its type.
+        adapter: what is known of its type.
         message: its text.
         input_shape: shape of its input, None where it is not known.
         geometry: its shape; None where its input channels are not known.
@@ -37,7 +37,7 @@ class Use:
     """
 
     spec: LayerSpec
-    kind: Kind
+    adapter: LayerAdapter
     message: Message
     input_shape: Size | None
     geometry: ConvGeometry | None
@@ -47,13 +47,13 @@ class Use:
     @property
     def input_size(self) -> Size | None:
         """Spatial size of the input; of a fully connected layer its positions."""
-        taken = None if self.input_shape is None else self.kind.taken(self.spec, self.input_shape)
+        taken = None if self.input_shape is None else self.adapter.taken(self.spec, self.input_shape)
         return None if taken is None else taken[1]
 
     @property
     def biased(self) -> bool:
         """Whether the layer has a bias."""
-        return self.kind.parameters(self.spec).flag("bias_term")
+        return self.adapter.parameters(self.spec).flag("bias_term")
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,15 @@ def find_groups(
     messages, specs = layer_messages(document), read_layers(document)
     groups: dict[tuple[str, ...], list[Use]] = {}
     for spec in specs:
-        kind = kind_of(spec.type)
-        if kind is not None:
+        adapter = adapter_of(spec.type)
+        if adapter is not None:
             shape = shapes.get(spec.index)
-            shaped = _geometry(spec, kind, shape, weights)
+            shaped = _geometry(spec, adapter, shape, weights)
             use = Use(
-                spec, kind, messages[spec.index], shape, shaped, frozenset(phases.get(spec.index, ())),
+                spec, adapter, messages[spec.index], shape, shaped, frozenset(phases.get(spec.index, ())),
                 unknown.get(spec.index),
             )  # fmt: skip
-            groups.setdefault(_key(spec, kind), []).append(use)
+            groups.setdefault(_key(spec, adapter), []).append(use)
     owners = _blob_users(specs)
     return tuple(Group(tuple(uses), _tied(uses, owners)) for uses in groups.values())
 
@@ -177,35 +177,35 @@ def _read_channels(nets: Sequence[NetDefinition], weights: WeightsFile) -> dict[
         }
         for layer in net.layers:
             entry = weights.layer(layer.name)
-            kind = kind_of(layer.known_type)
+            adapter = adapter_of(layer.known_type)
             shape = tops.get(layer.bottoms[0]) if layer.bottoms else None
-            if kind is None or not meaning(kind.means).spatial or shape is None:
+            if adapter is None or not LAYER_TYPES[adapter.layer_type].spatial or shape is None:
                 continue
             if entry is None or not entry.blobs or len(entry.blobs[0].shape) != 4:
                 continue
-            found[layer.bottoms[0]] = (shape[0], kind.channels(layer, entry.blobs[0].shape), *shape[2:])
+            found[layer.bottoms[0]] = (shape[0], adapter.channels(layer, entry.blobs[0].shape), *shape[2:])
     return found
 
 
-def _key(spec: LayerSpec, kind: Kind) -> tuple[str, ...]:
+def _key(spec: LayerSpec, adapter: LayerAdapter) -> tuple[str, ...]:
     params = spec.fields.messages("param")
     shared = params[0].text("name") if params else ""
-    return ("param", kind.param, shared) if shared else ("layer", spec.name)
+    return ("param", adapter.param, shared) if shared else ("layer", spec.name)
 
 
 def _geometry(
-    spec: LayerSpec, kind: Kind, shape: Size | None, weights: WeightsFile | None
+    spec: LayerSpec, adapter: LayerAdapter, shape: Size | None, weights: WeightsFile | None
 ) -> ConvGeometry | None:
     if not spec.known_type:
         return None
     if shape is not None:
-        taken = kind.taken(spec, shape)
-        return None if taken is None else kind.geometry(spec, len(taken[1]), taken[0])
+        taken = adapter.taken(spec, shape)
+        return None if taken is None else adapter.geometry(spec, len(taken[1]), taken[0])
     entry = weights.layer(spec.name) if weights is not None else None
     if entry is None or not entry.blobs:
         return None
     stored = entry.blobs[0].shape
-    return kind.geometry(spec, len(stored) - 2, kind.channels(spec, stored))
+    return adapter.geometry(spec, len(stored) - 2, adapter.channels(spec, stored))
 
 
 def as_layer(group: Group, document: Document, weights: WeightsFile | None) -> ConvLayer | Skipped:
@@ -277,10 +277,10 @@ def _refusal(group: Group) -> str | None:
         if not use.spec.known_type:
             unknown = ", ".join(use.spec.unknown)
             return f"has {unknown}, of which it is not known what it does; it stays as it is"
-        reason = use.kind.refusal(use.spec, use.input_shape) or refusal(use.message)
+        reason = use.adapter.refusal(use.spec, use.input_shape) or refusal(use.message)
         if reason is not None:
             return reason
-        turned = [one.kind.turned(one.spec) for one in (use, first)]
+        turned = [one.adapter.turned(one.spec) for one in (use, first)]
         if use.geometry != first.geometry or turned[0] != turned[1]:
             return f"shares its weight with layer {use.spec.name!r}, which has another shape or stride"
     if group.tied:
@@ -311,7 +311,7 @@ def _stored(group: Group, document: Document, weights: WeightsFile) -> tuple[Arr
     shape = group.uses[0].geometry
     assert shape is not None
     first = group.uses[0]
-    weight = first.kind.weight(first.spec, last.blobs[0].array(), shape)
+    weight = first.adapter.weight(first.spec, last.blobs[0].array(), shape)
     bias = own.blobs[1].array().reshape(-1) if own is not None and len(own.blobs) > 1 else None
     return weight, bias
 
@@ -319,7 +319,7 @@ def _stored(group: Group, document: Document, weights: WeightsFile) -> tuple[Arr
 def _check_fit(use: Use, blobs: Sequence[Blob], document: Document, weights: WeightsFile) -> None:
     spec, shaped = use.spec, use.geometry
     assert shaped is not None
-    wanted = [use.kind.stored_shape(spec, shaped)]
+    wanted = [use.adapter.stored_shape(spec, shaped)]
     if use.biased:
         wanted.append((shaped.c_out,))
     check_fit(spec.name, blobs, wanted, document.path, weights)

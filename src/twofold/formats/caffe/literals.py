@@ -35,21 +35,21 @@ _LAST_CODE_POINT = 0x10FFFF
 _MOST_DIGITS = 100
 
 
-def parse_scalar(field_kind: str, token_kind: str, token: bytes, negative: bool) -> int | float | bool | str:
+def parse_scalar(field_type: str, token_type: str, token: bytes, negative: bool) -> int | float | bool | str:
     """The value of a number or name token for a field that is neither an enum nor a message.
 
     Raises:
         LiteralError: the field does not take it.
     """
     text = token.decode("ascii")
-    if field_kind in _RANGES:
-        return _integer(field_kind, token_kind, text, negative)
-    if field_kind in ("float", "double"):
-        return _float(token_kind, text, negative)
-    if field_kind == "bool" and not negative:
-        if token_kind == "name" and token in _BOOLS:
+    if field_type in _RANGES:
+        return _integer(field_type, token_type, text, negative)
+    if field_type in ("float", "double"):
+        return _float(token_type, text, negative)
+    if field_type == "bool" and not negative:
+        if token_type == "name" and token in _BOOLS:
             return _BOOLS[token]
-        if token_kind == "number" and _plain_integer(text):
+        if token_type == "number" and _plain_integer(text):
             if _to_int(text) > 1:
                 raise LiteralError(f"integer out of range ({text}); a bool is 0 or 1")
             return bool(_to_int(text))
@@ -69,11 +69,11 @@ def _to_int(text: str) -> int:
     return int(text, 8 if len(text) > 1 and text[0] == "0" else 10)
 
 
-def _integer(field_kind: str, token_kind: str, text: str, negative: bool) -> int:
-    low, high = _RANGES[field_kind]
+def _integer(field_type: str, token_type: str, text: str, negative: bool) -> int:
+    low, high = _RANGES[field_type]
     if negative and low == 0:
         raise LiteralError(f"found '-', expected an integer that is not negative, as in {text}")
-    if token_kind != "number" or not _plain_integer(text):
+    if token_type != "number" or not _plain_integer(text):
         raise LiteralError(f"found {text!r}, expected an integer")
     value = -_to_int(text) if negative else _to_int(text)
     if not low <= value <= high:
@@ -81,9 +81,9 @@ def _integer(field_kind: str, token_kind: str, text: str, negative: bool) -> int
     return value
 
 
-def _float(token_kind: str, text: str, negative: bool) -> float:
+def _float(token_type: str, text: str, negative: bool) -> float:
     sign = -1.0 if negative else 1.0
-    if token_kind == "name":
+    if token_type == "name":
         if text.lower() in ("inf", "infinity", "nan"):
             return sign * float(text)
         raise LiteralError(f"found {text!r}, expected a number")
@@ -92,7 +92,7 @@ def _float(token_kind: str, text: str, negative: bool) -> float:
     return sign * float(text.rstrip("fF"))
 
 
-def parse_enum(enum: str, token_kind: str, token: bytes, negative: bool) -> tuple[str, bool]:
+def parse_enum(enum: str, token_type: str, token: bytes, negative: bool) -> tuple[str, bool]:
     """The name of an enum's value, and whether the schema knows it.
 
     Raises:
@@ -100,9 +100,9 @@ def parse_enum(enum: str, token_kind: str, token: bytes, negative: bool) -> tupl
     """
     text = token.decode("ascii")
     values = ENUMS[enum]
-    if token_kind == "name" and not negative:
+    if token_type == "name" and not negative:
         return text, text in values or text in FORK_VALUES[enum]
-    if token_kind == "number" and _plain_integer(text):
+    if token_type == "number" and _plain_integer(text):
         number = -_to_int(text) if negative else _to_int(text)
         for name, value in values.items():
             if value == number:

@@ -153,8 +153,9 @@ class CaffeModel:
         return (
             *self.definition.notes,
             *(
-                f"{self.definition.path}: layer type {kind!r} is unknown to BVLC Caffe ({_some(names)}); kept"
-                for kind, names in unknown.items()
+                f"{self.definition.path}: layer type {layer_type!r} is unknown to BVLC Caffe "
+                f"({_some(names)}); kept"
+                for layer_type, names in unknown.items()
             ),
             *(
                 f"{self.definition.path}: {variant} ({_counted(names)}): kept, never decomposed: "
@@ -392,10 +393,10 @@ def _counted(names: Sequence[str]) -> str:
 
 
 def _new_weights(use: Use, text: NewLayerText, conv: FactorConv) -> NewWeights:
-    weight = use.kind.stored(use.spec, conv.weight, conv.geometry)
+    weight = use.adapter.stored(use.spec, conv.weight, conv.geometry)
     blobs = (weight,) if conv.bias is None else (weight, conv.bias)
-    kind = plain(conv.geometry.kind, use.kind)
-    type_ = "" if kind is use.kind else kind.types[0]
+    adapter = plain(conv.geometry.layer_type, use.adapter)
+    type_ = "" if adapter is use.adapter else adapter.types[0]
     return NewWeights(text.name, blobs, (text.bottom,), (text.top,), text.geometry, type_)
 
 

@@ -180,9 +180,9 @@ def _specify(layer: Fields, index: int, where: str, text: Message) -> LayerSpec:
     if layer.text("type") == "BatchNorm" and len(layer.all("param")) == 3:
         # Old nets froze the statistics by three lr_mult: 0; Caffe drops these, since it never trains them.
         layer = Fields(layer.type, {key: given for key, given in layer.values.items() if key != "param"})
-    name, kind = layer.text("name"), layer.text("type")
-    unknown = unknown_parts(text, kind)
-    return LayerSpec(name, kind, layer.texts("bottom"), layer.texts("top"), layer, index, where, unknown)
+    name, type_ = layer.text("name"), layer.text("type")
+    unknown = unknown_parts(text, type_)
+    return LayerSpec(name, type_, layer.texts("bottom"), layer.texts("top"), layer, index, where, unknown)
 
 
 def _legacy_input(root: Fields, path: str) -> tuple[LayerSpec, ...]:
@@ -224,7 +224,7 @@ class _State:
     def keeps(self, layer: LayerSpec) -> bool:
         include, exclude = layer.fields.messages("include"), layer.fields.messages("exclude")
         if include and exclude:
-            raise FormatError(f"{layer.label} has both include and exclude rules; Caffe allows one kind")
+            raise FormatError(f"{layer.label} has both include and exclude rules; Caffe allows one of them")
         if include:
             return any(self.meets(rule) for rule in include)
         return not any(self.meets(rule) for rule in exclude)

@@ -138,7 +138,7 @@ class _Parser:
     def __init__(self, source: bytes, path: str) -> None:
         self.source, self.path = source, path
         self.notes: dict[str, list[str]] = {}
-        self.kind, self.token, self.start, self.end = "", b"", 0, 0
+        self.token_type, self.token, self.start, self.end = "", b"", 0, 0
         self.last_end = 0
         if source.startswith(_BOM):
             self.note("begins with a byte order mark, which Caffe refuses; it is kept", 0)
@@ -168,7 +168,9 @@ class _Parser:
         raise FormatError(f"{self.where(self.start if offset is None else offset)}: {problem}")
 
     def found(self) -> str:
-        return self.token.decode("utf-8", "backslashreplace") if self.kind != "end" else "the end of the file"
+        if self.token_type == "end":
+            return "the end of the file"
+        return self.token.decode("utf-8", "backslashreplace")
 
     def note(self, text: str, offset: int) -> None:
         self.notes.setdefault(text, []).append(self.where(offset))
@@ -180,15 +182,15 @@ class _Parser:
         assert space is not None
         self.start = space.end()
         if self.start == len(self.source):
-            self.kind, self.token, self.end = "end", b"", self.start
+            self.token_type, self.token, self.end = "end", b"", self.start
             return
         match = _TOKEN.match(self.source, self.start)
         if match is None or match.group() in (b'"', b"'"):
             self._refuse_character()
-        self.kind, self.token, self.end = match.lastgroup or "", match.group(), match.end()
-        if self.kind == "number":
+        self.token_type, self.token, self.end = match.lastgroup or "", match.group(), match.end()
+        if self.token_type == "number":
             self._check_number()
-        elif self.kind == "string":
+        elif self.token_type == "string":
             try:
                 decode_string(self.token)
             except LiteralError as error:
@@ -221,7 +223,7 @@ class _Parser:
 
     def accept(self, *symbols: bytes) -> bytes | None:
         """Move past the next token if it is one of `symbols`."""
-        if self.kind == "symbol" and self.token in symbols:
+        if self.token_type == "symbol" and self.token in symbols:
             token = self.token
             self.advance()
             return token
@@ -236,7 +238,7 @@ class _Parser:
         known = MESSAGES.get(type_name, {})
         seen: set[str] = set()
         result = []
-        while self.kind != "end" and not (self.kind == "symbol" and self.token == closing):
+        while self.token_type != "end" and not (self.token_type == "symbol" and self.token == closing):
             field = self.field(type_name, known, seen, depth)
             seen.add(field.name)
             result.append(field)
@@ -248,7 +250,7 @@ class _Parser:
 
     def field(self, type_name: str, known: dict[str, FieldDef], seen: set[str], depth: int) -> Field:
         start = self.start
-        if self.kind != "name":
+        if self.token_type != "name":
             self.fail(f"found {self.found()!r} where a field name is expected")
         name = self.token.decode("ascii")
         definition = known.get(name)
@@ -258,7 +260,7 @@ class _Parser:
             self.fail(f"field {name!r} is given a second time, but may be given once; remove one")
         self.advance()
         colon = self.accept(b":") is not None
-        if self.token == b"[" and self.kind == "symbol":
+        if self.token == b"[" and self.token_type == "symbol":
             values = self.values_in_brackets(name, definition, colon, depth)
             return Field(name, (start, self.last_end), values, definition, listed=True)
         value = self.value(name, definition, colon, depth)
@@ -270,7 +272,7 @@ class _Parser:
         if definition is not None:
             if not definition.repeated:
                 self.fail(f"a list for field {name!r}, which takes one value; remove the brackets")
-            if definition.kind != "message" and not colon:
+            if definition.type != "message" and not colon:
                 self.fail(f"found '[' where ':' is expected after {name!r}")
         self.advance()
         values: list[Scalar | Message] = []
@@ -284,8 +286,8 @@ class _Parser:
         return tuple(values)
 
     def value(self, name: str, definition: FieldDef | None, colon: bool, depth: int) -> Scalar | Message:
-        opens = self.kind == "symbol" and self.token in _CLOSING
-        if definition is not None and definition.kind == "message":
+        opens = self.token_type == "symbol" and self.token in _CLOSING
+        if definition is not None and definition.type == "message":
             if not opens:
                 self.fail(f"found {self.found()!r} where '{{' is expected: {name!r} is a message")
             return self.message(definition.type_name, depth)
@@ -313,40 +315,40 @@ class _Parser:
     def scalar(self, name: str, definition: FieldDef | None) -> Scalar:
         start = self.start
         negative = self.accept(b"-") is not None
-        if self.kind == "string" and not negative:
+        if self.token_type == "string" and not negative:
             pieces = []
-            while self.kind == "string":
+            while self.token_type == "string":
                 pieces.append(decode_string(self.token))
                 self.advance()
             raw = self.source[start : self.last_end]
-            if definition is not None and definition.kind not in ("string", "bytes"):
+            if definition is not None and definition.type not in ("string", "bytes"):
                 self.fail(f"found {raw.decode('utf-8', 'replace')}, expected {_expected(definition)}", start)
             return Scalar((start, self.last_end), raw, b"".join(pieces).decode("utf-8", "surrogateescape"))
-        if self.kind not in ("name", "number"):
+        if self.token_type not in ("name", "number"):
             self.fail(f"found {self.found()!r} where a value is expected for {name!r}")
-        kind, token = self.kind, self.token
+        token_type, token = self.token_type, self.token
         value_start = self.start
         try:
-            value, known = self._decode(definition, kind, token, negative, value_start)
+            value, known = self._decode(definition, token_type, token, negative, value_start)
         except LiteralError as error:
             self.fail(f"field {name!r}: {error}", start)
         self.advance()
         return Scalar((start, self.last_end), self.source[start : self.last_end], value, known)
 
     def _decode(
-        self, definition: FieldDef | None, kind: str, token: bytes, negative: bool, offset: int
+        self, definition: FieldDef | None, token_type: str, token: bytes, negative: bool, offset: int
     ) -> tuple[int | float | bool | str, bool]:
         if definition is None:
             return ("-" if negative else "") + token.decode("ascii"), True
-        if definition.kind == "enum":
-            value, known = parse_enum(definition.type_name, kind, token, negative)
+        if definition.type == "enum":
+            value, known = parse_enum(definition.type_name, token_type, token, negative)
             if not known:
                 self.note(
                     f"value {value!r} of {definition.name!r} is unknown to BVLC Caffe; it is kept", offset
                 )
             return value, known
-        return parse_scalar(definition.kind, kind, token, negative), True
+        return parse_scalar(definition.type, token_type, token, negative), True
 
 
 def _expected(definition: FieldDef) -> str:
-    return {"enum": "a name without quotes", "bool": "true or false"}.get(definition.kind, "a number")
+    return {"enum": "a name without quotes", "bool": "true or false"}.get(definition.type, "a number")

@@ -1,4 +1,4 @@
-"""The messages of caffe.proto: numbers, kinds and defaults of fields, as data (`caffe.schema`)."""
+"""The messages of caffe.proto: numbers, types and defaults of fields, as data (`caffe.schema`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FieldDef:
     Attributes:
         name: name in the text format.
         number: number in the binary format; 0 for a fork's field whose number differs between forks.
-        kind: int32, int64, uint32, float, double, bool, string, bytes, enum or message.
+        type: int32, int64, uint32, float, double, bool, string, bytes, enum or message.
         repeated: whether it may be given more than once.
         required: whether it must be given.
         packed: whether Caffe writes it packed.
@@ -26,7 +26,7 @@ class FieldDef:
 
     name: str
     number: int
-    kind: str
+    type: str
     repeated: bool = False
     required: bool = False
     packed: bool = False
@@ -44,20 +44,20 @@ ENUMS: dict[str, dict[str, int]] = {}
 FORK_VALUES: dict[str, frozenset[str]] = {}
 
 _FIELD = re.compile(
-    r"(?P<number>\d+) (?P<flags>\*p|~?\*|[!~])?(?P<kind>\w+) (?P<name>\w+)"
+    r"(?P<number>\d+) (?P<flags>\*p|~?\*|[!~])?(?P<type>\w+) (?P<name>\w+)"
     r"(?: = (?P<default>\S+))?(?: @(?P<only>\S+))?"
 )
 _NUMBERS = ("int32", "int64", "uint32")
 
 
-def _default(kind: str, type_name: str, text: str | None) -> int | float | bool | str:
-    if kind == "enum":
+def _default(field_type: str, type_name: str, text: str | None) -> int | float | bool | str:
+    if field_type == "enum":
         return text or next(iter(ENUMS[type_name]))
-    if kind == "bool":
+    if field_type == "bool":
         return text == "true"
-    if kind in ("float", "double"):
+    if field_type in ("float", "double"):
         return float(text or 0)
-    if kind in _NUMBERS:
+    if field_type in _NUMBERS:
         return int(text or 0)
     return text or ""
 
@@ -81,21 +81,21 @@ def _load() -> None:
         elif line.startswith(" "):
             match = _FIELD.fullmatch(line.strip())
             assert match, f"Bug: {line!r} in caffe.schema"
-            flags, kind = match["flags"] or "", match["kind"]
-            type_name = kind if kind in MESSAGES or kind in ENUMS else ""
+            flags, field_type = match["flags"] or "", match["type"]
+            type_name = field_type if field_type in MESSAGES or field_type in ENUMS else ""
             if type_name:
-                kind = "message" if kind in MESSAGES else "enum"
+                field_type = "message" if field_type in MESSAGES else "enum"
             fields[match["name"]] = FieldDef(
                 name=match["name"],
                 number=int(match["number"]),
-                kind=kind,
+                type=field_type,
                 repeated="*" in flags,
                 required=flags == "!",
                 packed=flags == "*p",
                 fork=flags.startswith("~"),
                 only=tuple(match["only"].split(",")) if match["only"] else (),
                 type_name=type_name,
-                default=_default(kind, type_name, match["default"]),
+                default=_default(field_type, type_name, match["default"]),
             )
 
 

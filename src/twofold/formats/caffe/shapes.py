@@ -16,7 +16,7 @@ from ...conv import Size
 from ...errors import ModelError
 from . import fork_shapes  # noqa: F401 - registers its rules
 from .fields import Fields, axis_of
-from .layer_types import kind_of
+from .layer_types import adapter_of
 from .net import LayerSpec, NetDefinition
 from .rules import RULES, Rule, Shape, register
 from .window import window
@@ -41,11 +41,11 @@ _SOURCES = frozenset(
 
 
 def rule_of(type_: str) -> Rule | None:
-    """The shape rule of a layer type: its own, or that of its kind, by which every bottom gives one top."""
-    kind = kind_of(type_)
-    if type_ in RULES or kind is None:
+    """The shape rule of a layer type: its own, or that of its adapter, with a top for every bottom."""
+    adapter = adapter_of(type_)
+    if type_ in RULES or adapter is None:
         return RULES.get(type_)
-    return lambda layer, bottoms: [kind.top(layer, one) for one in bottoms]
+    return lambda layer, bottoms: [adapter.top(layer, one) for one in bottoms]
 
 
 def infer_shapes(net: NetDefinition, inputs: Mapping[str, Size] | None = None) -> dict[str, Shape]:

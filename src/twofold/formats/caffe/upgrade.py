@@ -1,7 +1,7 @@
 """Old nets in today's terms: V0 and V1 layer messages become LayerParameter messages, field by field.
 
 Caffe converts old nets in memory when it loads them; the same conversion here lets everything else know only
-one kind of layer. Source of the tables: BVLC Caffe 1.0, `upgrade_proto.cpp` and `caffe.proto`.
+one type of layer. Source of the tables: BVLC Caffe 1.0, `upgrade_proto.cpp` and `caffe.proto`.
 """
 
 from __future__ import annotations
@@ -169,9 +169,9 @@ def upgrade_v1(layer: Fields) -> Fields:
         if name not in _V1_ONLY and name in MESSAGES["LayerParameter"]
     }
     if layer.has("type"):
-        kind = layer.text("type")
+        layer_type = layer.text("type")
         # A fork's own type keeps its name.
-        values["type"] = [V1_TYPES.get(kind) or FORK_V1_TYPES.get(kind, kind)]
+        values["type"] = [V1_TYPES.get(layer_type) or FORK_V1_TYPES.get(layer_type, layer_type)]
     params = _param_specs(
         name=layer.all("param"),
         share_mode=layer.all("blob_share_mode"),
@@ -218,24 +218,24 @@ def upgrade_v0(connection: Fields, place: str) -> Fields:
         FormatError: an unknown V0 type.
     """
     v0 = connection.message("layer")
-    kind = v0.text("type")
-    if kind not in V0_TYPES:
+    layer_type = v0.text("type")
+    if layer_type not in V0_TYPES:
         known = ", ".join(sorted(V0_TYPES))
         raise FormatError(
-            f"{place}: layer {v0.text('name')!r}: unknown V0 layer type {kind!r}; Caffe knows {known}"
+            f"{place}: layer {v0.text('name')!r}: unknown V0 layer type {layer_type!r}; Caffe knows {known}"
         )
     values: dict[str, Sequence[Value]] = {
         key: given for key, given in connection.values.items() if key in ("bottom", "top")
     }
     values["name"] = [v0.text("name")]
-    values["type"] = [V0_TYPES[kind]]
+    values["type"] = [V0_TYPES[layer_type]]
     params = _param_specs(lr_mult=v0.all("blobs_lr"), decay_mult=v0.all("weight_decay"))
     if params:
         values["param"] = params
     moved: dict[str, dict[str, Sequence[Value]]] = {}
     for old, (new, homes) in _V0_FIELDS.items():
-        if v0.has(old) and kind in homes:
-            moved.setdefault(homes[kind], {})[new] = v0.all(old)
+        if v0.has(old) and layer_type in homes:
+            moved.setdefault(homes[layer_type], {})[new] = v0.all(old)
     transform = {new: v0.all(old) for old, new in _V0_TRANSFORM.items() if v0.has(old)}
     if transform:
         moved["transform_param"] = transform

@@ -81,6 +81,6 @@ def _scalar(definition: FieldDef, value: Value) -> str:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if definition.kind in ("string", "bytes"):
+    if definition.type in ("string", "bytes"):
         return quote(str(value)).decode("utf-8", "surrogateescape")
     return str(value)

@@ -10,7 +10,7 @@ from onnx import NodeProto, TensorProto
 
 from ...conv import ConvGeometry, Size
 from .graphs import Constant, Graphs, Scope, is_op
-from .layer_types import Kind
+from .layer_types import LayerAdapter
 from .layer_types.base import Shape
 from .tensors import BITS
 
@@ -25,7 +25,7 @@ class Use:
         scope: the graph that holds it.
         position: where in it.
         node: itself.
-        kind: what is known of its operator.
+        adapter: what is known of its operator.
         name: its own, or that of its output where it has none.
         weight: its weight; None where that is no constant.
         bias: its bias; None where it has none.
@@ -39,7 +39,7 @@ class Use:
     scope: Scope
     position: int
     node: NodeProto
-    kind: Kind
+    adapter: LayerAdapter
     name: str
     weight: Constant | None
     bias: Constant | None
@@ -58,8 +58,8 @@ class Use:
 
 
 def read_use(
-    graphs: Graphs, scope: Scope, position: int, kind: Kind, name: str, shapes: Sequence[Shape], batch: int,
-    turns: int | None,
+    graphs: Graphs, scope: Scope, position: int, adapter: LayerAdapter, name: str,
+    shapes: Sequence[Shape], batch: int, turns: int | None,
 ) -> Use:  # fmt: skip
     """Read one node.
 
@@ -67,15 +67,15 @@ def read_use(
         graphs: all graphs of the model.
         scope: the graph that holds the node.
         position: where in it.
-        kind: of the node.
+        adapter: of the node.
         name: what the layer is called.
         shapes: of its inputs, None per axis that is not known.
         batch: samples that the model takes at a time.
         turns: how often the graph runs for a run of the model; None where that is not known.
     """
     node = scope.graph.node[position]
-    shape = kind.arranged(node, shapes[0]) if shapes else None
-    size, reason, at = kind.size(shape), kind.refusal(node), kind.weight
+    shape = adapter.arranged(node, shapes[0]) if shapes else None
+    size, reason, at = adapter.size(shape), adapter.refusal(node), adapter.weight
     weight: Constant | None = None
     bias: Constant | None = None
     found = graphs.constant(scope, node.input[at]) if len(node.input) > at else "is missing"
@@ -97,8 +97,8 @@ def read_use(
     dims = tuple(weight.tensor.dims) if weight is not None else shapes[at] if len(shapes) > at else None
     geometry, problem = None, ""
     if dims is not None and None not in dims:
-        geometry, problem = _geometry(kind, node, tuple(one for one in dims if one is not None), size)
-    if kind.constant and weight is None and is_first(graphs, scope, node):
+        geometry, problem = _geometry(adapter, node, tuple(one for one in dims if one is not None), size)
+    if adapter.constant and weight is None and is_first(graphs, scope, node):
         geometry, reason = None, "its weight is the first factor of the product, not the second"
     if geometry is not None and reason and not _takes(geometry, shape):
         geometry = None
@@ -107,7 +107,7 @@ def read_use(
     # A lone vector is read once, whatever the batch.
     leading = None if shape is None else shape[0] if len(shape) > 1 else 1
     runs = (turns or 0) * (Fraction(1) if leading is None else Fraction(leading, batch))
-    macs = kind.macs(node, [dims if i == at else one for i, one in enumerate(shapes)])
+    macs = adapter.macs(node, [dims if i == at else one for i, one in enumerate(shapes)])
     product = None if macs is None else (turns or 0) * Fraction(macs, batch)
     if turns is None:
         size, product = None, None
@@ -116,7 +116,7 @@ def read_use(
         product, reason = Fraction(0), f"{scope.place} never runs it"
         geometry = None if size is None else geometry
     return Use(
-        scope, position, node, kind, name, weight, bias, geometry, size, runs, reason or problem, product
+        scope, position, node, adapter, name, weight, bias, geometry, size, runs, reason or problem, product
     )
 
 
@@ -127,15 +127,17 @@ def is_first(graphs: Graphs, scope: Scope, node: NodeProto) -> bool:
 
 def _takes(geometry: ConvGeometry, shape: Shape) -> bool:
     """Whether a value of a shape can be a layer's input; a fork's operator may order its weight otherwise."""
-    axis = 1 if geometry.meaning.spatial else -1
+    axis = 1 if geometry.semantics.spatial else -1
     channels = None if shape is None or len(shape) < 2 else shape[axis]
     return channels in (None, geometry.c_in)
 
 
-def _geometry(kind: Kind, node: NodeProto, dims: Size, size: Size | None) -> tuple[ConvGeometry | None, str]:
+def _geometry(
+    adapter: LayerAdapter, node: NodeProto, dims: Size, size: Size | None
+) -> tuple[ConvGeometry | None, str]:
     """The shape that a weight and attributes say, and what is wrong with it."""
     try:
-        geometry, problem = kind.geometry(node, dims, size)
+        geometry, problem = adapter.geometry(node, dims, size)
     except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
         return None, f"its weight of shape {list(dims)} does not go with its attributes: {error}"
     if geometry is not None and size is not None and len(size) != len(geometry.kernel):
@@ -146,7 +148,7 @@ def _geometry(kind: Kind, node: NodeProto, dims: Size, size: Size | None) -> tup
 def _fits(bias: Constant, geometry: ConvGeometry) -> bool:
     """Whether a bias has a value per output channel; that of vectors may be a row."""
     dims = list(bias.tensor.dims)
-    row = not geometry.meaning.spatial and dims == [1, geometry.c_out]
+    row = not geometry.semantics.spatial and dims == [1, geometry.c_out]
     return row or dims == [geometry.c_out]
 
 

@@ -36,12 +36,12 @@ def _problems(graph: GraphProto) -> Iterator[str]:
 
 
 def _value(value: ValueInfoProto) -> Iterator[str]:
-    kind = value.type.tensor_type
-    texts = (value.name, *(axis.dim_param for axis in kind.shape.dim))
+    tensor_type = value.type.tensor_type
+    texts = (value.name, *(axis.dim_param for axis in tensor_type.shape.dim))
     if not all(isinstance(text, str) for text in texts):
         yield f"the name of a value or of its axis is not UTF-8: {texts!r}"
-    if kind.elem_type not in _TYPES:
-        yield f"the value {value.name!r} is of type {kind.elem_type}, which ONNX does not have"
+    if tensor_type.elem_type not in _TYPES:
+        yield f"the value {value.name!r} is of type {tensor_type.elem_type}, which ONNX does not have"
 
 
 def _tensor(tensor: TensorProto) -> Iterator[str]:

@@ -47,7 +47,7 @@ class Editor:
         """Replace all nodes of a group; gives the names of those that stand for the first."""
         weight = self._own(group.weight)
         first = group.uses[0]
-        arrays = [first.kind.stored(first.node, conv.weight, conv.geometry) for conv in stack.convs]
+        arrays = [first.adapter.stored(first.node, conv.weight, conv.geometry) for conv in stack.convs]
         weights = [self._add(weight, f"{weight.name}_{i}", array) for i, array in enumerate(arrays)]
         names = [self._replace_node(use, group, stack, weights) for use in group.uses]
         return names[0]
@@ -127,13 +127,13 @@ class Editor:
             new.CopyFrom(node)  # with its documentation and all that is not known here
             new.name = names[i]
             bias = self._bias(use, group, conv) if i == count - 1 else ""
-            if not bias and use.kind.needs_bias(opset):
+            if not bias and use.adapter.needs_bias(opset):
                 zeros = np.zeros(conv.geometry.c_out)
                 bias = self._add(self._own(group.weight), f"{weights[i]}_zero", zeros)
             new.input[:] = [chain[i], weights[i], *([bias] if bias else [])]
             new.output[:] = [chain[i + 1]]
-            use.kind.write(new, conv.geometry, last=i == count - 1)
-            nodes += use.kind.biased(
+            use.adapter.write(new, conv.geometry, last=i == count - 1)
+            nodes += use.adapter.biased(
                 new, opset, partial(self._free, taken=self._values), partial(self._free, taken=self._names)
             )
         self._instead[use.scope.number, use.position] = nodes
@@ -163,7 +163,7 @@ def _value_infos(use: Use, node: NodeProto, values: list[str], stack: Factors) -
     output, source = known.get(node.output[0]), known.get(node.input[0])
     if output is None or not output.type.tensor_type.HasField("shape"):
         return []
-    infos = use.kind.between(node, source, output, stack.chain)
+    infos = use.adapter.between(node, source, output, stack.chain)
     for info, name in zip(infos, values, strict=True):
         info.name = name
     return infos

@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto
 from ...conv import Size, Skipped
 from .graphs import Graphs, held
 from .groups import find_groups, free_name, macs_of
-from .layer_types import kind_of
+from .layer_types import adapter_of
 from .tensors import Files
 
 #: Key of the metadata that says of a node in a function which one it is.
@@ -19,7 +19,7 @@ _MARK = "twofold.function"
 
 def in_functions(model: ModelProto, inputs: Mapping[str, Size], path: str, files: Files) -> list[Skipped]:
     """Layers in functions, each time that a function is called: seen in a copy with all functions inlined."""
-    if not any(kind_of(node) for function in model.functions for node in _all(list(function.node))):
+    if not any(adapter_of(node) for function in model.functions for node in _all(list(function.node))):
         return []
     marked = ModelProto()
     marked.CopyFrom(model)

@@ -12,7 +12,7 @@ from onnx import NodeProto
 from ...conv import Array, ConvLayer, Size, Skipped
 from .convolution import Use, is_first, read_use
 from .graphs import Constant, Graphs, Scope
-from .layer_types import Kind, kind_of
+from .layer_types import LayerAdapter, adapter_of
 from .shapes import ValueShapes, batch_of
 from .tensors import BITS, Files, read_weight
 from .turns import turns
@@ -51,28 +51,28 @@ def find_groups(graphs: Graphs, inputs: Mapping[str, Size], path: str) -> tuple[
     Raises:
         ModelError: `inputs` do not fit the model.
     """
-    nodes, kinds = [], []
+    nodes, adapters = [], []
     own = {(function.domain, function.name) for function in graphs.model.functions}
     for place in graphs.nodes():
-        kind = None if (place[2].domain, place[2].op_type) in own else kind_of(place[2])
-        if kind is not None and not _of_activations(graphs, place, kind):
+        adapter = None if (place[2].domain, place[2].op_type) in own else adapter_of(place[2])
+        if adapter is not None and not _of_activations(graphs, place, adapter):
             nodes.append(place)
-            kinds.append(kind)
+            adapters.append(adapter)
     shapes, batch = ValueShapes(graphs, inputs, path, nodes), batch_of(graphs.model, inputs)
     groups: dict[tuple[int, str] | str, list[Use]] = {}
-    for (scope, position, node), kind, name in zip(nodes, kinds, _names(graphs, nodes), strict=True):
+    for (scope, position, node), adapter, name in zip(nodes, adapters, _names(graphs, nodes), strict=True):
         of_inputs, often = [shapes.of(scope, value) for value in node.input], turns(graphs, shapes, scope)
-        use = read_use(graphs, scope, position, kind, name, of_inputs, batch, often)
+        use = read_use(graphs, scope, position, adapter, name, of_inputs, batch, often)
         groups.setdefault(use.weight.key if use.weight is not None else name, []).append(use)
     return tuple(Group(tuple(uses), _reason(graphs, uses)) for uses in groups.values())
 
 
-def _of_activations(graphs: Graphs, place: Node, kind: Kind) -> bool:
+def _of_activations(graphs: Graphs, place: Node, adapter: LayerAdapter) -> bool:
     """Whether a node multiplies two results, as attention does: that is no layer with a weight."""
     scope, _, node = place
-    if not kind.constant or len(node.input) <= kind.weight:
+    if not adapter.constant or len(node.input) <= adapter.weight:
         return False
-    if graphs.is_weight(scope, node.input[kind.weight], node.input[0]):
+    if graphs.is_weight(scope, node.input[adapter.weight], node.input[0]):
         return False
     return not is_first(graphs, scope, node)
 
@@ -99,12 +99,12 @@ def _reason(graphs: Graphs, uses: list[Use]) -> str:
     for use in uses:
         if use.reason:
             return use.reason if use is uses[0] else f"shares its weight with {use.name!r}: {use.reason}"
-        turned = [one.kind.turned(one.node) for one in (use, uses[0])]
+        turned = [one.adapter.turned(one.node) for one in (use, uses[0])]
         if use.geometry != uses[0].geometry or turned[0] != turned[1]:
             return f"shares its weight with {use.name!r}, which has another shape or stride"
     weight = uses[0].weight
     assert weight is not None, "Bug: a node without weight has a reason"
-    places = {(use.scope.number, use.position): use.kind.weight for use in uses}
+    places = {(use.scope.number, use.position): use.adapter.weight for use in uses}
     for reader in graphs.final_readers(weight):
         if reader.node is None:
             return f"its weight {weight.name!r} is an output of the graph"
@@ -131,7 +131,7 @@ def as_layer(group: Group, files: Files) -> ConvLayer | Skipped:
     return ConvLayer(
         group.name,
         shaped,
-        first.kind.canonical(first.node, read_weight(group.weight.tensor, files), shaped),
+        first.adapter.canonical(first.node, read_weight(group.weight.tensor, files), shaped),
         bias_of(first, files),
         sizes if known else (),
         tuple(use.name for use in group.uses[1:]),

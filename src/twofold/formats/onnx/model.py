@@ -141,7 +141,7 @@ class OnnxModel:
         """Why what is fitted to data could not be run; "" where it can."""
         opset = opset_of(self.proto)
         for name, group in self._groups.items():
-            if not group.reason and not group.uses[0].kind.runs_biased(opset):
+            if not group.reason and not group.uses[0].adapter.runs_biased(opset):
                 return (
                     f"{self.path}: {name}: fitted to data it has a bias, which ONNX Runtime does not add to "
                     f"{group.uses[0].node.op_type} of version {opset}; convert the model first "

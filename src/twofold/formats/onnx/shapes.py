@@ -165,18 +165,18 @@ def _set_inputs(model: ModelProto, inputs: Mapping[str, Shape], path: str) -> No
     for name, size in inputs.items():
         if name not in known:
             raise ModelError(f"{path}: the net has no input {name!r}; it has {', '.join(known) or 'none'}")
-        kind: TypeProto.Tensor = known[name].type.tensor_type
-        if kind.HasField("shape") and len(kind.shape.dim) != len(size):
+        tensor: TypeProto.Tensor = known[name].type.tensor_type
+        if tensor.HasField("shape") and len(tensor.shape.dim) != len(size):
             raise ModelError(
-                f"{path}: input {name!r} has {len(kind.shape.dim)} axes, not {len(size)} as in {list(size)}"
+                f"{path}: input {name!r} has {len(tensor.shape.dim)} axes, not {len(size)} as in {list(size)}"
             )
-        free = list(kind.shape.dim) or [None] * len(size)
+        free = list(tensor.shape.dim) or [None] * len(size)
         new = [
             TensorShapeProto.Dimension(dim_value=dim) if dim else old
             for dim, old in zip(size, free, strict=True)
         ]
-        kind.shape.ClearField("dim")
-        kind.shape.dim.extend(dim or TensorShapeProto.Dimension() for dim in new)
+        tensor.shape.ClearField("dim")
+        tensor.shape.dim.extend(dim or TensorShapeProto.Dimension() for dim in new)
     # What the file says of the values in between belongs to its own input shapes.
     for scope in Graphs(model).scopes:
         scope.graph.ClearField("value_info")
@@ -199,11 +199,11 @@ def fed_inputs(model: ModelProto) -> list[ValueInfoProto]:
 
 
 def _shape(value: ValueInfoProto) -> Shape | None:
-    kind = value.type.tensor_type
-    if not kind.HasField("shape"):
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
         return None
     return tuple(
-        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in tensor.shape.dim
     )
 
 
@@ -248,10 +248,10 @@ def _zeros(value: ValueInfoProto, inputs: Mapping[str, Shape]) -> NDArray[np.gen
         raise ValueError(f"input {value.name!r} has no definite shape")
     if math.prod(definite) > _MOST_ZEROS:
         raise ValueError(f"input {value.name!r} is too large to be run for shapes alone")
-    kind = value.type.tensor_type.elem_type
-    if kind == TensorProto.UNDEFINED:
+    elem_type = value.type.tensor_type.elem_type
+    if elem_type == TensorProto.UNDEFINED:
         raise ValueError(f"input {value.name!r} has no type")
-    return np.zeros(definite, helper.tensor_dtype_to_np_dtype(kind))
+    return np.zeros(definite, helper.tensor_dtype_to_np_dtype(elem_type))
 
 
 def _errors(onnxruntime: ModuleType) -> tuple[type[Exception], ...]:

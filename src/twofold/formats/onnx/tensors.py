@@ -177,9 +177,9 @@ def new_tensor(name: str, array: Array, like: TensorProto) -> TensorProto:
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(array.astype(helper.tensor_dtype_to_np_dtype(like.data_type)))
     if not np.isfinite(stored.astype(np.float64)).all():
-        kind = TensorProto.DataType.Name(like.data_type)
+        type_name = TensorProto.DataType.Name(like.data_type)
         raise ModelError(
-            f"{name}: {np.abs(array).max():.4g} is too large for {kind}, the type of {like.name!r}; "
+            f"{name}: {np.abs(array).max():.4g} is too large for {type_name}, the type of {like.name!r}; "
             "convert the model to float32 first"
         )
     tensor: TensorProto = numpy_helper.from_array(stored, name)

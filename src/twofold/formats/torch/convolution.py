@@ -15,7 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ...conv import Array, ConvGeometry, FactorConv
 from ...errors import ModelError
-from .layer_types.base import Kind, kind_of, plain, registered
+from .layer_types.base import LayerAdapter, adapter_of, plain, registered
 
 #: Modules that read the weights of layers in them by themselves, without calling them.
 READ_BY: tuple[type[nn.Module], ...] = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -41,17 +41,17 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def refusal(module: nn.Module) -> str | None:
     """Why a layer cannot be replaced, whatever its shape; None where it can."""
-    kind = type(module).__name__
+    class_name = type(module).__name__
     known = registered(module)
     if known is None:
-        return f"quantized ({kind}); decompose first, then quantize"
+        return f"quantized ({class_name}); decompose first, then quantize"
     computed = removal(module)
     if computed is not None:
         return computed
     own = [name for name in _CALLS if getattr(type(module), name, None) is not getattr(known, name, None)]
     if own or "forward" in vars(module):
-        return f"a subclass with a forward of its own ({kind})"
-    reason = layer_kind(module).refusal(module) or _parameter_refusal(module)
+        return f"a subclass with a forward of its own ({class_name})"
+    reason = adapter_for(module).refusal(module) or _parameter_refusal(module)
     if reason is not None:
         return reason
     hooks = [name.strip("_").replace("_", " ") for name in _HOOKS if getattr(module, name, None)]
@@ -96,17 +96,17 @@ def _parameter_refusal(module: nn.Module) -> str | None:
     return None
 
 
-def layer_kind(module: nn.Module) -> Kind:
-    """The kind of a module that is a layer."""
-    kind = kind_of(module)
-    assert kind is not None, "Bug: a module that is no layer was taken for one"
-    return kind
+def adapter_for(module: nn.Module) -> LayerAdapter:
+    """The adapter of a module that is a layer."""
+    adapter = adapter_of(module)
+    assert adapter is not None, "Bug: a module that is no layer was taken for one"
+    return adapter
 
 
 def geometry(module: nn.Module) -> ConvGeometry | None:
     """The shape of a layer; None where the module does not tell."""
     try:
-        return layer_kind(module).geometry(module)
+        return adapter_for(module).geometry(module)
     except (AttributeError, TypeError, ValueError):
         return None
 
@@ -154,8 +154,8 @@ def _like(module: nn.Module, conv: FactorConv) -> nn.Module:
     assert isinstance(weight, Tensor), "Bug: a module without a plain weight was not refused"
     # On the meta device nothing is drawn, so that the caller's random state stays.
     options = {"bias": conv.bias is not None, "device": "meta", "dtype": weight.dtype}
-    new = plain(shape.kind).make(shape, layer_kind(module).settings(module), **options)
-    new.weight = _as_parameter(shape.meaning.stored(conv.weight, shape), weight)
+    new = plain(shape.layer_type).make(shape, adapter_for(module).settings(module), **options)
+    new.weight = _as_parameter(shape.semantics.stored(conv.weight, shape), weight)
     if conv.bias is not None:
         new.bias = _as_parameter(conv.bias, weight if bias is None else bias)
     return new

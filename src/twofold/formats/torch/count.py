@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Product:
-    """Products of one kind that no layer's own call computed.
+    """Products of one operation that no layer's own call computed.
 
     Attributes:
         module: name of the innermost module that ran.

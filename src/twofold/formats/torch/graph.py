@@ -39,7 +39,7 @@ def net_graph(module: nn.Module, groups: Iterable[Group], example_inputs: Any) -
         at[node] = len(nodes)
         target = str(node.target) if node.op == "call_module" else node.name
         layer = owners.get(target) if node.op == "call_module" else None
-        nodes.append(Node(target, _kind(node, traced), sources, _shape(node), layer))
+        nodes.append(Node(target, _op_type(node, traced), sources, _shape(node), layer))
     return NetGraph(tuple(nodes))
 
 
@@ -53,7 +53,7 @@ def _add_shapes(traced: fx.GraphModule, module: nn.Module, example_inputs: Any) 
         ShapeProp(traced).propagate(*(given[name] for name in holders))
 
 
-def _kind(node: fx.Node, traced: fx.GraphModule) -> str:
+def _op_type(node: fx.Node, traced: fx.GraphModule) -> str:
     if node.op == "placeholder":
         return "Input"
     if node.op == "call_module":
@@ -71,6 +71,6 @@ def _in_order(module: nn.Module, owners: dict[str, str]) -> NetGraph:
     nodes = [Node("input", "Input")]
     for name, one in module.named_modules():
         if not any(True for _ in one.children()) and not isinstance(one, Tensor):
-            kind = type(one).__name__
-            nodes.append(Node(name or kind, kind, (len(nodes) - 1,), None, owners.get(name)))
+            class_name = type(one).__name__
+            nodes.append(Node(name or class_name, class_name, (len(nodes) - 1,), None, owners.get(name)))
     return NetGraph(tuple(nodes), complete=False)

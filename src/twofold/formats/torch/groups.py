@@ -9,8 +9,8 @@ from fractions import Fraction
 from torch import nn
 
 from ...conv import ConvLayer, Size, Skipped
-from .convolution import BITS, READ_BY, bias_of, geometry, layer_kind, refusal, values
-from .layer_types import kind_of
+from .convolution import BITS, READ_BY, adapter_for, bias_of, geometry, refusal, values
+from .layer_types import adapter_of
 
 #: What a layer is called that is the whole module.
 ROOT = "(module)"
@@ -67,7 +67,7 @@ def find_groups(root: nn.Module) -> tuple[Group, ...]:
     paths: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
     for name, module in root.named_modules(remove_duplicate=False):
-        if kind_of(module) is not None:
+        if adapter_of(module) is not None:
             paths.setdefault(id(module), []).append(name)
             modules[id(module)] = module
     shared: dict[int, list[int]] = {}
@@ -104,11 +104,11 @@ def _reason(
         reason = refusal(module)
         if reason is not None:
             return reason if module is first else f"shares its weight with {names[0]!r}: {reason}"
-        kind = layer_kind(module)  # which says how the weight is stored, too
+        adapter = adapter_for(module)  # which says how the weight is stored, too
         if (
-            kind is not layer_kind(first)
+            adapter is not adapter_for(first)
             or geometry(module) != geometry(first)
-            or kind.settings(module) != kind.settings(first)
+            or adapter.settings(module) != adapter.settings(first)
         ):
             return f"shares its weight with {names[0]!r}, which has another shape, stride or padding"
     own = {f"{name}.weight".lstrip(".") for _, names in members for name in names}
@@ -142,7 +142,7 @@ def as_layer(group: Group, calls: Calls | None) -> ConvLayer | Skipped:
     weight, bias = first.weight, bias_of(first)
     assert isinstance(weight, nn.Parameter), "Bug: a module without a plain weight was not refused"
     layer = ConvLayer(
-        group.name, shaped, layer_kind(first).weight(values(weight), shaped),
+        group.name, shaped, adapter_for(first).weight(values(weight), shaped),
         None if bias is None else values(bias), sizes, group.names[1:], BITS[weight.dtype],
         runs=() if all(one == 1 for one in runs) else runs,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .convolution import geometry
-from .layer_types import kind_of
+from .layer_types import adapter_of
 
 #: Sizes of images that forwards take, the usual first: any size is taken by most, one of these by the rest.
 _SIZES = (64, 224, 32, 28, 256)
@@ -23,7 +23,7 @@ def guesses(module: nn.Module) -> Iterator[Tensor]:
     if _required(module) != 1:
         return
     like = next((one for one in module.parameters() if one.is_floating_point()), None)
-    first = next((one for one in module.modules() if isinstance(one, nn.Embedding) or kind_of(one)), None)
+    first = next((one for one in module.modules() if isinstance(one, nn.Embedding) or adapter_of(one)), None)
     if first is None or like is None or like.is_meta:
         return
     generator = torch.Generator().manual_seed(0)
@@ -41,7 +41,7 @@ def _shapes(module: nn.Module, first: nn.Module) -> Iterator[tuple[int, ...]]:
     found = geometry(first)
     if found is None:
         return
-    if not found.meaning.spatial:
+    if not found.semantics.spatial:
         yield (1, found.c_in)
         yield (1, _LENGTH, found.c_in)
         return

@@ -63,8 +63,8 @@ class Arguments:
             with eagerly():
                 return module(*self.positional, **self.named)
         except Exception as error:  # whatever a forward raises
-            kind = type(module).__name__
-            raise InputError(f"{kind} does not run on the inputs that it was given: {error}") from error
+            class_name = type(module).__name__
+            raise InputError(f"{class_name} does not run on the inputs that it was given: {error}") from error
 
 
 def as_tensors(module: nn.Module, example_inputs: Any) -> Any:

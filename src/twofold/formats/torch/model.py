@@ -50,15 +50,13 @@ class TorchModel:
     drawn: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        kind = type(self.module)
+        cls = type(self.module)
         if isinstance(self.module, torch.jit.ScriptModule):
-            raise ModelError(f"{kind.__name__} is scripted or traced; give the module that it was made from")
+            raise ModelError(f"{cls.__name__} is scripted or traced; give the module that it was made from")
         if hasattr(self.module, "_orig_mod"):
-            raise ModelError(f"{kind.__name__} is compiled; give the module itself and compile the result")
-        if kind.__name__ in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
-            raise ModelError(
-                f"the module is wrapped in {kind.__name__}; give its .module and wrap the result"
-            )
+            raise ModelError(f"{cls.__name__} is compiled; give the module itself and compile the result")
+        if cls.__name__ in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
+            raise ModelError(f"the module is wrapped in {cls.__name__}; give its .module and wrap the result")
         lazy = [] if self.example_inputs is None else lazy_layers(self.module)
         if lazy:
             object.__setattr__(self, "module", initialised(self.module, self.example_inputs))

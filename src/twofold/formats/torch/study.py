@@ -16,7 +16,7 @@ from .count import Counted, Product, counting
 from .detours import Detours, Places
 from .groups import ROOT, Calls, Group, find_groups
 from .inputs import Arguments
-from .layer_types import kind_of
+from .layer_types import adapter_of
 from .outputs import flat
 from .running import same_randomness
 
@@ -76,7 +76,7 @@ class _Seen:
         self.unbatched = False
         self._modules: dict[str, nn.Module] = {}
         for name, one in module.named_modules():
-            if kind_of(one) is not None and not isinstance(one, torch.jit.ScriptModule):
+            if adapter_of(one) is not None and not isinstance(one, torch.jit.ScriptModule):
                 self._modules[name] = one
                 one.register_forward_pre_hook(partial(self._note, name), with_kwargs=True)
 
@@ -91,15 +91,15 @@ class _Seen:
 
     def sizes(self, name: str, batch: int) -> tuple[Size, ...]:
         """Spatial size of the input of every call."""
-        kind, module = kind_of(self._modules[name]), self._modules[name]
-        assert kind is not None, "Bug: a module that is no layer was noted"
-        return tuple(kind.size(module, _empty(shape), batch) for shape in self.calls[name])
+        adapter, module = adapter_of(self._modules[name]), self._modules[name]
+        assert adapter is not None, "Bug: a module that is no layer was noted"
+        return tuple(adapter.size(module, _empty(shape), batch) for shape in self.calls[name])
 
     def runs(self, name: str, batch: int) -> tuple[Fraction, ...]:
         """How often each call runs per image."""
-        kind, module = kind_of(self._modules[name]), self._modules[name]
-        assert kind is not None, "Bug: a module that is no layer was noted"
-        return tuple(kind.runs(module, _empty(shape), batch) for shape in self.calls[name])
+        adapter, module = adapter_of(self._modules[name]), self._modules[name]
+        assert adapter is not None, "Bug: a module that is no layer was noted"
+        return tuple(adapter.runs(module, _empty(shape), batch) for shape in self.calls[name])
 
 
 def _empty(shape: torch.Size) -> Tensor:
@@ -146,9 +146,9 @@ def _inside(name: str, holders: Collection[str]) -> bool:
     return any(not holder or name.startswith(f"{holder}.") for holder in holders)
 
 
-def _why(product: Product, kind: str, scripted: Collection[str]) -> str:
+def _why(product: Product, owner: str, scripted: Collection[str]) -> str:
     if _inside(product.weight, scripted) and product.weight:
         return "is inside a scripted module, which is not decomposed; give the module that it was made from"
     if product.weight:
-        return f"{kind} computes this {product.operation} by itself, not by a layer that could be replaced"
-    return f"{kind} computes a {product.operation} by itself, with a weight that it computes as well"
+        return f"{owner} computes this {product.operation} by itself, not by a layer that could be replaced"
+    return f"{owner} computes a {product.operation} by itself, with a weight that it computes as well"

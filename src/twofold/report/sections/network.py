@@ -108,15 +108,15 @@ class _Canvas:
 
     def _plain(self, block: Block, right: int, stays: Skipped | None) -> Markup:
         node = block.node
-        kinds = " · ".join((node.kind, *block.with_kinds))
-        lines = [node.name, kinds, *_shape_line(node.shape)]
+        op_types = " · ".join((node.op_type, *block.with_op_types))
+        lines = [node.name, op_types, *_shape_line(node.shape)]
         if stays is not None:
             lines += [shape_text(stays.geometry)] if stays.geometry else []
             lines += [f"MACs {count_text(stays.macs)}"] if stays.macs else []
             lines.append(f"stays: {stays.reason}")
         css = "conv" if stays is not None else "other"
         at = self._place(block, right)
-        second = shape_text(stays.geometry) if stays is not None and stays.geometry is not None else kinds
+        second = shape_text(stays.geometry) if stays is not None and stays.geometry is not None else op_types
         return self._box(
             at, HEIGHT, css, (node.name, second), "\n".join(lines), f"{node.name}/{block.layer}.{block.lane}"
         )
@@ -125,7 +125,7 @@ class _Canvas:
         node = block.node
         lines = [
             node.name,
-            " · ".join((node.kind, *block.with_kinds)),
+            " · ".join((node.op_type, *block.with_op_types)),
             shape_text(choice.geometry),
             *_shape_line(node.shape),
             f"MACs {count_text(choice.macs[0])}, params {count_text(choice.params[0])}",

@@ -59,4 +59,4 @@ def watch(
         ) from error
     for (layer, source, _), gradient in zip(seen, gradients, strict=True):
         found_there = (tensor.detach().float().numpy() for tensor in (source, gradient))
-        yield Seen(layer.name, *map(layer.geometry.meaning.images, found_there))
+        yield Seen(layer.name, *map(layer.geometry.semantics.images, found_there))

@@ -120,7 +120,7 @@ class Graph:
                     chosen.add(self._makers[name])
                     waiting.append(self._nodes[self._makers[name]])
         nodes = [node for one in sorted(chosen) for node in (instead or {}).get(one, [self._nodes[one]])]
-        fed = [helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()]
+        fed = [helper.make_tensor_value_info(name, elem_type, None) for name, elem_type in inputs.items()]
         graph = GraphProto(
             name="part", node=nodes, input=fed, output=[ValueInfoProto(name=name) for name in outputs]
         )

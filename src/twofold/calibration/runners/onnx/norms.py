@@ -38,12 +38,12 @@ def _normalised(node: NodeProto, opset: int) -> Iterator[NodeProto]:
         return f"{y} twofold {part}"
 
     def constant(part: str, values: list[int] | float) -> NodeProto:
-        kind = np.int64 if isinstance(values, list) else np.float32
-        tensor: TensorProto = numpy_helper.from_array(np.array(values, kind))
+        dtype = np.int64 if isinstance(values, list) else np.float32
+        tensor: TensorProto = numpy_helper.from_array(np.array(values, dtype))
         return helper.make_node("Constant", [], [name(part)], value=tensor)
 
-    def make(kind: str, inputs: list[str], part: str, **attributes: Any) -> NodeProto:
-        return helper.make_node(kind, inputs, [name(part)], **attributes)
+    def make(op_type: str, inputs: list[str], part: str, **attributes: Any) -> NodeProto:
+        return helper.make_node(op_type, inputs, [name(part)], **attributes)
 
     def mean(source: str, part: str) -> NodeProto:
         if opset >= 18:

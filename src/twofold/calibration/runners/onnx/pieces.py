@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from ....formats.onnx.layer_types import kind_of
+from ....formats.onnx.layer_types import adapter_of
 from .graph import Graph
 from .session import Arrays, Session
 
@@ -71,15 +71,15 @@ class Pieces:
     def _open(self, piece: int, values: Arrays, fed: bool) -> Session:
         first, stop = self._starts[piece], self._stops[piece]
         instead: Mapping[int, Sequence[NodeProto]] = {}
-        kinds = {
+        elem_types = {
             name: helper.np_dtype_to_tensor_dtype(np.asarray(value).dtype) for name, value in values.items()
         }
         if fed:
             node = NodeProto()
             node.CopyFrom(self._graph.model.graph.node[first])
             node.input[:] = [node.input[0], _WEIGHT, _BIAS]
-            kind = kind_of(node)
-            assert kind is not None, "Bug: a piece begins with a node that is no layer"
-            instead = {first: kind.biased(node, self._graph.opset)}
+            adapter = adapter_of(node)
+            assert adapter is not None, "Bug: a piece begins with a node that is no layer"
+            instead = {first: adapter.biased(node, self._graph.opset)}
         made = sorted(self._live[piece + 1] - self._live[piece])
-        return Session(self._graph.part(first, stop, kinds, made, instead), made)
+        return Session(self._graph.part(first, stop, elem_types, made, instead), made)

@@ -66,9 +66,9 @@ class OnnxRunner:
         self._normal = _Network(proto, self.outputs, model)
         self._network = self._normal
         self._types = types_of(proto, self._normal.graph.fed)
-        for name, kind in self._types.items():
-            if kind in (TensorProto.UNDEFINED, TensorProto.STRING):
-                type_ = TensorProto.DataType.Name(kind)
+        for name, elem_type in self._types.items():
+            if elem_type in (TensorProto.UNDEFINED, TensorProto.STRING):
+                type_ = TensorProto.DataType.Name(elem_type)
                 raise InputError(
                     f"input {name!r} is of type {type_}, which is no number; it cannot be calibrated"
                 )
@@ -146,7 +146,7 @@ class OnnxRunner:
                 node, layer = self._network.graph.model.graph.node[position], places[position]
                 for values in envs:
                     given = values[node.input[0]].astype(np.float32, copy=False)
-                    yield Seen(layer.name, layer.geometry.meaning.images(given))
+                    yield Seen(layer.name, layer.geometry.semantics.images(given))
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`; with stacks the changed model itself is run."""
@@ -185,7 +185,7 @@ class OnnxRunner:
         group, pieces = self._model.group(layer.name), self._network.pieces
         first, dtype = group.uses[0], helper.tensor_dtype_to_np_dtype(group.weight.tensor.data_type)
         whole = composed(stack).reshape(layer.geometry.weight_shape)
-        weight = first.kind.stored(first.node, whole, layer.geometry).astype(dtype)
+        weight = first.adapter.stored(first.node, whole, layer.geometry).astype(dtype)
         zeros = np.zeros(layer.geometry.c_out)
         biases = [bias_of(use, self._model.files) for use in group.uses]
         last = stack.convs[-1].bias

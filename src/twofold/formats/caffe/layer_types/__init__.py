@@ -1,14 +1,28 @@
-"""Layers that are decomposed: one file per kind, which says how such a layer is read and written."""
+"""Layers that are decomposed: one file per layer type, which reads and writes them."""
 
-from .base import Kind, Sizes, geometry, kind_of, plain, plain_type, register, types
+from ....renamed import former_members
+from .base import LayerAdapter, Sizes, adapter_of, geometry, plain, plain_type, register, types
 from .convolution import Convolution, Depthwise
 from .linear import Linear
 from .transposed import Transposed
 from .volume import Volume, as_convolution, volume_param
 
 __all__ = [
-    "Convolution", "Depthwise", "Kind", "Linear", "Sizes", "Transposed", "Volume", "as_convolution",
-    "geometry", "kind_of", "plain", "plain_type", "register", "types", "volume_param",
+    "Convolution",
+    "Depthwise",
+    "LayerAdapter",
+    "Linear",
+    "Sizes",
+    "Transposed",
+    "Volume",
+    "adapter_of",
+    "as_convolution",
+    "geometry",
+    "plain",
+    "plain_type",
+    "register",
+    "types",
+    "volume_param",
 ]  # fmt: skip
 
 register(Convolution())
@@ -16,3 +30,5 @@ register(Depthwise())
 register(Transposed())
 register(Linear())
 register(Volume())
+
+__getattr__ = former_members(__name__, Kind="LayerAdapter", kind_of="adapter_of")

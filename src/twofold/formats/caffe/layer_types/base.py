@@ -1,8 +1,8 @@
-"""What is to be known of a kind of Caffe layer, and the registry."""
+"""How layers of Caffe hold layers that are decomposed: the base class, and the registry."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ....conv import Array, ConvGeometry, Size
 from ....errors import ModelError
-from ...registry import Registry
+from ...registry import Adapter, AdapterRegistry
 from ..fields import Fields
 from ..net import LayerSpec
 
@@ -64,17 +64,16 @@ class Sides(Sizes):
         return tuple(param.integer(name) for name in self.names)
 
 
-class Kind(ABC):
-    """How layers of some types say a layer.
+class LayerAdapter(Adapter):
+    """How layers of some of Caffe's types hold a layer.
 
     Attributes:
-        means: name of the kind in `twofold.kinds`.
-        types: names of the types. A factor keeps the type of its layer where that means its kind; else it
-            gets the first that is registered for that.
+        layer_type: name of the layer type in `twofold.layer_types`.
+        types: names of Caffe's types. A factor of the same layer type keeps the type of its layer; another
+            gets the first that is registered for its layer type.
         param: field of a layer that holds its parameters, of which one is `num_output`, one `bias_term`.
     """
 
-    means: str
     types: tuple[str, ...]
     param: str
 
@@ -84,7 +83,7 @@ class Kind(ABC):
 
     @abstractmethod
     def taken(self, layer: LayerSpec, shape: Size) -> tuple[int, Size] | None:
-        """Channels and spatial size of an input; None where they are not what `ConvLayer` means by them."""
+        """Channels and spatial size of an input; None where they are not those of a `ConvLayer`."""
 
     @abstractmethod
     def top(self, layer: LayerSpec, shape: Size) -> Size:
@@ -147,31 +146,31 @@ class Kind(ABC):
 
     def stored_shape(self, layer: LayerSpec, geometry: ConvGeometry) -> Size:
         """Shape of the weight in the file."""
-        return geometry.meaning.stored_shape(geometry)[:: -1 if self.turned(layer) else 1]
+        return geometry.semantics.stored_shape(geometry)[:: -1 if self.turned(layer) else 1]
 
     def weight(self, layer: LayerSpec, array: Array, geometry: ConvGeometry) -> Array:
         """The weight as `ConvLayer` has it."""
         array = array.reshape(self.stored_shape(layer, geometry))
-        return geometry.meaning.canonical(array.T if self.turned(layer) else array, geometry)
+        return geometry.semantics.canonical(array.T if self.turned(layer) else array, geometry)
 
     def stored(self, layer: LayerSpec, weight: Array, geometry: ConvGeometry) -> Array:
         """The weight as a layer that stands in this one's place has it."""
-        array = geometry.meaning.stored(weight, geometry)
+        array = geometry.semantics.stored(weight, geometry)
         return np.ascontiguousarray(array.T) if self.turned(layer) else array
 
 
-registry: Registry[str, Kind] = Registry("layer type", lambda kind: kind.types)
-register, kind_of, types, plain = registry.register, registry.get, registry.known, registry.plain
+registry: AdapterRegistry[str, LayerAdapter] = AdapterRegistry("layer type", lambda adapter: adapter.types)
+register, adapter_of, types, plain = registry.register_adapter, registry.get, registry.known, registry.plain
 
 
 def plain_type(type_: str) -> str:
-    """By which type a layer is run: that of a fork by the first of its kind; one of no kind by itself."""
-    kind = kind_of(type_)
-    return type_ if kind is None else plain(kind.means).types[0]
+    """The type by which a layer is run: the first of its layer type, or its own if it is not decomposed."""
+    adapter = adapter_of(type_)
+    return type_ if adapter is None else plain(adapter.layer_type).types[0]
 
 
 def geometry(layer: LayerSpec, axes: int, c_in: int) -> ConvGeometry:
-    """Shape of a layer of a registered type; see `Kind.geometry`."""
-    kind = kind_of(layer.type)
-    assert kind is not None, f"Bug: {layer.label} is no layer that is decomposed"
-    return kind.geometry(layer, axes, c_in)
+    """Shape of a layer of a registered type; see `LayerAdapter.geometry`."""
+    adapter = adapter_of(layer.type)
+    assert adapter is not None, f"Bug: {layer.label} is no layer that is decomposed"
+    return adapter.geometry(layer, axes, c_in)

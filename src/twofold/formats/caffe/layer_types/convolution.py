@@ -7,13 +7,13 @@ from ....errors import ModelError
 from ..fields import Fields, axis_of
 from ..net import LayerSpec
 from ..window import HOLES, SIDES, gives, window
-from .base import Kind, Sides, Sizes
+from .base import LayerAdapter, Sides, Sizes
 
 
-class Convolution(Kind):
+class Convolution(LayerAdapter):
     """Convolutions over any number of axes."""
 
-    means = "convolution"
+    layer_type = "convolution"
     types: tuple[str, ...] = ("Convolution", "CuDNNConvolution")  # the second of forks
     param = "convolution_param"
 
@@ -52,7 +52,7 @@ class Convolution(Kind):
                 "channels"
             )
         return ConvGeometry(
-            c_out, c_in, sizes.kernel, sizes.stride, sizes.pad, sizes.dilation, groups, self.means
+            c_out, c_in, sizes.kernel, sizes.stride, sizes.pad, sizes.dilation, groups, self.layer_type
         )
 
     def sizes(self, geometry: ConvGeometry, param: Fields | None = None) -> tuple[Sizes, ...]:

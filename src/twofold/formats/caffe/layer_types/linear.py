@@ -11,13 +11,13 @@ from typing import Any
 from ....conv import ConvGeometry, Size
 from ..fields import axis_of
 from ..net import LayerSpec
-from .base import Kind
+from .base import LayerAdapter
 
 
-class Linear(Kind):
+class Linear(LayerAdapter):
     """Fully connected layers, which take all axes of their input from `axis` on as one vector."""
 
-    means = "linear"
+    layer_type = "linear"
     types: tuple[str, ...] = ("InnerProduct",)
     param = "inner_product_param"
 

@@ -10,7 +10,7 @@ from .convolution import Convolution
 class Transposed(Convolution):
     """Transposed convolutions, which have the parameters of convolutions."""
 
-    means = "transposed"
+    layer_type = "transposed"
     types = ("Deconvolution",)
 
     def channels(self, layer: LayerSpec, stored: Size) -> int:

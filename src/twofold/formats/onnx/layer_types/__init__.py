@@ -1,12 +1,18 @@
-"""Nodes that are layers: one file per kind, which says how such a node is read and written."""
+"""Nodes that are layers: one file per layer type, which reads and writes them."""
 
-from .base import Kind, kind_of, operators, plain, register
+from ....renamed import former_members
+from .base import LayerAdapter, adapter_of, operators, plain, register
 from .convolution import Convolution
 from .linear import Gemm, MatMul
 from .refused import REFUSED
 from .transposed import Transposed
 
-__all__ = ["Convolution", "Gemm", "Kind", "MatMul", "Transposed", "kind_of", "operators", "plain", "register"]
+__all__ = [
+    "Convolution", "Gemm", "LayerAdapter", "MatMul", "Transposed", "adapter_of", "operators", "plain",
+    "register",
+]  # fmt: skip
 
-for _kind in (Convolution(), Transposed(), Gemm(), MatMul(), *REFUSED):
-    register(_kind)
+for _adapter in (Convolution(), Transposed(), Gemm(), MatMul(), *REFUSED):
+    register(_adapter)
+
+__getattr__ = former_members(__name__, Kind="LayerAdapter", kind_of="adapter_of")

@@ -1,15 +1,15 @@
-"""What is to be known of a kind of node, and the registry."""
+"""How nodes of ONNX hold layers: the base class, and the registry."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from onnx import NodeProto, ValueInfoProto
 
 from ....conv import Array, ConvGeometry, Size
-from ...registry import Registry
+from ...registry import Adapter, AdapterRegistry
 from ..graphs import DOMAIN
 
 #: Domain and type; the domain of ONNX itself is "", None is any other.
@@ -18,17 +18,16 @@ Operator = tuple[str | None, str]
 Shape = tuple[int | None, ...] | None
 
 
-class Kind(ABC):
-    """How nodes of some operators say a layer: inputs are a value, a weight, perhaps a bias.
+class LayerAdapter(Adapter):
+    """How nodes of some operators hold a layer: inputs are a value, a weight, perhaps a bias.
 
     Attributes:
-        means: name of the kind in `twofold.kinds`.
-        operators: that say it.
+        layer_type: name of the layer type in `twofold.layer_types`.
+        operators: those that hold it.
         weight: which input the weight is; 1 of all that are replaced.
         constant: whether a node is a layer only where its weight is a constant.
     """
 
-    means: str
     operators: tuple[Operator, ...]
     weight: int = 1
     constant: bool = False
@@ -117,26 +116,26 @@ class Kind(ABC):
     def canonical(self, node: NodeProto, array: Array, geometry: ConvGeometry) -> Array:
         """The weight as `ConvLayer` has it."""
         turned = np.ascontiguousarray(array.T) if self.turned(node) else array
-        return geometry.meaning.canonical(turned, geometry)
+        return geometry.semantics.canonical(turned, geometry)
 
     def stored(self, node: NodeProto, weight: Array, geometry: ConvGeometry) -> Array:
         """The weight as a node that stands in this one's place has it."""
-        array = geometry.meaning.stored(weight, geometry)
+        array = geometry.semantics.stored(weight, geometry)
         return np.ascontiguousarray(array.T) if self.turned(node) else array
 
 
-registry: Registry[Operator, Kind] = Registry("operator", lambda kind: kind.operators)
-register, plain = registry.register, registry.plain
+registry: AdapterRegistry[Operator, LayerAdapter] = AdapterRegistry("operator", lambda one: one.operators)
+register, plain = registry.register_adapter, registry.plain
 
 
-def kind_of(node: NodeProto) -> Kind | None:
-    """The kind of a node; None for one that is no layer."""
+def adapter_of(node: NodeProto) -> LayerAdapter | None:
+    """The adapter of a node; None for one that is no layer."""
     if node.domain in DOMAIN:
         return registry.get(("", node.op_type))
     return registry.get((node.domain, node.op_type)) or registry.get((None, node.op_type))
 
 
-def operators(means: str) -> tuple[str, ...]:
-    """Registered operators that say a kind of `twofold.kinds`, those of other domains with these."""
-    known = registry.known(means)
+def operators(layer_type: str) -> tuple[str, ...]:
+    """Registered operators of a layer type, those of other domains with these."""
+    known = registry.known(layer_type)
     return tuple(f"{'*' if domain is None else domain}.{type_}".lstrip(".") for domain, type_ in known)

@@ -9,15 +9,15 @@ from onnx import NodeProto, ValueInfoProto, helper
 from ....conv import ConvGeometry, Size
 from ..attributes import auto_pad, integer, integers
 from ..graphs import DOMAIN
-from .base import Kind, Operator, Shape, plain
+from .base import LayerAdapter, Operator, Shape, plain
 
 Pads = tuple[tuple[int, int], ...]
 
 
-class Convolution(Kind):
+class Convolution(LayerAdapter):
     """Convolutions over any number of axes."""
 
-    means = "convolution"
+    layer_type = "convolution"
     operators: tuple[Operator, ...] = (("", "Conv"),)
 
     def size(self, shape: Shape) -> Size | None:
@@ -38,7 +38,7 @@ class Convolution(Kind):
         c_out, c_in = self.channels(dims, groups)
         more = self.output_padding(node)
         try:
-            shaped = ConvGeometry(c_out, c_in, kernel, stride, pads, dilation, groups, self.means, more)
+            shaped = ConvGeometry(c_out, c_in, kernel, stride, pads, dilation, groups, self.layer_type, more)
         except ValueError as error:
             return None, f"its shape is not supported: {error}"
         return shaped, self.problem(node) or problem
@@ -65,8 +65,8 @@ class Convolution(Kind):
         }
 
     def write(self, node: NodeProto, geometry: ConvGeometry, *, last: bool) -> None:
-        """As a plain node of the kind that it is; "SAME" pads stay so: they split by axis like the others."""
-        new = plain(geometry.kind)  # a factor of a ConvTranspose that has one tap is a Conv
+        """As a plain node of its layer type; "SAME" pads stay so: they split by axis like the others."""
+        new = plain(geometry.layer_type)  # a factor of a ConvTranspose that has one tap is a Conv
         domain, node.op_type = new.operators[0]
         if domain:
             node.domain = domain
@@ -116,23 +116,23 @@ def _pads(
 ) -> tuple[tuple[tuple[int, int], ...], str]:
     """Pads (before, after) per axis, and what is wrong; "SAME" needs the input's size if it strides."""
     none = ((0, 0),) * len(kernel)
-    kind = auto_pad(node)
-    if kind == "VALID":
+    mode = auto_pad(node)
+    if mode == "VALID":
         return none, ""
-    if kind == "NOTSET":
+    if mode == "NOTSET":
         pads = integers(node, "pads", (0,) * 2 * len(kernel))
         if len(pads) != 2 * len(kernel):
             return none, f"its pads do not fit a kernel of {len(kernel)} axes"
         return tuple(zip(pads[: len(kernel)], pads[len(kernel) :], strict=True)), ""
-    if kind not in ("SAME_UPPER", "SAME_LOWER"):
-        return none, f"its auto_pad is {kind!r}"
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        return none, f"its auto_pad is {mode!r}"
     if size is None and max(stride) > 1:
-        return none, f"its pads (auto_pad {kind}) depend on the input's size, which is not known; give it"
+        return none, f"its pads (auto_pad {mode}) depend on the input's size, which is not known; give it"
     found = []
     for axis, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
         needed = d * (k - 1)
         if size is not None:
             needed = max(0, (-(-size[axis] // s) - 1) * s + d * (k - 1) + 1 - size[axis])
         small = needed // 2
-        found.append((small, needed - small) if kind == "SAME_UPPER" else (needed - small, small))
+        found.append((small, needed - small) if mode == "SAME_UPPER" else (needed - small, small))
     return tuple(found), ""

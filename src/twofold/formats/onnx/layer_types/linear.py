@@ -10,7 +10,7 @@ from onnx import NodeProto, ValueInfoProto, helper
 
 from ....conv import ConvGeometry, Size
 from ..attributes import attribute, integer
-from .base import Kind, Operator, Shape
+from .base import LayerAdapter, Operator, Shape
 
 #: From this version on operators broadcast without being told, and from this one on Gemm needs no bias.
 _BROADCASTING, _GEMM_WITHOUT_BIAS = 7, 11
@@ -33,10 +33,10 @@ def product_macs(a: Size, b: Size) -> int | None:
         return None
 
 
-class Linear(Kind):
+class Linear(LayerAdapter):
     """Fully connected layers whose weight is (in, out)."""
 
-    means = "linear"
+    layer_type = "linear"
 
     def size(self, shape: Shape) -> Size | None:
         """Vectors, as many as there are between the batch and their values."""

@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from ....conv import ConvGeometry, Size
 from ..attributes import attribute, integer
-from .base import Kind, Operator, Shape
+from .base import LayerAdapter, Operator, Shape
 from .convolution import Convolution
 from .linear import Linear, known
 from .transposed import Transposed
@@ -18,7 +18,7 @@ _QUANTIZED = "quantized ({}); decompose first, then quantize"
 _FUSED = "an operator of a runtime ({}); give the model as it was exported"
 
 
-class _Stays(Kind):
+class _Stays(LayerAdapter):
     """What keeps a node of these operators, whatever its weight."""
 
     def __init__(self, reason: str, *operators: Operator, weight: int = 1) -> None:
@@ -96,7 +96,7 @@ class Packed(Product):
 
 
 class Unknown(Product):
-    """Products of a kind that is not counted here."""
+    """Products that are not counted here."""
 
     def geometry(self, node: NodeProto, dims: Size, size: Size | None) -> tuple[ConvGeometry | None, str]:
         return None, ""
@@ -130,7 +130,7 @@ def _others(*types: str) -> list[Operator]:
     return [(None, one) for one in types]
 
 
-REFUSED: tuple[Kind, ...] = (
+REFUSED: tuple[LayerAdapter, ...] = (
     Refused("a deformable convolution; these are not decomposed", ("", "DeformConv")),
     Refused(_QUANTIZED, ("", "ConvInteger")),
     Refused(_QUANTIZED, ("", "QLinearConv"), *_others("QLinearConv"), weight=3),

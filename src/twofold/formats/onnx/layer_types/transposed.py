@@ -14,7 +14,7 @@ from .convolution import Convolution
 class Transposed(Convolution):
     """Transposed convolutions over any number of axes."""
 
-    means = "transposed"
+    layer_type = "transposed"
     operators = (("", "ConvTranspose"),)
 
     def channels(self, dims: Size, groups: int) -> tuple[int, int]:

@@ -1,17 +1,18 @@
-"""Modules that are layers: one file per kind, which says how such a module is read, made and run."""
+"""Modules that are layers: one file per layer type, which reads, makes and runs them."""
 
-from .base import Kind, convolve, kind_of, modules, plain, register
+from ....renamed import former_members
+from .base import LayerAdapter, adapter_of, convolve, modules, plain, register
 from .convolution import Convolution
 from .linear import Linear
 from .transposed import Transposed
 
 __all__ = [
     "Convolution",
-    "Kind",
+    "LayerAdapter",
     "Linear",
     "Transposed",
+    "adapter_of",
     "convolve",
-    "kind_of",
     "modules",
     "plain",
     "register",
@@ -20,3 +21,5 @@ __all__ = [
 register(Convolution())
 register(Transposed())
 register(Linear())
+
+__getattr__ = former_members(__name__, Kind="LayerAdapter", kind_of="adapter_of")

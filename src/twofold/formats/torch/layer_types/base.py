@@ -1,8 +1,8 @@
-"""What is to be known of a kind of module, and the registry."""
+"""How modules hold layers: the base class, and the registry."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -10,21 +10,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from ....conv import Array, ConvGeometry, Size
-from ...registry import Registry
+from ...registry import Adapter, AdapterRegistry
 
 
-class Kind(ABC):
-    """How modules of some classes say a layer.
+class LayerAdapter(Adapter):
+    """How modules of some classes hold a layer.
 
     A module has a parameter `weight`, perhaps one called `bias`, and no others. Whatever it is, stacks are
-    made by the first kind that is registered for what it means.
+    made by the first adapter that is registered for their layer type.
 
     Attributes:
-        means: name of the kind in `twofold.kinds`.
+        layer_type: name of the layer type in `twofold.layer_types`.
         modules: the classes; of several one for each number of axes, from one on.
     """
 
-    means: str
     modules: tuple[type[nn.Module], ...]
 
     @abstractmethod
@@ -37,11 +36,11 @@ class Kind(ABC):
 
     def weight(self, values: Array, geometry: ConvGeometry) -> Array:
         """The values of its weight as (C_out, C_in / groups, *kernel)."""
-        return geometry.meaning.canonical(values, geometry)
+        return geometry.semantics.canonical(values, geometry)
 
     def images(self, module: nn.Module, tensor: Tensor) -> Tensor:
         """What it is given, or gives, as (N, C, *size)."""
-        found: Tensor = self.geometry(module).meaning.images(tensor)
+        found: Tensor = self.geometry(module).semantics.images(tensor)
         return found
 
     @abstractmethod
@@ -69,8 +68,8 @@ class Kind(ABC):
         """What a layer gives for x (N, C_in, *size), with its weight as `ConvLayer` has it."""
 
 
-registry: Registry[type[nn.Module], Kind] = Registry("module", lambda kind: kind.modules)
-register, plain = registry.register, registry.plain
+registry: AdapterRegistry[type[nn.Module], LayerAdapter] = AdapterRegistry("module", lambda one: one.modules)
+register, plain = registry.register_adapter, registry.plain
 
 
 def registered(module: nn.Module) -> type[nn.Module] | None:
@@ -78,8 +77,8 @@ def registered(module: nn.Module) -> type[nn.Module] | None:
     return next((one for one in type(module).__mro__ if registry.get(one)), None)
 
 
-def kind_of(module: nn.Module) -> Kind | None:
-    """The kind of a module that is a layer, quantized ones included; None for others."""
+def adapter_of(module: nn.Module) -> LayerAdapter | None:
+    """The adapter of a module that is a layer, quantized ones included; None for others."""
     found = registered(module)
     if found is None and ".quantized" in type(module).__module__:  # classes of their own, of the same names
         names = {one.__name__: one for one in registry.known()}
@@ -87,11 +86,11 @@ def kind_of(module: nn.Module) -> Kind | None:
     return None if found is None else registry.get(found)
 
 
-def modules(means: str) -> tuple[str, ...]:
-    """Names of the registered classes that say a kind of `twofold.kinds`."""
-    return tuple(one.__name__ for one in registry.known(means))
+def modules(layer_type: str) -> tuple[str, ...]:
+    """Names of the registered classes of a layer type."""
+    return tuple(one.__name__ for one in registry.known(layer_type))
 
 
 def convolve(geometry: ConvGeometry, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """What a layer gives for x (N, C_in, *size), with its weight as `ConvLayer` has it."""
-    return plain(geometry.kind).run(geometry, x, weight, bias)
+    return plain(geometry.layer_type).run(geometry, x, weight, bias)

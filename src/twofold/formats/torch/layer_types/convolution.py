@@ -11,21 +11,21 @@ from torch.nn import functional
 
 from ....conv import ConvGeometry, Size
 from ....errors import ModelError
-from .base import Kind
+from .base import LayerAdapter
 
 _RUN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
-class Convolution(Kind):
+class Convolution(LayerAdapter):
     """Convolutions over one to three axes."""
 
-    means = "convolution"
+    layer_type = "convolution"
     modules: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
     def geometry(self, module: nn.Module) -> ConvGeometry:
         kernel, stride, dilation = (sizes(module, name) for name in ("kernel_size", "stride", "dilation"))
         c_out, c_in, groups = (int(getattr(module, n)) for n in ("out_channels", "in_channels", "groups"))
-        return ConvGeometry(c_out, c_in, kernel, stride, _pads(module), dilation, groups, self.means)
+        return ConvGeometry(c_out, c_in, kernel, stride, _pads(module), dilation, groups, self.layer_type)
 
     def images(self, module: nn.Module, tensor: Tensor) -> Tensor:
         return tensor if tensor.dim() == module.weight.dim() else tensor[None]  # type: ignore[operator]

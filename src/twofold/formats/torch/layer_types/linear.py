@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ....conv import ConvGeometry, Size
-from .base import Kind
+from .base import LayerAdapter
 
 
-class Linear(Kind):
+class Linear(LayerAdapter):
     """Fully connected layers, which take vectors (..., C_in)."""
 
-    means = "linear"
+    layer_type = "linear"
     modules: tuple[type[nn.Module], ...] = (nn.Linear,)
 
     def geometry(self, module: nn.Module) -> ConvGeometry:

@@ -18,7 +18,7 @@ _RUN = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: funct
 class Transposed(Convolution):
     """Transposed convolutions over one to three axes."""
 
-    means = "transposed"
+    layer_type = "transposed"
     modules = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
     def geometry(self, module: nn.Module) -> ConvGeometry:
