@@ -88,8 +88,8 @@ def test_the_example_operator_computes_what_onnx_says(tmp_path, monkeypatch):
 
     from twofold.onnx_torch import OnnxNet, registry
 
-    others = {kind: builder for kind, builder in registry._builders.items() if kind != "ThresholdedRelu"}
-    monkeypatch.setattr(registry, "_builders", others)
+    others = {op: one for op, one in registry.BUILDERS.items() if op != "ThresholdedRelu"}
+    monkeypatch.setattr(registry.BUILDERS, "_entries", others)
     exec(example("ThresholdedRelu"), {**vars(registry), "torch": torch})
     node = onnx.helper.make_node("ThresholdedRelu", ["x"], ["y"], "n", alpha=0.5)
     made = model([node], {}, {"x": (2, 3)}, {"y": None})
