@@ -28,6 +28,8 @@ from ..terminal import echo, say
 from . import inputs, times
 from . import report as reports
 from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model
+from .config import FILE as RUN_FILE
+from .config import Config, run_file
 
 Multiple = Annotated[
     str,
@@ -62,6 +64,7 @@ def inspect(
 
 
 def decompose(
+    context: typer.Context,
     definition: Definition,
     output: Folder,
     weights: Weights = None,
@@ -130,6 +133,7 @@ def decompose(
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
     no_report: reports.NoReport = False,
+    config: Config = None,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
@@ -157,7 +161,7 @@ def decompose(
         accuracy=accuracy, metric=metric, seed=seed, synthetic=synthetic,
     )  # fmt: skip
     model = load_model(definition, weights, input, whole=True)
-    names = (PLAN_FILE,) if no_report else (PLAN_FILE, *reports.FILES)
+    names = (PLAN_FILE, RUN_FILE) if no_report else (PLAN_FILE, RUN_FILE, *reports.FILES)
     files = [*model.targets(output), *(output / name for name in names)]
     number, device = parse_multiple(multiple)
     options = PlanOptions(
@@ -181,7 +185,7 @@ def decompose(
         if not scheme:
             options = replace(options, schemes=default_schemes(used, watch, layers, options))
         result = run(model, options, used, FitOptions(refine=refine), watch)
-        extra = {} if no_report else reports.files_of(result)
+        extra = {RUN_FILE: run_file(context, output), **({} if no_report else reports.files_of(result))}
         finish(result, output, as_json=as_json, force=force, extra=extra)
 
 
