@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 from tests.small import NET, write
 
@@ -23,7 +25,9 @@ def both(tmp_path):
 def quick(monkeypatch):
     """Only runtimes that start no process."""
     names = ("onnxruntime", "opencv", "torch")
-    monkeypatch.setattr("twofold.compare.installed", lambda: [runtime(name) for name in names])
+    monkeypatch.setattr(
+        import_module("twofold.compare"), "installed", lambda: [runtime(name) for name in names]
+    )
 
 
 SOURCE = CalibrationSource(options=CalibrationOptions(synthetic=2))

@@ -191,6 +191,6 @@ def test_an_interrupt_while_it_starts_is_one_line(entry, tmp_path):
     assert process.stdout.readline() == "now\n"
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err == "twofold: interrupted; nothing was begun\n"

@@ -118,6 +118,7 @@ def _tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...
 def _dataclass(cls: Any, value: Any, where: str) -> Any:
     _demand(isinstance(value, dict), value, where, "an object")
     former = getattr(cls, FORMER, {})
+    former = {old: today for old, today in former.items() if today not in value}
     value = {former.get(key, key): one for key, one in value.items()}
     known = {field.name: field for field in fields(cls)}
     unknown = sorted(value.keys() - known.keys())

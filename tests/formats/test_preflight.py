@@ -161,7 +161,7 @@ def test_systems_without_these_locks(tmp_path, missing):
         for name in missing:
             sys.modules[name] = None
         import twofold
-        from twofold.formats import locks
+        from twofold.files import locks
         from twofold.formats.base import commit, reserved
         taken = []
         if "msvcrt" not in missing:

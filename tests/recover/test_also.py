@@ -81,7 +81,7 @@ def test_what_is_refused(made, tmp_path):
         ModelError, match=r"the shapes of the factors differ: \(.*\) in the model, .* in number 1"
     ):
         recover(original, first, data=samples(8), options=STILL, average_with=[other])
-    with pytest.raises(OptionError, match="also does not go with qat"):
+    with pytest.raises(OptionError, match="average_with does not go with qat"):
         recover(original, first, data=samples(8), options=RecoverOptions(qat=True), average_with=[smaller])
 
 

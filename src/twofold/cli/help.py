@@ -19,11 +19,10 @@ Make trained convolutional networks faster: replace large convolutions with stac
   twofold inspect net.prototxt net.caffemodel                  list the layers and their cost
   twofold decompose net.prototxt net.caffemodel -o out/        write a smaller net and its plan
   twofold compare net.prototxt net.caffemodel out/             compare error, cost and time
-
-To try it, use the nets and images of examples/fashion, as the README does.
+Nets and images to try it with are in examples/fashion.
 """
 TAIL = """
-For ONNX, one file (net.onnx) takes the place of both. Every command has --help with examples, and --json.
+For ONNX, net.onnx takes the place of both files. Every command has --help with examples, and --json.
 Others: --version, --install-completion, --show-completion.
 Exit codes: 0 done, 1 rejected (one line gives the reason), 2 wrong command line, 130 interrupted."""
 

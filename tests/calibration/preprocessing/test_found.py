@@ -313,9 +313,9 @@ def test_an_exported_net_with_batch_normalisation(tmp_path, images):
 
 
 def test_images_that_nothing_tells_how_to_read_are_rejected(tmp_path, images):
-    image = pytest.importorskip("PIL.Image")
-    images = [image.fromarray(one.transpose(1, 2, 0).astype(np.uint8)) for one in images[:4]]
-    for index, one in enumerate(images):
+    pillow = pytest.importorskip("PIL.Image")
+    opened = [pillow.fromarray(one.transpose(1, 2, 0).astype(np.uint8)) for one in images[:4]]
+    for index, one in enumerate(opened):
         one.save(tmp_path / f"{index}.png")
     with pytest.raises(InputError, match=r"nothing tells how images become.*preset.*imagenet.*zero-one"):
         found(plain(), images=tmp_path)
@@ -324,10 +324,10 @@ def test_images_that_nothing_tells_how_to_read_are_rejected(tmp_path, images):
     np.testing.assert_allclose(from_files.arrays["input"], expected, atol=1e-4)
     assert not from_files.provenance.warnings
     # Images of Pillow, one of them and an iterator of them, are read as their files are.
-    for given in (images, iter(images)):
+    for given in (opened, iter(opened)):
         _, inputs = found(plain(), images=given, image_options=twofold.ImageOptions(preset="imagenet"))
         np.testing.assert_array_equal(inputs.arrays["input"], from_files.arrays["input"])
-    assert found(plain(), images=images[0], image_options=twofold.ImageOptions(preset="caffe"))[1].count == 1
+    assert found(plain(), images=opened[0], image_options=twofold.ImageOptions(preset="caffe"))[1].count == 1
     # The range is shown by the examples; the order of the channels is an assumption, and a warning.
     _, inputs = found(plain(), mapped(images, RGB), images=tmp_path)
     np.testing.assert_allclose(inputs.arrays["input"], expected, atol=1e-4)
