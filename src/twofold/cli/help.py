@@ -22,7 +22,7 @@ Make trained convolutional networks faster: replace large convolutions with stac
 Nets and images to try it with are in examples/fashion.
 """
 TAIL = """
-For ONNX, net.onnx takes the place of both files. Every command has --help with examples, and --json.
+For ONNX, net.onnx replaces both files. Every command has --help with examples, and --json.
 Others: --version, --install-completion, --show-completion.
 Exit codes: 0 done, 1 rejected (one line gives the reason), 2 wrong command line, 130 interrupted."""
 
