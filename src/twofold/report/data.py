@@ -20,6 +20,7 @@ from ..int8.quantize import Quantized
 from ..planning.codec import plan_from_json
 from ..planning.plan import Plan, tool_version
 from ..planning.tradeoff import TradeoffCurves
+from ..renamed import former_fields
 from ..system import is_dir
 
 #: Version of the layout; files of a later one are refused.
@@ -70,6 +71,7 @@ class Shown:
     classes: tuple[tuple[str, float, float], ...] = ()
 
 
+@former_fields(picture="image")
 @dataclass(frozen=True)
 class Sample:
     """One input, and what both nets make of it.
@@ -168,6 +170,7 @@ class Recovered:
     notes: tuple[str, ...] = ()
 
 
+@former_fields(outlook="tradeoff_curves")
 @dataclass(frozen=True)
 class Report:
     """Everything that one page shows; what was not made is None or empty.
