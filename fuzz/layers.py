@@ -80,6 +80,6 @@ def _parameters(type_: str, axis: int | None, rng: random.Random | None) -> str:
         words += [f"{key}: 3" for key in ("num_output", "kernel_size") if key in known]
     else:
         for key, field in known.items():
-            if key != "axis" and rng.random() < 0.3 and field.kind in ("int32", "uint32", "int64", "uint64"):
+            if key != "axis" and rng.random() < 0.3 and field.type in ("int32", "uint32", "int64", "uint64"):
                 words += [f"{key}: {rng.choice(SIZES)}"] * (1 + (field.repeated and rng.randrange(4)))
     return f"{name} {{ {' '.join(words)} }}"

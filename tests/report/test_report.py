@@ -239,7 +239,7 @@ def test_a_report_that_fails_does_not_cost_the_model(tmp_path, monkeypatch, caps
     )
     assert "no report: ZeroDivisionError" in capsys.readouterr().err
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["net.caffemodel", "net.prototxt", "plan.json"]
+    assert names == ["net.caffemodel", "net.prototxt", "plan.json", "run.toml"]
 
 
 def test_compare_and_quantize_write_their_reports(tmp_path, monkeypatch, capsys):
@@ -295,7 +295,7 @@ def test_how_it_was_made_is_said_in_words():
     assert list(facts) == [
         f"calibration: {name}" for name in ("inputs", "shrunk", "means corrected", "nested")
     ]
-    assert facts["calibration: inputs"].value == "kind images, options scale 0.5"
+    assert facts["calibration: inputs"].value == "source type images, options scale 0.5"
     assert facts["calibration: inputs"].details == ""
     assert facts["calibration: shrunk"].value == "40 entries"
     assert "layer1 0.1429" in facts["calibration: shrunk"].details
