@@ -47,9 +47,11 @@ def lowest(*extras: str) -> list[str]:
 
 
 def check(session: nox.Session, requirements: Sequence[str], tests: Sequence[str]) -> None:
-    """Install what is asked for and the project, and run tests that must all find what they import."""
-    session.install(*requirements, *RUNNER)
-    session.install("--no-deps", ".")
+    """Install requirements and the project from its sdist; run tests that must find all that they import."""
+    session.install(*requirements, *RUNNER, "build")
+    session.run("python", "-m", "build", "--sdist", "--outdir", session.create_tmp(), ".", silent=True)
+    (archive,) = Path(session.create_tmp()).glob("twofold-*.tar.gz")
+    session.install("--no-deps", str(archive))
     session.run("python", "-m", "pip", "check")
     # Old versions warn of each other, which says nothing of the project.
     session.run(
