@@ -52,7 +52,7 @@ class Graph:
             content: the model, or the path of its file.
 
         Raises:
-            OutputError: ONNX Runtime refuses the model, or gives other shapes.
+            OutputError: ONNX Runtime rejects the model, or gives other shapes.
         """
         session = _session(content)
         return max(_difference(session, traced) for traced in self.traces)
@@ -107,7 +107,7 @@ def export(model: Any, path: str | Path, *, force: bool = False) -> Exported:
         OptionError: no Caffe model.
         ModelError: a layer that cannot be exported; how to register one.
         InputError: the shape of an input is not known.
-        OutputError: the file exists, the system refuses, or the outputs differ.
+        OutputError: the file exists, the system rejects, or the outputs differ.
         MissingExtraError: PyTorch, onnx or ONNX Runtime is not installed.
 
     Examples:
@@ -259,7 +259,7 @@ def _session(content: bytes | str) -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise OutputError(f"ONNX Runtime refuses the exported model: {error}") from error
+        raise OutputError(f"ONNX Runtime rejects the exported model: {error}") from error
 
 
 def _difference(session: Any, traced: Traced) -> float:

@@ -35,7 +35,7 @@ DAMAGED: tuple[type[Exception], ...] = (
     NotImplementedError,  # zipfile: a compression that it lacks
 )
 
-#: Remedies of what the system refuses; the rest speaks for itself.
+#: Remedies of what the system rejects; the rest speaks for itself.
 _REMEDIES = {
     errno.EACCES: "change its permissions, or name another place",
     errno.EPERM: "change its permissions, or name another place",

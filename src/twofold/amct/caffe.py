@@ -28,7 +28,7 @@ def auto_decomposition(
 
     Raises:
         OptionError: an output is one of the inputs.
-        TwofoldError: anything else that `load`, `decompose` and `save` refuse.
+        TwofoldError: anything else that `load`, `decompose` and `save` reject.
     """
     for new in (new_model_file, new_weights_file):
         for old in (model_file, weights_file):

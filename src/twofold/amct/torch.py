@@ -37,7 +37,7 @@ def auto_decomposition(
         The module, and what became of each layer: {"conv1": ["conv1.0", "conv1.1"]}.
 
     Raises:
-        TwofoldError: what `decompose` refuses, or the file cannot be written.
+        TwofoldError: what `decompose` rejects, or the file cannot be written.
     """
     torch_model = _model(model)
     if decompose_info_path is not None:

@@ -119,7 +119,7 @@ def framed(image: Tensor, kernel: Size, stride: Size, pad: Size, out: Size, valu
 
 
 def _pair(param: Fields, name: str, square: str) -> Size:
-    """A size per axis; the combinations that Caffe refuses are refused by the shape rule."""
+    """A size per axis; the combinations that Caffe rejects are rejected by the shape rule."""
     if param.has(f"{name}_h") or param.has(f"{name}_w"):
         return tuple(param.integer(f"{name}_{axis}") for axis in _AXES)
     return (param.integer(square),) * 2

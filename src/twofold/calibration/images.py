@@ -291,7 +291,7 @@ def _settle(shapes: Mapping[str, SampleShape], options: ImageOptions) -> tuple[s
     resize_to = options.size
     if resize_to is None and not options.crop and options.crops == 1:
         resize_to = (height, width)
-    per_channel = options.channel_mean(channels)  # refuses a mean for other channels
+    per_channel = options.channel_mean(channels)  # rejects a mean for other channels
     image = isinstance(options.mean, np.ndarray) and options.mean.ndim == 3 and options.mean[0].size > 1
     mean = np.asarray(options.mean, np.float32) if image else per_channel
     scale = options.channel_scale(channels).reshape(-1, 1, 1)

@@ -47,7 +47,7 @@ def free_memory() -> int:
 
 
 def check_room(source: object, memory: int | None, size: int) -> None:
-    """Refuse inputs that are too large, before memory is taken for them.
+    """Reject inputs that are too large, before memory is taken for them.
 
     Args:
         source: what they come from, for messages.

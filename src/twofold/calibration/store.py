@@ -45,7 +45,7 @@ def save_statistics(path: Path, saved: SavedStatistics) -> None:
     Symmetric matrices are stored as their upper triangle, in float64: loading gives back equal arrays.
 
     Raises:
-        OutputError: the system refuses.
+        OutputError: the system rejects.
     """
     arrays: dict[str, Any] = {}
     for index, statistics in enumerate(saved.layers.values()):

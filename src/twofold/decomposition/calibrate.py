@@ -13,7 +13,7 @@ from ..calibration.gather import AnotherPass, CalibrationOptions, Statistics, ga
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import Measure, Metric, MetricChange, OutputErrorMetric, number_of
 from ..calibration.runner import Runner, Stacks
-from ..calibration.runners import refuse_varying, runner_for
+from ..calibration.runners import reject_varying, runner_for
 from ..calibration.shrink import HeldOut
 from ..calibration.source import (
     ENOUGH,
@@ -91,7 +91,7 @@ class Calibration:
         if unfit:
             raise ModelError(unfit)
         runner = runner_for(model, source.targets)
-        refuse_varying(runner)
+        reject_varying(runner)
         inputs = calibration_inputs(runner, source)
         synthetic = inputs.provenance.source_type == "synthetic"
         options = source.options

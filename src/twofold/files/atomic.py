@@ -32,7 +32,7 @@ from typing import BinaryIO
 
 from ..errors import OutputError
 from .locks import locked
-from .preflight import refuse_existing, refuse_irregular, unwritable
+from .preflight import refuse_existing, reject_irregular, unwritable
 from .recovery import Journal, recover, recover_locked, sync_folder
 from .signals import Stopped, unwinding
 
@@ -63,7 +63,7 @@ def commit(
             commit. It must not commit to the same folders itself.
 
     Raises:
-        OutputError: Files exist with another content and `force` is false, or the system refuses; the targets
+        OutputError: Files exist with another content and `force` is false, or the system rejects; the targets
             are as they were.
     """
     made: list[Path] = []
@@ -77,7 +77,7 @@ def commit(
                 for folder in mine:
                     recover_locked(folder)
                 for slot in slots:
-                    refuse_irregular(slot.given, slot.target)
+                    reject_irregular(slot.given, slot.target)
                 _Transaction(slots, force=force).run(check)
         except BaseException as error:
             for folder in reversed(made):

@@ -47,14 +47,14 @@ def open_hdf5(h5py: Any, path: Path) -> Any:
         links: list[tuple[bytes, int]] = []
         file.id.links.visit(lambda name, info: links.append((name, info.type)), info=True)
         for name, link_type in links:
-            _refuse_outside(h5py, file, name, link_type)
+            _reject_outside(h5py, file, name, link_type)
     except BaseException:
         file.close()
         raise
     return file
 
 
-def _refuse_outside(h5py: Any, file: Any, name: bytes, link_type: int) -> None:
+def _reject_outside(h5py: Any, file: Any, name: bytes, link_type: int) -> None:
     links = h5py.h5l
     if link_type == links.TYPE_SOFT:  # a name within the file, which is visited itself
         return

@@ -37,7 +37,7 @@ def output_path(given: str | os.PathLike[str], what: str = "the output") -> Path
 
 
 def refuse_existing(files: Collection[Path]) -> None:
-    """Refuse early what `commit` would refuse after the work, whatever the new content will be.
+    """Reject early what `commit` would reject after the work, whatever the new content will be.
 
     Raises:
         OutputError: Some of the files exist.
@@ -80,9 +80,9 @@ def preflight(files: Collection[Path], *, force: bool = True, sizes: Sequence[in
     for path in files:
         try:
             target = Path(os.path.realpath(path))
-            refuse_irregular(path, target)
+            reject_irregular(path, target)
             folder = _existing(target.parent)
-            _refuse_long(target, folder)
+            _reject_long(target, folder)
             places.setdefault(folder, path)
         except (OSError, ValueError) as error:
             raise unwritable(path, error) from error
@@ -148,8 +148,8 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def refuse_irregular(given: Path, target: Path) -> None:
-    """Refuse to write over what is no file.
+def reject_irregular(given: Path, target: Path) -> None:
+    """Reject to write over what is no file.
 
     Raises:
         OutputError: there is a folder, a device or a pipe.
@@ -159,8 +159,8 @@ def refuse_irregular(given: Path, target: Path) -> None:
         raise OutputError(f"{given}: cannot write there, it is {what}")
 
 
-def _refuse_long(target: Path, existing: Path) -> None:
-    """Refuse names that the system will, also in folders that are missing, where it cannot be asked."""
+def _reject_long(target: Path, existing: Path) -> None:
+    """Reject names that the system will, also in folders that are missing, where it cannot be asked."""
     longest = _NAME_MAX
     with suppress(OSError, AttributeError, ValueError):
         longest = os.pathconf(existing, "PC_NAME_MAX")

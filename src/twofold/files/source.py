@@ -48,7 +48,7 @@ class Source:
         return source
 
     def refuse_changed(self, *, needed: bool | None = None) -> None:
-        """Refuse to go on where the file holds other bytes than were read.
+        """Reject to go on where the file holds other bytes than were read.
 
         Args:
             needed: it is read again; by default unless it is held. Where it is not, another file in its place
@@ -87,7 +87,7 @@ def read_source(path: Path, most: int | None = None) -> Source:
         most: bytes that it may have.
 
     Raises:
-        OSError: the system refuses.
+        OSError: the system rejects.
         FormatError: it is larger than `most`, or changes while it is read.
     """
     with path.open("rb") as stream:
@@ -105,7 +105,7 @@ def read_head(path: Path, size: int = 4096) -> bytes:
     """The first bytes of a file; none of what can be read but once, such as a pipe.
 
     Raises:
-        OSError: the system refuses.
+        OSError: the system rejects.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         return b""
@@ -117,7 +117,7 @@ def hashed_source(path: Path) -> Source:
     """A file that stays on disk and is read where it is needed.
 
     Raises:
-        OSError: the system refuses.
+        OSError: the system rejects.
         FormatError: it changes while it is hashed.
     """
     with path.open("rb") as stream:
@@ -130,7 +130,7 @@ def hashed_source(path: Path) -> Source:
 
 
 def refuse_changed(model: object) -> None:
-    """Refuse to write what was made of a model whose files have changed since.
+    """Reject to write what was made of a model whose files have changed since.
 
     Raises:
         OutputError: a file has; it names it.

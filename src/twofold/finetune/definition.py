@@ -115,7 +115,7 @@ class SolverDefinition:
         """The definition that a SolverParameter gives.
 
         Raises:
-            OptionError: a value that Caffe refuses.
+            OptionError: a value that Caffe rejects.
         """
         if param.flag("snapshot_diff"):
             raise OptionError(
@@ -139,7 +139,7 @@ def read_solver(path: str | Path) -> SolverDefinition:
 
     Raises:
         FormatError: it cannot be read, or is no solver.
-        OptionError: a value that Caffe refuses.
+        OptionError: a value that Caffe rejects.
     """
     return SolverDefinition.of(read_document(path).root.to_fields())
 

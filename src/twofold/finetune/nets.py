@@ -62,7 +62,7 @@ def open_solver(
 
     Raises:
         FormatError: a file cannot be read.
-        OptionError: a value that Caffe refuses.
+        OptionError: a value that Caffe rejects.
         ModelError: a net that cannot be built.
     """
     document = read_document(path)

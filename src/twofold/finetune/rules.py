@@ -111,7 +111,7 @@ def rule_of(solver: SolverDefinition) -> Rule:
     """
     rule = RULES.find(solver.type)
     if solver.momentum and not rule.momentum:
-        raise OptionError(f"momentum cannot be used with {solver.type}; Caffe refuses it, too")
+        raise OptionError(f"momentum cannot be used with {solver.type}; Caffe rejects it, too")
     return rule
 
 

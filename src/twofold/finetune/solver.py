@@ -71,7 +71,7 @@ class Solver:
             loss: what computes the net's loss and outputs; None for `net.loss`.
 
         Raises:
-            OptionError: options that Caffe refuses.
+            OptionError: options that Caffe rejects.
         """
         self.net, self.definition = net.train(), definition
         self.loss: LossFunction = loss or net.loss

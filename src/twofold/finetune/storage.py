@@ -111,7 +111,7 @@ def _read_hdf5(path: Path) -> Snapshot:
         raise FormatError(f"{path}: not a solver state in HDF5, or damaged: {error}") from error
 
 
-def _refuse_slashes(names: Sequence[str]) -> None:
+def _reject_slashes(names: Sequence[str]) -> None:
     for name in names:
         if "/" in name:
             raise OptionError(
@@ -128,5 +128,5 @@ STORAGES = {
         lambda layers, name: create_weights(layers, name).write,
         lambda snapshot: snapshot.write,
     ),
-    "HDF5": Storage(".caffemodel.h5", ".solverstate.h5", _hdf5_weights, _hdf5_state, _refuse_slashes),
+    "HDF5": Storage(".caffemodel.h5", ".solverstate.h5", _hdf5_weights, _hdf5_state, _reject_slashes),
 }

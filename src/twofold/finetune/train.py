@@ -77,7 +77,7 @@ def train(
         What came of it.
 
     Raises:
-        TwofoldError: files are missing or do not fit, or options are refused; says what to do.
+        TwofoldError: files are missing or do not fit, or options are rejected; says what to do.
     """
     options = options or TrainOptions()
     rows = {"TRAIN": train_data or {}, "TEST": test_data or {}}
@@ -102,7 +102,7 @@ def _train(
         stack.enter_context(reserved([prefix.with_name(f"{prefix.name}_iter")]))
         state = _state(prefix, options, world, say)
         progress = _progress(state, file.definition, world)
-        _refuse_other_kind(progress, state, options, world)
+        _reject_other_kind(progress, state, options, world)
         maker = _Maker(file, rows, progress.seed, world, stack)
         loop, notes = _begin(maker, weights, prefix, progress, state, say, qat=options.qat)
         for note in notes:
@@ -182,8 +182,8 @@ def _progress(state: Path | None, definition: SolverDefinition, world: World) ->
     return Progress(int(world.gather(seed)[0]))
 
 
-def _refuse_other_kind(progress: Progress, state: Path | None, options: TrainOptions, world: World) -> None:
-    """Refuse to train in int8 in several processes, and to go on in another way than it was begun.
+def _reject_other_kind(progress: Progress, state: Path | None, options: TrainOptions, world: World) -> None:
+    """Reject to train in int8 in several processes, and to go on in another way than it was begun.
 
     Raises:
         OptionError: it is so.
@@ -246,7 +246,7 @@ def snapshot_prefix(solver: str | Path, output: Path | None = None) -> Path:
 
     Raises:
         FormatError: it cannot be read, or is no solver.
-        OptionError: a value that Caffe refuses.
+        OptionError: a value that Caffe rejects.
     """
     return _prefix(Path(solver), read_solver(solver), output)
 

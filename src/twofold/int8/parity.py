@@ -64,7 +64,7 @@ class Agreement:
             outputs: its values that are compared even where they are not rounded.
 
         Raises:
-            ModelError: ONNX Runtime refuses it.
+            ModelError: ONNX Runtime rejects it.
         """
         stored = {one.name: one for one in int8.graph.initializer}
         makers = {name: node.op_type for node in int8.graph.node for name in node.output}
@@ -160,7 +160,7 @@ class Agreement:
         return None
 
     def refuse(self, remedy: str) -> None:
-        """Refuse a model that is computed otherwise than in training.
+        """Reject a model that is computed otherwise than in training.
 
         Args:
             remedy: what can be done.

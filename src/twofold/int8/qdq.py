@@ -168,7 +168,7 @@ def session(content: bytes) -> Any:
     """What runs a model.
 
     Raises:
-        ModelError: ONNX Runtime refuses it.
+        ModelError: ONNX Runtime rejects it.
     """
     import onnxruntime  # noqa: PLC0415 - an extra
 
@@ -177,4 +177,4 @@ def session(content: bytes) -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # whatever the runtime meets
-        raise ModelError(f"ONNX Runtime refuses the quantized model: {error}") from error
+        raise ModelError(f"ONNX Runtime rejects the quantized model: {error}") from error

@@ -105,7 +105,7 @@ def quantize(
         OptionError: it is no model.
         ModelError: it cannot be run, exported or quantized.
         InputError: no inputs can be read or made, or the model takes batches that they do not fill.
-        OutputError: the file exists, or the system refuses.
+        OutputError: the file exists, or the system rejects.
         MissingExtraError: onnx or ONNX Runtime is not installed, or what exports a module.
 
     Examples:

@@ -64,10 +64,10 @@ def find_places(
         while True:
             write_int8(plain, int8, sample, floats=floats)
             reading = _Reading(graph, onnx.load(int8), known, weights)
-            if not reading.refused:
+            if not reading.rejected:
                 break
-            assert not reading.refused <= floats, f"Bug: rounded in float32: {reading.refused}"
-            floats |= reading.refused
+            assert not reading.rejected <= floats, f"Bug: rounded in float32: {reading.rejected}"
+            floats |= reading.rejected
     if not reading.weights:
         raise ModelError("ONNX Runtime's quantizer rounds no layer of the net whose weight can be trained")
     integers = {ordered[one]: name for one, name in reading.integers.items() if one in ordered}
@@ -113,7 +113,7 @@ class _Reading:
         scales: see `QuantizedTensors.scales`.
         integers: value of the model in float32 -> what it is as integers.
         weights: see `QuantizedTensors.weights`.
-        refused: names of nodes around what training cannot round.
+        rejected: names of nodes around what training cannot round.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class _Reading:
         self.scales: dict[str, str] = {}
         self.integers: dict[str, str] = {}
         self.weights: dict[str, int | None] = {}
-        self.refused: set[str] = set()
+        self.rejected: set[str] = set()
         for node in int8.graph.node:
             if node.op_type == "QuantizeLinear":
                 self._value(node)
@@ -140,13 +140,13 @@ class _Reading:
         value, scale = node.input[0].removesuffix(ROUNDED_OUTPUT), node.input[1].removesuffix(SCALE)
         for one in (value, scale):
             if one not in self._known:
-                self.refused |= self._plain.around(one)
+                self.rejected |= self._plain.around(one)
                 return
         known = self._known[value]
         self.scales[scale] = self._known[scale]
         self.integers[value] = node.output[0]
         if self.values.setdefault(known, self._known[scale]) != self._known[scale]:
-            self.refused |= self._plain.around(value)
+            self.rejected |= self._plain.around(value)
 
     def _constant(self, node: NodeProto, stored: TensorProto) -> None:
         # A bias has 32 bits: nothing is lost.
@@ -159,7 +159,7 @@ class _Reading:
             if is_weight and self._shapes.get(reader.name) == tuple(stored.dims):
                 self.weights[reader.name] = axis if scales else None
             else:
-                self.refused.add(reader.name)
+                self.rejected.add(reader.name)
 
 
 def scale_names(int8: ModelProto) -> Iterator[str]:

@@ -84,7 +84,7 @@ def export_models(
         MissingExtraError: what writes the format is not installed.
         ModelError: it cannot be converted.
         PlanError: no layer may be replaced, or the input size of one is not known.
-        OutputError: files exist, or the system refuses.
+        OutputError: files exist, or the system rejects.
     """
     table = folder / TABLE
     preflight([table], force=force, sizes=sizes_of([model]))

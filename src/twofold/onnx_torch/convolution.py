@@ -120,7 +120,7 @@ register_functions(
 
 @register("MaxPool")
 def _max_pool(node: Node) -> Operation:
-    node.refuse_outputs()
+    node.reject_outputs()
     window = _Window(node)
     kernel = tuple(node.get("kernel_shape", ()))
 

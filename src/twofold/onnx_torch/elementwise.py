@@ -117,7 +117,7 @@ def _cast_like(_: Node) -> Operation:
 
 @register("Dropout")
 def _dropout(node: Node) -> Operation:
-    node.refuse_outputs()
+    node.reject_outputs()
 
     def dropout(x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> Tensor:
         if training is not None and bool(training):

@@ -64,7 +64,7 @@ class OnnxNet:
         needed, names = _needed(model.graph.node, self.outputs)
         self.constants: dict[str, Tensor] = {}
         self._nodes: list[tuple[int, NodeProto, Operation]] = []
-        refused: dict[str, list[str]] = {}
+        rejected: dict[str, list[str]] = {}
         for position in needed:
             node = model.graph.node[position]
             try:
@@ -77,10 +77,10 @@ class OnnxNet:
                 else:
                     self._nodes.append((position, node, operation))
             except UnsupportedError as error:
-                refused.setdefault(str(error), []).append(node.name or next(filter(None, node.output), ""))
-        if refused:
+                rejected.setdefault(str(error), []).append(node.name or next(filter(None, node.output), ""))
+        if rejected:
             raise UnsupportedError(
-                ", ".join(f"{what} ({len(names)} x, first {names[0]!r})" for what, names in refused.items())
+                ", ".join(f"{what} ({len(names)} x, first {names[0]!r})" for what, names in rejected.items())
             )
         for tensor in model.graph.initializer:
             if tensor.name in names:

@@ -11,8 +11,8 @@ from .registry import Node, Operation, register
 
 @register("BatchNormalization")
 def _batch(node: Node) -> Operation:
-    node.refuse("training_mode", 0)
-    node.refuse_outputs()
+    node.reject("training_mode", 0)
+    node.reject_outputs()
     epsilon = node.get("epsilon", 1e-5)
 
     def normalise(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def _instance(node: Node) -> Operation:
 
 @register("LayerNormalization")
 def _layer(node: Node) -> Operation:
-    node.refuse("stash_type", 1)
+    node.reject("stash_type", 1)
     axis, epsilon = node.get("axis", -1), node.get("epsilon", 1e-5)
 
     def normalise(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -85,6 +85,6 @@ def _top_k(node: Node) -> Operation:
 
 @register("CumSum")
 def _cumulate(node: Node) -> Operation:
-    node.refuse("exclusive", 0)
-    node.refuse("reverse", 0)
+    node.reject("exclusive", 0)
+    node.reject("reverse", 0)
     return lambda x, axis: torch.cumsum(x, int(axis), dtype=x.dtype)

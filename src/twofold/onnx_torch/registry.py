@@ -1,6 +1,6 @@
 """Operators of ONNX by type: a builder reads a node's attributes once and gives what runs it.
 
-A builder refuses with `UnsupportedError` what it cannot compute exactly; nothing is approximated.
+A builder rejects with `UnsupportedError` what it cannot compute exactly; nothing is approximated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..registry import Registry
+from ..renamed import former_property
 
 #: What a node gives for its inputs; None stands for an input that is left out.
 Operation = Callable[..., "Tensor | tuple[Tensor, ...]"]
@@ -51,14 +52,16 @@ class Node:
         """An attribute, or its default."""
         return self.attributes.get(name, default)
 
-    def refuse(self, name: str, *allowed: Any) -> None:
-        """Refuse an attribute that is there with another value than the first, or another of `allowed`."""
+    def reject(self, name: str, *allowed: Any) -> None:
+        """Reject an attribute that is there with another value than the first, or another of `allowed`."""
         value = self.get(name, allowed[0])
         if value not in allowed:
             raise UnsupportedError(f"{self.type} with {name} = {value!r}")
 
-    def refuse_outputs(self, most: int = 1) -> None:
-        """Refuse more outputs."""
+    refuse = former_property("refuse", "reject")
+
+    def reject_outputs(self, most: int = 1) -> None:
+        """Reject more outputs."""
         if self.outputs > most:
             raise UnsupportedError(f"{self.type} with {self.outputs} outputs")
 

@@ -1,7 +1,7 @@
 """Resize and Upsample: along each axis every output is a weighted sum of a few inputs.
 
 Source: the ONNX operator reference, Resize, versions 10 to 19. Antialiasing and tf_crop_and_resize are
-refused.
+rejected.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Floats = NDArray[np.float64]
 @register("Resize", "Upsample")
 def _resize(node: Node) -> Operation:
     old = node.type == "Upsample" or node.opset < 11
-    node.refuse("mode", "nearest", "linear", "bilinear", "trilinear", "cubic")
-    node.refuse("antialias", 0)
-    node.refuse("keep_aspect_ratio_policy", "stretch", "not_larger", "not_smaller")
-    _coordinates(node, 2, 4, 2.0)  # refuses what it does not know
+    node.reject("mode", "nearest", "linear", "bilinear", "trilinear", "cubic")
+    node.reject("antialias", 0)
+    node.reject("keep_aspect_ratio_policy", "stretch", "not_larger", "not_smaller")
+    _coordinates(node, 2, 4, 2.0)  # rejects what it does not know
     own_scales, named = node.get("scales", None), node.get("axes", None)
 
     def resize(x: Tensor, *given: Tensor | None) -> Tensor:

@@ -159,7 +159,7 @@ def _gather_elements(node: Node) -> Operation:
 
 @register("Pad")
 def _pad(node: Node) -> Operation:
-    node.refuse("mode", "constant", "reflect", "edge", "wrap")
+    node.reject("mode", "constant", "reflect", "edge", "wrap")
     mode = node.get("mode", "constant")
     own = node.get("pads", None), node.get("value", 0.0)  # before version 11
 

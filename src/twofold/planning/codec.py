@@ -1,4 +1,4 @@
-"""Plans as JSON: readable, editable, and refused with the place and the reason where they are wrong.
+"""Plans as JSON: readable, editable, and rejected with the place and the reason where they are wrong.
 
 What a person may leave out when writing by hand: counts, predictions, names and notes. Counts are made anew
 when a plan is checked against a model; a prediction says for which ranks it holds and is dropped when these
@@ -23,7 +23,7 @@ from twofold.planning.plan import Choice, Plan
 from twofold.planning.timing import NetworkTiming, Timing
 
 SCHEMA = 1
-"""Version of the layout; files of a later one are refused."""
+"""Version of the layout; files of a later one are rejected."""
 
 T = TypeVar("T")
 Json = dict[str, Any]

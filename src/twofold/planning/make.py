@@ -188,7 +188,7 @@ def _requests_of(
 
 
 def _check_fixed(layer: ConvLayer, ranks: Size | None, options: PlanOptions) -> None:
-    """Refuse ranks that no scheme has, before the long work of factorizing.
+    """Reject ranks that no scheme has, before the long work of factorizing.
 
     Raises:
         PlanError: with what each scheme takes.
@@ -287,15 +287,15 @@ class _Maker:
     def _fixed(self, layer: ConvLayer, of_layer: Sequence[RankErrors], ranks: Size | None) -> Candidate:
         """Return the best of the schemes and variants that take these ranks; of equals the cheapest."""
         _check_fixed(layer, ranks, self.options)
-        fitting, refused = [], "it was not factorized"
+        fitting, rejected = [], "it was not factorized"
         for factorization in of_layer:
             full = scheme(factorization.scheme).full_rank(layer.geometry, factorization.variant)
             try:
                 fitting.append(candidate_at(layer, factorization, ranks or full, self.workload))
             except PlanError as error:
-                refused = str(error)
+                rejected = str(error)
         if not fitting:
-            raise PlanError(f"rank: {layer.name}: {refused}")
+            raise PlanError(f"rank: {layer.name}: {rejected}")
         # At full rank all errors are rounding; there the price decides.
         return min(fitting, key=lambda c: (c.energy_error if ranks else 0.0, c.macs))
 

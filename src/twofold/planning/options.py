@@ -173,14 +173,14 @@ def _left_alone(layer: ConvLayer, options: PlanOptions) -> str | None:
 
 def scheme_refusal(geometry: ConvGeometry, schemes: Sequence[str]) -> str | None:
     """Why none of these schemes takes a layer; None where one does."""
-    refusals = {name: scheme(name).refusal(geometry) for name in schemes}
-    if not all(refusals.values()):
+    rejections = {name: scheme(name).refusal(geometry) for name in schemes}
+    if not all(rejections.values()):
         return None
-    # Schemes often refuse for one common reason, which is then said once.
-    reasons = dict.fromkeys(str(reason) for reason in refusals.values())
+    # Schemes often reject for one common reason, which is then said once.
+    reasons = dict.fromkeys(str(reason) for reason in rejections.values())
     if len(reasons) == 1:
         return next(iter(reasons))
-    return "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
+    return "; ".join(f"{name}: {reason}" for name, reason in rejections.items())
 
 
 def _names(layer: ConvLayer | Skipped) -> tuple[str, ...]:

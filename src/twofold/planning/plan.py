@@ -218,7 +218,7 @@ class Plan:
         """Write as JSON, over an older one; the file appears complete or not at all.
 
         Raises:
-            PlanError: the folder is missing, or the system refuses.
+            PlanError: the folder is missing, or the system rejects.
         """
         path, content = output_path(path, "the plan"), self.to_json().encode()
         if not os.path.isdir(path.parent):

@@ -1,4 +1,4 @@
-"""What can be refused before anything is factorized: patterns, and budgets that no ranks can keep."""
+"""What can be rejected before anything is factorized: patterns, and budgets that no ranks can keep."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from twofold.planning.options import PlanOptions
 
 
 def check_reach(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> None:
-    """Refuse what `make_plan` would refuse whatever the layers' factorizations say.
+    """Reject what `make_plan` would reject whatever the layers' factorizations say.
 
-    What a stack costs follows from shapes alone. Law: options that are refused here are refused by
-    `make_plan`, too; a budget of MACs or params that `make_plan` finds out of reach is refused here.
+    What a stack costs follows from shapes alone. Law: options that are rejected here are rejected by
+    `make_plan`, too; a budget of MACs or params that `make_plan` finds out of reach is rejected here.
 
     Args:
         layers: all convolutions of the model.

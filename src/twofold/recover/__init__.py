@@ -15,7 +15,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.pixels import ImageSource
-from ..calibration.runners import refuse_varying, runner_for
+from ..calibration.runners import reject_varying, runner_for
 from ..calibration.source import CalibrationSource, calibration_inputs, split
 from ..calibration.synthetic import beside
 from ..decomposition.tryout import tryout
@@ -150,7 +150,7 @@ def _recover(
     hints = tuple(name for name in dict.fromkeys(options.hints) if name not in runner.outputs)
     if hints:
         runner = _hinting(original, runner.outputs, hints)
-    refuse_varying(runner)
+    reject_varying(runner)
     if not options.qat:  # before inputs are read
         student = _mean(*(_float_student(original, one, runner, world) for one in students))
     inputs = calibration_inputs(runner, source)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import OutputErrorMetric
-from ..calibration.runners import refuse_varying, runner_for
+from ..calibration.runners import reject_varying, runner_for
 from ..errors import ModelError, option
 from ..files.scratch import scratch_folder
 from ..formats.base import Model
@@ -33,7 +33,7 @@ from ..text import error_text
 def make_teacher(original: Model, targets: tuple[str, ...]) -> Any:
     """What runs the original as ONNX, whose names its int8 form shares."""
     runner = runner_for(_as_model(original), targets)
-    refuse_varying(runner)
+    reject_varying(runner)
     return runner
 
 

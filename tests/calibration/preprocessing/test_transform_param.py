@@ -68,5 +68,5 @@ def test_the_mean_file_is_found_beside_the_net(tmp_path):
 
 
 def test_two_means_are_refused():
-    with pytest.raises(OptionError, match="which Caffe refuses"):
+    with pytest.raises(OptionError, match="which Caffe rejects"):
         model_options(net(transform={"mean_file": "m", "mean_value": [1.0]}))

@@ -79,7 +79,7 @@ def test_a_byte_order_mark_is_kept_and_noted():
     document = parse(b"\xef\xbb\xbfname: 'n'\nlayer {\n  name: 'a'\n  fork: 1\n}\n", "net.prototxt")
     assert document.root.to_fields().text("name") == "n"
     assert document.notes == (
-        "net.prototxt:1:1: begins with a byte order mark, which Caffe refuses; it is kept",
+        "net.prototxt:1:1: begins with a byte order mark, which Caffe rejects; it is kept",
         "net.prototxt:4:3: field 'fork' of LayerParameter is unknown to BVLC Caffe; it is kept",
     )
     assert document.splice([]).source == document.source

@@ -54,7 +54,7 @@ def model_options(net: NetDefinition, folder: Path | None = None) -> tuple[Image
 
     Raises:
         InputError: the mean file is missing or no mean.
-        OptionError: mean_file and mean_value together, which Caffe refuses.
+        OptionError: mean_file and mean_value together, which Caffe rejects.
     """
     for layer in net.layers:
         if not layer.bottoms and (layer.fields.has("transform_param") or layer.type == "ImageData"):
@@ -70,7 +70,7 @@ def _options(layer: LayerSpec, folder: Path) -> tuple[ImageOptions, tuple[str, .
         notes.append(f"{layer.name}: mirror is left out, calibration sees the images as they are")
     mean_file, mean_values = transform.text("mean_file"), transform.numbers("mean_value")
     if mean_file and mean_values:
-        raise OptionError(f"layer {layer.name}: mean_file and mean_value together, which Caffe refuses")
+        raise OptionError(f"layer {layer.name}: mean_file and mean_value together, which Caffe rejects")
     mean: Sequence[float] | NDArray[np.float32] | None = mean_values or None
     if mean_file:
         mean = _mean_file(layer.name, mean_file, folder)

@@ -40,8 +40,8 @@ def runner_for(model: Any, targets: tuple[str, ...] = ()) -> Runner:
     return make(model, targets)
 
 
-def refuse_varying(runner: Runner) -> None:
-    """Refuse to protect what has another size with each input.
+def reject_varying(runner: Runner) -> None:
+    """Reject to protect what has another size with each input.
 
     Raises:
         OptionError: the user names such an output.

@@ -30,7 +30,7 @@ class Hdf5Items(Items):
         self.batch_size, self.shuffle = param.integer("batch_size"), param.flag("shuffle")
         self._label, self._tops = request.label, request.spec.tops
         if request.spec.fields.has("transform_param"):
-            raise InputError(f"{self._label}: transform_param is not for this type; Caffe refuses it, too")
+            raise InputError(f"{self._label}: transform_param is not for this type; Caffe rejects it, too")
         source = request.locate(param.text("source"), f"{self._label}: its source")
         try:
             names = [line.strip() for line in source.read_text("utf-8").splitlines() if line.strip()]

@@ -49,11 +49,11 @@ class Transform:
         """
         param, label = request.transform, request.label
         if param.flag("force_color") and param.flag("force_gray"):
-            raise InputError(f"{label}: force_color and force_gray together; Caffe refuses it, too")
+            raise InputError(f"{label}: force_color and force_gray together; Caffe rejects it, too")
         values = np.asarray(param.numbers("mean_value"), np.float32).reshape(-1, 1, 1)
         if param.text("mean_file"):
             if values.size:
-                raise InputError(f"{label}: mean_file and mean_value together; Caffe refuses it, too")
+                raise InputError(f"{label}: mean_file and mean_value together; Caffe rejects it, too")
             path = request.locate(param.text("mean_file"), f"{label}: its mean_file")
             values = np.asarray(read_mean(path), np.float32)
             values = values if values.ndim == 3 else values.reshape(-1, 1, 1)

@@ -49,7 +49,7 @@ class BinaryWeights(WeightsFile):
 
     def replace(self, replacements: Mapping[str, Sequence[NewWeights]]) -> WeightsFile:
         """See `WeightsFile.replace`."""
-        self._refuse_unknown(replacements)
+        self._reject_unknown(replacements)
         records: list[_Record] = []
         for record in self._records:
             stack = replacements.get(record.layer.name) if record.layer is not None else None
@@ -93,7 +93,7 @@ def create_weights(layers: Iterable[NewLayer], name: str = "") -> WeightsFile:
 def read_weights(path: str | Path) -> WeightsFile:
     """Read a file of Caffe weights, protobuf of any age or HDF5; which one, its content tells.
 
-    What Caffe refuses to parse is refused. Damage inside a single blob shows when the blob is used or
+    What Caffe rejects to parse is rejected. Damage inside a single blob shows when the blob is used or
     checked, see `WeightsFile.check`.
 
     Args:
@@ -194,7 +194,7 @@ def _version(buffer: memoryview, outer: Sequence[Field], file: str) -> str:
     if new and old:
         raise FormatError(
             f"{file}: 'layer' entries (first at byte {new[0].start}) and older 'layers' entries "
-            f"(first at byte {old[0].start}) are mixed; Caffe refuses such a file"
+            f"(first at byte {old[0].start}) are mixed; Caffe rejects such a file"
         )
     if not old:
         return "V2" if new else ""

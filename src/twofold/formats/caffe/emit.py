@@ -81,7 +81,7 @@ def replace_layer(document: Document, layer: Message, new_layers: Sequence[NewLa
 
     Args:
         document: the file.
-        layer: a convolution's message, not refused.
+        layer: a convolution's message, not rejected.
         new_layers: first to last.
     """
     owner = next(field for field in document.root.fields if any(value is layer for value in field.values))

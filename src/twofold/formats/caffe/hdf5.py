@@ -164,7 +164,7 @@ class Hdf5Weights(WeightsFile):
         Raises:
             ModelError: Also where a new name is taken: HDF5 holds one group of a name.
         """
-        self._refuse_unknown(replacements)
+        self._reject_unknown(replacements)
         layers: list[_Hdf5Layer] = []
         for layer in self._entries_in_order:
             stack = replacements.get(layer.name)

@@ -11,7 +11,7 @@ from .schema import ENUMS, FORK_VALUES
 
 
 class LiteralError(ValueError):
-    """A literal that Caffe refuses; `offset` counts from the literal's first byte."""
+    """A literal that Caffe rejects; `offset` counts from the literal's first byte."""
 
     def __init__(self, problem: str, offset: int = 0) -> None:
         super().__init__(problem)
@@ -31,7 +31,7 @@ _SIMPLE = {
     b"?": b"?", b"'": b"'", b'"': b'"',
 }  # fmt: skip
 _LAST_CODE_POINT = 0x10FFFF
-#: Longer than any 64-bit number in any base, leading zeros aside; Python refuses to read numbers far beyond.
+#: Longer than any 64-bit number in any base, leading zeros aside; Python rejects to read numbers far beyond.
 _MOST_DIGITS = 100
 
 
@@ -115,7 +115,7 @@ def decode_string(literal: bytes) -> bytes:
     """The bytes that a quoted literal means.
 
     Raises:
-        LiteralError: an escape that Caffe refuses.
+        LiteralError: an escape that Caffe rejects.
     """
     body = literal[1:-1]
     if b"\\" not in body:

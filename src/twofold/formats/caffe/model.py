@@ -273,7 +273,7 @@ class CaffeModel:
             check: gets the model as it was read again; what it raises stops the writing.
 
         Raises:
-            OutputError: files exist and `force` is false, the system refuses, or what was read again differs.
+            OutputError: files exist and `force` is false, the system rejects, or what was read again differs.
             OptionError: the model has weights and no place for them was given.
         """
         if self.weights is not None and caffemodel is None:

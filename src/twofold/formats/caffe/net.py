@@ -166,7 +166,7 @@ def _upgraded(document: Document, places: Sequence[str]) -> list[Fields | None]:
         other, _ = document.line_column(firsts["layer"].span[0])
         raise FormatError(
             f"{document.path}:{line}:{column}: here is a 'layers' entry (V1), and in line {other} a 'layer' "
-            "entry (V2); Caffe refuses to load both in one file; rewrite the older ones"
+            "entry (V2); Caffe rejects to load both in one file; rewrite the older ones"
         )
     if root.has("layer"):
         return list(root.messages("layer"))

@@ -3,7 +3,7 @@
 Nothing is lost, because nothing is written anew: the tree holds byte spans of the source, and an edit
 replaces spans (`Document.splice`). An unedited document is its source, byte for byte.
 
-What Caffe's parser (protobuf 3.21, C++) refuses is refused with its line and column, with these exceptions,
+What Caffe's parser (protobuf 3.21, C++) rejects is rejected with its line and column, with these exceptions,
 which are harmless to read, are kept as they are, and are noted in `Document.notes`:
 
 - a byte order mark;
@@ -141,7 +141,7 @@ class _Parser:
         self.token_type, self.token, self.start, self.end = "", b"", 0, 0
         self.last_end = 0
         if source.startswith(_BOM):
-            self.note("begins with a byte order mark, which Caffe refuses; it is kept", 0)
+            self.note("begins with a byte order mark, which Caffe rejects; it is kept", 0)
             self.end = len(_BOM)
 
     def document(self, type_name: str) -> Document:
@@ -186,7 +186,7 @@ class _Parser:
             return
         match = _TOKEN.match(self.source, self.start)
         if match is None or match.group() in (b'"', b"'"):
-            self._refuse_character()
+            self._reject_character()
         self.token_type, self.token, self.end = match.lastgroup or "", match.group(), match.end()
         if self.token_type == "number":
             self._check_number()
@@ -196,7 +196,7 @@ class _Parser:
             except LiteralError as error:
                 self.fail(str(error), self.start + error.offset)
 
-    def _refuse_character(self) -> NoReturn:
+    def _reject_character(self) -> NoReturn:
         character = self.source[self.start]
         if character in b"\"'":
             self.fail("a string is not closed on its line; add the closing quote")

@@ -126,7 +126,7 @@ def _why(layer: LayerSpec, error: Exception) -> str:
 
 
 def _check_size(layer: LayerSpec, top: str, shape: Shape) -> None:
-    """Refuse what Caffe's blobs cannot hold: negative sizes, and more values than an int counts."""
+    """Reject what Caffe's blobs cannot hold: negative sizes, and more values than an int counts."""
     if shape is not None and (any(size < 0 for size in shape) or math.prod(shape) > _MOST_VALUES):
         raise ModelError(
             f"{layer.label} ({layer.type}): its top {top!r} would have the shape {list(shape)}; sizes are 0 "

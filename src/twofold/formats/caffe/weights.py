@@ -151,7 +151,7 @@ class WeightsFile(ABC):
         return found[-1] if found else None
 
     def entries(self, name: str) -> tuple[WeightsLayer, ...]:
-        """All entries of a name. Caffe refuses the file if any of them does not fit the net."""
+        """All entries of a name. Caffe rejects the file if any of them does not fit the net."""
         return tuple(self._by_name.get(name, ()))
 
     def check(self, names: Collection[str] | None = None) -> None:
@@ -191,7 +191,7 @@ class WeightsFile(ABC):
             stream: opened for writing; an HDF5 file needs one that can also be read and sought.
         """
 
-    def _refuse_unknown(self, replacements: Mapping[str, Sequence[NewWeights]]) -> None:
+    def _reject_unknown(self, replacements: Mapping[str, Sequence[NewWeights]]) -> None:
         for name, stack in replacements.items():
             if not stack:
                 raise ValueError(f"Bug: nothing to put in the place of {name}")

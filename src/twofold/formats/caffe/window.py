@@ -34,7 +34,7 @@ def window(layer: LayerSpec, param: Fields, axes: int) -> Window:
     """Sizes of the sliding window of a convolution-like layer over `axes` spatial axes.
 
     Raises:
-        ModelError: a combination that Caffe refuses; says which and what to write instead.
+        ModelError: a combination that Caffe rejects; says which and what to write instead.
     """
     kernel = _spread(layer, param, "kernel_size", ("kernel_h", "kernel_w"), axes, None)
     stride = _spread(layer, param, "stride", ("stride_h", "stride_w"), axes, 1)

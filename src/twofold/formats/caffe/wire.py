@@ -1,7 +1,7 @@
 """The protobuf wire format: one message as a row of fields, and the bytes of single fields.
 
-Nothing here knows a schema. `fields` accepts what the C++ parser that Caffe uses accepts and refuses what it
-refuses (nesting, overlong numbers, unclosed groups), so that a file which passes is one that Caffe parses.
+Nothing here knows a schema. `fields` accepts what the C++ parser that Caffe uses accepts and rejects what it
+rejects (nesting, overlong numbers, unclosed groups), so that a file which passes is one that Caffe parses.
 
 Source: https://protobuf.dev/programming-guides/encoding/ and the limits in protobuf 3.21 `parse_context.h`.
 """
@@ -19,7 +19,7 @@ VARINT, FIXED64, LENGTH, GROUP, GROUP_END, FIXED32 = range(6)
 WIDTH = {FIXED32: 4, FIXED64: 8}
 
 _MAX_DEPTH = 100  # protobuf's default recursion limit
-_MAX_LENGTH = 2**31 - 1 - 16  # ReadSize refuses more
+_MAX_LENGTH = 2**31 - 1 - 16  # ReadSize rejects more
 
 
 class WireError(Exception):

@@ -237,7 +237,7 @@ class OnnxModel:
             check: gets the model as it was read again; what it raises stops the writing.
 
         Raises:
-            OutputError: files exist and `force` is false, the system refuses, or a check fails.
+            OutputError: files exist and `force` is false, the system rejects, or a check fails.
             OptionError: two files would have the same name.
         """
         path = Path(path)
@@ -254,7 +254,7 @@ class OnnxModel:
             moved = {location: places[path.parent / location] for location in self.files}
             written = replace(self, path=path, proto=proto, files=moved)
             if self.edited:
-                self._refuse_invalid(written, places[path].parent)
+                self._reject_invalid(written, places[path].parent)
             if check is not None:
                 check(written)
 
@@ -276,7 +276,7 @@ class OnnxModel:
             writers[path.parent / location] = partial(write_pieces, pieces=pieces)
         return writers
 
-    def _refuse_invalid(self, written: OnnxModel, folder: Path) -> None:
+    def _reject_invalid(self, written: OnnxModel, folder: Path) -> None:
         problem = _invalid(written, folder)
         if problem and not _problem(str(self.path) if self.files else _read(self.path, self.path)[0]):
             raise OutputError(f"{written.path}: what was written does not pass ONNX's checker: {problem}")

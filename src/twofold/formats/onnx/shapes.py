@@ -227,7 +227,7 @@ def measured_shapes(model: ModelProto, names: Sequence[str], inputs: Mapping[str
     for name in names:
         run.graph.node.add(op_type="Shape", input=[name], output=[f"{name} shape"])
         run.graph.output.append(helper.make_tensor_value_info(f"{name} shape", TensorProto.INT64, None))
-    refusals: tuple[type[Exception], ...] = (ValueError, RuntimeError, MemoryError, *_errors(onnxruntime))
+    rejections: tuple[type[Exception], ...] = (ValueError, RuntimeError, MemoryError, *_errors(onnxruntime))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # it would warn of what others exported, and of this graph
     try:
@@ -236,7 +236,7 @@ def measured_shapes(model: ModelProto, names: Sequence[str], inputs: Mapping[str
             run.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         found = session.run([f"{name} shape" for name in names], feed)
-    except refusals:
+    except rejections:
         return {}
     return {name: tuple(map(int, shape)) for name, shape in zip(names, found, strict=True)}
 

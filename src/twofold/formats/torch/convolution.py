@@ -151,7 +151,7 @@ def fresh_stack(module: nn.Module, chain: Sequence[ConvGeometry], *, bias: bool)
 
 def _like(module: nn.Module, conv: FactorConv) -> nn.Module:
     shape, weight, bias = conv.geometry, module.weight, bias_of(module)
-    assert isinstance(weight, Tensor), "Bug: a module without a plain weight was not refused"
+    assert isinstance(weight, Tensor), "Bug: a module without a plain weight was not rejected"
     # On the meta device nothing is drawn, so that the caller's random state stays.
     options = {"bias": conv.bias is not None, "device": "meta", "dtype": weight.dtype}
     new = plain(shape.layer_type).make(shape, adapter_for(module).settings(module), **options)

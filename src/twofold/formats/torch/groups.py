@@ -140,7 +140,7 @@ def as_layer(group: Group, calls: Calls | None) -> ConvLayer | Skipped:
             params,
         )
     weight, bias = first.weight, bias_of(first)
-    assert isinstance(weight, nn.Parameter), "Bug: a module without a plain weight was not refused"
+    assert isinstance(weight, nn.Parameter), "Bug: a module without a plain weight was not rejected"
     layer = ConvLayer(
         group.name, shaped, adapter_for(first).weight(values(weight), shaped),
         None if bias is None else values(bias), sizes, group.names[1:], BITS[weight.dtype],

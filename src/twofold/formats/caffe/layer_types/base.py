@@ -98,7 +98,7 @@ class LayerAdapter(Adapter):
         """Shape of a layer with `axes` spatial axes and `c_in` input channels.
 
         Raises:
-            ModelError: parameters that Caffe refuses.
+            ModelError: parameters that Caffe rejects.
         """
 
     def sizes(self, geometry: ConvGeometry, param: Fields | None = None) -> tuple[Sizes, ...]:

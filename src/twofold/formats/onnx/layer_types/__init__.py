@@ -4,7 +4,7 @@ from ....renamed import former_members
 from .base import LayerAdapter, adapter_of, operators, plain, register
 from .convolution import Convolution
 from .linear import Gemm, MatMul
-from .refused import REFUSED
+from .rejected import REJECTED
 from .transposed import Transposed
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "register",
 ]  # fmt: skip
 
-for _adapter in (Convolution(), Transposed(), Gemm(), MatMul(), *REFUSED):
+for _adapter in (Convolution(), Transposed(), Gemm(), MatMul(), *REJECTED):
     register(_adapter)
 
 __getattr__ = former_members(__name__, Kind="LayerAdapter", kind_of="adapter_of")

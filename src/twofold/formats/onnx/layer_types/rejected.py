@@ -35,7 +35,7 @@ class _Stays(LayerAdapter):
         return self._reason.format(".".join(filter(None, (node.domain, node.op_type))))
 
 
-class Refused(_Stays, Convolution):
+class Rejected(_Stays, Convolution):
     """A convolution over values (N, channels, *size), unless an attribute says that channels come last."""
 
     def arranged(self, node: NodeProto, shape: Shape) -> Shape:
@@ -43,18 +43,18 @@ class Refused(_Stays, Convolution):
         return (shape[0], shape[-1], *shape[1:-1]) if last and shape and len(shape) > 2 else shape
 
 
-class ChannelsLast(Refused):
+class ChannelsLast(Rejected):
     """A convolution over values (N, *size, channels)."""
 
     def arranged(self, node: NodeProto, shape: Shape) -> Shape:
         return (shape[0], shape[-1], *shape[1:-1]) if shape and len(shape) > 2 else shape
 
 
-class RefusedTransposed(_Stays, Transposed):
+class RejectedTransposed(_Stays, Transposed):
     """A transposed convolution."""
 
 
-class Blocked(Refused):
+class Blocked(Rejected):
     """A convolution whose values and weight lie in blocks of a processor's own size; its cost is unknown."""
 
     def geometry(self, node: NodeProto, dims: Size, size: Size | None) -> tuple[ConvGeometry | None, str]:
@@ -130,14 +130,14 @@ def _others(*types: str) -> list[Operator]:
     return [(None, one) for one in types]
 
 
-REFUSED: tuple[LayerAdapter, ...] = (
-    Refused("a deformable convolution; these are not decomposed", ("", "DeformConv")),
-    Refused(_QUANTIZED, ("", "ConvInteger")),
-    Refused(_QUANTIZED, ("", "QLinearConv"), *_others("QLinearConv"), weight=3),
-    Refused(_FUSED, *_others("FusedConv")),
+REJECTED: tuple[LayerAdapter, ...] = (
+    Rejected("a deformable convolution; these are not decomposed", ("", "DeformConv")),
+    Rejected(_QUANTIZED, ("", "ConvInteger")),
+    Rejected(_QUANTIZED, ("", "QLinearConv"), *_others("QLinearConv"), weight=3),
+    Rejected(_FUSED, *_others("FusedConv")),
     ChannelsLast(_FUSED, *_others("NhwcConv", "NhwcFusedConv")),
     Blocked(_FUSED, ("com.microsoft.nchwc", "Conv")),
-    RefusedTransposed(_FUSED, *_others("ConvTransposeWithDynamicPads")),
+    RejectedTransposed(_FUSED, *_others("ConvTransposeWithDynamicPads")),
     Product(_QUANTIZED, ("", "MatMulInteger"), *_others("MatMulIntegerToFloat", "MatMulInteger16")),
     Product(_QUANTIZED, *_others("DynamicQuantizeMatMul")),
     Product(_QUANTIZED, ("", "QLinearMatMul"), *_others("QGemm"), weight=3),
