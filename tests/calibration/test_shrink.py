@@ -101,8 +101,8 @@ def test_the_loss_is_what_the_stack_does_to_outputs(tmp_path):
     x = images(40, 3, 16, 13)
     statistics = seen(x, layer.geometry)
     stack = LayerFit(layer, statistics).factorize("spatial", "hw", (12,)).factors((12,))
-    held_out = HeldOut.gather(runner, [layer], from_arrays(x, runner.inputs), seed=0)
-    found = held_out.loss(layer, stack, statistics) / len(held_out.patches[layer.name])
+    held_out = HeldOut.gather(runner, [layer], from_arrays(x, runner.inputs), seed=0)[layer.name]
+    found = held_out.loss(layer, stack, statistics) / len(held_out.patches)
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
     rows = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 16 * 9)

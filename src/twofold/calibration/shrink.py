@@ -20,7 +20,7 @@ identity by the share that is best in the mean square for n normal vectors (Chen
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,17 +41,19 @@ _PATCHES = 2048
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What layers see in samples that no fit has seen.
+    """What a layer sees in samples that no fit has seen.
 
     Attributes:
-        patches: by layer name (rows, taps * C_in), float32, channels running fastest.
+        patches: (rows, taps * C_in), channels running fastest.
     """
 
-    patches: Mapping[str, NDArray[np.float32]]
+    patches: NDArray[np.float32]
 
     @classmethod
-    def gather(cls, runner: Runner, layers: Sequence[ConvLayer], inputs: Inputs, seed: int) -> HeldOut:
-        """Look at convolutions without groups.
+    def gather(
+        cls, runner: Runner, layers: Sequence[ConvLayer], inputs: Inputs, seed: int
+    ) -> dict[str, HeldOut]:
+        """Look at convolutions without groups; by layer name.
 
         Args:
             runner: runs the model.
@@ -68,7 +70,7 @@ class HeldOut:
             for seen in runner.watch(layers, batch):
                 for chunk in samplers[seen.layer].chunks(seen.inputs):
                     parts[seen.layer].append(chunk.reshape(len(chunk), -1).copy())
-        return cls({name: np.concatenate(chunks) for name, chunks in parts.items() if chunks})
+        return {name: cls(np.concatenate(chunks)) for name, chunks in parts.items() if chunks}
 
     def loss(self, layer: ConvLayer, factors: Factors, statistics: LayerStatistics) -> float:
         """The squared error of a stack, its bias corrected, in the metric of the layer's outputs."""
@@ -76,7 +78,7 @@ class HeldOut:
         left = np.moveaxis(layer.weight - composed(factors), 1, -1).reshape(len(layer.weight), -1)
         taps = math.prod(layer.geometry.kernel)
         mean = statistics.mean.reshape(-1, taps).T.ravel()
-        lost = (self.patches[layer.name] - mean.astype(np.float32)) @ left.T.astype(np.float32)
+        lost = (self.patches - mean.astype(np.float32)) @ left.T.astype(np.float32)
         second = lost.T @ lost
         gradient = statistics.gradient
         return float(np.trace(second) if gradient is None else np.vdot(gradient, second))

@@ -147,10 +147,10 @@ class Calibration:
         size = stored_bytes(layers, self.options)
         return load_or_gather(self.saved, layers, look, self.sources, self.inputs.digest(), size)
 
-    def held_out_patches(self, layers: Sequence[ConvLayer]) -> HeldOut:
+    def held_out_patches(self, layers: Sequence[ConvLayer]) -> dict[str, HeldOut]:
         """What layers see in samples that no fit has seen; nothing where there are no such samples."""
         if not self.apart:
-            return HeldOut({})
+            return {}
         with mode(self.runner, self.options):
             return HeldOut.gather(self.runner, layers, self.held_out, self.options.seed)
 

@@ -53,14 +53,16 @@ def factorize(
         seen: statistics of layers; taken out as they are used, since they are large.
     """
     second_pass = None if calibration is None else calibration.second_pass
-    held_out = HeldOut({}) if calibration is None else calibration.held_out_patches(layers)
+    held_out = {} if calibration is None else calibration.held_out_patches(layers)
     factored, shares, left_out = {}, {}, list[str]()
     for layer in track(layers, "factoring layers"):
         statistics = seen.pop(layer.name, None)
         requests = [one for one in wanted[layer.name] if not _too_large(layer, one, statistics)]
         if len(requests) < len(wanted[layer.name]):
             left_out.append(layer.name)
-        share, fitted = _Fit(layer, requests, options, second_pass).best(statistics, held_out)
+        share, fitted = _Fit(layer, requests, options, second_pass).best(
+            statistics, held_out.pop(layer.name, None)
+        )
         factored[layer.name] = fitted
         if share:
             shares[layer.name] = share
@@ -93,11 +95,11 @@ class _Fit:
     second_pass: SecondPass | None
 
     def best(
-        self, statistics: LayerStatistics | None, held_out: HeldOut
+        self, statistics: LayerStatistics | None, held_out: HeldOut | None
     ) -> tuple[float, list[Factorization]]:
         """The share of which the fit loses least of what was held out, and what is wanted under it."""
         fitted = LayerFit(self.layer, statistics, self.options, self.second_pass)
-        if statistics is None or statistics.covariance is None or self.layer.name not in held_out.patches:
+        if statistics is None or statistics.covariance is None or held_out is None:
             return 0.0, self._all(fitted, {})
         judge = _judge(self.layer, self.requests)
         found = _made(fitted, judge)

@@ -126,11 +126,18 @@ def _run(
 
         found = plan_by_time(model, layers, wanted, watch, limit, by)
     plan = found.plan
+    stacks, curves, shares, said = (
+        trial.stacks(found),
+        trial.tradeoff_curves(),
+        factored.shares,
+        factored.notes,
+    )
+    del trial, factored  # as large as the net, or as its statistics; what is left to do takes memory, too
     if known is not None and chosen:
-        found, error, correction = _corrected(known, trial.stacks(found), found)
+        found, error, correction = _corrected(known, stacks, found)
         record = {
             **seen.record,
-            "shrunk": dict(factored.shares),
+            "shrunk": dict(shares),
             "means_corrected": _means_corrected(layers, found.factors),
             "measured": {
                 "count": known.held_out.count,
@@ -140,7 +147,7 @@ def _run(
         }
         plan = replace(plan, calibration=record, measured_error=error)
         warnings = (*warnings, *known.inputs.provenance.warnings, *_warnings(known, options, error))
-        notes = (*notes, *seen.notes, *factored.notes, *correction)
+        notes = (*notes, *seen.notes, *said, *correction)
     elif found.factors:
         warnings = (*warnings, UNMEASURED)
     smaller = model.replace(found.factors)
@@ -148,7 +155,7 @@ def _run(
     warnings = (*warnings, *tried.warnings(changed=bool(found.factors)))
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *warnings, *notes))
     shown = None if known is None else known.sample(SHOWN)
-    return Result(smaller, plan, model, found.factors, shown, warnings, trial.tradeoff_curves(plan))
+    return Result(smaller, plan, model, found.factors, shown, warnings, partial(curves, plan))
 
 
 def _assumptions(model: Model, layers: Sequence[ConvLayer | Skipped]) -> tuple[str, ...]:
@@ -269,12 +276,12 @@ class _Planner:
     def _with_errors(self, plan: Plan) -> Plan:
         return as_fitted(plan, self.layers, self.factored.layers, self.objective)
 
-    def tradeoff_curves(self, plan: Plan) -> Callable[[], TradeoffCurves | None]:
-        """What other ranks and budgets would give, computed when asked for; it holds no factors."""
+    def tradeoff_curves(self) -> Callable[[Plan], TradeoffCurves | None]:
+        """What other ranks and budgets than a plan's would give; it holds no factors."""
         errors = {name: [*map(ReadErrors.of, of)] for name, of in self.factored.layers.items()}
         layers, options, objective, cost = self.layers, self.options, self.objective, self.cost
 
-        def read() -> TradeoffCurves | None:
+        def read(plan: Plan) -> TradeoffCurves | None:
             try:
                 return TradeoffCurves.of(plan, layers, errors, options, objective, cost)
             except Exception as error:  # a report that shows less must not cost the plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -88,10 +88,6 @@ class PatchCovariance:
     shift: float
     geometry: ConvGeometry
     split: Split
-
-    def kept(self) -> PatchCovariance:
-        """The same to be held until a rank is chosen: in float32 where the matrix is large."""
-        return self if len(self.matrix) <= DOUBLE else replace(self, matrix=self.matrix.astype(np.float32))
 
     def apply(self, X: Array) -> Array:
         """Return C X for X (d, n)."""

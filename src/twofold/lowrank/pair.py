@@ -141,7 +141,7 @@ def _regressed(
         return V[:, :rank], found.solve(rank)
 
     if rounds and not problem.over_the_limit:
-        C, cross = problem.patches(split, found.ridge).kept(), problem.cross(found.ridge)
+        C, cross = problem.kept(split, found.ridge), problem.cross(found.ridge)
 
         def refined(rank: int) -> tuple[Array, Array]:
             return refined_pair(weight, C, cross, *matrices(rank), rounds)

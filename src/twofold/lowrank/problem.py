@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from twofold.conv import Array, ConvLayer, LayerStatistics, SecondPass
 from twofold.lowrank.assemble import checked_weight
-from twofold.lowrank.covariance import PatchCovariance, check_statistics, live_variance, mean_variance
+from twofold.lowrank.covariance import (
+    DOUBLE,
+    PatchCovariance,
+    check_statistics,
+    live_variance,
+    mean_variance,
+)
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.unfold import Split
 
@@ -79,16 +85,28 @@ class Problem:
         """
         return live_variance(self.layer, self.seen)
 
-    @cached_property
-    def _cross(self) -> Array:
-        assert self.seen.covariance is not None
-        return self.seen.covariance @ self.W.T
-
     def cross(self, ridge: float) -> Array:
         """Covariance of the patches with the layer's outputs, C W^T (d, C_out); C holds the ridge."""
-        return self._cross + (ridge * self.variance) * self.W.T
+        if ridge not in self._crosses:
+            shift = ridge * self.variance * self.W.T
+            self._crosses[ridge] = self.seen.covariance @ self.W.T + shift
+        return self._crosses[ridge]
+
+    @cached_property
+    def _crosses(self) -> dict[float, Array]:
+        return {}
 
     def patches(self, split: Split, ridge: float) -> PatchCovariance:
         """The covariance of the patches with a ridge, as a split sees it."""
         assert self.seen.covariance is not None
         return PatchCovariance(self.seen.covariance, ridge * self.variance, self.layer.geometry, split)
+
+    def kept(self, split: Split, ridge: float) -> PatchCovariance:
+        """The same to be held until a rank is chosen: large ones in float32, and all splits share one."""
+        return replace(self.patches(split, ridge), matrix=self._kept)
+
+    @cached_property
+    def _kept(self) -> Array:
+        assert self.seen.covariance is not None
+        large = len(self.seen.covariance) > DOUBLE
+        return self.seen.covariance.astype(np.float32) if large else self.seen.covariance

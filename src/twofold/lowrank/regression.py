@@ -24,7 +24,7 @@ measured as tr(D^T C D), D = W^T - W'^T: again no norm is subtracted from anothe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -47,7 +47,7 @@ class Regression:
     """The second convolution by least squares, for every rank up to R.
 
     Attributes:
-        cholesky: (R * taps, R * taps), lower: K.
+        cholesky: rows of the lower K (R * taps, R * taps), one after the other up to the diagonal.
         explained: (R * taps, C_out): G.
         taps: kernel positions of the second convolution.
         residual: output variance that rank R leaves.
@@ -68,9 +68,16 @@ class Regression:
     def solve(self, rank: int) -> Array:
         """Return H (rank, C_out * taps) for the leading `rank` columns of V."""
         n = rank * self.taps
-        K, G = self.cholesky[:n, :n], self.explained[:n]
+        K, G = np.zeros((n, n)), self.explained[:n]
+        for i in range(n):
+            K[i, : i + 1] = self.cholesky[i * (i + 1) // 2 :][: i + 1]
         H: Array = scipy.linalg.solve_triangular(K, G, lower=True, trans="T", check_finite=False)
         return H.reshape(rank, self.taps, -1).swapaxes(1, 2).reshape(rank, -1)
+
+
+def _rows(K: Array) -> Array:
+    """Half the memory: see `Regression`."""
+    return np.concatenate([row[: i + 1] for i, row in enumerate(K)])
 
 
 def ridged_cholesky(name: str, build: Callable[[float], Array], ridge: float) -> tuple[Array, float]:
@@ -139,17 +146,13 @@ def regress(problem: Problem, split: Split, V: Array) -> Regression:
     )
     C, cross, W = problem.patches(split, ridge), problem.cross(ridge), problem.W.T
     G = scipy.linalg.solve_triangular(K, C.project(cross, V), lower=True, check_finite=False)
-    D = (
-        W
-        - fold(V @ Regression(K, G, taps, 0.0, ridge).solve(V.shape[1]), geometry, split)
-        .reshape(geometry.c_out, -1)
-        .T
-    )
+    found = Regression(_rows(K), G, taps, 0.0, ridge)
+    D = W - fold(V @ found.solve(V.shape[1]), geometry, split).reshape(geometry.c_out, -1).T
     # What is left is uncorrelated with z, so tr(D^T C D) = tr(D^T C W^T), as far as rounding leaves it so.
     residual = float(np.sum(D * cross))
     if residual < _ROUNDED * float(np.sum(W * cross)):
         residual = C.energy(D)
-    return Regression(K, G, taps, residual, ridge)
+    return replace(found, residual=residual)
 
 
 def no_second_pass(layer: ConvLayer) -> str:
@@ -192,4 +195,4 @@ def regress_seen(problem: Problem, split: Split, V: Array, H0: Array, seen: Fact
     residual = max(
         0.0, float(seen.remainder_energy) + shift * float(np.sum(D**2)) - float(np.sum(remainder**2))
     )
-    return Regression(K, G, taps, residual, ridge)
+    return Regression(_rows(K), G, taps, residual, ridge)

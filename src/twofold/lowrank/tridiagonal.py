@@ -28,8 +28,8 @@ class Tridiagonal:
         values: (n,), its eigenvalues, largest first.
         diagonal: (n,), of T.
         beside: (n - 1,), T beside its diagonal.
-        reflectors: (n - 1, n - 1), below whose diagonal stand the vectors of the reflections, in the order
-            and direction of a QR decomposition.
+        reflectors: vectors of the reflections, in the order and direction of a QR decomposition: what stands
+            below the diagonal of (n - 1, n - 1), column by column.
         scales: (n - 1,), of the reflections.
     """
 
@@ -55,7 +55,8 @@ class Tridiagonal:
         _converged(info, "ssterf")
         # Q = H(n-1) ... H(1), column i + 1 above the diagonal holding H(i): read backwards from the last row
         # but one, these are the reflections of a QR decomposition, which LAPACK applies.
-        reflectors = np.array(reduced[:-1, 1:][::-1, ::-1], order="F")
+        turned = reduced[:-1, 1:][::-1, ::-1]
+        reflectors = np.concatenate([turned[i + 1 :, i] for i in range(len(turned))])
         return cls(values[::-1], diagonal, beside, reflectors, scales[::-1].copy())
 
     def vectors(self, count: int) -> Array:
@@ -63,9 +64,14 @@ class Tridiagonal:
         _, Z, info = lapack.sstevd(self.diagonal, self.beside, compute_v=1)
         _converged(info, "sstevd")
         backwards = np.asfortranarray(Z[::-1, ::-1][:, :count])
+        reflectors, start = np.zeros((len(self.scales),) * 2, dtype=np.float32, order="F"), 0
+        for i in range(len(reflectors)):
+            column = reflectors[i + 1 :, i]
+            column[:] = self.reflectors[start : start + len(column)]
+            start += len(column)
         # No reflection touches the last row.
         backwards[1:], _, info = lapack.sormqr(
-            "L", "N", self.reflectors, self.scales, np.asfortranarray(backwards[1:]), lwork=_PANEL * count
+            "L", "N", reflectors, self.scales, np.asfortranarray(backwards[1:]), lwork=_PANEL * count
         )
         assert info == 0, f"Bug: sormqr refuses its argument {-info}"
         return backwards[::-1]

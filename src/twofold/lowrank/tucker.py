@@ -140,7 +140,7 @@ def _regressed(problem: Problem, scheme: str, limits: Size, V: Array, found: Reg
     outputs = np.ascontiguousarray(P[:, : limits[1]])
     alternations: Callable[[], Alternations] | None = None
     if problem.options.refine and not problem.over_the_limit:
-        C = problem.patches(_input_split(problem.layer), found.ridge).kept()
+        C = problem.kept(_input_split(problem.layer), found.ridge)
         alternations = partial(Alternations, problem.weight, C, problem.cross(found.ridge))
 
     def matrices(ranks: Size, rounds: int) -> tuple[Array, Array, Array]:
