@@ -35,23 +35,6 @@ def check_statistics(layer: ConvLayer, statistics: LayerStatistics) -> None:
         )
 
 
-def mean_variance(statistics: LayerStatistics) -> float:
-    """Mean variance of a patch's entries: trace of the covariance over its size."""
-    strip = statistics.strips[0]
-    return float(np.sum(strip if strip.ndim == 1 else np.diagonal(strip))) / statistics.mean.size
-
-
-def live_variance(layer: ConvLayer, statistics: LayerStatistics) -> float:
-    """Return `mean_variance`, or raise ModelError where the inputs never vary."""
-    variance = mean_variance(statistics)
-    if not variance > 0:
-        raise ModelError(
-            f"{layer.name}: its inputs never vary over the calibration inputs, so nothing can be fitted to"
-            " them; skip the layer or give other inputs"
-        )
-    return variance
-
-
 def strip_covariance(statistics: LayerStatistics, geometry: ConvGeometry, split: Split) -> Array:
     """Covariance over the first convolution's axes, summed over the taps of the second: (rows, rows).
 

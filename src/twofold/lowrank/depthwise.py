@@ -14,10 +14,10 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.conv import Array, ConvGeometry, ConvLayer, FactorConv, Factors, LayerStatistics, Size
+from twofold.conv import Array, ConvGeometry, ConvLayer, FactorConv, Factors, Size
 from twofold.errors import OptionError
 from twofold.lowrank.assemble import checked_weight, corrected_bias, output_dtype, pair_factors
-from twofold.lowrank.covariance import mean_variance, strip_covariance
+from twofold.lowrank.covariance import strip_covariance
 from twofold.lowrank.measure import as_stored
 from twofold.lowrank.problem import Problem
 from twofold.lowrank.protocols import Factorization
@@ -194,15 +194,16 @@ def term_problem(given: Problem) -> TermProblem:
     else:
         shift = given.options.ridge * given.live_variance
         if given.seen.covariance is None:
-            covariance = _from_strips(given.seen, geometry)
+            covariance = _from_strips(given)
         else:
             covariance = DenseCovariance(given.seen.covariance, shift, geometry.c_in)
     return TermProblem(given.layer.name, weight, covariance)
 
 
-def _from_strips(statistics: LayerStatistics, geometry: ConvGeometry) -> KroneckerCovariance:
+def _from_strips(given: Problem) -> KroneckerCovariance:
     """What is known where the full covariance is not: channels, and the taps along each axis."""
-    variance, taps = mean_variance(statistics), _taps(geometry)
+    statistics, geometry, variance = given.seen, given.layer.geometry, given.variance
+    taps = _taps(geometry)
     channels = strip_covariance(statistics, geometry, Split((), _axes(geometry))) / taps
     along = np.ones((1, 1))
     for k, strip in zip(geometry.kernel, statistics.strips, strict=True):

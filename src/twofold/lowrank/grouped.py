@@ -51,31 +51,25 @@ class OverGroups:
 
     @property
     def name(self) -> str:
-        """See `Scheme`."""
         return self.inner.name
 
     @property
     def summary(self) -> str:
-        """See `Scheme`."""
         return self.inner.summary
 
     @property
     def nested(self) -> bool:
-        """See `Scheme`."""
         return self.inner.nested
 
     def refusal(self, geometry: ConvGeometry) -> str | None:
-        """See `Scheme`."""
         if 1 < geometry.groups == geometry.c_in:
             return f"depthwise convolution (groups = {geometry.groups}, one input channel each)"
         return self.inner.refusal(one_group(geometry))
 
     def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
-        """See `Scheme`."""
         return self.inner.variants(one_group(geometry))
 
     def full_rank(self, geometry: ConvGeometry, variant: str) -> Size:
-        """See `Scheme`."""
         return self.inner.full_rank(one_group(geometry), variant)
 
     def chain(self, geometry: ConvGeometry, variant: str, ranks: Size) -> tuple[ConvGeometry, ...]:
@@ -148,7 +142,6 @@ class Problems:
 
     @property
     def over_the_limit(self) -> bool:
-        """See `Problem`."""
         return self.statistics is not None and self.statistics.covariance is None
 
     @cached_property

@@ -13,7 +13,7 @@ from twofold.lowrank.measure import as_stored
 from twofold.lowrank.problem import Problem
 from twofold.lowrank.protocols import Begun, Factorization
 from twofold.lowrank.refine import refined_pair
-from twofold.lowrank.regression import Regression, first_factor, regress, regress_seen
+from twofold.lowrank.regression import Regression, second_factor
 from twofold.lowrank.spectra import eigen_descending, tail_shares
 from twofold.lowrank.subspace import principal_basis
 from twofold.lowrank.unfold import Split
@@ -30,14 +30,14 @@ def pair_factorization(
 
     Args:
         problem: what was fitted.
-        scheme: registered name.
+        scheme: its name.
         variant: which of its variants.
         split: how the kernel's axes are shared out.
         shares: (max_rank + 1,), energy error at every rank.
         matrices: of the closed form.
         refined: better ones that take long, where there are any.
-        ridge: see `FitOptions`.
-        singular_values: see `RankErrors`.
+        ridge: see `Factorization`.
+        singular_values: see `Factorization`.
     """
     layer, mean = problem.layer, problem.mean
 
@@ -118,17 +118,7 @@ def channel_fit(
 
 def fit(problem: Problem, scheme: str, variant: str, split: Split, rank: int) -> Factorization | Begun:
     """Fit a pair to the layer's outputs: the first convolution by the strips, the second by least squares."""
-    first = first_factor(problem, split, rank)
-    V = first.V
-    if problem.over_the_limit:
-        H0 = first.partner
-        return Begun(
-            pair_factors(scheme, problem.layer, split, V, H0, problem.mean),
-            lambda behind: _regressed(
-                problem, scheme, variant, split, V, regress_seen(problem, split, V, H0, behind)
-            ),
-        )
-    return _regressed(problem, scheme, variant, split, V, regress(problem, split, V))
+    return second_factor(problem, scheme, split, rank, partial(_regressed, problem, scheme, variant, split))
 
 
 def _regressed(

@@ -8,14 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from twofold.conv import Array, ConvLayer, LayerStatistics, SecondPass
+from twofold.errors import ModelError
 from twofold.lowrank.assemble import checked_weight
-from twofold.lowrank.covariance import (
-    DOUBLE,
-    PatchCovariance,
-    check_statistics,
-    live_variance,
-    mean_variance,
-)
+from twofold.lowrank.covariance import DOUBLE, PatchCovariance, check_statistics
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.unfold import Split
 
@@ -73,33 +68,44 @@ class Problem:
 
     @cached_property
     def variance(self) -> float:
-        """Mean variance of a patch's values."""
-        return mean_variance(self.seen)
+        """Mean variance of a patch's values: trace of the covariance over its size."""
+        strip = self.seen.strips[0]
+        return float(np.sum(strip if strip.ndim == 1 else np.diagonal(strip))) / self.seen.mean.size
 
-    @cached_property
+    @property
     def live_variance(self) -> float:
         """The same.
 
         Raises:
             ModelError: it is 0.
         """
-        return live_variance(self.layer, self.seen)
+        if not self.variance > 0:
+            raise ModelError(
+                f"{self.layer.name}: its inputs never vary over the calibration inputs, so nothing can be "
+                "fitted to them; skip the layer or give other inputs"
+            )
+        return self.variance
 
-    def cross(self, ridge: float) -> Array:
-        """Covariance of the patches with the layer's outputs, C W^T (d, C_out); C holds the ridge."""
-        if ridge not in self._crosses:
-            shift = ridge * self.variance * self.W.T
-            self._crosses[ridge] = self.seen.covariance @ self.W.T + shift
-        return self._crosses[ridge]
+    @property
+    def covariance(self) -> Array:
+        """Covariance of the patches (d, d), which is not over the limit."""
+        assert self.seen.covariance is not None, "Bug: the covariance was over the limit"
+        return self.seen.covariance
 
     @cached_property
     def _crosses(self) -> dict[float, Array]:
         return {}
 
+    def cross(self, ridge: float) -> Array:
+        """Covariance of the patches with the layer's outputs, C W^T (d, C_out); C holds the ridge."""
+        if ridge not in self._crosses:
+            W = self.W.T
+            self._crosses[ridge] = self.covariance @ W + ridge * self.variance * W
+        return self._crosses[ridge]
+
     def patches(self, split: Split, ridge: float) -> PatchCovariance:
         """The covariance of the patches with a ridge, as a split sees it."""
-        assert self.seen.covariance is not None
-        return PatchCovariance(self.seen.covariance, ridge * self.variance, self.layer.geometry, split)
+        return PatchCovariance(self.covariance, ridge * self.variance, self.layer.geometry, split)
 
     def kept(self, split: Split, ridge: float) -> PatchCovariance:
         """The same to be held until a rank is chosen: large ones in float32, and all splits share one."""
@@ -107,6 +113,5 @@ class Problem:
 
     @cached_property
     def _kept(self) -> Array:
-        assert self.seen.covariance is not None
-        large = len(self.seen.covariance) > DOUBLE
-        return self.seen.covariance.astype(np.float32) if large else self.seen.covariance
+        large = len(self.covariance) > DOUBLE
+        return self.covariance.astype(np.float32) if large else self.covariance

@@ -79,11 +79,9 @@ class Factorization:
     singular_values: Array | None = None
 
     def energy_errors(self) -> Array:
-        """See `RankErrors`."""
         return self.errors()
 
     def energy_error(self, ranks: Size) -> float:
-        """See `RankErrors`."""
         return float(self.errors()[self._checked(ranks)])
 
     def relative_error(self, ranks: Size) -> float:
@@ -107,7 +105,6 @@ class Factorization:
         return self.quick(self._checked(ranks))
 
     def trial_ranks(self) -> tuple[Size, ...] | None:
-        """See `tried`."""
         return self.tried
 
     def then(self, change: Callable[[Factors], Factors]) -> Factorization:

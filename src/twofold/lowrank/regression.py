@@ -31,9 +31,10 @@ import scipy.linalg
 
 from twofold.conv import Array, ConvLayer, FactorStatistics
 from twofold.errors import ModelError
-from twofold.lowrank.assemble import balance
+from twofold.lowrank.assemble import balance, pair_factors
 from twofold.lowrank.covariance import strip_covariance
 from twofold.lowrank.problem import Problem
+from twofold.lowrank.protocols import Begun, Factorization
 from twofold.lowrank.spectra import left_basis
 from twofold.lowrank.unfold import Split, fold, unfold
 
@@ -153,6 +154,21 @@ def regress(problem: Problem, split: Split, V: Array) -> Regression:
     if residual < _ROUNDED * float(np.sum(W * cross)):
         residual = C.energy(D)
     return replace(found, residual=residual)
+
+
+def second_factor(
+    problem: Problem, scheme: str, split: Split, rank: int, then: Callable[[Array, Regression], Factorization]
+) -> Factorization | Begun:
+    """Both steps: gives V and the regression on what it makes of the inputs to `then`."""
+    first = first_factor(problem, split, rank)
+    V = first.V
+    if not problem.over_the_limit:
+        return then(V, regress(problem, split, V))
+    H0 = first.partner
+    return Begun(
+        pair_factors(scheme, problem.layer, split, V, H0, problem.mean),
+        lambda behind: then(V, regress_seen(problem, split, V, H0, behind)),
+    )
 
 
 def no_second_pass(layer: ConvLayer) -> str:

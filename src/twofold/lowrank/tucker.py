@@ -25,12 +25,12 @@ import numpy as np
 import scipy.linalg
 
 from twofold.conv import Array, ConvLayer, FactorConv, Factors, Size
-from twofold.lowrank.assemble import balanced, checked_weight, corrected_bias, output_dtype, pair_factors
+from twofold.lowrank.assemble import balanced, checked_weight, corrected_bias, output_dtype
 from twofold.lowrank.measure import as_stored
 from twofold.lowrank.problem import Problem
 from twofold.lowrank.protocols import Begun, Factorization
 from twofold.lowrank.refine import Alternations, as_unfolded
-from twofold.lowrank.regression import Regression, first_factor, regress, regress_seen
+from twofold.lowrank.regression import Regression, second_factor
 from twofold.lowrank.spectra import block_shares, eigen_descending, left_basis
 from twofold.lowrank.unfold import Split, part, patch_strips
 
@@ -119,18 +119,8 @@ def tucker_project(problem: Problem, scheme: str, limits: Size) -> Factorization
 
 def tucker_fit(problem: Problem, scheme: str, limits: Size) -> Factorization | Begun:
     """Fit three convolutions to the layer's outputs."""
-    split = _input_split(problem.layer)
-    first = first_factor(problem, split, limits[0])
-    V = first.V
-    if problem.over_the_limit:
-        H0 = first.partner
-        return Begun(
-            pair_factors(scheme, problem.layer, split, V, H0, problem.mean),
-            lambda behind: _regressed(
-                problem, scheme, limits, V, regress_seen(problem, split, V, H0, behind)
-            ),
-        )
-    return _regressed(problem, scheme, limits, V, regress(problem, split, V))
+    split, then = _input_split(problem.layer), partial(_regressed, problem, scheme, limits)
+    return second_factor(problem, scheme, split, limits[0], then)
 
 
 def _regressed(problem: Problem, scheme: str, limits: Size, V: Array, found: Regression) -> Factorization:
