@@ -16,6 +16,7 @@ import nox
 
 nox.options.sessions = ["no_extras", "oldest", "newest"]
 nox.options.default_venv_backend = "venv"
+os.environ.setdefault("PY_DISCOVERY_TIMEOUT", "240")  # a busy machine is slow
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 #: What runs the tests, no oracle among it.
