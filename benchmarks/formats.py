@@ -25,9 +25,9 @@ from zoo.models import model
 from zoo.photographs import as_inputs, crops, photographs
 
 import twofold
+from twofold.backends import as_model
 from twofold.calibration.runners import runner_for
 from twofold.conv import ConvLayer
-from twofold.formats.modules import as_model
 
 SIDE, COUNT, MACS = 96, 20, 0.4
 

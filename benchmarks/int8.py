@@ -22,11 +22,11 @@ from zoo.photographs import as_inputs, crops, photographs
 
 import twofold
 from benchmarks.onnx_calibrated import inputs as onnx_inputs
+from twofold.backends.exported import as_onnx
 from twofold.calibration.inputs import Inputs, Provenance
 from twofold.calibration.measure import OutputErrorMetric
 from twofold.formats.base import Model
 from twofold.int8.qdq import DEQUANTIZED, prepare, session, with_outputs, write_int8
-from twofold.int8.source import as_onnx
 from twofold.int8.weights import round_to_outputs
 from twofold.recover.int8 import make_teacher
 

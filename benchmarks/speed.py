@@ -79,7 +79,7 @@ def cases() -> list[Case]:
         Case(name, runtime.name, ("--error", str(ASKED_OF_TWO if name == "nsfw" else ASKED)))
         for name in models()
         for runtime in installed()
-        if "CaffeModel" in runtime.kinds and (name, runtime.name) not in done
+        if {"caffe", "onnx", "torch"} & set(runtime.reads) and (name, runtime.name) not in done
     ]
     return shown + others
 

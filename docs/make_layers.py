@@ -20,10 +20,10 @@ from torch import nn
 
 import twofold
 from twofold import layer_types
+from twofold.backends import as_model
 from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
 from twofold.formats.base import Model
 from twofold.formats.caffe import layer_types as caffe_types
-from twofold.formats.modules import as_model
 from twofold.formats.onnx import layer_types as onnx_types
 from twofold.formats.torch import layer_types as torch_types
 from twofold.lowrank.schemes import SCHEMES, scheme

@@ -27,6 +27,7 @@ from twofold.latency.offline import read_table
 from twofold.latency.table import read as read_times
 from twofold.planning import Plan
 from twofold.report import Report
+from twofold.report.page import page
 
 from . import layers, mutate
 
@@ -133,7 +134,7 @@ def _plan(path: Path) -> object:
 
 
 def _report(path: Path) -> object:
-    return Report.load(path).page()
+    return page(Report.load(path))
 
 
 def _known_statistics(path: Path) -> object:

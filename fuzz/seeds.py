@@ -20,6 +20,7 @@ from twofold.finetune.data import Datum
 from twofold.finetune.snapshot import Snapshot
 from twofold.finetune.storage import STORAGES
 from twofold.formats.caffe.caffemodel import NewLayer, create_weights
+from twofold.report import files_of
 
 from .readers import CORPUS
 
@@ -97,7 +98,7 @@ def _caffe(rng: np.random.Generator) -> list[Path]:
 def _made_by_twofold(files: list[Path], rng: np.random.Generator) -> None:
     result = twofold.decompose(twofold.load(*files), macs=0.8, no_data=True, multiple=2)
     with tempfile.TemporaryDirectory() as name:
-        result.save(name, report=True)
+        result.save(name, extra=files_of(result))
         _put("plan/plan.json", (Path(name) / "plan.json").read_bytes())
         _put("report/report.json", (Path(name) / "report.json").read_bytes())
     square = np.eye(3) * 2

@@ -14,6 +14,7 @@ from scipy import ndimage
 from tests.small import HEAD, NET, TRAIN_VAL, conv, opencv, random_blobs, write
 
 import twofold
+from twofold.caffe_torch import to_torch
 from twofold.calibration.gather import CalibrationOptions
 from twofold.calibration.source import CalibrationSource
 from twofold.cli import main
@@ -149,7 +150,7 @@ def test_an_error_budget_is_kept_by_what_is_measured(files):
 
 def test_an_accuracy_budget_is_kept(files):
     model, x = twofold.load(*files), samples(40, seed=7)
-    labels = model.to_torch()
+    labels = to_torch(model)
     import torch
 
     with torch.no_grad():

@@ -141,7 +141,9 @@ def test_existing_files_are_refused_before_the_work(small, tmp_path, capsys, mon
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_bytes(b"mine")
     with monkeypatch.context() as patched:
-        patched.setattr("twofold.cli.make.run", lambda *_: pytest.fail("worked before it refused"))
+        patched.setattr(
+            "twofold.cli.make.decompose_model", lambda *_: pytest.fail("worked before it refused")
+        )
         refused(capsys, ["decompose", *small, "-o", "out"], rf"out/{name}: exists already.*--force")
     assert content(tmp_path / "out") == {name: b"mine"}
     assert main(["decompose", *small, "-o", "out", "--force"]) == 0

@@ -15,6 +15,7 @@ from torch import nn  # noqa: E402
 import twofold  # noqa: E402
 from twofold.errors import InputError, OptionError  # noqa: E402
 from twofold.formats.torch.model import TorchModel  # noqa: E402
+from twofold.report import files_of  # noqa: E402
 
 
 class Heads(nn.Module):
@@ -124,7 +125,7 @@ def heads(module, x):
 def test_a_result_is_saved_with_its_report(result, tmp_path):
     names = ["state_dict.pt", "plan.json"]
     assert [path.name for path in result.save(tmp_path / "plain")] == names
-    files = result.save(tmp_path / "out", report=True)
+    files = result.save(tmp_path / "out", extra=files_of(result))
     assert sorted(path.name for path in files) == sorted([*names, "report.html", "report.json"])
     assert "two" in (tmp_path / "out" / "report.html").read_text()
 

@@ -14,7 +14,7 @@ from tests.formats.onnx import small
 from tests.small import write as write_caffe
 
 import twofold
-from twofold.backends import Format, formats, register
+from twofold.backends import Backend, backends, register
 from twofold.cli import main
 from twofold.decomposition.pipeline import UNMEASURED
 from twofold.errors import FormatError, OptionError
@@ -82,10 +82,10 @@ def test_what_python_makes_is_sent_to_python(net, capsys, suffix):
 
 
 def test_no_two_formats_share_a_suffix():
-    for clash in (Format("onnx", (".other",), twofold.load), Format("other", (".onnx",), twofold.load)):
+    for clash in (Backend("onnx", (".other",), twofold.load), Backend("other", (".onnx",), twofold.load)):
         with pytest.raises(OptionError, match="clashes with 'onnx'"):
             register(clash)
-    assert [one.name for one in formats()] == ["caffe", "onnx"]
+    assert [one.name for one in backends()] == ["caffe", "onnx", "torch"]
 
 
 def test_files_that_are_mixed_up(net, tmp_path, capsys):

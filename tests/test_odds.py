@@ -9,6 +9,7 @@ import pytest
 from tests.small import NET, random_blobs, write
 
 import twofold
+from twofold.caffe_torch import to_torch
 from twofold.calibration.measure import number_of
 from twofold.cli import main
 from twofold.errors import (
@@ -126,13 +127,13 @@ def test_a_variance_without_a_root_names_the_layer(tmp_path):
     data = torch.zeros(1, 16, 12, 12)
     said = pytest.raises(ModelError, match=r"'bn' \(BatchNorm\): the variance of channel 2 is -0.5")
     with said:
-        model.to_torch()(data)
+        to_torch(model)(data)
     pytest.importorskip("onnx")
     with said:
         twofold.export(model, tmp_path / "net.onnx")
     # What does not need it is computed all the same: other blobs, and training, by the batch's own.
-    assert model.to_torch()(data, blobs=["out"])["out"].isfinite().all()
-    assert model.to_torch("TRAIN")(data)["bn"].isfinite().all()
+    assert to_torch(model)(data, blobs=["out"])["out"].isfinite().all()
+    assert to_torch(model, "TRAIN")(data)["bn"].isfinite().all()
 
 
 def test_a_variance_of_a_fork_names_the_layer(tmp_path):
@@ -140,7 +141,7 @@ def test_a_variance_of_a_fork_names_the_layer(tmp_path):
     text = NET + 'layer { name: "bn" type: "BN" bottom: "out" top: "bn" bn_param { frozen: true } }\n'
     one, variance = np.ones((1, 5, 1, 1), np.float32), np.array([1, np.nan, -2, 1, 1], np.float32)
     blobs = {**random_blobs(NET), "bn": [one, one, one, variance.reshape(one.shape)]}
-    net = twofold.load(*write(tmp_path, text, blobs)).to_torch()
+    net = to_torch(twofold.load(*write(tmp_path, text, blobs)))
     with pytest.raises(ModelError, match=r"'bn' \(BN\): the variance of channel 1 is nan, which has no root"):
         net(torch.zeros(1, 16, 12, 12))
 
@@ -150,7 +151,7 @@ def test_blobs_that_no_weights_hold_take_bounded_memory(tmp_path):
     torch = pytest.importorskip("torch")
     more = 'type: "InnerProduct" bottom: "out" top: "more" inner_product_param { num_output: 3000000 }'
     text = f'{NET}layer {{ name: "more" {more} }}\n'
-    net = twofold.load(*write(tmp_path, text, random_blobs(NET))).to_torch()
+    net = to_torch(twofold.load(*write(tmp_path, text, random_blobs(NET))))
     assert net(torch.zeros(1, 16, 12, 12), blobs=["out"])["out"].shape[1] == 5
     with pytest.raises(
         ModelError, match=r"'more' \(InnerProduct\): blob 0 has shape .* GiB, which no weights"

@@ -10,6 +10,7 @@ from zoo.models import model, models
 from zoo.photographs import as_inputs, crops, photographs
 
 import twofold
+from twofold.caffe_torch import to_torch
 from twofold.formats.caffe.model import CaffeModel
 
 pytestmark = pytest.mark.models
@@ -27,7 +28,7 @@ def test_the_exported_net_agrees_with_pytorch_on_photographs(name, tmp_path):
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
     got = session.run(None, {real.input: x})
     with torch.inference_mode():
-        want = caffe.to_torch().eval()(torch.from_numpy(x), blobs=found.outputs)
+        want = to_torch(caffe).eval()(torch.from_numpy(x), blobs=found.outputs)
     for value, blob in zip(got, found.outputs, strict=True):
         assert value.shape == tuple(want[blob].shape)
         np.testing.assert_allclose(value, want[blob].numpy(), rtol=0, atol=1e-4 * np.ptp(want[blob].numpy()))

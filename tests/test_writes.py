@@ -21,7 +21,10 @@ def small(tmp_path, monkeypatch):
 
 #: Each command, its arguments but for the output, and where in it the work begins.
 COMMANDS = {
-    "decompose": (["decompose", *(N := ["net.prototxt", "net.caffemodel"])], "twofold.cli.make.calibrate"),
+    "decompose": (
+        ["decompose", *(N := ["net.prototxt", "net.caffemodel"])],
+        "twofold.cli.make.decompose_model",
+    ),
     "recover": (["recover", *N, *N], "twofold.cli.improve.recover_model"),
     "quantize": (["quantize", *N], "twofold.cli.deploy.quantize_model"),
     "export": (["export", *N], "twofold.cli.deploy.export_model"),

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from . import start
+from . import start, views
 
 start.guard()  # before the imports that take their time
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .lowrank.schemes import SCHEMES
     from .planning.plan import Plan
     from .recover import RecoverOptions, recover
+    from .report import report
 
 #: Where each public name stands; it is imported when it is first used, since scipy takes its time.
 _HOMES = {
@@ -56,7 +57,10 @@ _HOMES = {
     "load": "backends",
     "quantize": "int8.quantize",
     "recover": "recover",
+    "report": "report",
 }
+
+views.register("twofold.decomposition.result:Result", "twofold.report.notebook:fragment")
 
 __version__ = version("twofold")
 
@@ -81,6 +85,7 @@ __all__ = [
     "load",
     "quantize",
     "recover",
+    "report",
 ]
 
 

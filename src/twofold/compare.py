@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .backends import backend_of, with_data
 from .calibration.detections import box_lists, equal_rows
 from .calibration.inputs import Batch
 from .calibration.measure import OutputErrorMetric, quality_warning
@@ -18,7 +19,7 @@ from .calibration.runners import runner_for
 from .calibration.source import CalibrationSource, calibration_inputs
 from .errors import ModelError, TwofoldError, without
 from .formats.base import Model
-from .formats.modules import with_data
+from .latency.nets import form_for
 from .latency.runtimes import default_threads, installed
 from .latency.stopwatch import LocalTimer
 from .planning.workload import Workload, layer_params
@@ -336,9 +337,11 @@ def overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 def _times(first: Model, second: Model, threads: int) -> tuple[tuple[TimeComparison, ...], tuple[str, ...]]:
     """Both models in turn in every runtime that runs models of their kind; notes on those that cannot."""
-    kinds = {type(first).__name__, type(second).__name__}
+    formats = [backend_of(model) for model in (first, second)]
     times, notes = [], []
-    for runtime in track([one for one in installed() if kinds <= set(one.kinds)], "timing both models"):
+    for runtime in track(
+        [one for one in installed() if all(form_for(one, each) for each in formats)], "timing both models"
+    ):
         try:
             pair = LocalTimer(runtime, threads).pair(first, second)
         except TwofoldError as error:

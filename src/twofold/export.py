@@ -148,7 +148,14 @@ def to_onnx(model: Any) -> Graph:
             f"{type(model).__name__} is no Caffe model; ONNX models are ONNX already, and torch.onnx.export "
             "exports PyTorch modules"
         )
-    return net_to_onnx(model.to_torch("TEST").eval(), model.inputs)
+    from .caffe_torch import to_torch  # noqa: PLC0415 - needs PyTorch
+
+    return net_to_onnx(to_torch(model, "TEST").eval(), model.inputs)
+
+
+def as_message(model: CaffeModel) -> ModelProto:
+    """A Caffe model as an ONNX message."""
+    return to_onnx(model).proto
 
 
 def net_to_onnx(net: CaffeNet, inputs: Mapping[str, Size], outputs: tuple[str, ...] = ()) -> Graph:

@@ -96,6 +96,12 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
             progress.stop()
 
 
+def note(text: str) -> None:
+    """Say at once what the result will say, too, where progress is said by lines: on the command line."""
+    if LINES.get():
+        say(f"note: {text}")
+
+
 def _new_progress() -> Progress:
     # Imported where it shows something, so that the numerics load with numpy and scipy alone.
     from rich.console import Console  # noqa: PLC0415

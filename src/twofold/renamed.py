@@ -9,6 +9,8 @@ from functools import wraps
 from operator import attrgetter
 from typing import Any, ParamSpec, TypeVar
 
+from .lazy import resolve
+
 #: Options of the command line: former spelling -> today's.
 OPTIONS = {"--made-up": "--synthetic", "--protect": "--targets", "--also": "--average-with"}
 
@@ -107,3 +109,20 @@ def former_members(module: str, **names: str) -> Callable[[str], Any]:
         return attrgetter(names[name])(sys.modules[module])
 
     return get
+
+
+def moved(was: str, name: str, now: str) -> Callable[..., Any]:
+    """A function or method that stands elsewhere now, under its former name, with a `FutureWarning`.
+
+    Args:
+        was: how it was called.
+        name: what is called instead; see `lazy`.
+        now: how that is written.
+    """
+
+    def former_name(*args: Any, **keywords: Any) -> Any:
+        warnings.warn(f"{was} is {now} now", FutureWarning, stacklevel=2)
+        return resolve(name)(*args, **keywords)
+
+    former_name.__doc__ = f"Former name of {now}, for one release."
+    return former_name

@@ -13,7 +13,7 @@ import torch
 from zoo.models import RealModel, model, models
 from zoo.photographs import as_inputs, crops, photographs
 
-from twofold.caffe_torch import CaffeNet
+from twofold.caffe_torch import CaffeNet, to_torch
 from twofold.errors import MissingExtraError
 from twofold.formats.caffe.model import CaffeModel
 
@@ -71,7 +71,7 @@ PLAIN = [name for name, real in models().items() if real.output != "detection_ou
 @pytest.mark.parametrize("name", PLAIN)
 def test_outputs_agree_with_opencv(name):
     real = model(name)
-    net = load(real).to_torch()
+    net = to_torch(load(real))
     x = image(real)
     blobs = tuple(dict.fromkeys((real.output, *net.outputs)))
     check(run(net, x, *blobs), opencv(real, net, x, *blobs))
@@ -81,7 +81,7 @@ def test_outputs_agree_with_opencv(name):
 @pytest.mark.parametrize("name", ["res10-ssd", "hyperlpr-ssd"])
 def test_detections_agree_with_opencv(name):
     real = model(name)
-    net = load(real).to_torch()
+    net = to_torch(load(real))
     x = image(real)
     bottoms = net.definition.layers[net.layer_index("detection_out")].bottoms
     blobs = (*bottoms, "detection_out")
@@ -97,7 +97,7 @@ def test_detections_agree_with_opencv(name):
 @pytest.mark.parametrize(("name", "blob"), [("nsfw", "eltwise_stage3_block2"), ("hyperlpr-chars", "prob")])
 def test_other_sizes_agree_with_opencv(name, blob):
     real = model(name)
-    net = load(real).to_torch()
+    net = to_torch(load(real))
     height, width = real.size
     x = image(real, (height + 32, width + 56), count=2)
     check(run(net, x, blob), opencv(real, net, x, blob))
@@ -105,7 +105,7 @@ def test_other_sizes_agree_with_opencv(name, blob):
 
 def test_the_beginning_of_a_model():
     real = model("nsfw")
-    whole, part = load(real).to_torch(), load(real).to_torch(until="relu_1")
+    whole, part = to_torch(load(real)), to_torch(load(real), until="relu_1")
     x = image(real)
     assert part.outputs == ("conv_1",)
     assert len(part.layers) == 5
@@ -117,4 +117,4 @@ def test_without_torch_the_error_names_the_extra(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'twofold\[torch\]'"):
-        load(model("nsfw")).to_torch()
+        to_torch(load(model("nsfw")))

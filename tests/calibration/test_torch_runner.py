@@ -10,11 +10,11 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
+from twofold.backends import as_model, with_data  # noqa: E402
 from twofold.calibration.runners import runner_for  # noqa: E402
 from twofold.calibration.source import CalibrationSource, calibration_inputs  # noqa: E402
 from twofold.conv import ConvLayer, FactorConv, Factors  # noqa: E402
 from twofold.errors import InputError, OptionError  # noqa: E402
-from twofold.formats.modules import as_model, with_data  # noqa: E402
 from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.lowrank import LayerFit  # noqa: E402
 

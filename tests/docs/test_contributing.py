@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 import twofold
+from twofold.backends import base
 from twofold.conv import ConvGeometry, ConvLayer
 from twofold.lowrank import composed, energy_error, schemes
 
@@ -57,8 +57,7 @@ def test_the_example_kind_is_decomposed(monkeypatch):
 
 
 def test_the_example_format_is_a_format(tmp_path, monkeypatch):
-    loading = import_module("twofold.backends")  # a function of the package is called load, too
-    monkeypatch.setattr(loading, "_formats", list(loading._formats))
+    monkeypatch.setattr(base, "_backends", dict(base._backends))
     module = ModuleType("chain")
     monkeypatch.setitem(sys.modules, "chain", module)  # where dataclasses look up annotations
     exec(example("class Chain"), vars(module))
@@ -79,6 +78,26 @@ def test_the_example_format_is_a_format(tmp_path, monkeypatch):
         full.save(tmp_path / "out")
     again = twofold.apply_plan(twofold.Plan.load(plan), model).save(tmp_path / "again")
     assert [one.read_bytes() for one in again[1:]] == [plan.read_bytes()]
+    whatever_else_there_is_to_do(model, tmp_path)
+
+
+def whatever_else_there_is_to_do(model, folder) -> None:
+    """Calibrated, compared, timed, recovered and quantized: all by its one entry."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    x = np.random.default_rng(1).normal(size=(8, 16, 16, 16)).astype(np.float32)
+    result = twofold.decompose(model, macs=0.5, data=x)
+    assert 0 < result.plan.measured_error < 1
+    again = twofold.load(result.save(folder / "fitted")[0])
+    compared = twofold.compare(model, again, data=x, threads=1)
+    assert 0 < compared.outputs[0].error < 1
+    assert "ONNX Runtime" in " ".join(one.runtime for one in compared.times)
+    options = twofold.RecoverOptions(steps=4, batch=2)
+    recovery = twofold.recover(model, result, options=options, data=x)
+    assert type(recovery.model) is type(model)
+    assert recovery.after < recovery.before
+    quantized = twofold.quantize(model, folder / "int8.onnx", data=x)
+    assert quantized.path.exists()
 
 
 def test_the_example_operator_computes_what_onnx_says(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from tests.finetune.tiny import BATCH_NORM, write_training
 from tests.processes import together
 
 import twofold
+from twofold.backends.exported import as_onnx
 from twofold.calibration.inputs import Inputs, Provenance
 from twofold.calibration.source import CalibrationSource
 from twofold.cli import main
@@ -21,7 +22,6 @@ from twofold.errors import MissingExtraError, ModelError, OptionError, TwofoldEr
 from twofold.finetune import Outcome, TrainOptions, train
 from twofold.formats.caffe.caffemodel import read_weights
 from twofold.int8.qdq import prepare, write_int8
-from twofold.int8.source import as_onnx
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests.finetune.tiny import BATCH_NORM, BODY, DATA, SOLVER, striped, write_training
 
+from twofold.caffe_torch import to_torch
 from twofold.errors import FormatError, InputError, ModelError, OptionError, OutputError
 from twofold.finetune import Outcome, Solver, TrainOptions, read_solver, read_state, train
 from twofold.finetune.data import Locator, Request, open_reader
@@ -66,7 +67,7 @@ def test_a_training_is_the_solvers_steps_on_the_readers_batches(tiny):
     (first, *_) = read_net(document, "TRAIN").layers
     reader = open_reader(Request(first, "TRAIN", Locator(Path())), 7)
     model = CaffeModel.load("train_val.prototxt", inputs={"data": (8, 1, 8, 8), "label": (8,)})
-    solver = Solver(model.to_torch("TRAIN"), read_solver("solver.prototxt"))
+    solver = Solver(to_torch(model, "TRAIN"), read_solver("solver.prototxt"))
     solver.net.load_arrays(_fillers(model, 7))
     losses = []
     for i in range(12):
@@ -184,6 +185,7 @@ def die(event, args):
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(die)
 from twofold.cli import main
+from twofold.caffe_torch import to_torch
 main(["finetune", "solver.prototxt", "--resume"])
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from twofold.caffe_torch import CaffeNet
+from twofold.caffe_torch import CaffeNet, to_torch
 from twofold.finetune import Solver, SolverDefinition, read_solver, read_state
 from twofold.formats.caffe.caffemodel import read_weights
 from twofold.formats.caffe.model import CaffeModel
@@ -38,7 +38,7 @@ class Training:
         definition = read_solver(self.folder / "solver.prototxt")
         definition = SolverDefinition(**{**vars(definition), **changes})
         model = CaffeModel.load(self.folder / "train.prototxt", self.folder / "initial.caffemodel")
-        return Solver(model.to_torch("TRAIN"), definition)
+        return Solver(to_torch(model, "TRAIN"), definition)
 
     def batch(self, iteration: int) -> list[dict[str, torch.Tensor]]:
         size = self.about["iter_size"]

@@ -6,7 +6,7 @@ import pytest
 from tests.small import write
 
 import twofold
-from twofold.formats.modules import as_model
+from twofold.backends import as_model
 
 
 def edges(graph):

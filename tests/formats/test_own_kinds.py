@@ -15,6 +15,7 @@ from tests import small as caffe  # noqa: E402
 from tests.formats.onnx import small  # noqa: E402
 
 import twofold  # noqa: E402
+from twofold.caffe_torch import to_torch  # noqa: E402
 from twofold.calibration.source import CalibrationSource  # noqa: E402
 from twofold.conv import ConvGeometry, ConvLayer, Skipped  # noqa: E402
 from twofold.formats.caffe import layer_types as types  # noqa: E402
@@ -160,7 +161,7 @@ def caffe_net(folder: Path, text: str) -> twofold.formats.caffe.model.CaffeModel
 
 
 def run(model: twofold.formats.caffe.model.CaffeModel, x: np.ndarray) -> np.ndarray:
-    (found,) = model.to_torch()({"data": torch.from_numpy(x)}).values()
+    (found,) = to_torch(model)({"data": torch.from_numpy(x)}).values()
     return found.detach().numpy()
 
 
@@ -277,14 +278,14 @@ def test_modules_of_two_kinds_that_share_a_weight_stay():
     modules.register(Projections())
     net = nn.Sequential(Projection(32, 32), nn.Linear(32, 32, bias=False))
     net[1].weight = net[0].weight  # the same numbers, the other way round
-    (layer,) = twofold.formats.modules.as_model(net).convolutions()
+    (layer,) = twofold.backends.as_model(net).convolutions()
     assert "shares its weight with '1', which has another shape" in layer.reason
 
 
 def test_a_module_for_which_there_is_no_plain_one():
     modules.register(Causals())
     net, x = nn.Sequential(Causal(16, 24, 3)), torch.from_numpy(mixed(2, 16, 9))
-    (layer,) = twofold.formats.modules.as_model(net, x).convolutions()
+    (layer,) = twofold.backends.as_model(net, x).convolutions()
     assert isinstance(layer, ConvLayer)
     assert layer.geometry.output_size((9,)) == net(x).shape[2:]
     with pytest.raises(twofold.TwofoldError, match=r"pads both sides alike, or as 'same', got \(\(2, 0\),\)"):
@@ -295,7 +296,7 @@ def test_a_module_for_which_there_is_no_plain_one():
 def test_a_quantized_module_is_listed_once():
     """Its packed parameters are a module, too, whose class has a similar name."""
     net = nn.Sequential(torch.ao.nn.quantized.Linear(4, 6), torch.ao.nn.quantized.ConvTranspose2d(4, 6, 3))
-    found = {layer.name: layer.geometry for layer in twofold.formats.modules.as_model(net).convolutions()}
+    found = {layer.name: layer.geometry for layer in twofold.backends.as_model(net).convolutions()}
     assert list(found) == ["0", "1"]
     assert found["0"] == ConvGeometry.linear(6, 4)
     assert found["1"].layer_type == "transposed"

@@ -142,7 +142,7 @@ def test_a_plan_is_saved_and_applied(net, tmp_path):
     result = twofold.decompose(net, macs=0.7, example_inputs=mixed(1, 0), no_data=True)
     assert {choice.geometry.layer_type for choice in result.plan.choices} == {"mirrored"}
     *_, path = result.save(tmp_path)
-    again = twofold.apply_plan(twofold.Plan.load(path), twofold.formats.modules.as_model(net, mixed(1, 0)))
+    again = twofold.apply_plan(twofold.Plan.load(path), twofold.backends.as_model(net, mixed(1, 0)))
     assert error(again.model.module, result.model.module, mixed(2, 4)) < 1e-5
 
 
@@ -164,7 +164,7 @@ def test_without_it_nothing_is_known():
         LAYER_TYPES.find("mirrored")
     with pytest.raises(twofold.TwofoldError, match="no module is registered for layers of the type"):
         modules.plain("mirrored")
-    layers = twofold.formats.modules.as_model(Net()).convolutions()
+    layers = twofold.backends.as_model(Net()).convolutions()
     assert {layer.reason for layer in layers} == {"a subclass with a forward of its own (MirroredConv2d)"}
 
 

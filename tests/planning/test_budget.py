@@ -12,6 +12,7 @@ from twofold.planning import Budget
     ("text", "value", "absolute"),
     [
         ("0.4", 0.4, False), ("1", 1.0, False), ("1e-1", 0.1, False),
+        ("40%", 0.4, False), ("2.5 %", 0.025, False),
         ("3.2G", 3.2e9, True), ("500k", 5e5, True), (" 2 m ", 2e6, True),
     ],
 )  # fmt: skip
@@ -20,7 +21,7 @@ def test_reading(text, value, absolute):
     assert (budget.metric, budget.value, budget.absolute) == ("macs", pytest.approx(value), absolute)
 
 
-@pytest.mark.parametrize("text", ["", "half", "40%", "-0.4", "0.4.1", "nan", "inf", "3X", "0,4"])
+@pytest.mark.parametrize("text", ["", "half", "%", "40%%", "-0.4", "0.4.1", "nan", "inf", "3X", "0,4"])
 def test_what_is_no_budget(text):
     with pytest.raises(OptionError, match=r"macs: .* is no budget; write a ratio such as 0.4"):
         Budget.parse("macs", text)

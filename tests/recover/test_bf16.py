@@ -12,6 +12,7 @@ from tests.test_calibrated import samples
 torch = pytest.importorskip("torch")
 
 import twofold  # noqa: E402
+from twofold.caffe_torch import to_torch  # noqa: E402
 from twofold.recover import RecoverOptions, recover  # noqa: E402
 from twofold.recover.loss import Loss, Spread  # noqa: E402
 
@@ -76,7 +77,7 @@ layer { name: "up" type: "Deconvolution" bottom: "conv" top: "up"
         np.zeros(2, np.float32),
     ]
     model = twofold.load(*write(tmp_path, text, blobs))
-    net = model.to_torch("TEST").eval()
+    net = to_torch(model, "TEST").eval()
     x = {"data": torch.from_numpy(np.random.default_rng(0).normal(size=(1, 16, 6, 6)).astype(np.float32))}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = net.execute(x, keep=("conv", "up"))

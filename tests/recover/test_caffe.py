@@ -188,11 +188,11 @@ def test_the_report_shows_the_course_and_the_layers_of_the_plan(pair, tmp_path, 
     assert [step for step, _ in report.training.losses] == list(range(1, 11))
     (held_out,) = report.training.tests.values()
     assert held_out == tuple(map(tuple, told["curve"]))
-    assert report.decided == Plan.load("out/plan.json")
+    assert report.plan == Plan.load("out/plan.json")
     page = Path("better/report.html").read_text()
     assert page.count('<svg id="graph"') == 1
     assert page.count('<svg class="chart"') == 2
-    for choice in report.decided.choices:
+    for choice in report.plan.choices:
         assert choice.label in page
     Path("better/report.html").unlink()
     assert main(["report", "better"]) == 0

@@ -8,6 +8,8 @@ import pytest
 from tests.report import browser
 from tests.report.nets import hostile_report, report_of
 
+from twofold.report.page import page as made
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = browser.find()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed, and none could be")
@@ -24,7 +26,7 @@ def chromium():
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(report_of(tmp_path_factory.mktemp("net")).page(), encoding="utf-8")
+    path.write_text(made(report_of(tmp_path_factory.mktemp("net"))), encoding="utf-8")
     return path
 
 
@@ -153,7 +155,7 @@ def test_dark_is_dark_and_light_is_light(opened):
 
 def test_names_that_hold_html_do_nothing(opened, tmp_path):
     file = tmp_path / "hostile.html"
-    file.write_text(hostile_report().page(), encoding="utf-8")
+    file.write_text(made(hostile_report()), encoding="utf-8")
     page = opened(file)
     assert page.evaluate("window.broken") is None
     assert page.locator("img[src=x]").count() == 0

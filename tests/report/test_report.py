@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import import_module
 from itertools import pairwise
 
 import numpy as np
@@ -18,11 +19,16 @@ from tests.small import write
 import twofold
 from twofold.cli import main
 from twofold.cli.report import files_of
-from twofold.errors import FormatError
+from twofold.errors import FormatError, OptionError
+from twofold.finetune.evaluate import Test
+from twofold.finetune.options import Outcome
 from twofold.formats.graph import NetGraph, Node
+from twofold.recover import Recovery
 from twofold.report import Made, Recovered, Report, Training, of_result
 from twofold.report.data import Box, Sample, Shown
 from twofold.report.layout import lay_out
+from twofold.report.page import page
+from twofold.report.plot import plot
 from twofold.report.routes import WIDTH, height_of, route
 from twofold.report.sections.origin import _calibration
 from twofold.report.svg import log_ticks, nice_ticks
@@ -73,25 +79,25 @@ def checked(page: str) -> Tags:
 
 
 def test_the_page_is_well_formed_and_fetches_nothing(report):
-    checked(report.page())
+    checked(page(report))
 
 
 def test_the_page_holds_what_the_plan_says(report, result):
-    page = report.page()
+    text = page(report)
     for choice in result.plan.choices:
-        assert choice.layer in page
-        assert choice.label in page
+        assert choice.layer in text
+        assert choice.label in text
     for skipped in result.plan.skipped:
-        assert skipped.reason in page.replace("&#39;", "'")
-    assert f"{result.plan.totals.macs_ratio:.3f}" in page
-    assert next(iter(result.plan.sources.values())) in page
+        assert skipped.reason in text.replace("&#39;", "'")
+    assert f"{result.plan.totals.macs_ratio:.3f}" in text
+    assert next(iter(result.plan.sources.values())) in text
 
 
 def test_the_page_comes_back_from_the_json_alone(report):
     text = report.to_json()
     again = Report.from_json(text)
     assert again.to_json() == text
-    assert again.page() == report.page()
+    assert page(again) == page(report)
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
@@ -132,11 +138,11 @@ def test_a_layers_curve_passes_through_what_was_chosen(result):
 
 
 def test_html_in_names_is_shown_and_does_nothing():
-    page = hostile_report().page()
-    checked(page)
-    assert BROKEN not in page
-    assert page.count("<script>") == 1
-    assert "&lt;img src=x" in page
+    text = page(hostile_report())
+    checked(text)
+    assert BROKEN not in text
+    assert text.count("<script>") == 1
+    assert "&lt;img src=x" in text
 
 
 def test_a_long_net_stays_small():
@@ -168,11 +174,11 @@ def test_a_long_net_stays_small():
     report = Report(
         "long",
         Made(),
-        json.loads(Plan(choices, ()).to_json()),
+        Plan(choices, ()),
         TradeoffCurves(curves),
         NetGraph(tuple(nodes)),
     )
-    assert len(report.page().encode()) < 2_000_000
+    assert len(page(report).encode()) < 2_000_000
     assert len(report.to_json().encode()) < 2_000_000
 
 
@@ -209,19 +215,19 @@ def test_the_command_makes_the_page_again(tmp_path, monkeypatch, capsys):
     assert (
         main(["decompose", "net.prototxt", "net.caffemodel", "-o", "out", "--macs", "0.5", "--no-data"]) == 0
     )
-    page = (tmp_path / "out" / "report.html").read_bytes()
-    assert b"twofold decompose net.prototxt net.caffemodel -o out --macs 0.5" in page
+    text = (tmp_path / "out" / "report.html").read_bytes()
+    assert b"twofold decompose net.prototxt net.caffemodel -o out --macs 0.5" in text
     (tmp_path / "out" / "report.html").unlink()
     assert main(["report", "out"]) == 0
-    assert (tmp_path / "out" / "report.html").read_bytes() == page
+    assert (tmp_path / "out" / "report.html").read_bytes() == text
     assert main(["report", "out/report.json", "-o", "other.html", "--json"]) == 0
-    assert (tmp_path / "other.html").read_bytes() == page
+    assert (tmp_path / "other.html").read_bytes() == text
     (tmp_path / "other.html").write_text("mine")
     assert main(["report", "out", "-o", "other.html"]) == 1
     assert "--force" in capsys.readouterr().err
     assert (tmp_path / "other.html").read_text() == "mine"
     assert main(["report", "out", "-o", "other.html", "--force"]) == 0
-    assert (tmp_path / "other.html").read_bytes() == page
+    assert (tmp_path / "other.html").read_bytes() == text
     capsys.readouterr()
     assert main(["report", "out", "-o", "out/report.json"]) == 1
     assert main(["report", "elsewhere"]) == 1
@@ -233,7 +239,7 @@ def test_the_command_makes_the_page_again(tmp_path, monkeypatch, capsys):
 def test_a_report_that_fails_does_not_cost_the_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path)
-    monkeypatch.setattr("twofold.report.data.Report.page", lambda self: 1 / 0)
+    monkeypatch.setattr(import_module("twofold.report.page"), "page", lambda report: 1 / 0)
     assert (
         main(["decompose", "net.prototxt", "net.caffemodel", "-o", "out", "--macs", "0.5", "--no-data"]) == 0
     )
@@ -251,16 +257,16 @@ def test_compare_and_quantize_write_their_reports(tmp_path, monkeypatch, capsys)
     assert main(["decompose", *files, "-o", "out", "--macs", "0.5", "--no-data", "--no-report"]) == 0
     assert not (tmp_path / "out" / "report.html").exists()
     assert main(["compare", *files, "out", *given, "--report", "compared", "--threads", "1"]) == 0
-    page = (tmp_path / "compared" / "report.html").read_text()
-    checked(page)
-    assert "Outputs on the same inputs" in page
-    assert "what both networks make of them" in page
+    text = (tmp_path / "compared" / "report.html").read_text()
+    checked(text)
+    assert "Outputs on the same inputs" in text
+    assert "what both networks make of them" in text
     assert main(["quantize", *files, "-o", "int8", *given]) == 0
-    page = (tmp_path / "int8" / "report.html").read_text()
-    checked(page)
-    assert "What int8 costs, layer by layer" in page
+    text = (tmp_path / "int8" / "report.html").read_text()
+    checked(text)
+    assert "What int8 costs, layer by layer" in text
     for name in ("one", "two", "out"):
-        assert f'<th scope="row">{name}</th>' in page
+        assert f'<th scope="row">{name}</th>' in text
     before = (tmp_path / "int8" / "report.html").read_bytes()
     assert main(["report", "int8/report.json"]) == 0
     assert (tmp_path / "int8" / "report.html").read_bytes() == before
@@ -274,10 +280,10 @@ def test_boxes_that_are_lost_are_in_the_first_sentence_and_on_the_terminal(resul
         Sample("data:,", (Shown("out", boxes=((found, found), (found,))),)),
     )
     report = replace(of_result(result), samples=samples)
-    lead = re.search('<p class="lead">(.*)</p>', report.page())[1]
+    lead = re.search('<p class="lead">(.*)</p>', page(report))[1]
     assert lead.endswith("; boxes in the inputs shown: 3 before, 1 after.")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("twofold.report.of_result", lambda *_: report)
+        patched.setattr(import_module("twofold.report"), "of_result", lambda *_: report)
         files_of(result)
     assert capsys.readouterr().err == "note: boxes in the inputs shown: 3 before, 1 after\n"
     assert replace(report, samples=()).boxes == ""
@@ -307,10 +313,10 @@ def test_how_it_was_made_is_said_in_words():
 
 def test_a_title_says_what_was_done(result):
     made = Made()
-    assert "<title>decomposition: net.prototxt · twofold</title>" in of_result(result).page()
-    gained = Report("net", made, json.loads(result.plan.to_json()), recovered=Recovered((0.2, 0.1), 4))
-    assert "<title>recovery: net · twofold</title>" in gained.page()
-    assert "<title>training: net · twofold</title>" in Report("net", made, training=Training()).page()
+    assert "<title>decomposition: net.prototxt · twofold</title>" in page(of_result(result))
+    gained = Report("net", made, result.plan, recovered=Recovered((0.2, 0.1), 4))
+    assert "<title>recovery: net · twofold</title>" in page(gained)
+    assert "<title>training: net · twofold</title>" in page(Report("net", made, training=Training()))
 
 
 def test_a_result_shows_itself_in_a_notebook(result):
@@ -325,7 +331,7 @@ def test_a_result_shows_itself_in_a_notebook(result):
 
 def test_a_plot_has_a_bar_per_layer_and_the_trade_off(result):
     pytest.importorskip("matplotlib")
-    figure = result.plot()
+    figure = plot(result)
     bars, curve = figure.axes
     names = [label.get_text() for label in bars.get_yticklabels()]
     assert names == [*(c.layer for c in result.plan.choices), *(s.name for s in result.plan.skipped)]
@@ -436,3 +442,30 @@ def test_ticks_are_round_and_inside():
     assert nice_ticks(16, 250, 4) == [100.0, 200.0]
     assert log_ticks(0.004, 2.0) == pytest.approx([0.01, 0.1, 1.0])
     assert log_ticks(0.02, 0.3) == pytest.approx([0.02, 0.05, 0.1, 0.2])
+
+
+def test_one_function_reports_on_everything(result, tmp_path):
+    found = twofold.report(result, tmp_path, title="mine")
+    assert found == replace(of_result(result), title="mine")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page(found)
+    assert Report.load(tmp_path).plan == result.plan
+    recovery = Recovery(result.model, 0.2, 0.1, ((0, 0.2), (5, 0.1)), 4)
+    assert twofold.report(recovery, plan=result.plan).recovered == Recovered((0.2, 0.1), 4)
+    tests = (Test(1, 0, {"loss": (0.5,)}), Test(2, 0, {"loss": (0.4,)}, int8=True))
+    outcome = Outcome(2, 0.5, tests, (), 1.0, 0)
+    told = twofold.report(outcome).training
+    assert told.tests == {"test net #0: loss": ((1, 0.5),)}
+    assert told.int8_tests == {"test net #0: loss": ((2, 0.4),)}
+    assert twofold.report(told).training == told
+    with pytest.raises(OptionError, match="type Plan"):
+        twofold.report(result.plan)
+
+
+def test_former_ways_to_a_report_warn(result, tmp_path):
+    with pytest.warns(FutureWarning, match=r"twofold\.report\(result\) now"):
+        found = result.report()
+    with pytest.warns(FutureWarning, match=r"page\.page"):
+        assert found.page() == page(found)
+    with pytest.warns(FutureWarning, match="report=True"):
+        files = result.save(tmp_path, report=True)
+    assert {"report.html", "report.json"} < {path.name for path in files}

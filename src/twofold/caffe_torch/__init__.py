@@ -31,6 +31,7 @@ from . import (  # noqa: F401
     volume,
 )
 from .layer import Layer, Setup, Stateless, constant, filler_or
+from .model import to_torch
 from .net import CaffeNet, Step
 from .normalization import batch_statistics
 from .parameters import Learnable
@@ -55,5 +56,6 @@ __all__ = [
     "register",
     "register_stateless",
     "reset_state",
+    "to_torch",
     "unregister",
 ]

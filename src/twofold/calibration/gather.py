@@ -81,15 +81,9 @@ class Statistics:
         notes: what a user should know.
     """
 
-    layers: dict[str, LayerStatistics]
+    layers: Mapping[str, LayerStatistics]
     record: Mapping[str, Any]
     notes: tuple[str, ...] = ()
-
-    def take_layers(self) -> dict[str, LayerStatistics]:
-        """The statistics, which this value holds no longer: they are large, and freed as they are used up."""
-        taken = dict(self.layers)
-        self.layers.clear()
-        return taken
 
 
 def stored_bytes(layers: Sequence[ConvLayer], options: CalibrationOptions) -> int:

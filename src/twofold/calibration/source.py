@@ -86,9 +86,9 @@ class CalibrationSource:
     @classmethod
     def of(
         cls, source: CalibrationSource | None, *, images: ImageSource | Iterable[ImageSource] | None,
-        image_options: Any, data: Any,
+        image_options: Any, data: Any, **others: Any,
     ) -> CalibrationSource:  # fmt: skip
-        """What a call names: a source as one value, or its main parts.
+        """What a call names: a source as one value, or its parts.
 
         Raises:
             OptionError: it names both, or something else in the place of a source.
@@ -98,7 +98,7 @@ class CalibrationSource:
                 f"the source of inputs is a CalibrationSource, got a {type(source).__name__}; "
                 "give arrays as data=..., and images as images=..."
             )
-        parts = {"images": images, "image_options": image_options, "data": data}
+        parts = {"images": images, "image_options": image_options, "data": data, **others}
         named = {name: value for name, value in parts.items() if value is not None}
         if source is not None and named:
             raise OptionError(f"a source and {' and '.join(named)}: give one of them")

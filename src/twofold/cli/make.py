@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,20 +11,16 @@ import typer
 
 from ..backends import load_beside
 from ..decomposition.apply import apply_plan
-from ..decomposition.decompose import calibrate, default_schemes, first_schemes
-from ..decomposition.pipeline import run
+from ..decomposition.decompose import decompose as decompose_model
 from ..decomposition.result import PLAN_FILE
-from ..errors import OptionError
 from ..formats.base import reserved, sizes_of
 from ..inspect import inspect as inspect_model
-from ..latency.choose import stopwatch, time_budget
-from ..lowrank import REFINE, FitOptions
+from ..lowrank import REFINE
 from ..lowrank.schemes import SCHEMES
-from ..planning import RULES, Budget, FixedRanks, Plan, PlanOptions
+from ..planning import RULES, FixedRanks, Plan
 from ..planning.devices import PRESETS, parse_multiple
 from ..planning.options import DATA_SCHEMES
-from ..planning.reach import check_reach
-from ..terminal import echo, say
+from ..terminal import echo
 from . import inputs, times
 from . import report as reports
 from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model
@@ -148,43 +144,22 @@ def decompose(
 
     Example: twofold decompose net.prototxt net.caffemodel -o out/ --speedup 2 --runtime onnxruntime
     """
-    budget = _budget(macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy)
-    time = time_budget(speedup, latency)
-    if time is not None and budget is not None:
-        raise OptionError(f"one budget can be kept, found one of time and of {budget.metric}; choose one")
-    budget = budget if time is None else Budget("latency", time)
-    watch = stopwatch(budget, runtime_name=runtime, threads=threads, table=latency_table)
-    fixed = tuple(map(FixedRanks.parse, rank or ()))
     source = inputs.source(
         images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
         preset=preset, limit=limit, values=range, memory=memory, statistics=statistics, targets=targets,
         accuracy=accuracy, metric=metric, seed=seed, synthetic=synthetic,
     )  # fmt: skip
+    fixed = tuple(map(FixedRanks.parse, rank or ()))
     model = load_model(definition, weights, input, whole=True)
     names = (PLAN_FILE, RUN_FILE) if no_report else (PLAN_FILE, RUN_FILE, *reports.FILES)
     files = [*model.targets(output), *(output / name for name in names)]
-    number, device = parse_multiple(multiple)
-    options = PlanOptions(
-        budget=budget,
-        rule=rule,
-        multiple=number,
-        device=device,
-        schemes=tuple(scheme) if scheme else DATA_SCHEMES,
-        only=tuple(only or ()),
-        skip=tuple(skip or ()),
-        ranks=fixed,
-    )
     with reserved(files, force=force, sizes=sizes_of([model])):
-        layers = model.convolutions()
-        if not scheme:
-            options = replace(options, schemes=first_schemes(layers, options, watch, no_data=no_data))
-        check_reach(layers, options)  # before the long work
-        used = calibrate(model, source, no_data=no_data, rule=rule)
-        for note in used.notes:
-            say(f"note: {note}")
-        if not scheme:
-            options = replace(options, schemes=default_schemes(used, watch, layers, options))
-        result = run(model, options, used, FitOptions(refine=refine), watch)
+        result = decompose_model(
+            model, macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy,
+            speedup=speedup, latency=latency, runtime=runtime, threads=threads, latency_table=latency_table,
+            rule=rule, multiple=multiple, schemes=scheme or None, only=only or (), skip=skip or (),
+            ranks=fixed, source=source, no_data=no_data, refine=refine,
+        )  # fmt: skip
         extra = {RUN_FILE: run_file(context, output), **({} if no_report else reports.files_of(result))}
         finish(result, output, as_json=as_json, force=force, extra=extra)
 
@@ -209,11 +184,3 @@ def apply(
         fitted = None if chosen.calibration is None else load_beside(plan, chosen.sources)
         result = apply_plan(chosen, model, fitted)
         finish(result, output, as_json=as_json, force=force, keep=plan)
-
-
-def _budget(**given: str | None) -> Budget | None:
-    named = [(metric, text) for metric, text in given.items() if text is not None]
-    if len(named) > 1:
-        options = " and ".join(f"--{metric.replace('_', '-')}" for metric, _ in named)
-        raise OptionError(f"one budget can be kept, found {options}; choose one")
-    return Budget.parse(*named[0]) if named else None

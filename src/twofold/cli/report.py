@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..compare import Comparison
     from ..decomposition.result import Result
     from ..finetune import Outcome
-    from ..finetune.evaluate import Test
     from ..int8.quantize import Quantized
     from ..recover import Recovery
     from ..report.data import Sample, Training
@@ -47,12 +46,12 @@ ReportFolder = Annotated[
 
 def files_of(result: Result[Model]) -> Mapping[str, bytes]:
     """The report of a decomposition, by file name; nothing where it fails, which must not cost the model."""
-    from ..report import of_result  # noqa: PLC0415 - needs what only a report needs
+    from ..report import files, of_result  # noqa: PLC0415 - needs what only a report needs
 
     found = attempt(lambda: of_result(result, COMMAND.get()))
     if found is not None and found.boxes:
         say(f"note: {found.boxes}")
-    return {} if found is None else (attempt(found.files) or {})
+    return {} if found is None else (attempt(lambda: files(found)) or {})
 
 
 def attempt(make: Callable[[], T]) -> T | None:
@@ -131,29 +130,14 @@ class TrainingHistory:
 
     def write(self, outcome: Outcome) -> None:
         """Write the report, together with what the training showed before it was resumed."""
-        from ..report import Training, of_training, write  # noqa: PLC0415 - needs what only a report needs
+        from ..report import of_training, training_of, write  # noqa: PLC0415 - needs what only a report needs
 
-        tests = [one for one in outcome.tests if not one.int8]
-        int8 = [one for one in outcome.tests if one.int8]
-        found = Training(
-            outcome.losses, _scores(tests), outcome.rates, int8=outcome.int8, int8_tests=_scores(int8)
-        )
+        found = training_of(outcome)
         if self._earlier is not None:
             found = found.after(self._earlier)
         report = of_training(found, self._solver.name, COMMAND.get())
         if attempt(lambda: write(report, self._folder, force=True)) is not None:
             say(f"report: {self._folder / FILES[1]}")
-
-
-def _scores(tests: Sequence[Test]) -> dict[str, tuple[tuple[int, float], ...]]:
-    """(iteration, value) of each test score, by its name."""
-    found: dict[str, tuple[tuple[int, float], ...]] = {}
-    for test in tests:
-        for name, values in test.outputs.items():
-            for i, value in enumerate(values):
-                label = f"test net #{test.net}: {name}" + (f"[{i}]" if len(values) > 1 else "")
-                found[label] = (*found.get(label, ()), (test.iteration, value))
-    return found
 
 
 def plan_beside(definition: Path, original: Model) -> Plan | None:
@@ -174,17 +158,17 @@ def plan_beside(definition: Path, original: Model) -> Plan | None:
 
 def recovered_files(found: Recovery, original: Model, plan: Plan | None) -> Mapping[str, bytes]:
     """The report of a recovery; nothing where it fails, which must not cost the model."""
-    from ..report import of_recovery  # noqa: PLC0415 - needs what only a report needs
+    from ..report import files, of_recovery  # noqa: PLC0415 - needs what only a report needs
 
-    return attempt(lambda: of_recovery(found, original, plan, COMMAND.get()).files()) or {}
+    return attempt(lambda: files(of_recovery(found, original, plan, COMMAND.get()))) or {}
 
 
 def quantized_files(found: Quantized) -> Mapping[Path, bytes]:
     """The report of a quantization; nothing where it fails, which must not cost the model."""
-    from ..report import of_quantization  # noqa: PLC0415 - needs what only a report needs
+    from ..report import files, of_quantization  # noqa: PLC0415 - needs what only a report needs
 
-    files = attempt(lambda: of_quantization(found, COMMAND.get()).files()) or {}
-    return {found.path.with_name(name): content for name, content in files.items()}
+    made = attempt(lambda: files(of_quantization(found, COMMAND.get()))) or {}
+    return {found.path.with_name(name): content for name, content in made.items()}
 
 
 def report(
@@ -203,6 +187,7 @@ def report(
     Example: twofold report out/
     """
     from ..report import Report  # noqa: PLC0415 - needs what only a report needs
+    from ..report.page import page  # noqa: PLC0415 - the same
 
     found = Report.load(source)
     origin = source / FILES[0] if is_dir(source) else source
@@ -211,10 +196,10 @@ def report(
     preflight([target], force=force)
     if real(target) == real(origin):
         raise OptionError(f"{target}: is the report's JSON; name another file for the page")
-    page = found.page().encode("utf-8", "replace")
+    content = page(found).encode("utf-8", "replace")
 
     def write(stream: BinaryIO) -> None:
-        stream.write(page)
+        stream.write(content)
 
     commit({target: write}, force=force)
     echo(json.dumps({"files": [str(target)]}, indent=2) if as_json else f"written: {paths_text([target])}")

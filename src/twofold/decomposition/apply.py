@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ..backends import as_model, parameters_of
 from ..conv import ConvLayer, FactorConv, Factors, Skipped
 from ..errors import PlanError, TwofoldError, option
 from ..formats.base import Model
-from ..formats.modules import as_model, parameters_of
-from ..lowrank import LayerFit, scheme
+from ..lowrank import LayerFit
 from ..planning import Plan, requests
 from ..progress import track
 from .result import Result
+from .structure import chains_of
 from .tryout import tryout
 
 M = TypeVar("M", bound=Model)
@@ -74,10 +75,7 @@ def _fitted(plan: Plan, fitted: Any) -> dict[str, Factors]:
             "the plan's factors were fitted to inputs: give the decomposed model that was written with it, "
             "or decompose this model anew"
         )
-    chains = {
-        choice.layer: scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
-        for choice in plan.choices
-    }
+    chains = chains_of(plan)
     named = {
         name: geometry
         for choice in plan.choices

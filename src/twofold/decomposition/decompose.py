@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ..backends import with_data
 from ..calibration.accuracy import Accuracy
 from ..calibration.gather import CalibrationOptions
 from ..calibration.measure import Metric
 from ..calibration.pixels import ImageSource
 from ..calibration.source import CalibrationSource
 from ..conv import ConvLayer, Skipped
-from ..errors import OptionError, PlanError
+from ..errors import OptionError, PlanError, option
 from ..formats.base import Model
-from ..formats.modules import with_data
 from ..latency.choose import stopwatch, time_budget
 from ..latency.stopwatch import Stopwatch
 from ..lowrank import REFINE, SCHEMES, FitOptions
@@ -23,6 +23,7 @@ from ..planning import Budget, FixedRanks, PlanOptions, requests
 from ..planning.devices import parse_multiple
 from ..planning.options import DATA_SCHEMES, WEIGHT_SCHEMES
 from ..planning.reach import check_reach
+from ..progress import note
 from ..renamed import former
 from .calibrate import Calibration, WeightsOnly, prepare
 from .pipeline import run
@@ -50,7 +51,8 @@ def decompose(
     schemes: str | Sequence[str] | None = None,
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
-    ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]] | None = None,
+    ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]] | Iterable[FixedRanks] | None = None,
+    source: CalibrationSource | None = None,
     images: ImageSource | Iterable[ImageSource] | None = None,
     image_options: Any = None,
     data: Any = None,
@@ -74,8 +76,8 @@ def decompose(
     Args:
         model: what `load` gives, or a `torch.nn.Module`, which stays as it is: the result's `model.module`
             is a new one.
-        macs: MACs after / before, over all convolutions of the network, or an amount of them: 2e7, "20M"; at
-            most one budget may be given.
+        macs: MACs after / before, over all convolutions of the network: 0.4 or "40%"; or an amount of them:
+            2e7, "20M". At most one budget may be given.
         params: weights after / before, over all convolutions, or an amount.
         error: the cheapest network is sought whose outputs have at most this relative error.
         accuracy_drop: the cheapest network is sought whose accuracy, a share, drops by at most this.
@@ -94,6 +96,7 @@ def decompose(
         only: names or patterns of the layers that may be decomposed; empty means all.
         skip: names or patterns of layers to leave alone.
         ranks: layer name or pattern -> its rank (ranks for a scheme with several), or "full".
+        source: all that can be said about inputs, as one value, instead of the options from `images` on.
         images: a folder, pattern, list file or paths of images to calibrate on, or images of Pillow.
         image_options: how images become inputs, on top of what the model says: `ImageOptions`, such as
             `ImageOptions(preset="imagenet")`; or torchvision's weights or transforms, or an image processor
@@ -132,20 +135,22 @@ def decompose(
         >>> [path.name for path in result.save("out/")]
         ['net.prototxt', 'net.caffemodel', 'plan.json']
     """
-    (model,), data = with_data((model,), example_inputs, data)
-    source = CalibrationSource(
+    source = CalibrationSource.of(
+        source,
         images=images,
+        image_options=image_options,
         data=data,
-        **({} if image_options is None else {"image_options": image_options}),
-        targets=_words(targets),
+        targets=_words(targets) or None,
         metric=metric,
         accuracy=accuracy,
         statistics=None if statistics is None else Path(statistics),
-        options=calibration or CalibrationOptions(),
+        options=calibration,
     )
+    (model,), data = with_data((model,), example_inputs, source.data)
+    source = replace(source, data=data)
     budget = _budget(
         macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy,
-        latency=time_budget(speedup, latency),
+        speedup=speedup, latency=latency,
     )  # fmt: skip
     watch = stopwatch(budget, runtime_name=runtime, threads=threads, table=latency_table)
     number, device = parse_multiple(multiple)
@@ -164,6 +169,8 @@ def decompose(
         options = replace(options, schemes=first_schemes(layers, options, watch, no_data=no_data))
     check_reach(layers, options)  # before the long work
     used = calibrate(model, source, no_data=no_data, rule=rule)
+    for text in used.notes:
+        note(text)
     if schemes is None:
         options = replace(options, schemes=default_schemes(used, watch, layers, options))
     return run(model, options, used, FitOptions(refine=refine), watch)
@@ -226,7 +233,11 @@ def _words(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _fixed(ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]]) -> tuple[FixedRanks, ...]:
+def _fixed(
+    ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]] | Iterable[FixedRanks],
+) -> tuple[FixedRanks, ...]:
+    if not isinstance(ranks, Mapping):
+        return tuple(ranks)
     fixed = []
     for pattern, given in ranks.items():
         if given == "full":
@@ -239,10 +250,17 @@ def _fixed(ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]]) -> tupl
     return tuple(fixed)
 
 
-def _budget(**given: float | str | None) -> Budget | None:
-    named = [(metric, value) for metric, value in given.items() if value is not None]
+def _budget(*, speedup: float | None, latency: float | None, **given: float | str | None) -> Budget | None:
+    """The budget that is given, of time or of another kind.
+
+    Raises:
+        OptionError: there are several, or it is none.
+    """
+    of_time = time_budget(speedup, latency)
+    time = {"latency" if speedup is None else "speedup": of_time}
+    named = [name for name, value in {**given, **time}.items() if value is not None]
     if len(named) > 1:
-        raise PlanError(
-            f"one budget can be kept, found {' and '.join(metric for metric, _ in named)}; choose one"
-        )
-    return Budget.of(*named[0]) if named else None
+        raise OptionError(f"one budget can be kept, found {' and '.join(map(option, named))}; choose one")
+    if of_time is not None:
+        return Budget("latency", of_time)
+    return next((Budget.of(metric, value) for metric, value in given.items() if value is not None), None)

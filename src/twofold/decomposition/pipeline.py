@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..backends import backend_of
 from ..calibration.gather import Statistics
 from ..calibration.measure import quality_warning
 from ..calibration.runner import Stacks
-from ..conv import ConvLayer, Factors, Size, Skipped
+from ..conv import ConvLayer, Factors, LayerStatistics, Size, Skipped
 from ..errors import InputError, ModelError, PlanError, option
 from ..formats.base import Model
 from ..latency.stopwatch import Stopwatch
@@ -26,6 +27,7 @@ from ..planning import (
     Objective,
     Plan,
     PlanOptions,
+    Request,
     as_fitted,
     make_plan,
     requests,
@@ -74,7 +76,7 @@ def run(
         watch: tells times, for plans that are made by them.
     """
     try:
-        return _run(model, options, calibration, fit or FitOptions(), watch)
+        return _run(model, options, _looked(model, options, calibration), fit or FitOptions(), watch)
     except PlanError as error:
         stopped = calibration.runner.stopped if isinstance(calibration, Calibration) else ()
         if not stopped:
@@ -83,33 +85,60 @@ def run(
             f"{error}. Left alone is what depends on layers that cannot be run: {'; '.join(stopped)}; "
             f"without data ({option('no_data=True')}) it is decomposed, too"
         ) from error
-    except (InputError, ModelError) as error:
-        # Synthetic images that nobody asked for must not stand in the way.
-        if not isinstance(calibration, Calibration) or calibration.asked:
-            raise
-        return _run(model, options, WeightsOnly.because(error), fit or FitOptions(), watch)
 
 
-def _run(
-    model: M,
-    options: PlanOptions,
-    calibration: Calibration | WeightsOnly,
-    fit: FitOptions,
-    watch: Stopwatch | None,
-) -> Result[M]:
+@dataclass(frozen=True, eq=False)
+class _Looked:
+    """What is known of a network before anything is fitted.
+
+    Attributes:
+        layers: all its convolutions.
+        wanted: by name of the layer, the schemes and variants that compete.
+        chosen: the layers that may be decomposed.
+        calibration: what they were looked at by.
+        statistics: of their inputs; `factorize` uses them up, since they are large.
+        seen: how they were gathered, without them.
+    """
+
+    layers: Sequence[ConvLayer | Skipped]
+    wanted: Mapping[str, Sequence[Request]]
+    chosen: Sequence[ConvLayer]
+    calibration: Calibration | WeightsOnly
+    statistics: dict[str, LayerStatistics]
+    seen: Statistics
+
+
+def _looked(model: Model, options: PlanOptions, calibration: Calibration | WeightsOnly) -> _Looked:
+    """Gather the statistics of all layers that may be decomposed.
+
+    Synthetic images that nobody asked for must not stand in the way: where layers cannot be looked at with
+    them, the weights alone decide.
+    """
     layers = model.convolutions()
     if not layers:
         raise ModelError("the net has no convolutions, so there is nothing to decompose")
-    notes, warnings = calibration.notes, _assumptions(model, layers)
     known = calibration if isinstance(calibration, Calibration) else None
-    if known is not None:
-        layers = _reached(layers, known)
-    wanted = requests(layers, options)
-    chosen = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted]
-    for layer in chosen:
-        checked_weight(layer)  # before the long work
-    seen = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
-    factored = factorize(chosen, wanted, fit, known, seen.take_layers())
+    try:
+        reached = layers if known is None else _reached(layers, known)
+        wanted = requests(reached, options)
+        chosen = [layer for layer in reached if isinstance(layer, ConvLayer) and layer.name in wanted]
+        for layer in chosen:
+            checked_weight(layer)  # before the long work
+        found = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
+    except (InputError, ModelError) as error:
+        if known is None or known.asked:
+            raise
+        return _looked(model, options, WeightsOnly.because(error))
+    return _Looked(reached, wanted, chosen, calibration, dict(found.layers), replace(found, layers={}))
+
+
+def _run(
+    model: M, options: PlanOptions, looked: _Looked, fit: FitOptions, watch: Stopwatch | None
+) -> Result[M]:
+    layers, wanted, chosen, seen = looked.layers, looked.wanted, looked.chosen, looked.seen
+    notes, warnings = looked.calibration.notes, _assumptions(model, layers)
+    known = looked.calibration if isinstance(looked.calibration, Calibration) else None
+    factored = factorize(chosen, wanted, fit, known, looked.statistics)
     objective: Objective = EqualWeights()
     if known is not None and chosen:
         objective = known.sensitivity(chosen, factored.layers, Workload.of(layers), options.multiple)
@@ -162,7 +191,7 @@ def _assumptions(model: Model, layers: Sequence[ConvLayer | Skipped]) -> tuple[s
     """What is taken for granted, since the model does not say, and the option that ends it."""
     found = tuple[str, ...](getattr(model, "warnings", ()))
     if Workload.of(layers).per_position:
-        python = "example_inputs" if hasattr(model, "example_inputs") else "inputs={...}"
+        python = backend_of(model).sizes
         found += (
             "MACs are counted per output position of each layer, since not all input sizes are known; the "
             f"network's real ratio may be another; give {option(python, '--input')}",

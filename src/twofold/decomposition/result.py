@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
+from .. import views
 from ..conv import ConvLayer, FactorConv, Factors
 from ..errors import OutputError
 from ..formats.base import Model, output_path
@@ -17,12 +18,8 @@ from ..lowrank import energy_error, scheme
 from ..planning import Plan
 from ..planning.tradeoff import TradeoffCurves
 from ..progress import track
+from ..renamed import moved
 from .calibrate import Calibration
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from ..report import Report
 
 M = TypeVar("M", bound=Model)
 
@@ -61,34 +58,19 @@ class Result(Generic[M]):
         """What other ranks and budgets would give; None where a plan was only carried out."""
         return None if self.curves is None else self.curves()
 
-    def report(self) -> Report:
-        """What `report.html` shows, as a value that saves as JSON and makes the page."""
-        from ..report import of_result  # noqa: PLC0415 - needs what only a report needs
+    report = moved("Result.report()", "twofold.report:report", "twofold.report(result)")
+    plot = moved("Result.plot()", "twofold.report.plot:plot", "twofold.report.plot.plot(result)")
 
-        return of_result(self)
-
-    def plot(self) -> Figure:
-        """Draw what each layer costs before and after, and the trade-off of the network, with matplotlib.
-
-        Raises:
-            MissingExtraError: matplotlib is not installed.
-        """
-        from ..report.plot import plot  # noqa: PLC0415 - needs an extra
-
-        return plot(self.plan, self.tradeoff_curves)
-
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
         """What a notebook shows."""
-        from ..report.notebook import fragment  # noqa: PLC0415 - needs what only a report needs
-
-        return fragment(self.plan)
+        return views.html(self)
 
     def save(
         self,
         folder: str | Path,
         *,
         force: bool = False,
-        report: bool = False,
+        report: bool | None = None,
         keep: str | Path | None = None,
         extra: Mapping[str, bytes] | None = None,
     ) -> tuple[Path, ...]:
@@ -100,7 +82,7 @@ class Result(Generic[M]):
         Args:
             folder: made if it is missing.
             force: exchange files that exist with another content.
-            report: write `report.html` and `report.json`, too, as the command does.
+            report: former way to write a report, for one release: `twofold.report(result, folder)`.
             extra: more files by name.
             keep: the plan file that was applied; where it is the folder's own `plan.json`, it stays as it is.
 
@@ -114,7 +96,7 @@ class Result(Generic[M]):
         plan = folder / PLAN_FILE
         kept = keep is not None and plan.exists() and plan.samefile(keep)
         more = {} if kept else {plan: self.plan.to_json().encode()}
-        added = {**(self.report().files() if report else {}), **(extra or {})}
+        added = {**_former_report(self, report), **(extra or {})}
         more |= {folder / name: content for name, content in added.items()}
         return self.model.save_to(folder, force=force, extra=more, check=self.check)
 
@@ -149,6 +131,15 @@ class Result(Generic[M]):
                     f"planned {expected:.3e}, more than rounding explains; save a result before its "
                     "weights are trained, and these as the framework does"
                 )
+
+
+def _former_report(result: Result[M], wanted: bool | None) -> Mapping[str, bytes]:
+    """The files of `save(report=True)`, as it was spelt before."""
+    if wanted is None:
+        return {}
+    make = moved("Result.save(report=True)", "twofold.report:files_of", "twofold.report(result, folder)")
+    files: Mapping[str, bytes] = make(result) if wanted else {}
+    return files
 
 
 def _same_weight(one: FactorConv, other: FactorConv) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from ..conv import ConvLayer, Factors, Skipped
 from ..files.atomic import commit, recover
@@ -35,6 +35,9 @@ Self = TypeVar("Self", bound="Model")
 
 class Model(Protocol):
     """A model in memory, whatever its format. Editing gives a new one; nothing is written before `save`."""
+
+    #: Name of its format in `backends`.
+    format: ClassVar[str]
 
     @property
     def replaced(self) -> Mapping[str, tuple[str, ...]]:

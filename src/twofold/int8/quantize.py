@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from ..backends import with_data
+from ..backends.exported import as_onnx
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import OutputErrorMetric, quality_warning
 from ..calibration.pixels import ImageSource
@@ -20,13 +22,11 @@ from ..conv import ConvLayer
 from ..errors import without
 from ..files.scratch import scratch_folder
 from ..formats.base import commit, output_path, refuse_changed, reserved, sizes_of
-from ..formats.modules import with_data
 from ..lowrank.assemble import checked_weight
 from ..progress import track
 from ..system import real
 from ..text import aligned, count_text, error_text
 from .qdq import LAYERS, fitting, prepare, session, with_outputs, write_int8
-from .source import as_onnx
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -67,7 +67,7 @@ def round_to_outputs(plain: Path, int8: Path, inputs: Inputs) -> tuple[str, ...]
         if not layers:
             return ()
         options = CalibrationOptions(gradients=False)
-        seen = gather(runner, layers, inputs.only(runner.inputs), options).take_layers()
+        seen = dict(gather(runner, layers, inputs.only(runner.inputs), options).layers)
     except TwofoldError as error:
         return (f"weights are rounded one by one, since what layers see is not known: {error}",)
     alone = []

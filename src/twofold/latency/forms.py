@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from ..backends import backend_of
 from ..errors import MissingExtraError, OptionError
-from ..export import to_onnx
-from .nets import opened
+from ..files.scratch import scratch_folder
+from .nets import form_for, opened
 from .runtimes import runtime
 from .stacks import Stack, caffe_bytes, caffe_refusal, onnx_bytes
 
@@ -40,12 +40,7 @@ class _Onnx:
             raise MissingExtraError("writing ONNX models", "onnx", "onnx") from error
 
     def network(self, model: Any) -> Contents:
-        name = type(model).__name__
-        if name == "CaffeModel":
-            return {".onnx": to_onnx(model).proto.SerializeToString(deterministic=True)}
-        if name == "OnnxModel" and not model.files:
-            return {".onnx": model.proto.SerializeToString(deterministic=True)}
-        return {}
+        return _network(model, "onnx", (".onnx",))
 
 
 class _Caffe:
@@ -56,11 +51,19 @@ class _Caffe:
         return dict(zip((".prototxt", ".caffemodel"), caffe_bytes(stack), strict=True))
 
     def network(self, model: Any) -> Contents:
-        if type(model).__name__ != "CaffeModel":
+        return _network(model, "caffe", (".prototxt", ".caffemodel"))
+
+
+def _network(model: Any, form: str, suffixes: tuple[str, ...]) -> Contents:
+    """The files of a network in a form of its format; nothing where it has none, or other files beside."""
+    backend = backend_of(model)
+    if form not in backend.forms:
+        return {}
+    with scratch_folder() as folder:
+        paths = backend.form(form)(model, folder, {})
+        if len(paths) != len(suffixes):
             return {}
-        weights = io.BytesIO()
-        model.weights.write(weights)
-        return {".prototxt": model.definition.source, ".caffemodel": weights.getvalue()}
+        return {suffix: path.read_bytes() for suffix, path in zip(suffixes, paths, strict=True)}
 
 
 class _Converted:
@@ -73,7 +76,7 @@ class _Converted:
         return self._files(self._runtime.stack(stack, 1))
 
     def network(self, model: Any) -> Contents:
-        if type(model).__name__ not in self._runtime.kinds:
+        if form_for(self._runtime, backend_of(model)) is None:
             return {}
         # A runtime of its own: the processes of this one stay.
         with opened(runtime(self._runtime.name), 1, model) as (run,):

@@ -75,8 +75,8 @@ class Budget:
 
     @classmethod
     def parse(cls, metric: str, text: str) -> Budget:
-        """Read "0.4" as a ratio (or as the share or error itself), "3.2G" or "2e7" as an absolute amount."""
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[-+]?[0-9]+)?)\s*([kmgt]?)\s*", text, flags=re.IGNORECASE)
+        """Read "0.4" or "40%" as a ratio (or the share or error), "3.2G" or "2e7" as an absolute amount."""
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[-+]?[0-9]+)?)\s*([kmgt%]?)\s*", text, flags=re.IGNORECASE)
         try:
             if match is None:
                 raise ValueError(text)
@@ -85,6 +85,8 @@ class Budget:
             raise OptionError(
                 f"{metric}: '{text}' is no budget; write a ratio such as 0.4 or an amount such as 3.2G"
             ) from None
+        if suffix == "%":
+            return cls(metric, value / 100)
         return cls(metric, value * _SUFFIXES[suffix], absolute=True) if suffix else cls.of(metric, value)
 
     def __str__(self) -> str:

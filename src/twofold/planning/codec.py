@@ -29,10 +29,10 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 
-def plan_to_json(plan: Plan) -> str:
-    """Serialise a plan; equal plans give equal text."""
+def plan_to_plain(plan: Plan) -> Json:
+    """A plan as the object that its JSON is."""
     totals = plan.totals
-    document: Json = {
+    return {
         "twofold_plan": SCHEMA,
         "version": plan.version,
         "sources": dict(sorted(plan.sources.items())),
@@ -50,7 +50,11 @@ def plan_to_json(plan: Plan) -> str:
         "choices": [_choice_out(choice) for choice in plan.choices],
         "skipped": [_skipped_out(skipped) for skipped in plan.skipped],
     }  # fmt: skip
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def plan_to_json(plan: Plan) -> str:
+    """Serialise a plan; equal plans give equal text."""
+    text = json.dumps(plan_to_plain(plan), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     # Bytes of a name that are not UTF-8 are lone surrogates, which a UTF-8 file can hold escaped only.
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match.group()):04x}", text)
 
@@ -65,6 +69,15 @@ def plan_from_json(text: str) -> Plan:
         document = strict_json(text, "plan")
     except FormatError as error:
         raise PlanError(str(error)) from error
+    return plan_from_plain(document)
+
+
+def plan_from_plain(document: object) -> Plan:
+    """Read a plan from the object that its JSON is.
+
+    Raises:
+        PlanError: with the place and what is allowed there.
+    """
     top = _Object(document, "plan")
     schema = top.take("twofold_plan", _integer)
     if schema != SCHEMA:

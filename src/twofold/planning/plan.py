@@ -13,11 +13,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
-from twofold.errors import OptionError, OutputError, PlanError
+from twofold.errors import OutputError, PlanError
 from twofold.files.atomic import commit
 from twofold.files.preflight import output_path
-from twofold.formats.modules import as_model, is_module, restructured
-from twofold.lowrank.schemes import scheme
+from twofold.lazy import resolve
 from twofold.planning.candidates import Candidate, label
 from twofold.planning.options import PlanOptions
 from twofold.planning.timing import NetworkTiming, Timing
@@ -285,15 +284,5 @@ class Plan:
             OptionError: it is no module.
             PlanError: the plan does not fit the module; all layers that do not, each with its remedy.
         """
-        if not is_module(module):
-            raise OptionError(
-                f"a plan is applied to a torch.nn.Module, got {type(module).__name__}; "
-                "for a model that was loaded from files use twofold.apply_plan"
-            )
-        plan = self.check(as_model(module).convolutions())
-        chains = {
-            choice.layer: scheme(choice.scheme).chain(choice.geometry, choice.variant, choice.ranks)
-            for choice in plan.choices
-        }
-        biased = () if self.calibration is None else self.calibration.get("means_corrected", chains)
-        return restructured(module, chains, biased)
+        restructured: Module = resolve("twofold.decomposition.structure:structured")(self, module)
+        return restructured

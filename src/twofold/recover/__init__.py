@@ -8,12 +8,13 @@ the first ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from ..backends import backend_of, with_data
 from ..calibration.pixels import ImageSource
 from ..calibration.runners import reject_varying, runner_for
 from ..calibration.source import CalibrationSource, calibration_inputs, split
@@ -21,7 +22,6 @@ from ..calibration.synthetic import beside
 from ..decomposition.tryout import tryout
 from ..errors import InputError, MissingExtraError, ModelError, OptionError, option, without
 from ..formats.base import Model
-from ..formats.modules import with_data
 from ..renamed import former
 from ..text import error_text
 from .options import RecoverOptions
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from .student import Student
 
 __all__ = ["RecoverOptions", "Recovery", "recover"]
-
-#: Class of a model -> the module here that trains it.
-_STUDENTS = {"CaffeModel": "caffe", "OnnxModel": "onnx", "TorchModel": "torch"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +118,10 @@ def recover(
     (original, *students), data = with_data(
         (original, decomposed, *average_with), example_inputs, source.data
     )
-    if {type(one) for one in students} != {type(original)} or type(original).__name__ not in _STUDENTS:
-        formats = " and ".join(dict.fromkeys(type(model).__name__ for model in (original, *students)))
-        raise ModelError(f"models of one format are needed, got {formats}")
+    backend, *others = dict.fromkeys(backend_of(model) for model in (original, *students))
+    if others:
+        raise ModelError(f"models of one format are needed, got {' and '.join(map(str, (backend, *others)))}")
+    backend.part("student", "be trained")  # before the work
     options = options or RecoverOptions()
     if options.qat and len(students) > 1:
         raise OptionError(
@@ -189,7 +187,7 @@ def _hinting(original: Model, outputs: tuple[str, ...], hints: tuple[str, ...]) 
     Raises:
         OptionError: the original has no value of a hint's name.
     """
-    if type(original).__name__ == "TorchModel":
+    if not backend_of(original).hints:
         raise OptionError(
             "hints are for Caffe and ONNX models; let forward return what a module is to learn, too"
         )
@@ -223,10 +221,8 @@ def _mean(first: Student, *others: Student) -> Student:
 
 
 def _float_student(original: Model, decomposed: Model, teacher: Runner, world: World) -> Student:
-    make: Callable[..., Student] = import_module(
-        f".{_STUDENTS[type(original).__name__]}", __name__
-    ).make_student
-    student = make(original, decomposed, teacher.outputs, world.device)
+    make = backend_of(original).part("student", "be trained").get("recovery")
+    student: Student = make(original, decomposed, teacher.outputs, world.device)
     if not student.parameters():
         raise ModelError("the second model has no layer that the first lacks: there is nothing to train")
     return student

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..caffe_torch.model import to_torch
 from ..caffe_torch.runnable import runnable
 from ..calibration.inputs import Batch, Inputs
 from ..errors import ModelError
@@ -28,7 +29,7 @@ class CaffeStudent:
     ) -> None:
         self._decomposed = decomposed
         self._outputs, self._device = outputs, device
-        net = runnable(decomposed.to_torch("TEST").eval().requires_grad_(False)).net
+        net = runnable(to_torch(decomposed, "TEST").eval().requires_grad_(False)).net
         self.net = net.placed(device)
         # The last layer of a stack may have the name of the layer that it replaced.
         known = {(spec.name, spec.bottoms) for spec in original.net("TEST").layers}

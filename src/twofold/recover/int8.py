@@ -14,6 +14,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor
 
+from ..backends.exported import as_onnx, exported
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import OutputErrorMetric
 from ..calibration.runners import reject_varying, runner_for
@@ -25,22 +26,15 @@ from ..int8.fake import FakeInt8
 from ..int8.parity import OTHERWISE, Agreement
 from ..int8.qdq import fitting, prepare, session, with_outputs, write_int8
 from ..int8.quantize import default_path
-from ..int8.source import as_onnx
 from ..onnx_torch import UnsupportedError
 from ..text import error_text
 
 
 def make_teacher(original: Model, targets: tuple[str, ...]) -> Any:
     """What runs the original as ONNX, whose names its int8 form shares."""
-    runner = runner_for(_as_model(original), targets)
+    runner = runner_for(exported(original), targets)
     reject_varying(runner)
     return runner
-
-
-def _as_model(model: Model) -> OnnxModel:
-    if isinstance(model, OnnxModel):
-        return model
-    return OnnxModel(Path("model.onnx"), as_onnx(model), edited=True)
 
 
 def _instead() -> str:

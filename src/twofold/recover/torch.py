@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from ..errors import ModelError, OptionError
 from ..formats.torch.copies import copied
 from ..formats.torch.layer_types import adapter_of
 from ..formats.torch.model import TorchModel
+from ..latency.modules import moved
 
 
 def make_student(
@@ -42,7 +41,7 @@ class TorchStudent:
                     f"{name} is {parameters[name].dtype}, too coarse to be trained; recover the module in "
                     "float32 (module.float()) and convert what comes out"
                 )
-        module, examples = copied(decomposed.module).to(device), _moved(original.example_inputs, device)
+        module, examples = copied(decomposed.module).to(device), moved(original.example_inputs, device)
         try:
             self._runner = TorchRunner(module, examples, outputs)
         except OptionError as error:
@@ -71,14 +70,3 @@ class TorchStudent:
             for name in self._names:
                 module.get_parameter(name).copy_(self._runner.module.get_parameter(name))
         return replace(self._decomposed, module=module), ()
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    """Example inputs on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: _moved(one, device) for name, one in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(_moved(one, device) for one in value)
-    return value

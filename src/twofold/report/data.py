@@ -6,21 +6,19 @@ import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from ..codec import from_plain, strict_json, to_plain
 from ..compare import Comparison
 from ..errors import FormatError
 from ..formats.graph import NetGraph
 from ..int8.quantize import Quantized
-from ..planning.codec import plan_from_json
+from ..planning.codec import plan_from_plain, plan_to_plain
 from ..planning.plan import Plan, tool_version
 from ..planning.tradeoff import TradeoffCurves
-from ..renamed import former_fields
+from ..renamed import former_fields, moved
 from ..system import is_dir
 
 #: Version of the layout; files of a later one are refused.
@@ -178,7 +176,7 @@ class Report:
     Attributes:
         title: what the report is about, such as the model's file name.
         made: versions, machine and command.
-        plan: the plan as its own JSON object.
+        plan: what was decided; its own JSON object in the file.
         tradeoff_curves: what other ranks and budgets would give.
         graph: the original network.
         samples: a few inputs with both nets' outputs.
@@ -191,7 +189,7 @@ class Report:
 
     title: str
     made: Made
-    plan: Mapping[str, Any] | None = None
+    plan: Plan | None = None
     tradeoff_curves: TradeoffCurves | None = None
     graph: NetGraph | None = None
     samples: tuple[Sample, ...] = ()
@@ -200,11 +198,6 @@ class Report:
     training: Training | None = None
     recovered: Recovered | None = None
     notes: tuple[str, ...] = ()
-
-    @cached_property
-    def decided(self) -> Plan | None:
-        """The plan as a value."""
-        return None if self.plan is None else plan_from_json(json.dumps(self.plan))
 
     @property
     def boxes(self) -> str:
@@ -215,7 +208,10 @@ class Report:
 
     def to_json(self) -> str:
         """Serialise; equal reports give equal text."""
-        document = {"twofold_report": SCHEMA, **to_plain(self)}
+        names = (part.name for part in fields(self) if part.name != "plan")
+        parts = {name: to_plain(getattr(self, name)) for name in names}
+        plan = None if self.plan is None else plan_to_plain(self.plan)
+        document = {"twofold_report": SCHEMA, "title": None, "made": None, "plan": plan, **parts}
         text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
         # Bytes of a name that are not UTF-8 are lone surrogates, which a UTF-8 file can hold escaped only.
         return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match.group()):04x}", text)
@@ -233,9 +229,9 @@ class Report:
         schema = document.pop("twofold_report")
         if schema != SCHEMA:
             raise FormatError(f"the report has layout {schema}; this twofold reads layout {SCHEMA}")
+        plan = document.pop("plan", None)
         report = from_plain(cls, document, "the report")
-        _ = report.decided  # refused here, not when the page is made
-        return report
+        return report if plan is None else replace(report, plan=plan_from_plain(plan))
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -258,13 +254,5 @@ class Report:
         except FormatError as error:
             raise FormatError(f"{path}: {error}") from error
 
-    def page(self) -> str:
-        """The page, complete in itself."""
-        from .page import page  # noqa: PLC0415 - the page is made from reports
-
-        return page(self)
-
-    def files(self, stem: str = "report") -> dict[str, bytes]:
-        """JSON and page, by file name."""
-        page = self.page().encode("utf-8", "replace")
-        return {f"{stem}.json": self.to_json().encode(), f"{stem}.html": page}
+    page = moved("Report.page()", "twofold.report.page:page", "twofold.report.page.page(report)")
+    files = moved("Report.files()", "twofold.report.page:files", "twofold.report.page.files(report)")

@@ -1,30 +1,120 @@
-"""Reports of what the commands did."""
+"""Reports of what was done: one function for all, and what it makes of each."""
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from ..compare import Comparison
 from ..conv import ConvLayer
-from ..errors import TwofoldError
+from ..decomposition.result import Result
+from ..errors import OptionError, TwofoldError
 from ..formats.base import Model, commit
 from ..int8.quantize import Quantized
 from ..planning import Plan
+from ..recover import Recovery
 from .capture import capture
 from .data import Made, Recovered, Report, Sample, Training, TrainingHistory
+from .page import files
 
 if TYPE_CHECKING:
-    from ..decomposition.result import Result
-    from ..recover import Recovery
+    from ..finetune.evaluate import Test
+    from ..finetune.options import Outcome
 
 T = TypeVar("T")
 
 #: Points of one curve of a training.
 _MOST_POINTS = 400
+
+
+def report(
+    source: Result[Any] | Comparison | Quantized | Recovery | Outcome | Training,
+    folder: str | Path | None = None,
+    *,
+    title: str | None = None,
+    original: Model | None = None,
+    plan: Plan | None = None,
+    samples: Sequence[Sample] = (),
+    command: Sequence[str] = (),
+    force: bool = False,
+) -> Report:
+    """Report on what was done: what `report.html` shows, as a value that saves as JSON.
+
+    Args:
+        source: what `decompose`, `compare`, `quantize`, `recover` or `finetune.train` gives.
+        folder: where `report.html` and `report.json` are written; nothing is written without.
+        title: what the page is about; by default the name of a file where there is one.
+        original: of a recovery: the model that taught.
+        plan: of a recovery: what the decomposed model was made by; its layers are shown.
+        samples: of a comparison: a few inputs with both outputs; see `report.capture.samples`.
+        command: the command line that did it, word by word.
+        force: exchange files that exist.
+
+    Raises:
+        OptionError: nothing of that kind is reported on.
+        OutputError: files exist with another content and `force` is false, or the system refuses.
+
+    Examples:
+        >>> model = twofold.load("net.prototxt", "net.caffemodel")
+        >>> result = twofold.decompose(model, macs=0.5, no_data=True)
+        >>> twofold.report(result, "report/").title
+        'net.prototxt'
+    """
+    if isinstance(source, Result):
+        made = of_result(source, command)
+    elif isinstance(source, Comparison):
+        made = of_comparison(source, "comparison", samples, command)
+    elif isinstance(source, Quantized):
+        made = of_quantization(source, command)
+    elif isinstance(source, Recovery):
+        made = of_recovery(source, original, plan, command)
+    elif isinstance(source, Training):
+        made = of_training(source, "training", command)
+    elif _is_outcome(source):
+        made = of_training(training_of(source), "training", command)
+    else:
+        raise OptionError(
+            f"a report is made of what decompose, compare, quantize, recover or finetune gives, got a value "
+            f"of type {type(source).__name__}"
+        )
+    made = made if title is None else replace(made, title=title)
+    if folder is not None:
+        write(made, Path(folder), force=force)
+    return made
+
+
+def _is_outcome(value: object) -> TypeGuard[Outcome]:
+    """Whether a value is what a fine-tuning gives; whoever has one has imported PyTorch."""
+    options = sys.modules.get("twofold.finetune.options")
+    return options is not None and isinstance(value, options.Outcome)
+
+
+def training_of(outcome: Outcome) -> Training:
+    """The course of a fine-tuning."""
+    tests = [one for one in outcome.tests if not one.int8]
+    int8 = [one for one in outcome.tests if one.int8]
+    return Training(
+        outcome.losses, _scores(tests), outcome.rates, int8=outcome.int8, int8_tests=_scores(int8)
+    )
+
+
+def _scores(tests: Sequence[Test]) -> dict[str, TrainingHistory]:
+    """(iteration, value) of each test score, by its name."""
+    found: dict[str, TrainingHistory] = {}
+    for test in tests:
+        for name, values in test.outputs.items():
+            for i, value in enumerate(values):
+                label = f"test net #{test.net}: {name}" + (f"[{i}]" if len(values) > 1 else "")
+                found[label] = (*found.get(label, ()), (test.iteration, value))
+    return found
+
+
+def files_of(result: Result[Any]) -> dict[str, bytes]:
+    """JSON and page of a result, by file name."""
+    return files(of_result(result))
 
 
 def of_result(result: Result[Any], command: Sequence[str] = ()) -> Report:
@@ -39,10 +129,9 @@ def of_result(result: Result[Any], command: Sequence[str] = ()) -> Report:
         samples = (
             _tried(lambda: capture(result.original, calibration, stacks), "no inputs are shown", notes) or ()
         )
-    plan = json.loads(result.plan.to_json())
     title = next(iter(result.plan.sources), "network")
     return Report(
-        title, Made.here(command), plan, result.tradeoff_curves, graph, samples, notes=tuple(notes)
+        title, Made.here(command), result.plan, result.tradeoff_curves, graph, samples, notes=tuple(notes)
     )  # fmt: skip
 
 
@@ -63,22 +152,27 @@ def of_training(found: Training, title: str, command: Sequence[str] = ()) -> Rep
     return Report(title, Made.here(command), training=_thinned(found))
 
 
-def of_recovery(found: Recovery, original: Model, plan: Plan | None, command: Sequence[str] = ()) -> Report:
+def of_recovery(
+    found: Recovery, original: Model | None, plan: Plan | None, command: Sequence[str] = ()
+) -> Report:
     """The report of a recovery.
 
     Args:
         found: the recovery.
-        original: the model that taught.
+        original: the model that taught, where it is to be shown.
         plan: what the decomposed model was made by, where that is known; its layers are shown.
         command: the command line, word by word.
     """
     notes: list[str] = []
-    graph = None if plan is None else _tried(original.graph, "the network's structure cannot be shown", notes)
+    graph = None
+    if plan is not None and original is not None:
+        graph = _tried(original.graph, "the network's structure cannot be shown", notes)
     course = Training(found.losses, {"error of the outputs, held out": found.curve}, counted="step")
+    sources = original.sources() if original is not None else plan.sources if plan is not None else {}
     gained = Recovered((found.before, found.after), found.samples, found.notes)
     return Report(
-        next(iter(original.sources()), "network"), Made.here(command),
-        None if plan is None else json.loads(plan.to_json()), graph=graph, training=_thinned(course),
+        next(iter(sources), "network"), Made.here(command),
+        plan, graph=graph, training=_thinned(course),
         recovered=gained, notes=tuple(notes),
     )  # fmt: skip
 
@@ -105,9 +199,9 @@ def write(report: Report, folder: Path, *, force: bool) -> tuple[Path, ...]:
     Raises:
         OutputError: files exist with another content and `force` is false, or the system refuses.
     """
-    files = {folder / name: content for name, content in report.files().items()}
-    commit({path: _writer(content) for path, content in files.items()}, force=force)
-    return tuple(files)
+    made = {folder / name: content for name, content in files(report).items()}
+    commit({path: _writer(content) for path, content in made.items()}, force=force)
+    return tuple(made)
 
 
 def _writer(content: bytes) -> Callable[[Any], None]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 from markupsafe import Markup
 
-from ..planning.plan import Plan
+from ..decomposition.result import Result
 from .data import Made, Report
 from .sections import layers, summary
 
@@ -14,9 +14,10 @@ _WAS, _IS = "#8193a8", "#d9731a"
 _BAR = '<i style="display:block;height:4px;border-radius:2px;background:{};width:{:.2f}%"></i>'
 
 
-def fragment(plan: Plan) -> str:
-    """HTML without script or style sheet."""
-    report = Report("", Made(), json.loads(plan.to_json()))
+def fragment(result: Result[Any]) -> str:
+    """What a notebook shows of a result: HTML without script or style sheet."""
+    plan = result.plan
+    report = Report("", Made(), plan)
     heads = ("layer", "shape", "becomes, or why it stays", "", *layers.columns(plan))
     head = Markup("").join(Markup("<th>{}</th>").format(name) for name in heads)
     body = Markup("").join(map(_row, layers.rows(plan)))

@@ -36,7 +36,7 @@ def _environment() -> Environment:
 
 def page(report: Report) -> str:
     """Make the page of a report; equal reports give equal text."""
-    plan = report.decided
+    plan = report.plan
     return _environment().get_template("page.html.j2").render(
         report=report,
         times_legend=TIMES,
@@ -57,3 +57,11 @@ def page(report: Report) -> str:
         trainings=training.charts(report),
         origin=origin.origin(report),
     )  # fmt: skip
+
+
+def files(report: Report, stem: str = "report") -> dict[str, bytes]:
+    """JSON and page of a report, by file name."""
+    return {
+        f"{stem}.json": report.to_json().encode(),
+        f"{stem}.html": page(report).encode("utf-8", "replace"),
+    }

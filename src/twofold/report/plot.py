@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, OptionError
 from ..planning.plan import Plan
-from ..planning.tradeoff import Tradeoff, TradeoffCurves
+from ..planning.tradeoff import Tradeoff
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ..decomposition.result import Result
+    from .data import Report
+
 _WAS, _IS, _CURVE = "#8193a8", "#d9731a", "#0072b2"
 
 
-def plot(plan: Plan, tradeoff_curves: TradeoffCurves | None) -> Figure:
+def plot(source: Result[Any] | Report) -> Figure:
     """Draw each layer's MACs before and after, and the network's error against its cost.
 
+    Args:
+        source: a result of `decompose`, or a report of one.
+
     Raises:
+        OptionError: a report of something else.
         MissingExtraError: matplotlib is not installed.
     """
+    plan, tradeoff_curves = source.plan, source.tradeoff_curves
+    if plan is None:
+        raise OptionError("the report holds no plan; give a result of twofold.decompose, or its report")
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
     except ImportError as error:

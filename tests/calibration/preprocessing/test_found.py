@@ -14,12 +14,12 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
+from twofold.backends import as_model  # noqa: E402
 from twofold.calibration.preprocessing.description import options_of  # noqa: E402
 from twofold.calibration.runners import runner_for  # noqa: E402
 from twofold.calibration.source import CalibrationSource, calibration_inputs  # noqa: E402
 from twofold.calibration.synthetic import dead_leaves  # noqa: E402
 from twofold.errors import InputError, OptionError  # noqa: E402
-from twofold.formats.modules import as_model  # noqa: E402
 
 RGB = (np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375]))
 UNIT, SIGNED = (np.zeros(3), np.full(3, 255.0)), (np.full(3, 127.5),) * 2

@@ -13,6 +13,7 @@ import torch
 from tests.small import assert_close, opencv, write_weights
 
 import twofold
+from twofold.caffe_torch import to_torch
 from twofold.conv import ConvLayer, Skipped
 from twofold.decomposition.apply import apply_plan
 from twofold.formats.caffe.blob import new_blob
@@ -47,7 +48,7 @@ def opened(folder: Path, text: str, *blobs: np.ndarray) -> CaffeModel:
 
 
 def run(model: CaffeModel, x: np.ndarray) -> np.ndarray:
-    (found,) = model.to_torch()({"data": torch.from_numpy(x)}).values()
+    (found,) = to_torch(model)({"data": torch.from_numpy(x)}).values()
     return found.detach().numpy()
 
 
@@ -213,7 +214,7 @@ def test_a_weight_that_layers_share_is_shared_by_its_factors(tmp_path):
     assert layer.sharers == ("again",)
     result, x = full(model, "channel"), numbers(2, 60, seed=2)
     feed = {"data": torch.from_numpy(x)}
-    before, after = model.to_torch()(feed), result.model.to_torch()(feed)
+    before, after = to_torch(model)(feed), to_torch(result.model)(feed)
     for name in ("fc", "again"):
         assert_close(after[name].detach().numpy(), before[name].detach().numpy())
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import twofold
+from twofold.caffe_torch import to_torch
 from twofold.conv import ConvLayer, FactorConv, Factors
 from twofold.errors import ModelError
 from twofold.formats.caffe.caffemodel import NewLayer, create_weights, read_weights
@@ -105,6 +106,6 @@ def test_a_weight_and_bias_that_only_their_owner_stores(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     x = {name: torch.randn(1, 32, 8, 8) for name in "ab"}
     with torch.no_grad():
-        outputs = [one.to_torch()(x) for one in (model, twofold.load(prototxt, caffemodel))]
+        outputs = [to_torch(one)(x) for one in (model, twofold.load(prototxt, caffemodel))]
     for name in "lr":
         torch.testing.assert_close(outputs[1][name], outputs[0][name], rtol=0, atol=1e-3)

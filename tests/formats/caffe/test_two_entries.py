@@ -7,6 +7,7 @@ import pytest
 from tests.small import NET, assert_close, image, opencv, random_blobs, write
 
 import twofold
+from twofold.caffe_torch import to_torch
 from twofold.formats.caffe.caffemodel import NewLayer, create_weights, read_weights
 
 torch = pytest.importorskip("torch")
@@ -14,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 def run(model) -> np.ndarray:
     with torch.no_grad():
-        return next(iter(model.to_torch().eval()(torch.from_numpy(image())).values())).numpy()
+        return next(iter(to_torch(model).eval()(torch.from_numpy(image())).values())).numpy()
 
 
 @pytest.fixture

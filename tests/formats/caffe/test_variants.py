@@ -11,6 +11,7 @@ from tests.small import assert_close, image, opencv, write
 
 import twofold
 from twofold.caffe_onnx import registry as onnx_types
+from twofold.caffe_torch import to_torch
 from twofold.calibration.runners import runner_for
 from twofold.conv import Skipped
 from twofold.errors import ModelError, PlanError
@@ -135,7 +136,7 @@ def values(*shape: int) -> np.ndarray:
 
 def run(files: list[str], x: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        (out,) = twofold.load(*files).to_torch().eval()(torch.from_numpy(x)).values()
+        (out,) = to_torch(twofold.load(*files)).eval()(torch.from_numpy(x)).values()
     return out.numpy()
 
 
@@ -232,7 +233,7 @@ def test_nvcaffes_batch_norm_has_scale_and_shift_as_in_opencv(tmp_path):
     # The statistics of batches move in a way of their own, which is not known.
     Path(files[0]).write_text(text)
     with pytest.raises(ModelError, match="use_global_stats: true"):
-        twofold.load(*files).to_torch("TRAIN").train()(torch.from_numpy(x))
+        to_torch(twofold.load(*files), "TRAIN").train()(torch.from_numpy(x))
 
 
 ELTWISE = """layer { name: "low" type: "Sigmoid" bottom: "one" top: "low" }
@@ -244,7 +245,7 @@ def test_eltwise_divides_the_first_by_the_others(tmp_path):
     text = HEAD + conv("one", "data", "pad: 1") + ELTWISE
     files, x = write(tmp_path, text), image(1, 3, 17, 16)
     with torch.no_grad():
-        found = twofold.load(*files).to_torch().eval()(torch.from_numpy(x), blobs=("one",))
+        found = to_torch(twofold.load(*files)).eval()(torch.from_numpy(x), blobs=("one",))
     one = found["one"].double().numpy()
     assert_close(run(files, x), one * (1 + np.exp(-one)))
     assert_close(exported(files, tmp_path, x), one * (1 + np.exp(-one)))
@@ -313,5 +314,5 @@ def test_an_unknown_layer_in_place_costs_what_is_behind_it(tmp_path):
     assert runner.outputs == ("two",)
     x = image(1, 3, 17, 16)
     with torch.no_grad():
-        until = model.to_torch(until="two").eval()(torch.from_numpy(x))["two"]
+        until = to_torch(model, until="two").eval()(torch.from_numpy(x))["two"]
     assert_close(runner.run({"data": x})["two"], until.numpy())

@@ -1,20 +1,12 @@
-"""Runners by kind of model; each is one file and imports its runtime when it is asked for."""
+"""Runners of models; each is one file, named by the entry of its format in `backends`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
-from ...errors import MissingExtraError, ModelError, OptionError, option
+from ...backends import backend_of
+from ...errors import OptionError, option
 from ..runner import Runner
-
-#: Class of a model -> the module here that runs it, its runtime, and the extra that brings it.
-_RUNNERS = {
-    "CaffeModel": ("caffe", "PyTorch", "torch"),
-    "OnnxModel": ("onnx", "ONNX Runtime", "onnx"),
-    "TorchModel": ("torch", "PyTorch", "torch"),
-}
 
 
 def runner_for(model: Any, targets: tuple[str, ...] = ()) -> Runner:
@@ -29,15 +21,9 @@ def runner_for(model: Any, targets: tuple[str, ...] = ()) -> Runner:
         ModelError: the model cannot be run; which layer stands in the way.
         OptionError: there is no output of a name in `targets`.
     """
-    kind = type(model).__name__
-    if kind not in _RUNNERS:
-        raise ModelError(f"models of type {kind} cannot be run for calibration; use weights only")
-    module, runtime, extra = _RUNNERS[kind]
-    try:
-        make: Callable[..., Runner] = import_module(f".{module}", __name__).make_runner
-    except ImportError as error:
-        raise MissingExtraError("calibration", runtime, extra) from error
-    return make(model, targets)
+    part = backend_of(model).part("runner", "be run for calibration; use weights only")
+    runner: Runner = part.get("calibration")(model, targets)
+    return runner
 
 
 def reject_varying(runner: Runner) -> None:

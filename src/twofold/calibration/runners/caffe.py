@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...caffe_torch import CaffeNet, batch_statistics
+from ...caffe_torch.model import to_torch
 from ...caffe_torch.normalization import Normalization
 from ...caffe_torch.runnable import Runnable, runnable
 from ...caffe_torch.schedule import Scheduled, schedule
@@ -36,7 +37,7 @@ CONSTANT = frozenset(("PriorBox", "Shape"))
 def make_runner(model: CaffeModel, targets: tuple[str, ...] = ()) -> CaffeRunner:
     """The runner of a Caffe model; see `runner_for`."""
     path = model.definition.path
-    return CaffeRunner(model.to_torch("TEST"), targets, model.inputs, Path(path).parent if path else Path())
+    return CaffeRunner(to_torch(model, "TEST"), targets, model.inputs, Path(path).parent if path else Path())
 
 
 class CaffeRunner:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 import numpy as np
 
 from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
 from ...files.source import Source, read_source, refuse_changed
+from ...renamed import moved
 from ...system import is_dir
 from ..base import commit, recover
 from ..graph import NetGraph
@@ -29,7 +30,7 @@ from .upgrade_text import as_v1, is_v0
 from .weights import NewWeights, WeightsFile, WeightsLayer
 
 if TYPE_CHECKING:
-    from ...caffe_torch import CaffeNet
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,8 @@ class CaffeModel:
         replaced: name of each convolution that was replaced -> the names of its stack.
         read: its files as they were read; none for a net that is in none.
     """
+
+    format: ClassVar[str] = "caffe"
 
     definition: Document
     weights: WeightsFile | None = None
@@ -92,31 +95,9 @@ class CaffeModel:
         """The net as Caffe opens it in a phase."""
         return read_net(self.definition, phase)
 
-    def to_torch(self, phase: str = "TEST", until: str | None = None) -> CaffeNet:
-        """The net as a torch module with its weights; without weights its fillers' values.
-
-        Args:
-            phase: "TEST" or "TRAIN".
-            until: name of the last layer to build; None for all.
-
-        Raises:
-            MissingExtraError: PyTorch is not installed.
-            ModelError: the weights do not fit the definition.
-            FormatError: the weights are damaged.
-        """
-        # LocalTimer, since all else about a model works without torch.
-        from ...caffe_torch import CaffeNet  # noqa: PLC0415
-
-        net = self.net(phase)
-        names = {spec.name for spec in net.layers}
-        # The last of several entries counts, at its own place in the file: shared blobs are loaded in turn.
-        entries = [
-            entry
-            for entry in (self.weights.layers if self.weights else ())
-            if entry.name in names and self.weights and entry is self.weights.layer(entry.name)
-        ]
-        arrays = {entry.name: [blob.array() for blob in entry.blobs] for entry in entries if entry.blobs}
-        return CaffeNet(net, arrays, until=until, shapes=self.inputs)
+    to_torch = moved(
+        "CaffeModel.to_torch()", "twofold.caffe_torch:to_torch", "twofold.caffe_torch.to_torch(model)"
+    )
 
     @cached_property
     def _groups(self) -> dict[str, Group]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -50,6 +50,8 @@ class OnnxModel:
         edited: whether the message differs from the file's.
         read: its files as they were read; none for a model that is in none.
     """
+
+    format: ClassVar[str] = "onnx"
 
     path: Path
     proto: ModelProto

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class TorchModel:
         replaced: name of each convolution that was replaced -> the names of its stack.
         drawn: names of lazy layers that the example inputs initialised, in a copy.
     """
+
+    format: ClassVar[str] = "torch"
 
     module: nn.Module
     example_inputs: Any = None

@@ -25,13 +25,14 @@ class Whole:
     """A whole network to be timed.
 
     Attributes:
-        model: it.
-        files: its files, written for this; empty for a model that is no file.
+        form: in which it is given, one of those that the runtime reads.
+        content: of "caffe" and "onnx" its files, the definition first; of "torch" a function of a device that
+            gives what runs it there.
         inputs: values of its inputs.
     """
 
-    model: Any
-    files: tuple[Path, ...]
+    form: str
+    content: Any
     inputs: Arrays
 
 
@@ -51,8 +52,8 @@ class Runtime(Protocol):
         """Channels that it computes together; times change in steps of so many."""
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """Class names of the models that it can run as a whole."""
+    def reads(self) -> tuple[str, ...]:
+        """Forms in which it takes whole networks, the best first: "caffe", "onnx", "torch"."""
 
     @property
     def version(self) -> str:

@@ -17,7 +17,6 @@ import onnx
 from numpy.typing import NDArray
 
 from ...errors import ModelError
-from ...export import to_onnx
 from ...files.scratch import scratch_folder
 from ..guest import Guest
 from ..stacks import Stack, onnx_bytes
@@ -70,7 +69,7 @@ class IsolatedRuntime:
             merged into convolutions), since the library's converter does less.
     """
 
-    kinds = ("CaffeModel", "OnnxModel")
+    reads = ("onnx",)
 
     def __init__(
         self, name: str, label: str, block: int, version: str, *, simplified: bool,
@@ -107,8 +106,7 @@ class IsolatedRuntime:
     def whole(self, whole: Whole, threads: int) -> Run:
         """See `Runtime.whole`; every network has a process of its own, as where it is deployed."""
         guest, path = self._started(), self._next()
-        caffe = type(whole.model).__name__ == "CaffeModel"
-        proto = to_onnx(whole.model).proto if caffe else onnx.load(whole.files[0])
+        proto = onnx.load(whole.content[0])
         fix_sizes(proto, whole.inputs)
         onnx.save(proto, path)
         if self._simplified:

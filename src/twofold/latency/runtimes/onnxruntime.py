@@ -10,7 +10,6 @@ import onnx
 import onnxruntime
 
 from ...errors import ModelError
-from ...export import to_onnx
 from ..stacks import Stack, onnx_bytes
 from .base import Arrays, Run, Whole, cpu_name
 
@@ -21,7 +20,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     label = "ONNX Runtime CPU"
     block = 16
-    kinds = ("CaffeModel", "OnnxModel")
+    reads = ("onnx",)
     version: str = onnxruntime.__version__
 
     @property
@@ -38,12 +37,8 @@ class OnnxRuntime:
         return _run(onnx_bytes(stack), {"x": stack.input()}, threads)
 
     def whole(self, whole: Whole, threads: int) -> Run:
-        """See `Runtime.whole`; a Caffe net is exported first."""
-        if type(whole.model).__name__ == "CaffeModel":
-            content: Any = to_onnx(whole.model).proto.SerializeToString()
-        else:
-            content = whole.files[0]
-        return _run(content, whole.inputs, threads)
+        """See `Runtime.whole`."""
+        return _run(whole.content[0], whole.inputs, threads)
 
 
 def session_of(content: bytes | Path, threads: int, *, simplified_to: Path | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,12 @@ from ...errors import ModelError
 from ..stacks import Stack, caffe_bytes, caffe_refusal
 from .base import Arrays, Run, Whole, as_float, cpu_name
 
+#: What reads a form, and how many of its files.
+_READERS: dict[str, tuple[Callable[..., Any], int]] = {
+    "caffe": (cv2.dnn.readNetFromCaffe, 2),
+    "onnx": (cv2.dnn.readNetFromONNX, 1),
+}
+
 
 class OpenCv:
     """The reader of Caffe's files, and of ONNX."""
@@ -20,7 +26,7 @@ class OpenCv:
     name = "opencv"
     label = "OpenCV DNN"
     block = 8
-    kinds = ("CaffeModel", "OnnxModel")
+    reads = ("caffe", "onnx")
     version: str = cv2.__version__
 
     @property
@@ -48,10 +54,9 @@ class OpenCv:
 
     def whole(self, whole: Whole, threads: int) -> Run:
         """See `Runtime.whole`."""
-        paths = [str(path) for path in whole.files]
-        if type(whole.model).__name__ == "CaffeModel":
-            return _run(lambda: cv2.dnn.readNetFromCaffe(*paths), as_float(whole.inputs))
-        return _run(lambda: cv2.dnn.readNetFromONNX(paths[0]), as_float(whole.inputs))
+        read, count = _READERS[whole.form]
+        paths = [str(path) for path in whole.content[:count]]
+        return _run(lambda: read(*paths), as_float(whole.inputs))
 
 
 def _run(read: Any, inputs: Arrays) -> Run:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import ModelError
 from ...formats.torch.layer_types import convolve
 from ..stacks import Stack
-from .base import Run, Whole, as_float, cpu_name
+from .base import Run, Whole, cpu_name
 
 
 class TorchRuntime:
@@ -22,7 +20,7 @@ class TorchRuntime:
     name = "torch"
     label = "PyTorch CPU"
     block = 16
-    kinds = ("CaffeModel", "TorchModel")
+    reads = ("torch",)
     version: str = torch.__version__
     where = torch.device("cpu")
 
@@ -62,16 +60,7 @@ class TorchRuntime:
 
     def whole(self, whole: Whole, threads: int) -> Run:
         """See `Runtime.whole`."""
-        if type(whole.model).__name__ == "CaffeModel":
-            net = whole.model.to_torch("TEST").eval().to(self.where)
-            feed = {name: torch.from_numpy(a).to(self.where) for name, a in as_float(whole.inputs).items()}
-            return self._timed(lambda: net(feed))
-        module: nn.Module = copy.deepcopy(whole.model.module).eval().to(self.where)
-        given = _moved(whole.model.example_inputs, self.where)
-        if isinstance(given, dict):
-            return self._timed(lambda: module(**given))
-        arguments = tuple(given) if isinstance(given, (tuple, list)) else (given,)
-        return self._timed(lambda: module(*arguments))
+        return self._timed(whole.content(self.where))
 
     def _timed(self, forward: Callable[[], object]) -> Run:
         def run() -> None:
@@ -84,16 +73,6 @@ class TorchRuntime:
         except Exception as error:  # whatever a forward raises
             raise ModelError(f"{self.label} cannot run the model: {error}") from error
         return run
-
-
-def _moved(value: Any, where: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(where)
-    if isinstance(value, dict):
-        return {key: _moved(one, where) for key, one in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(_moved(one, where) for one in value)
-    return value
 
 
 def make_runtime() -> TorchRuntime:

@@ -50,7 +50,7 @@ class NetworkChart:
 
 def layer_charts(report: Report) -> tuple[LayerChart, ...]:
     """A chart per layer that was factorized."""
-    plan, tradeoff_curves = report.decided, report.tradeoff_curves
+    plan, tradeoff_curves = report.plan, report.tradeoff_curves
     if plan is None or tradeoff_curves is None:
         return ()
     return tuple(

@@ -39,7 +39,7 @@ class Drawing:
 
 def drawing(report: Report) -> Drawing | None:
     """Draw both networks; None where the structure is not known."""
-    plan = report.decided
+    plan = report.plan
     if report.graph is None or plan is None or not report.graph.nodes:
         return None
     choices = {choice.layer: choice for choice in plan.choices}

@@ -34,7 +34,7 @@ def origin(report: Report) -> tuple[Fact, ...]:
 
 
 def _all(report: Report) -> Iterator[Fact]:
-    made, plan = report.made, report.decided
+    made, plan = report.made, report.plan
     if made.command:
         yield Fact("command", shlex.join(made.command))
     yield Fact("twofold", made.version)
@@ -44,7 +44,7 @@ def _all(report: Report) -> Iterator[Fact]:
         yield Fact("machine", made.machine)
     if plan is None:
         return
-    for name, sha in plan.sources.items():
+    for name, sha in sorted(plan.sources.items()):
         yield Fact(f"sha256 of {name}", sha)
     options = plan.options
     yield Fact(
@@ -81,9 +81,9 @@ def _fact(name: str, value: Any) -> Fact:
 
 def _counted(value: Any) -> Any:
     """How many entries there are, in the place of a long list, or of a mapping to plain values."""
-    flat = isinstance(value, list) or (
-        isinstance(value, Mapping) and not any(isinstance(one, (Mapping, list)) for one in value.values())
-    )
+    flat = isinstance(value, (list, tuple))
+    if isinstance(value, Mapping):
+        flat = not any(isinstance(one, (Mapping, list, tuple)) for one in value.values())
     return f"{len(value)} entries" if flat and len(_words(value)) > _LONG else value
 
 
@@ -102,4 +102,4 @@ def _words(value: Any) -> str:
 def _empty(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(map(_empty, value.values()))
-    return value is None or value in ("", [])
+    return value is None or value in ("", [], ())

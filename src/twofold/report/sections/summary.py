@@ -45,7 +45,7 @@ def kind(report: Report) -> str:
 
 def sentence(report: Report) -> str:
     """The whole report in one sentence."""
-    plan = report.decided
+    plan = report.plan
     if report.recovered is not None:
         first, last = map(error_text, report.recovered.errors)
         return (
@@ -77,9 +77,9 @@ def sentence(report: Report) -> str:
 def tiles(report: Report) -> tuple[Tile, ...]:
     """The numbers at the top."""
     found: list[Tile] = []
-    if report.decided is not None:
-        found += _spent(report.decided)
-        found += () if report.recovered is not None else _lost(report.decided)
+    if report.plan is not None:
+        found += _spent(report.plan)
+        found += () if report.recovered is not None else _lost(report.plan)
     if report.recovered is not None:
         found.append(_gained(report.recovered))
     if report.comparison is not None:

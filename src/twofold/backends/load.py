@@ -3,57 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from .conv import Size
-from .errors import MissingExtraError, OptionError, PlanError
-from .files.links import following_links
-from .formats.base import Model
-from .formats.caffe.model import CaffeModel
-from .system import is_dir, is_file, reading
+from ..conv import Size
+from ..errors import OptionError, PlanError
+from ..files.links import following_links
+from ..formats.base import Model
+from ..system import is_dir, is_file, reading
+from .base import Backend, Part, backends
 
 #: Endings of what a Python program makes, and only it can load.
 _PYTHON = (".pt", ".pth", ".py")
-
-Inputs = Mapping[str, Size] | None
-
-
-@dataclass(frozen=True)
-class Format:
-    """A format of model files.
-
-    Attributes:
-        name: what it is called.
-        suffixes: endings of its definition's file name, lower case; empty for what no other format claims.
-        open: loads a model from its file, the file of its weights, and shapes of inputs.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
-    open: Callable[[Path, Path | None, Inputs], Model]
-
-
-_formats: list[Format] = []
-
-
-def register(entry: Format) -> None:
-    """Add a format.
-
-    Raises:
-        OptionError: another format has one of its suffixes, or its name.
-    """
-    for known in _formats:
-        if known.name == entry.name or set(known.suffixes) & set(entry.suffixes):
-            raise OptionError(
-                f"format '{entry.name}' clashes with '{known.name}', which is registered already"
-            )
-    _formats.append(entry)
-
-
-def formats() -> tuple[Format, ...]:
-    """All registered formats."""
-    return tuple(_formats)
 
 
 def load(
@@ -94,9 +54,21 @@ def load(
             f"{path}: a module of PyTorch is decomposed from Python, where it is made: "
             "twofold.decompose(module, ...); or export it to ONNX (torch.onnx.export) and give that file"
         )
-    entry = next((one for one in _formats if suffix in one.suffixes), _formats[0])
     with following_links(follow_links):
-        return entry.open(path, None if weights is None else Path(weights), inputs)
+        found: Model = _opening(suffix)(path, None if weights is None else Path(weights), inputs)
+        return found
+
+
+def _opening(suffix: str) -> Callable[..., Model]:
+    """What opens files with a suffix: those that no format claims are what has none of its own."""
+
+    def opens(backend: Backend) -> bool:
+        return suffix in backend.suffixes
+
+    candidates = [one for one in backends() if one.open is not None]
+    backend = next(filter(opens, candidates), None) or next(one for one in candidates if not one.suffixes)
+    assert backend.open is not None, "Bug: it opens nothing"
+    return Part(backend.open).get("opening files")
 
 
 def grouped(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -146,7 +118,7 @@ def _files_in(folder: Path) -> tuple[Path, ...]:
 
 
 def _suffixes() -> set[str]:
-    return {suffix for entry in _formats for suffix in entry.suffixes}
+    return {suffix for entry in backends() for suffix in entry.suffixes}
 
 
 def load_beside(plan: str | Path, names: Iterable[str]) -> Model:
@@ -174,23 +146,3 @@ def load_beside(plan: str | Path, names: Iterable[str]) -> Model:
         return load(*files)
     except OptionError:  # the plan does not say which of two files is the definition
         return load(*reversed(files))
-
-
-def _open_caffe(path: Path, weights: Path | None, inputs: Inputs) -> Model:
-    return CaffeModel.load(path, weights, inputs)
-
-
-def _open_onnx(path: Path, weights: Path | None, inputs: Inputs) -> Model:
-    if weights is not None:
-        raise OptionError(f"{path}: an ONNX model holds its weights; give it alone, without {weights}")
-    try:
-        from .formats.onnx.model import OnnxModel  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("onnx", "google"):
-            raise
-        raise MissingExtraError("reading ONNX models", "onnx", "onnx") from error
-    return OnnxModel.load(path, inputs)
-
-
-register(Format("caffe", (), _open_caffe))
-register(Format("onnx", (".onnx",), _open_onnx))

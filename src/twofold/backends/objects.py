@@ -1,18 +1,15 @@
-"""Models that are not files: an object that a framework gives, as a `Model`."""
+"""Models that are not files: live objects of a framework, as a `Model`."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..conv import Array, ConvGeometry, ConvLayer
 from ..errors import OptionError
-
-if TYPE_CHECKING:
-    from torch.nn import Module
+from ..formats.base import Model
+from .base import Objects, Part, backend_of, backends
 
 
 def as_model(model: Any, example_inputs: Any = None) -> Any:
@@ -26,11 +23,9 @@ def as_model(model: Any, example_inputs: Any = None) -> Any:
     Raises:
         OptionError: example inputs for something that is no module, or something that is no model at all.
     """
-    if is_module(model):
-        from .torch.inputs import as_tensors  # noqa: PLC0415 - an extra
-        from .torch.model import TorchModel  # noqa: PLC0415 - an extra
-
-        return TorchModel(model, as_tensors(model, example_inputs))
+    for backend in backends():
+        if backend.objects is not None and backend.objects.include(model):
+            return _adopted(backend.objects, model, example_inputs)
     found: Any = model if _is_model(model) else getattr(model, "model", None)
     if not _is_model(found):
         raise OptionError(
@@ -39,13 +34,14 @@ def as_model(model: Any, example_inputs: Any = None) -> Any:
         )
     if example_inputs is None:
         return found
-    if not hasattr(found, "example_inputs"):
+    objects = backend_of(found).objects
+    if objects is None:
         raise OptionError("example inputs belong to a torch.nn.Module; a loaded model knows its inputs")
-    if found.example_inputs is example_inputs:
-        return found
-    from .torch.inputs import as_tensors  # noqa: PLC0415 - an extra
+    return _adopted(objects, found, example_inputs)
 
-    return replace(found, example_inputs=as_tensors(found.module, example_inputs))
+
+def _adopted(objects: Objects, value: Any, example_inputs: Any) -> Any:
+    return Part(objects.adopt).get("")(value, example_inputs)
 
 
 def with_data(models: Sequence[Any], example_inputs: Any, data: Any) -> tuple[tuple[Any, ...], Any]:
@@ -61,37 +57,28 @@ def with_data(models: Sequence[Any], example_inputs: Any, data: Any) -> tuple[tu
         OptionError: as `as_model`.
         InputError: the data are no inputs of a module.
     """
-    found = [as_model(model) for model in models]
-    modules = [one for one in found if hasattr(one, "example_inputs")]
+    every = [as_model(model) for model in models]
+    modules = [one for one in every if backend_of(one).objects is not None]
     if not modules:
-        return tuple(as_model(one, example_inputs) for one in found), data
+        return tuple(as_model(one, example_inputs) for one in every), data
     named = isinstance(data, (str, Path))  # a file can only be read once the shapes are known
     known = modules[0].example_inputs if example_inputs is None else example_inputs
     if known is None and data is not None and not named:
-        from .torch.inputs import peeked  # noqa: PLC0415 - an extra
-
-        known, data = peeked(modules[0].module, data)
+        objects = backend_of(modules[0]).objects
+        assert objects is not None, "Bug: no live object"
+        known, data = Part(objects.peek).get("")(modules[0], data)
     if known is None:
         known = next((one.example_inputs for one in modules if one.example_inputs is not None), None)
-    return tuple(as_model(one, known) if one in modules else one for one in found), data
+    return tuple(as_model(one, known) if one in modules else one for one in every), data
 
 
 def _is_model(value: Any) -> bool:
     return callable(getattr(value, "convolutions", None))
 
 
-def restructured(
-    module: Module, chains: Mapping[str, Sequence[ConvGeometry]], biased: Collection[str]
-) -> Module:
-    """See `formats.torch.model.restructured`."""
-    from .torch.model import restructured as put  # noqa: PLC0415 - an extra
-
-    return put(module, chains, biased)
-
-
 def parameters_of(
-    model: Any, wanted: Mapping[str, ConvGeometry]
-) -> dict[str, tuple[Array, Array | None]]:  # fmt: skip
+    model: Model | Mapping[str, Any], wanted: Mapping[str, ConvGeometry]
+) -> dict[str, tuple[Array, Array | None]]:
     """Weight and bias of layers of a model, a module, or a module's state_dict, by name.
 
     Args:
@@ -108,7 +95,7 @@ def parameters_of(
             and layer.weight is not None
             and layer.weight.shape == wanted[name].weight_shape
         }
-    from .torch.convolution import values  # noqa: PLC0415 - an extra
+    from ..formats.torch.convolution import values  # noqa: PLC0415 - an extra
 
     found = {}
     for name, geometry in wanted.items():
@@ -119,10 +106,3 @@ def parameters_of(
                 None if bias is None else values(bias),
             )
     return found
-
-
-def is_module(model: Any) -> bool:
-    """Whether a value is a PyTorch module."""
-    # Whoever has a module has imported torch.
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)
