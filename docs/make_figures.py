@@ -59,7 +59,7 @@ def one_layer(source: CalibrationSource) -> dict[str, Line]:
     model = example("vgg")
     layers = [one for one in model.convolutions() if isinstance(one, ConvLayer)]
     (layer,) = [one for one in layers if one.name == LAYER]
-    seen = Calibration.prepare(model, source).statistics([layer]).take_layers()[LAYER]
+    seen = Calibration.prepare(model, source).statistics([layer]).layers[LAYER]
     seen = replace(seen, gradient=None)  # the layer's own output counts here, not the network's
     workload, found = Workload.of(layers), {}
     for name in ("spatial", "channel", "input"):

@@ -142,7 +142,7 @@ def test_existing_files_are_refused_before_the_work(small, tmp_path, capsys, mon
     (tmp_path / "out" / name).write_bytes(b"mine")
     with monkeypatch.context() as patched:
         patched.setattr(
-            "twofold.cli.make.decompose_model", lambda *_: pytest.fail("worked before it refused")
+            "twofold.cli.make.decompose_model", lambda *_, **__: pytest.fail("worked before it refused")
         )
         refused(capsys, ["decompose", *small, "-o", "out"], rf"out/{name}: exists already.*--force")
     assert content(tmp_path / "out") == {name: b"mine"}
