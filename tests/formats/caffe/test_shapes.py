@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twofold.errors import ModelError
+from twofold.errors import ModelError, OptionError
 from twofold.formats.caffe.net import read_net
 from twofold.formats.caffe.prototxt import parse
-from twofold.formats.caffe.shapes import RULES, infer_shapes, rule
+from twofold.formats.caffe.shapes import RULES, infer_shapes, register
 
 DATA = Path(__file__).parents[2] / "data" / "caffe"
 CASES = sorted(path.name for path in (DATA / "forward").iterdir())
@@ -119,5 +119,5 @@ def test_inputs_replace_what_the_file_says():
 
 
 def test_a_type_has_one_rule():
-    with pytest.raises(ValueError, match="ReLU has a shape rule already"):
-        rule("ReLU")(RULES["ReLU"])
+    with pytest.raises(OptionError, match="'ReLU' is registered already"):
+        register("ReLU")(RULES["ReLU"])
