@@ -170,7 +170,7 @@ def test_full_rank_gives_the_same_output(small, capsys):
 
 
 def test_a_dearer_layer_of_the_reference_is_said(tmp_path, monkeypatch, capsys):
-    """(8, 3, 7, 7) costs 1.05 to 1.33 times more under the reference's rule."""
+    """(8, 3, 7, 7) costs 1.05 to 1.33 times more under AMCT's rank rule."""
     monkeypatch.chdir(tmp_path)
     text = HEAD.replace("dim: 16", "dim: 3") + conv("stem", "data").replace("64", "8").replace(
         "kernel_size: 3", "kernel_size: 7"

@@ -47,7 +47,7 @@ def test_every_stage_of_a_decomposition_shows(tmp_path, shown):
     model = twofold.load(*write(tmp_path))
     twofold.decompose(model, ranks={"two": 8}, no_data=True).save(tmp_path / "out")
     for stage in (
-        "factoring layers", "finding the reference's ranks", "listing candidates", "computing factors",
+        "factoring layers", "finding AMCT's ranks", "listing candidates", "computing factors",
         "hashing net.caffemodel", "writing weights", "checking what was written",
     ):  # fmt: skip
         total, done = shown.tasks[stage]

@@ -51,7 +51,7 @@ class Inspected:
         params: weights, bias not counted.
         reason: why it is not eligible; "" where it is.
         schemes: those that have ranks which make it cheaper; empty where it is not eligible.
-        reference: rank that the reference's rule gives; None where it leaves the layer alone or weights lack.
+        reference: rank that AMCT's rank rule gives; None where it leaves the layer alone or weights lack.
         ranks: what ranks of the first of `schemes` would cost and keep.
     """
 
@@ -107,7 +107,7 @@ class Inspection:
                 *aligned([head, *rows, total], right=(2, 3, 5)),
                 f"schemes: of {', '.join(self.options.schemes)} those that make the layer cheaper with ranks "
                 f"that are multiples of {self.options.multiple}",
-                "reference: rank of the reference's rule; then the largest rank of the first scheme within a "
+                "reference: rank of AMCT's rank rule; then the largest rank of the first scheme within a "
                 "share of the layer's MACs, and the relative error of the weight",
                 *self.notes,
             ]

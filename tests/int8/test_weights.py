@@ -190,7 +190,9 @@ def test_samples_that_are_no_numbers_leave_the_weights(tmp_path):
     broken = np.where(np.arange(64).reshape(-1, 1, 1, 1) == 5, math.nan, inputs.arrays["data"])
     inputs = Inputs({"data": broken.astype(np.float32)}, Provenance("arrays")).batched(16)
     (note,) = round_to_outputs(plain, int8, inputs)
-    assert note.startswith("weights are rounded one by one, since what layers see is not known: layer: sees")
+    assert note.startswith(
+        "weights are rounded one by one, since the inputs of layers are not known: layer: sees"
+    )
 
 
 def test_what_is_seen_most_is_rounded_first_and_leaves_its_error_to_the_others():

@@ -45,7 +45,7 @@ def test_mode_and_rank_of_the_reference(row):
     refusal = amct_refusal(geometry)
     if row["mode"] == "UNCHANGE":
         assert refusal is not None
-        assert refusal.startswith("the reference needs")
+        assert refusal.startswith("AMCT needs")
         return
     assert refusal is None
     assert amct_mode(geometry).code == row["mode"]

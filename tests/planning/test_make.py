@@ -163,7 +163,7 @@ def test_without_a_budget_and_without_eligible_layers_nothing_happens_and_it_say
     plan = plan_for(layers, PlanOptions(multiple=4))
     assert not plan.choices
     assert plan.totals.macs_ratio == 1
-    assert "the reference's rule decomposes none of these layers; give a budget" in str(plan)
+    assert "AMCT's rank rule decomposes none of these layers; give a budget" in str(plan)
 
 
 def test_fixed_ranks_count_in_the_budget_and_may_cost_more():

@@ -1,4 +1,4 @@
-"""The reference's call: AMCT's `auto_decomposition` for Caffe, with its arguments and its result."""
+"""AMCT's call `auto_decomposition` for Caffe, with its arguments and its result."""
 
 from __future__ import annotations
 

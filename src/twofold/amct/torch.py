@@ -1,4 +1,4 @@
-"""The reference's calls for PyTorch: AMCT's `auto_decomposition` and `decompose_network`."""
+"""AMCT's calls for PyTorch: `auto_decomposition` and `decompose_network`."""
 
 from __future__ import annotations
 

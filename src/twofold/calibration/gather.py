@@ -97,7 +97,7 @@ def stored_bytes(layers: Sequence[ConvLayer], options: CalibrationOptions) -> in
 def gather(
     runner: Runner, layers: Sequence[ConvLayer], inputs: Inputs, options: CalibrationOptions
 ) -> Statistics:
-    """Look at what every layer sees.
+    """Collect the input statistics of every layer in one pass.
 
     Args:
         runner: runs the model.
@@ -125,7 +125,7 @@ def gather(
     stride = math.ceil(inputs.count / GRADIENT_SAMPLES)
     generator = np.random.default_rng(options.seed)
     with mode(runner, options):
-        for index, batch in enumerate(track(inputs, "looking at what layers see")):
+        for index, batch in enumerate(track(inputs, "collecting input statistics of layers")):
             asked = generator if weighted and index % stride == 0 else None
             for seen in runner.watch(layers, batch, asked):
                 accumulators[seen.layer].update(seen.inputs)
@@ -208,7 +208,7 @@ def _second_moment(gradients: Array) -> NDArray[np.float64]:
 
 
 def _normalised(metric: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-    """With a mean of 1 on the diagonal; None where the outputs do not feel the layer at all."""
+    """With a mean of 1 on the diagonal; None where the gradients of the outputs are zero."""
     if metric is None:
         return None
     mean = float(np.trace(metric)) / len(metric)

@@ -61,7 +61,7 @@ class CalibrationSource:
         metric: what is protected instead of the relative error of the outputs.
         accuracy: for a budget of accuracy: a folder of labelled images, one subfolder per class, or a
             function that is given one that predicts, and returns a share.
-        statistics: file that keeps what layers see, for the next plan.
+        statistics: file that caches calibration statistics for later runs.
         options: how the network is looked at.
     """
 

@@ -1,4 +1,4 @@
-"""Running moments of what a layer sees, gathered batch by batch in bounded memory.
+"""Running moments of a layer's inputs, gathered batch by batch in bounded memory.
 
 **Moments.** Patches p are shifted by the mean s of the first chunk, and sums of p - s and of (p - s)(p - s)^T
 are kept in float64; chunks are multiplied in float32. With m = mean(p - s), small because s is close to the

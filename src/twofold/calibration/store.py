@@ -142,7 +142,7 @@ def load_or_gather(
     for layer in layers:
         if (why := unsound(layer, saved.layers[layer.name])) is not None:
             raise InputError(f"{path}: layer {layer.name!r}: {why}; remove the file to gather anew")
-    note = f"what layers see was read from {path}"
+    note = f"input statistics of layers were read from {path}"
     return Statistics(
         dict(saved.layers), {k: v for k, v in saved.provenance.items() if k != "sources"}, (note,)
     )

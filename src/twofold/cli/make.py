@@ -136,7 +136,7 @@ def decompose(
     """Write a smaller net, its weights, and the plan that tells what was done.
 
     Factors are fitted to what the layers see on your images or data; without any, on synthetic images.
-    Without a budget it spends the MACs that the reference's rule would spend, and never more.
+    Without a budget it spends the MACs that AMCT's rank rule would spend, and never more.
 
     Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4 --images photos/
 

@@ -71,7 +71,7 @@ def decompose(
     so that the network's outputs change least. Where neither `images` nor `data` are given, images are made
     up; where that cannot be done either, the weights alone decide, and the plan's notes say so.
 
-    Without a budget, the MACs that the reference's rule would spend are spent, and never more.
+    Without a budget, the MACs that AMCT's rank rule would spend are spent, and never more.
 
     Args:
         model: what `load` gives, or a `torch.nn.Module`, which stays as it is: the result's `model.module`

@@ -48,7 +48,7 @@ def round_to_outputs(plain: Path, int8: Path, inputs: Inputs) -> tuple[str, ...]
     Args:
         plain: the model in float32.
         int8: its int8 form, which is exchanged.
-        inputs: samples that show what layers see.
+        inputs: samples that give the inputs of layers.
 
     Returns:
         Notes: which layers keep weights whose numbers are rounded one by one, and why.
@@ -69,7 +69,7 @@ def round_to_outputs(plain: Path, int8: Path, inputs: Inputs) -> tuple[str, ...]
         options = CalibrationOptions(gradients=False)
         seen = dict(gather(runner, layers, inputs.only(runner.inputs), options).layers)
     except TwofoldError as error:
-        return (f"weights are rounded one by one, since what layers see is not known: {error}",)
+        return (f"weights are rounded one by one, since the inputs of layers are not known: {error}",)
     alone = []
     for layer in track(layers, "rounding weights"):
         statistics = seen.pop(layer.name, None)

@@ -1,6 +1,6 @@
-"""The rule of the reference (AMCT): which layers it decomposes, along which axes, at which rank.
+"""The rule of AMCT: which layers it decomposes, along which axes, at which rank.
 
-The facts were recorded from the reference's own code; `tests/data/amct-ranks` holds them.
+The facts were recorded from AMCT's own code; `tests/data/amct-ranks` holds them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from twofold.planning.evbmf import evbmf_rank
 Vector = NDArray[np.float64]
 
 AMCT_MULTIPLE = 16
-"""The reference's ranks are multiples of this, and at least this."""
+"""AMCT's ranks are multiples of this, and at least this."""
 
 
 @dataclass(frozen=True)
 class AmctMode:
-    """Along which axes the reference splits a layer.
+    """Along which axes AMCT splits a layer.
 
     Attributes:
-        code: its name in the reference: F or S C = the rank axis is joined with the first (C_out) or second
+        code: its name in AMCT: F or S C = the rank axis is joined with the first (C_out) or second
             (C_in) channel axis, F or S K = with the first (kH) or second (kW) kernel axis.
         variant: the same split as a variant of our scheme `spatial`: "hw" = kH x 1 first, "wh" = 1 x kW
             first.
@@ -35,29 +35,29 @@ class AmctMode:
 
 
 def amct_refusal(geometry: ConvGeometry) -> str | None:
-    """Say why the reference leaves a layer alone; None if it decomposes it."""
+    """Say why AMCT leaves a layer alone; None if it decomposes it."""
     if geometry.layer_type != "convolution":
-        return f"the reference decomposes convolutions only, not a layer that is {geometry.layer_type}"
+        return f"AMCT decomposes convolutions only, not a layer that is {geometry.layer_type}"
     if len(geometry.kernel) != 2:
-        return f"the reference knows two spatial axes, not {len(geometry.kernel)}"
+        return f"AMCT knows two spatial axes, not {len(geometry.kernel)}"
     if geometry.groups != 1:
-        return f"the reference needs groups = 1, not {geometry.groups}"
+        return f"AMCT needs groups = 1, not {geometry.groups}"
     if max(geometry.dilation) != 1:
-        return f"the reference needs dilation 1, not {_by(geometry.dilation)}"
+        return f"AMCT needs dilation 1, not {_by(geometry.dilation)}"
     if max(geometry.stride) > 2:
-        return f"the reference needs strides below 3, not {_by(geometry.stride)}"
+        return f"AMCT needs strides below 3, not {_by(geometry.stride)}"
     tap, channels = min(geometry.kernel), min(geometry.c_in, geometry.c_out)
     if tap < 3:
-        return f"the reference needs kernels larger than 2x2, not {_by(geometry.kernel)}"
+        return f"AMCT needs kernels larger than 2x2, not {_by(geometry.kernel)}"
     if tap < 7 and channels < 64:
-        return f"the reference needs 64 channels on both sides of a kernel below 7, not {channels}"
+        return f"AMCT needs 64 channels on both sides of a kernel below 7, not {channels}"
     if tap * channels < 16:
-        return f"the reference needs kernel x channels of at least 16, not {tap} x {channels}"
+        return f"AMCT needs kernel x channels of at least 16, not {tap} x {channels}"
     return None
 
 
 def amct_mode(geometry: ConvGeometry) -> AmctMode:
-    """Choose the axes as the reference does: the rank axis joins the smaller channel and kernel axis.
+    """Choose the axes as AMCT does: the rank axis joins the smaller channel and kernel axis.
 
     In the unfolding's terms: an axis that is joined with C_in belongs to the first convolution, one that is
     joined with C_out to the second.
@@ -70,7 +70,7 @@ def amct_mode(geometry: ConvGeometry) -> AmctMode:
 
 @dataclass(frozen=True)
 class AmctRange:
-    """The reference's range of ranks of a layer, before rounding.
+    """AMCT's range of ranks of a layer, before rounding.
 
     Attributes:
         short: the shorter side of the unfolding, kernel axis times channels.
@@ -114,7 +114,7 @@ def amct_round(rank: int) -> int:
 
 
 def amct_rank(geometry: ConvGeometry, singular_values: Vector) -> int:
-    """Choose the rank as the reference does.
+    """Choose the rank as AMCT does.
 
     Args:
         geometry: a layer that `amct_refusal` lets pass.

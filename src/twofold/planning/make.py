@@ -259,7 +259,7 @@ class _Maker:
             and self.options.rule is None
             and not any(map(_decomposes, picks.values()))
         ):
-            notes.append("the reference's rule decomposes none of these layers; give a budget to go further")
+            notes.append("AMCT's rank rule decomposes none of these layers; give a budget to go further")
         choices, skipped = [], []
         for layer in self.layers:
             pick = picks[layer.name]
@@ -323,7 +323,7 @@ class _Maker:
         else:
             limit = self._limit(problem.total)
             if budget is None and self.selection.fixed:
-                # Nobody asked for a limit; ranks that the user fixes may cost more than the reference spends.
+                # Nobody asked for a limit; ranks that the user fixes may cost more than AMCT spends.
                 limit = max(limit, problem.least)
             if problem.least > limit or (budget is not None and not problem.total):
                 raise PlanError(out_of_reach(problem, limit, self.cost, self.options, self.selection.skipped))
@@ -351,9 +351,9 @@ class _Maker:
         return budget.value
 
     def _reference_spend(self) -> float:
-        """MACs of the network if the reference's rule chose for every layer that was selected."""
+        """MACs of the network if AMCT's rank rule chose for every layer that was selected."""
         spent = sum(self.workload.layer_macs(layer) for layer in self.selection.skipped)
-        for layer in track(self.selection.layers, "finding the reference's ranks"):
+        for layer in track(self.selection.layers, "finding AMCT's ranks"):
             if amct_refusal(layer.geometry) is not None:
                 spent += self.workload.layer_macs(layer)
                 continue

@@ -35,7 +35,7 @@ class EqualWeights:
 
     A layer whose output has the relative error d hands on a signal with about that relative error: later
     layers scale signal and error alike. With no measurement there is no reason to prefer a layer.
-    `benchmarks/calibrated.py` compares it with the reference's rule on HED, at the same MACs.
+    `benchmarks/calibrated.py` compares it with AMCT's rank rule on HED, at the same MACs.
     """
 
     measured: bool = False

@@ -154,7 +154,7 @@ def out_of_reach(
 
 def _asked(budget: Budget | None, limit: float, asked: float, name: str) -> str:
     if budget is None:
-        return f"the reference's rule would spend a {name} ratio of {asked:.4f}, which is out of reach"
+        return f"AMCT's rank rule would spend a {name} ratio of {asked:.4f}, which is out of reach"
     if budget.absolute:
         return f"{limit:.6g} {name} are out of reach (ratio {asked:.4f})"
     return f"a {name} ratio of {asked:.4f} is out of reach"

@@ -16,7 +16,7 @@ from twofold.registry import name_hint
 from twofold.text import ranks_text
 
 DEFAULT_MULTIPLE = 16
-"""What the reference uses; also the channel block of fp16 matrix units."""
+"""What AMCT uses; also the channel block of fp16 matrix units."""
 DATA_SCHEMES = ("spatial", "channel")
 """What competes by default where inputs tell which is best."""
 WEIGHT_SCHEMES = ("spatial",)
@@ -61,7 +61,7 @@ class PlanOptions:
     """How a plan is made.
 
     Attributes:
-        budget: what may be spent; None spends what the reference's rule would spend, at most the original.
+        budget: what may be spent; None spends what AMCT's rank rule would spend, at most the original.
         rule: name of a rule in `RULES` that chooses layer by layer; None chooses over all layers under the
             budget. A budget of energy implies the rule "energy".
         multiple: ranks are multiples of this, and at least this. Rule "amct" has its own 16.

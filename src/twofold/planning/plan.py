@@ -256,7 +256,7 @@ class Plan:
 
         Args:
             layers: all convolutions of the model that the plan is to be applied to: the one it was made for,
-                or a twin with the same convolutions and perhaps other input sizes.
+                or a training net with the same convolutions and perhaps other input sizes.
 
         Returns:
             The plan with MACs and params as they are in this model, and every convolution of the model in it.

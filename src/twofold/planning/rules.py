@@ -74,7 +74,7 @@ class Rule:
 
 
 def amct_layer_rank(layer: ConvLayer, factorizations: Sequence[RankErrors] = ()) -> int:
-    """Rank of the reference for a layer that `amct_refusal` lets pass.
+    """Rank that AMCT gives a layer that `amct_refusal` lets pass.
 
     The weight is looked at only where it matters, and where no factorization tells its singular values.
     """
@@ -128,7 +128,7 @@ def _amct(given: RuleInput) -> Candidate | str:
 
 
 def _evbmf(given: RuleInput) -> Candidate | str:
-    """Return EVBMF's own rank along the reference's axes: no clamp, rounded up, only where cheaper."""
+    """Return EVBMF's own rank along AMCT's axes: no clamp, rounded up, only where cheaper."""
     layer, multiple = given.layer, given.options.multiple
     if layer.geometry.layer_type != "convolution":
         return f"EVBMF takes convolutions only, not a layer that is {layer.geometry.layer_type}"
@@ -183,7 +183,7 @@ def register(rule: Rule) -> None:
 register(
     Rule(
         "amct",
-        "the reference's own ranks, layer by layer; can make a layer more expensive",
+        "AMCT's own ranks, layer by layer; can make a layer more expensive",
         _amct,
         may_cost_more=True,
     )

@@ -117,7 +117,7 @@ class Tradeoff:
         ratios: cost after / before, rising.
         errors: the smallest predicted error at each.
         chosen: ratio and error of the plan.
-        reference: ratio and error of the ranks of the reference's rule with factors fitted like the plan's;
+        reference: ratio and error of the ranks of AMCT's rank rule with factors fitted like the plan's;
             None where these ranks were not factorized.
     """
 
@@ -244,7 +244,7 @@ def _of(factorizations: Sequence[RankErrors], choice: Choice) -> RankErrors:
 def _reference(
     layers: Layers, factored: Factored, objective: Objective, cost: Cost, total: float
 ) -> tuple[float, float] | None:
-    """The reference's ranks in every layer that it would decompose; None where they were not factorized."""
+    """AMCT's ranks in every layer that it would decompose; None where they were not factorized."""
     workload, spent, error = Workload.of(layers), cost.base, 0.0
     for layer in layers:
         if isinstance(layer, Skipped) or layer.name not in factored or amct_refusal(layer.geometry):

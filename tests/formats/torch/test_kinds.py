@@ -148,7 +148,7 @@ def test_the_reference_rule_leaves_other_kinds(mixed):
     plan = decompose(mixed, rule="amct", example_inputs=smooth(1, 32, 6, 6)).plan
     assert not plan.choices
     assert {skipped.reason for skipped in plan.skipped} == {
-        "the reference decomposes convolutions only, not a layer that is transposed",
+        "AMCT decomposes convolutions only, not a layer that is transposed",
         "a fully connected layer; scheme 'channel' takes it",
     }
 

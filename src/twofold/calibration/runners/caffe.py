@@ -27,7 +27,7 @@ from ...layer_types import LAYER_TYPES
 from ..inputs import Batch, SampleShape
 from ..preprocessing.transform_param import CaffeDescription
 from ..runner import Norm, Outputs, Place, Seen, Stacks
-from .gradients import felt
+from .gradients import output_gradients
 from .readout import CAFFE as READOUT
 
 #: Types whose values do not depend on those of their bottoms.
@@ -158,7 +158,7 @@ class CaffeRunner:
                 for bottom, top in zip(step.bottoms, step.tops, strict=True):
                     seen.append((step.index, bottom, top))
         values = [blobs[name] for name in self.outputs]
-        found = felt(values, [top for *_, top in seen], generator)
+        found = output_gradients(values, [top for *_, top in seen], generator)
         for (index, bottom, _), gradient in zip(seen, found, strict=True):
             images = self._images(index, bottom.detach()).numpy()
             yield Seen(names[index], images, self._images(index, gradient, made=True).numpy())

@@ -1,4 +1,4 @@
-"""What a random projection of the outputs feels of values inside, by autograd."""
+"""Gradients of a random projection of the outputs with respect to values inside, by autograd."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def felt(
+def output_gradients(
     outputs: Sequence[Tensor], inside: Sequence[Tensor], generator: np.random.Generator
 ) -> tuple[Tensor, ...]:
     """Gradient of randomly projected outputs by each value inside.

@@ -27,7 +27,7 @@ from ...formats.torch.outputs import flat
 from ..inputs import Batch, SampleShape
 from ..runner import Norm, Outputs, Place, Seen, Stacks
 from .early import first_norm, first_place
-from .gradients import felt
+from .gradients import output_gradients
 from .readout import TORCH as READOUT
 from .sizes import varying_outputs, watched
 
@@ -161,7 +161,7 @@ class TorchRunner:
             found = self._run(batch)
         values = [found.values[name] for name in self.outputs]
         for use, gradient in zip(
-            seen.uses, felt(values, [use.output for use in seen.uses], gradients), strict=True
+            seen.uses, output_gradients(values, [use.output for use in seen.uses], gradients), strict=True
         ):
             yield Seen(use.layer, use.input, _array(adapter_for(use.module).images(use.module, gradient)))
 

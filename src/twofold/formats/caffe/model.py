@@ -413,7 +413,7 @@ class _Names:
 
 
 def _is_end(spec: LayerSpec) -> bool:
-    """Whether a layer only measures or normalises an output; so a net and its twin agree on outputs."""
+    """Whether a layer only measures or normalises an output; its training net has the same outputs."""
     return spec.type in _ENDS or "Loss" in spec.type
 
 

@@ -14,7 +14,7 @@ from ....conv import ConvLayer
 from ....errors import ModelError
 from ....onnx_torch import OnnxNet
 from ...runner import Seen
-from ..gradients import felt
+from ..gradients import output_gradients
 
 
 def watch(
@@ -23,7 +23,7 @@ def watch(
     values: Mapping[str, NDArray[Any]],
     generator: np.random.Generator,
 ) -> Iterator[Seen]:
-    """What convolutions are given, and what the outputs feel of what they give.
+    """Inputs of convolutions, and the gradients of the outputs with respect to their outputs.
 
     Args:
         net: the graph.
@@ -49,7 +49,7 @@ def watch(
                         output.requires_grad_()
                     seen.append((places[step.position], source, output))
             outputs = [found[name] for name in net.outputs]
-            gradients = felt(outputs, [output for *_, output in seen], generator)
+            gradients = output_gradients(outputs, [output for *_, output in seen], generator)
     except AssertionError:
         raise
     except Exception as error:  # whatever an operator raises where a model or its inputs are wrong

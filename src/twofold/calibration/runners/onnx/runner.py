@@ -253,7 +253,7 @@ class _Network:
 
     def in_torch(self) -> tuple[OnnxNet | None, str]:
         """The graph in torch, or why there is none."""
-        blind = "fits cannot be weighted by what the outputs feel of each layer"
+        blind = "fits cannot be weighted by gradients of the outputs"
         try:
             from ....onnx_torch import OnnxNet, UnsupportedError  # noqa: PLC0415 - an extra
         except ModuleNotFoundError:
