@@ -21,7 +21,7 @@ def evbmf_rank(singular_values: Vector, shape: tuple[int, int], *, thorough: boo
         singular_values: all min(shape) of them, in any order.
         shape: (rows, columns) of the matrix.
         thorough: look at the whole interval of variances first, independent of scale. The free energy can
-            have several minima; the reference implementation's bounded Brent search ends in any of them, as decided by its
+            have several minima; a bounded Brent search ends in any of them, as decided by its
             absolute tolerance (1e-5) and so by the scale of the weights. `thorough=False` reproduces it.
 
     Returns:
