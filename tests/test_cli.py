@@ -204,7 +204,7 @@ def test_nothing_to_decompose_copies_the_files(tmp_path, monkeypatch, capsys):
         (["--macs", "0.5", "--params", "0.5"], "--macs and --params; choose one"),
         (["--rule", "amct", "--macs", "0.5"], "does not apply"),
         (["--rule", "best"], "no rule 'best'; known: amct"),
-        (["--scheme", "cp"], "no scheme 'cp'; known are spatial"),
+        (["--scheme", "cp"], "no scheme 'cp'; known: spatial"),
         (["--only", "conv9"], "no convolution is called 'conv9'; known: one, two, out"),
         (["--skip", "ones"], "did you mean 'one'"),
         (["--rank", "one"], "not NAME=R"),

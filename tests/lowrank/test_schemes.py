@@ -263,7 +263,7 @@ def test_registry_finds_by_any_spelling_and_names_the_known():
     assert scheme(" Tucker-2 ") is SCHEMES["tucker2"]
     assert list(SCHEMES) == ["spatial", "channel", "input", "tucker2", "depthwise"]
     with pytest.raises(
-        OptionError, match="no scheme 'svd'; known are spatial, channel, input, tucker2, depthwise"
+        OptionError, match="no scheme 'svd'; known: spatial, channel, input, tucker2, depthwise"
     ):
         scheme("svd")
     with pytest.raises(OptionError, match="registered already"):

@@ -264,7 +264,7 @@ def test_a_twin_of_another_size_counts_its_own_macs():
             {"geometry": ConvGeometry.of(24, 12, (3, 3), pad=2)},
             "is 12->24 3x3, pad 1 in this model and 12->24 3x3, pad 2",
         ),
-        ({"scheme": "cp"}, "no scheme 'cp'; known are spatial"),
+        ({"scheme": "cp"}, "no scheme 'cp'; known: spatial"),
         ({"variant": "ww"}, "no variant 'ww'; use 'hw', 'wh'"),
         ({"ranks": (37,)}, "ranks 37 do not fit scheme 'spatial'; use 1 to 36"),
         ({"ranks": (0,)}, "ranks 0 do not fit"),

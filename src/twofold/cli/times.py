@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from ..backends import load
-from ..errors import OptionError
 from ..latency.forms import FORMS
 from ..latency.offline import export_models
 from ..latency.runtimes import RUNTIMES
@@ -77,8 +76,8 @@ def forget(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
 
 
 def _check(runtime: str | None) -> None:
-    if runtime is not None and runtime not in RUNTIMES:
-        raise OptionError(f"no runtime '{runtime}'; known: {', '.join(RUNTIMES)}")
+    if runtime is not None:
+        RUNTIMES.find(runtime)
 
 
 @app.command()

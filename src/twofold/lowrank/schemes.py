@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from twofold.conv import ConvGeometry, Size
-from twofold.errors import OptionError
 from twofold.lowrank import depthwise
 from twofold.lowrank.grouped import OverGroups
 from twofold.lowrank.pair import channel_fit, fit, project
@@ -14,6 +10,7 @@ from twofold.lowrank.problem import Problem
 from twofold.lowrank.protocols import Begun, Factorization, Scheme
 from twofold.lowrank.tucker import tucker_fit, tucker_project
 from twofold.lowrank.unfold import Split, pair_chain, part
+from twofold.registry import Registry
 
 
 class Pair(Scheme):
@@ -133,13 +130,12 @@ def _one_tap(geometry: ConvGeometry) -> str | None:
     return None
 
 
-_schemes: dict[str, OverGroups] = {}
-SCHEMES: Mapping[str, OverGroups] = MappingProxyType(_schemes)
-"""Every registered scheme by name; command line choices and tests read this table."""
-
-
 def _key(name: str) -> str:
     return name.strip().lower().replace("-", "").replace("_", "")
+
+
+SCHEMES: Registry[str, OverGroups] = Registry("scheme", normalize=_key)
+"""Every registered scheme by name; command line choices and tests read this table."""
 
 
 def register(scheme: Scheme) -> None:
@@ -148,10 +144,7 @@ def register(scheme: Scheme) -> None:
     Raises:
         OptionError: a scheme of that name is registered already.
     """
-    key = _key(scheme.name)
-    if key in _schemes:
-        raise OptionError(f"scheme '{scheme.name}' is registered already; give the new one another name")
-    _schemes[key] = OverGroups(scheme)
+    SCHEMES.add(OverGroups(scheme), scheme.name)
 
 
 def scheme(name: str) -> OverGroups:
@@ -160,10 +153,7 @@ def scheme(name: str) -> OverGroups:
     Raises:
         OptionError: no such scheme.
     """
-    found = _schemes.get(_key(name))
-    if found is None:
-        raise OptionError(f"there is no scheme '{name}'; known are {', '.join(_schemes)}")
-    return found
+    return SCHEMES.find(name)
 
 
 register(Spatial("spatial", "kH x 1 then 1 x kW (or the other way round)"))

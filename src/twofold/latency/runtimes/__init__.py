@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from types import MappingProxyType
 
-from ...errors import MissingExtraError, OptionError, TwofoldError
+from ...errors import MissingExtraError, TwofoldError
+from ...registry import Registry
 from .base import Run, Runtime, Whole, cpu_name
 
 __all__ = [
@@ -31,9 +30,8 @@ class _Entry:
     extra: str
 
 
-_entries: dict[str, _Entry] = {}
 #: Known runtimes by name.
-RUNTIMES: Mapping[str, _Entry] = MappingProxyType(_entries)
+RUNTIMES: Registry[str, _Entry] = Registry("runtime", normalize=lambda name: name.strip().lower())
 
 
 def register(name: str, module: str, package: str, extra: str) -> None:
@@ -48,9 +46,7 @@ def register(name: str, module: str, package: str, extra: str) -> None:
     Raises:
         OptionError: the name is taken.
     """
-    if name in _entries:
-        raise OptionError(f"runtime '{name}' is registered already")
-    _entries[name] = _Entry(module, package, extra)
+    RUNTIMES.add(_Entry(module, package, extra), name)
 
 
 def runtime(name: str) -> Runtime:
@@ -60,9 +56,7 @@ def runtime(name: str) -> Runtime:
         OptionError: there is none of this name, or no device for it.
         MissingExtraError: its library is not installed.
     """
-    entry = _entries.get(name.strip().lower())
-    if entry is None:
-        raise OptionError(f"no runtime '{name}'; known: {', '.join(_entries)}")
+    entry = RUNTIMES.find(name)
     try:
         found: Runtime = import_module(entry.module).make_runtime()
     except ImportError as error:
@@ -73,7 +67,7 @@ def runtime(name: str) -> Runtime:
 def installed() -> tuple[Runtime, ...]:
     """All runtimes that are installed and have their device."""
     found = []
-    for name in _entries:
+    for name in RUNTIMES:
         try:
             found.append(runtime(name))
         except TwofoldError:
