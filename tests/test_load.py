@@ -117,7 +117,7 @@ def test_the_commands_on_a_model_of_one_file(net, capsys):
     refused(
         capsys,
         ["decompose", net, "-o", "out", "--macs", "0.5"],
-        "out/net.onnx, out/plan.json, out/report.json, out/report.html: exists already",
+        "out/net.onnx, out/plan.json, out/run.toml, out/report.json, out/report.html: exists already",
     )
 
 
