@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 from ..backends import with_data
 from ..calibration.accuracy import Accuracy
@@ -29,12 +29,55 @@ from .calibrate import Calibration, WeightsOnly, prepare
 from .pipeline import run
 from .result import Result
 
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from typing_extensions import Unpack
+
+    from ..formats.torch.model import TorchModel
+
 M = TypeVar("M", bound=Model)
 
 
+class Keywords(TypedDict, total=False):
+    """The options of `decompose`."""
+
+    macs: float | str | None
+    params: float | str | None
+    error: float | str | None
+    accuracy_drop: float | str | None
+    energy: float | str | None
+    speedup: float | None
+    latency: float | None
+    runtime: str | None
+    threads: int | None
+    latency_table: str | Path | None
+    rule: str | None
+    multiple: int | str
+    schemes: str | Sequence[str] | None
+    only: str | Sequence[str]
+    skip: str | Sequence[str]
+    ranks: Mapping[str, int | tuple[int, ...] | Literal["full"]] | Iterable[FixedRanks] | None
+    source: CalibrationSource | None
+    images: ImageSource | Iterable[ImageSource] | None
+    image_options: Any
+    data: Any
+    no_data: bool
+    targets: str | Sequence[str]
+    metric: Metric | None
+    accuracy: str | Path | Accuracy | None
+    statistics: str | Path | None
+    calibration: CalibrationOptions | None
+    refine: int
+    example_inputs: Any
+
+
+@overload
+def decompose(model: Module, **options: Unpack[Keywords]) -> Result[TorchModel]: ...
+@overload
+def decompose(model: M, **options: Unpack[Keywords]) -> Result[M]: ...
 @former(protect="targets")
 def decompose(
-    model: M,
+    model: Any,
     *,
     macs: float | str | None = None,
     params: float | str | None = None,
@@ -64,7 +107,7 @@ def decompose(
     calibration: CalibrationOptions | None = None,
     refine: int = REFINE,
     example_inputs: Any = None,
-) -> Result[M]:
+) -> Result[Any]:
     """Replace large convolutions by stacks of smaller ones.
 
     Factors are fitted to what the layers see on calibration inputs, and the budget is spread over the layers

@@ -31,7 +31,7 @@ PLAN_FILE = "plan.json"
 ROUNDING = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(Generic[M]):
     """What came out: the smaller model, and the plan that tells how.
 
@@ -52,6 +52,14 @@ class Result(Generic[M]):
     calibration: Calibration | None = None
     warnings: tuple[str, ...] = ()
     curves: Callable[[], TradeoffCurves | None] | None = None
+
+    def __repr__(self) -> str:
+        count = len(self.plan.choices)
+        every = count + len(self.plan.skipped)
+        return (
+            f"<Result: {count} of {every} convolutions of {self.original!r} decomposed, "
+            f"{self.plan.totals.macs_ratio:.3f} of the MACs>"
+        )
 
     @cached_property
     def tradeoff_curves(self) -> TradeoffCurves | None:

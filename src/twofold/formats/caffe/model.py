@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     pass
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CaffeModel:
     """A Caffe model in memory; editing gives a new one.
 
@@ -54,6 +54,9 @@ class CaffeModel:
     new_layers: Mapping[str, Sequence[Array]] = field(default_factory=dict)
     replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     read: tuple[Source, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<CaffeModel {Path(self.definition.path).name}>"
 
     @classmethod
     def load(

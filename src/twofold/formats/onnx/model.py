@@ -37,7 +37,7 @@ _LARGEST_MESSAGE = 2**31 - 1
 _WANTED = "an ONNX model"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OnnxModel:
     """An ONNX model in memory; editing gives a new one.
 
@@ -60,6 +60,9 @@ class OnnxModel:
     replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     edited: bool = False
     read: tuple[Source, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<OnnxModel {self.path.name}>"
 
     @classmethod
     def load(cls, path: str | Path, inputs: Mapping[str, Size] | None = None) -> OnnxModel:

@@ -32,7 +32,7 @@ from .study import study
 STATE_FILE = "state_dict.pt"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TorchModel:
     """A module as a model; editing gives a new one, and never changes the module.
 
@@ -50,6 +50,9 @@ class TorchModel:
     example_inputs: Any = None
     replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     drawn: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<TorchModel {type(self.module).__name__}>"
 
     def __post_init__(self) -> None:
         cls = type(self.module)

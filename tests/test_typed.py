@@ -1,0 +1,36 @@
+"""What mypy checks in `tests/typed` also runs, and values print in a line."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tests.typed.user import halved  # noqa: E402
+
+import twofold  # noqa: E402
+
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3))
+
+
+def test_a_users_program_runs():
+    module = net()
+    made = halved(module, torch.randn(8, 3, 16, 16))
+    assert len(list(made.modules())) > len(list(module.modules()))
+
+
+def test_values_print_in_a_line():
+    result = twofold.decompose(net(), macs=0.5, example_inputs=torch.randn(1, 3, 16, 16), no_data=True)
+    assert repr(result.model) == "<TorchModel Sequential>"
+    assert repr(result).startswith("<Result: 1 of 2 convolutions of <TorchModel Sequential> decomposed, 0.")
+
+
+def test_overloads_have_every_option():
+    from inspect import signature
+
+    from twofold.decomposition.decompose import Keywords, decompose
+
+    assert set(Keywords.__annotations__) == set(signature(decompose).parameters) - {"model"}
