@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration.accuracy import Accuracy, top1
+from ..calibration.assess import Assessment, assess
 from ..calibration.correction import gather_remainders
 from ..calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
 from ..calibration.inputs import Batch, Inputs
@@ -37,6 +38,8 @@ from .sensitivity import measure_sensitivity
 
 __all__ = ["Calibration", "WeightsOnly", "prepare"]
 
+#: Errors that fewer samples share are off by a factor of two at times, however many were measured on.
+_FEWEST_SHARING = 2.0
 #: Batch statistics mean something for so many samples at least.
 _SMALLEST_STATISTICS_BATCH = 8
 #: The held-out samples choose among these, and no correction.
@@ -120,17 +123,32 @@ class Calibration:
         few = self.held_out.take(slice(0, max(count, self.held_out.batch)))
         return replace(self, inputs=few, held_out=few)
 
-    @property
-    def doubt(self) -> str | None:
-        """What a user should be told of measured errors where there are few inputs; None where enough are."""
+    def assess(self, model: Any, stacks: Stacks) -> Assessment:
+        """How certain the error with stacks in it is, and what the model's own outputs lose."""
+        if not stacks or self.metric is not None:
+            return Assessment(self.held_out.count)
+        protected = self.runner.outputs
+        ends = [name for name in self.runner.ends if name not in {*protected, *self.runner.varying}]
+        runner = runner_for(model, (*protected, *ends)) if ends else self.runner
+        return assess(runner, protected, self.held_out, stacks)
+
+    def doubt(self, effective: float) -> str | None:
+        """What a user should be told of measured errors that few samples tell; None where enough do.
+
+        Args:
+            effective: how many samples share the error.
+        """
         count = f"{self.held_out.count} input{'s' * (self.held_out.count != 1)}"
+        measured = f"the error of the outputs was measured on {count}"
         if not self.apart:
-            found = f"on {count} that factors were fitted to, too, so that it is too small for others"
+            found = f"{measured} that factors were fitted to, too, so that it is too small for others"
         elif self.held_out.count < FEW_HELD_OUT:
-            found = f"on {count} alone, so that others may show twice as much"
+            found = f"{measured} alone, so that others may show twice as much"
+        elif effective < _FEWEST_SHARING:
+            return f"{measured}, and one has most of it: others may show half or twice as much; give more"
         else:
             return None
-        return f"the error of the outputs was measured {found}; give {ENOUGH} inputs or more"
+        return f"{found}; give {ENOUGH} inputs or more"
 
     def measure(self) -> Measure:
         """A fresh measure of what is protected."""

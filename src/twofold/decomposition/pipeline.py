@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -11,8 +11,9 @@ from typing import TypeVar
 import numpy as np
 
 from ..backends import backend_of
+from ..calibration.assess import Assessment
 from ..calibration.gather import Statistics
-from ..calibration.measure import quality_warning
+from ..calibration.measure import DOUBTFUL, quality_warning
 from ..calibration.runner import Stacks
 from ..conv import ConvLayer, Factors, LayerStatistics, Size, Skipped
 from ..errors import InputError, ModelError, PlanError, option
@@ -164,6 +165,7 @@ def _run(
     del trial, factored  # as large as the net, or as its statistics; what is left to do takes memory, too
     if known is not None and chosen:
         found, error, correction = _corrected(known, stacks, found)
+        assessed = known.assess(model, [(layer, found.factors[layer.name]) for layer, _ in stacks])
         record = {
             **seen.record,
             "shrunk": dict(shares),
@@ -172,10 +174,11 @@ def _run(
                 "count": known.held_out.count,
                 "held_out": known.apart,
                 "outputs": list(known.runner.outputs),
+                "network": dict(assessed.network),
             },
         }
         plan = replace(plan, calibration=record, measured_error=error)
-        warnings = (*warnings, *known.inputs.provenance.warnings, *_warnings(known, options, error))
+        warnings = (*warnings, *known.inputs.provenance.warnings, *_warnings(known, options, error, assessed))
         notes = (*notes, *seen.notes, *said, *correction)
     elif found.factors:
         warnings = (*warnings, UNMEASURED)
@@ -199,18 +202,26 @@ def _assumptions(model: Model, layers: Sequence[ConvLayer | Skipped]) -> tuple[s
     return found
 
 
-def _warnings(calibration: Calibration, options: PlanOptions, error: float) -> tuple[str, ...]:
+def _warnings(
+    calibration: Calibration, options: PlanOptions, error: float, assessed: Assessment
+) -> Iterator[str]:
     """What must not be overlooked in what was measured."""
-    found = () if calibration.doubt is None else (calibration.doubt,)
-    chosen = options.budget is not None and options.budget.of_loss
-    # A metric is in a unit of the user's; and who sets a limit to what may be lost has chosen what is.
-    text = None if calibration.metric is not None or chosen else quality_warning(error)
-    if text is None:
-        return found
-    return (
-        *found,
-        f"{text}; give a larger budget (the report shows the trade-off), or let recover train it",
-    )
+    doubt = calibration.doubt(assessed.effective)
+    if doubt is not None:
+        yield doubt
+    if calibration.metric is not None:  # in a unit of the user's
+        return
+    text = quality_warning(error)
+    # Who sets a limit to what may be lost has chosen what is.
+    if text is not None and not (options.budget is not None and options.budget.of_loss):
+        yield f"{text}; give a larger budget (the report shows the trade-off), or let recover train it"
+    for name, lost in assessed.network.items():
+        if lost >= max(DOUBTFUL, 2 * error):
+            yield (
+                f"{name}, which the network gives, is far from the original's: its error is {lost:.2f} of "
+                f"what it varies, where {error_text(error)} is lost before it; compare shows if classes "
+                f"stay, and {option('targets=...', f'--targets {name}')} fits to it"
+            )
 
 
 def _means_corrected(layers: Sequence[ConvLayer | Skipped], factors: Mapping[str, Factors]) -> list[str]:

@@ -81,13 +81,19 @@ def _remarks(plan: Plan) -> list[str]:
 
 
 def _measured(plan: Plan, error: str) -> str:
-    """The error of the whole network, and what it was measured on, where the plan says so."""
+    """The error of the whole network: what it is of, and what it was measured on, where the plan says so."""
     how = (plan.calibration or {}).get("measured", {})
     count, outputs = how.get("count", ""), len(how.get("outputs", ()))
     of = f"outputs, root mean square over {outputs}" if outputs > 1 else "output"
     fitted = {True: " that no factor was fitted to", False: " that factors were fitted to, too"}
     inputs = f"{count} inputs".lstrip() + fitted.get(how.get("held_out"), "")
-    return f"relative error of the network's {of}, measured on {inputs}: {error}"
+    found = f"relative error of the network's {of}, measured on {inputs}: {error}"
+    network = how.get("network") or {}
+    if not network:
+        return found
+    given = ", ".join(f"{error_text(value)} of {name}" for name, value in network.items())
+    named = ", ".join(how["outputs"][:3]) + (f" and {outputs - 3} more" if outputs > 3 else "")
+    return f"{found}\nthat is of {named}; of what the network gives behind: {given}"
 
 
 def _layer_times(plan: Plan) -> list[str]:

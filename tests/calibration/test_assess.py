@@ -1,0 +1,71 @@
+"""What a plan's error leaves open: how many samples tell it, and what the network's own outputs lose."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from tests.small import HEAD, conv, opencv, write
+
+import twofold
+from twofold.calibration.assess import assess
+from twofold.calibration.inputs import from_arrays
+
+
+class Runner:
+    """Gives x and what it is made of; stacks change it by `shift`, (N, 1), of each sample."""
+
+    outputs = ("scores", "boxes", "classes", "far")
+
+    def __init__(self, shift: np.ndarray) -> None:
+        self.shift = shift
+
+    def run(self, batch, stacks=()):
+        x = batch["x"] + (self.shift[batch["x"][:, 0].astype(int)] if stacks else 0)
+        boxes = np.resize(x, (1, 1, 2, 7))
+        return {"scores": x[:, 1:], "boxes": boxes, "classes": np.round(x), "far": 10 * x.T}
+
+
+def inputs(count: int):
+    values = np.random.default_rng(0).normal(size=(count, 9)).astype(np.float32)
+    values[:, 0] = range(count)
+    return from_arrays(values, {"x": (9,)})
+
+
+@pytest.mark.parametrize(
+    ("lost", "effective"), [([0, 0, 3, 0], 1), ([1, 1, 1, 1], 4), ([0, 2, 2, 0], 2), ([0, 0, 0, 0], 4)]
+)
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_how_many_samples_share_an_error(lost, effective, batch):
+    shift = np.array(lost, np.float32)[:, None] / 8
+    found = assess(Runner(shift), ("scores",), inputs(4).batched(batch), [object()])
+    assert found.effective == pytest.approx(effective)
+    # Boxes and classes have no relative error; the rest is measured over all values.
+    assert list(found.network) == ["far"]
+    x = np.stack(inputs(4).arrays["x"])
+    far = [10 * x, 10 * (x + shift)]
+    true = np.linalg.norm(far[1] - far[0]) / np.linalg.norm(far[0] - far[0].mean())
+    assert found.network["far"] == pytest.approx(true, rel=1e-5)
+
+
+def test_the_error_behind_a_softmax_is_said_beside_the_one_before(tmp_path):
+    """A sharp softmax makes much of what is little before it; OpenCV tells the same."""
+    pytest.importorskip("torch")
+    sharp = """layer { name: "sharp" type: "Power" bottom: "two" top: "sharp" power_param { scale: 8 } }
+    layer { name: "prob" type: "Softmax" bottom: "sharp" top: "prob" }"""
+    files = write(tmp_path, HEAD + conv("one", "data") + conv("two", "one") + sharp)
+    rng = np.random.default_rng(1)
+    result = twofold.decompose(
+        twofold.load(*files), macs=0.5, data=rng.normal(size=(40, 16, 12, 12)).astype(np.float32), refine=0
+    )
+    (said,) = result.plan.calibration["measured"]["network"].items()
+    assert said[0] == "prob"
+    assert said[1] > 2 * result.plan.measured_error
+    assert re.search(
+        r"\nthat is of sharp; of what the network gives behind: 0\.\d+ of prob\n", str(result.plan)
+    )
+    assert sum("prob, which the network gives, is far from" in one for one in result.warnings) == 1
+    paths, x = result.save(tmp_path / "out"), rng.normal(size=(5, 1, 16, 12, 12)).astype(np.float32)
+    out, ref = (np.stack([opencv(*of, one)[0] for one in x]) for of in (paths[:2], files))
+    assert np.linalg.norm(out - ref) / np.linalg.norm(ref - ref.mean()) == pytest.approx(said[1], rel=0.2)
