@@ -190,7 +190,7 @@ def test_statistics_are_kept_for_the_next_plan(files, tmp_path, monkeypatch):
     monkeypatch.setattr("twofold.decomposition.calibrate.gather", lambda *_: pytest.fail("gathered again"))
     second = twofold.decompose(model, macs=0.4, data=samples(), statistics=kept)
     assert replace(second.plan, notes=()) == replace(first.plan, notes=())
-    assert any("was read from" in note for note in second.plan.notes)
+    assert any("were read from" in note for note in second.plan.notes)
     with pytest.raises(InputError, match="from other inputs"):
         twofold.decompose(model, macs=0.4, data=samples(seed=1), statistics=kept)
     other = tmp_path / "other"
