@@ -1,4 +1,4 @@
-"""Every command that writes, on a disk that is full or refuses, and under limits on files and descriptors."""
+"""Every command that writes, on a disk that is full or refuses, and under limits on files and memory."""
 
 from __future__ import annotations
 
@@ -95,6 +95,17 @@ def _descriptors(rng: random.Random, _: Path) -> Callable[[], object]:
     return lambda: _limit(resource.RLIMIT_NOFILE, len(os.listdir("/proc/self/fd")) + more)
 
 
+def _memory(rng: random.Random, _: Path) -> Callable[[], object]:
+    """A little more memory than what is taken already."""
+    more = int(2 ** rng.uniform(12, 28))
+
+    def begin() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + more)
+
+    return begin
+
+
 def _full(rng: random.Random, _: Path) -> Callable[[], object]:
     """The disk is full from one file event on, or once."""
     number = rng.choice((errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT))
@@ -125,6 +136,7 @@ def _limit(which: int, value: int) -> None:
 KINDS: dict[str, Callable[[random.Random, Path], Callable[[], object]]] = {
     "limit on file sizes": _file_size,
     "limit on open files": _descriptors,
+    "limit on memory": _memory,
     "errors of the disk": _full,
     "no working directory": _working_folder,
 }

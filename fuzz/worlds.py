@@ -61,6 +61,7 @@ _DATED = ("report.json", "report.html", "page.html", ".resume")
 #: Modules that commands import late.
 _ALWAYS = ("twofold.cli.commands", "twofold.cli.make", "twofold.cli.report", "twofold.report")
 _LATE = (
+    "typer._adapters",
     "twofold.cli.check",
     "twofold.cli.deploy",
     "twofold.cli.improve",

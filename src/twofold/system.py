@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import FormatError, TwofoldError
+from .errors import FormatError, MissingExtraError, OptionError, TwofoldError
 
 #: What decoders raise over damaged content, whichever library they belong to.
 DAMAGED: tuple[type[Exception], ...] = (
@@ -50,11 +50,14 @@ _REMEDIES = {
     errno.EIO: "check the disk",
     errno.ELOOP: "mend the link",
 }
+#: Bytes that each library of linear algebra takes for each of its threads, for both that are there, and
+#: what else a command needs at least.
+_BUFFERS, _LEAST = 2 * (32 << 20), 128 << 20
 #: errno of a file that cannot be there.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _OUT_OF_MEMORY = re.compile(
     r"bad[ _]alloc|can't allocate memory|cannot allocate memory|failed to allocate|unable to allocate"
-    r"|out of memory|invalid buffer size|buffer size .* too big",
+    r"|out of memory|invalid buffer size|buffer size .* too big|failed to map segment",
     re.IGNORECASE,
 )
 #: What gets smaller memory: only what every command can be told.
@@ -136,15 +139,61 @@ def reason(error: BaseException) -> str:
 
 def explain(error: BaseException) -> str | None:
     """A line for an error that the system, not this program, is to blame for; None for all others."""
+    if isinstance(error, MissingExtraError):  # what is missing may be there, and too large
+        why = error.__cause__ or error.__context__
+        return explain(why) if isinstance(why, ImportError) else None
     if isinstance(error, OSError):
         place = error.filename if error.filename2 is None else error.filename2
         return f"{os.fsdecode(place)}: {reason(error)}" if isinstance(place, (str, bytes)) else reason(error)
     if isinstance(error, MemoryError):
         return reason(error)
     # PyTorch and ONNX Runtime raise errors of their own, or RuntimeError, where memory runs out.
-    if isinstance(error, (RuntimeError, ValueError)) or type(error).__module__.startswith("onnxruntime"):
+    foreign = type(error).__module__.startswith("onnxruntime")
+    if foreign or isinstance(error, (RuntimeError, ValueError, ImportError)):
         return reason(error) if _OUT_OF_MEMORY.search(str(error)) else None
     return None
+
+
+def take_room() -> None:
+    """Under a limit on memory (ulimit -v) take what linear algebra needs, before any work.
+
+    OpenBLAS asks for its buffers when it is first used. Where the system has none for it, it asks again and
+    again: a command would never end.
+
+    Raises:
+        OptionError: the limit leaves too little.
+    """
+    limit, left = _memory_left()
+    if left is None:
+        return
+    import numpy as np  # noqa: PLC0415 - only under a limit; the first page of help needs neither
+    import scipy.linalg  # noqa: PLC0415
+    from threadpoolctl import threadpool_info, threadpool_limits  # noqa: PLC0415
+
+    threads = max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
+    if left < _LEAST + threads * _BUFFERS:
+        threadpool_limits(1)
+    needed = _LEAST + _BUFFERS
+    _, left = _memory_left()
+    if left is not None and left < needed:
+        raise OptionError(
+            f"memory is limited to {limit >> 20} MiB, of which {left >> 20} MiB are left to work with, and "
+            f"{needed >> 20} MiB are needed at least; allow more (ulimit -v)"
+        )
+    square = np.eye(256)
+    scipy.linalg.eigh(square @ square)
+
+
+def _memory_left() -> tuple[int, int | None]:
+    """The limit on this process's memory and what of it is left, in bytes; None where there is no limit."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError):
+        return 0, None
+    return limit, None if limit == resource.RLIM_INFINITY else limit - taken
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("twofold: interrupted; no file was left half-written")
         return 130
     except TwofoldError as error:
-        say(f"twofold: {error}")
+        say(f"twofold: {explain(error) or error}")
         return 1
     except Exception as error:
         line = explain(error)

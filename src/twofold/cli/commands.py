@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from ..start import begun
+from ..system import take_room
 
 #: The command line that runs, word by word.
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command", default=())
@@ -58,6 +59,7 @@ class Commands(MutableMapping[str, Any]):
         self._made: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
+        take_room()
         if name not in self._made:
             self._made[name] = _parser(name, ENTRIES[name])
             begun()  # what takes its time is imported
