@@ -17,7 +17,7 @@ from tests.small import write
 
 from twofold import system
 from twofold.cli import main
-from twofold.errors import FormatError, InputError
+from twofold.errors import FormatError, InputError, MissingExtraError, OptionError
 
 COMMAND = "import sys; from twofold.cli import main; sys.exit(main())"
 
@@ -194,3 +194,30 @@ def test_an_interrupt_while_it_starts_is_one_line(entry, tmp_path):
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err == "twofold: interrupted; nothing was begun\n"
+
+
+@pytest.mark.parametrize(("left", "fits"), [(89 << 20, False), (1 << 38, True)])
+def test_a_limit_on_memory_that_leaves_too_little_is_said_before_the_work(monkeypatch, left, fits):
+    """Without buffers OpenBLAS would ask for them for ever."""
+    monkeypatch.setattr(system, "_memory_left", lambda: (1 << 40, left))
+    if fits:
+        system.take_room()
+        return
+    with pytest.raises(OptionError, match=r"of which 89 MiB are left .* 192 MiB are needed .*ulimit -v"):
+        system.take_room()
+
+
+def test_a_package_that_does_not_fit_into_memory_is_not_called_missing():
+    def fails(text: str) -> MissingExtraError:
+        try:
+            try:
+                raise ImportError(text)
+            except ImportError:
+                raise MissingExtraError("training", "PyTorch", "torch") from None
+        except MissingExtraError as error:
+            return error
+
+    assert "memory runs out" in str(
+        system.explain(fails("libtorch.so: failed to map segment from shared object"))
+    )
+    assert system.explain(fails("No module named 'torch'")) is None
