@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from tests.lowrank.cases import correlated, make_layer, make_statistics, patch_length, statistics_of
 
-from twofold.conv import ConvGeometry, ConvLayer, Factors, FactorStatistics, LayerStatistics
+from twofold.calibration.statistics import strips_of
+from twofold.conv import ConvGeometry, ConvLayer, Factors, FactorStatistics, LayerStatistics, SecondPass
 from twofold.errors import OptionError
 from twofold.lowrank import SCHEMES, FitOptions, composed, energy_error
 from twofold.lowrank.depthwise import DepthwiseFits, full_rank, term_problem
+from twofold.lowrank.groups import group_factors, group_layers
 from twofold.lowrank.problem import Problem
 from twofold.lowrank.separable import DenseCovariance, KroneckerCovariance, TermProblem, Terms
+from twofold.lowrank.strips import StripCovariance
 
 GEOMETRY = ConvGeometry.of(10, 6, (3, 3), pad=1)
 depthwise = SCHEMES["depthwise"]
@@ -153,37 +156,103 @@ def test_channels_between_vary_alike_and_weights_share_a_norm():
     assert max(norms) == pytest.approx(min(norms), rel=1e-6)
 
 
-def test_over_the_memory_limit_another_pass_fits_the_last_convolution():
-    layer, patches = make_layer(GEOMETRY), correlated(300, 54)
-    whole = statistics_of(patches, GEOMETRY)
+def pass_over(patches: np.ndarray, calls: list[str]) -> SecondPass:
+    """Another pass over patches (rows, groups, d)."""
+
+    def moments(of: ConvLayer, pair: Factors, seen: np.ndarray) -> list[np.ndarray]:
+        first = composed(replace(pair, convs=pair.convs[:-1]))
+        z = seen @ first.reshape(len(first), -1).T
+        rest = seen @ (of.weight - composed(pair)).reshape(len(of.weight), -1).T
+        centred, left = z - z.mean(axis=0), rest - rest.mean(axis=0)
+        products = (centred.T @ centred, centred.T @ left, np.asarray(np.sum(left**2)))
+        return [*(product / len(z) for product in products), z.mean(axis=0), rest.mean(axis=0)]
 
     def second_pass(of: ConvLayer, pair: Factors) -> FactorStatistics:
-        z = patches @ pair.convs[0].weight.reshape(len(pair.convs[0].weight), -1).T
-        rest = patches @ (of.weight - composed(pair)).reshape(10, -1).T
-        centred, left = z - z.mean(axis=0), rest - rest.mean(axis=0)
+        calls.append(of.name)
+        groups = of.geometry.groups
+        if groups == 1:
+            return FactorStatistics(len(patches), *moments(of, pair, patches[:, 0]))
+        parts = zip(group_layers(of), group_factors(pair), patches.swapaxes(0, 1), strict=True)
         return FactorStatistics(
-            len(z), centred.T @ centred / len(z), centred.T @ left / len(z),
-            np.asarray(np.sum(left**2) / len(z)), z.mean(axis=0), rest.mean(axis=0),
-        )  # fmt: skip
+            len(patches), *map(np.stack, zip(*(moments(*part) for part in parts), strict=True))
+        )
 
+    return second_pass
+
+
+def test_over_the_memory_limit_another_pass_fits_the_last_convolution():
+    layer, patches, calls = make_layer(GEOMETRY), correlated(300, 54), list[str]()
+    whole = statistics_of(patches, GEOMETRY)
     options = FitOptions(ridge=1e-9)
     blind = replace(whole, covariance=None)
-    fitted = depthwise.factorize(layer, "", blind, options=options, second_pass=second_pass)
+    fitted = depthwise.factorize(
+        layer, "", blind, options=options, second_pass=pass_over(patches[:, None], calls)
+    )
+    for ranks in fitted.trial_ranks():
+        fitted.trial(ranks)
+    assert not calls
     factors = fitted.factors((20,))
     assert fitted.energy_error((20,)) == pytest.approx(energy_error(layer, factors, whole), rel=1e-4)
     weights = depthwise.factorize(layer, "", options=options).factors((20,))
     assert energy_error(layer, factors, whole) < energy_error(layer, weights, whole)
+    fitted.factors((20,))
+    assert calls == ["conv"]
     with pytest.raises(OptionError, match="over the memory limit and no second pass"):
         depthwise.factorize(layer, "", blind).factors((20,))
 
 
-def test_groups_over_the_memory_limit_are_refused():
+def test_groups_over_the_memory_limit_share_a_pass():
     geometry = ConvGeometry.of(8, 6, (3, 3), pad=1, groups=2)
-    parts = [make_statistics(ConvGeometry.of(4, 3, (3, 3)), seed) for seed in (0, 1)]
-    strips = tuple(map(np.stack, zip(*(part.strips for part in parts), strict=True)))
-    blind = replace(parts[0], mean=np.stack([part.mean for part in parts]), covariance=None, strips=strips)
-    with pytest.raises(OptionError, match="conv: has 2 groups and a covariance over the memory limit"):
-        depthwise.factorize(make_layer(geometry), "", blind)
+    layer, calls = make_layer(geometry), list[str]()
+    patches = np.stack([correlated(300, 27, seed) for seed in (0, 1)], axis=1)
+    parts = [statistics_of(of, ConvGeometry.of(4, 3, (3, 3))) for of in patches.swapaxes(0, 1)]
+    seen = replace(
+        parts[0], mean=np.stack([part.mean for part in parts]),
+        covariance=np.stack([part.covariance for part in parts]),
+        strips=tuple(map(np.stack, zip(*(part.strips for part in parts), strict=True))),
+    )  # fmt: skip
+    fitted = depthwise.factorize(
+        layer, "", replace(seen, covariance=None), options=FitOptions(ridge=1e-9),
+        second_pass=pass_over(patches, calls),
+    )  # fmt: skip
+    found = [fitted.factors((6,)) for _ in range(2)]
+    assert calls == ["conv"]
+    np.testing.assert_array_equal(*map(composed, found))
+    # How the groups share the energy is told by the model of what they see.
+    assert fitted.energy_error((6,)) == pytest.approx(energy_error(layer, found[0], seen), rel=0.2)
+    for index, (one, its) in enumerate(zip(group_layers(layer), group_factors(found[0]), strict=True)):
+        alone = depthwise.factorize(
+            one, "", replace(parts[index], covariance=None), options=FitOptions(ridge=1e-9),
+            second_pass=pass_over(patches[:, index : index + 1], []),
+        )  # fmt: skip
+        np.testing.assert_allclose(composed(its), composed(alone.factors((6,))), atol=1e-6)
+
+
+def separable_field(shape: tuple[int, ...], kernel: tuple[int, ...]) -> np.ndarray:
+    """A covariance over (channels, *kernel) whose parts do not interact."""
+    total = np.ones((1, 1))
+    for n in (*shape, *kernel):
+        part = correlated(50, n, seed=n)
+        total = np.kron(total, part.T @ part / 50)
+    return total
+
+
+@pytest.mark.parametrize("kernel", [(3,), (3, 3), (2, 1, 4)])
+def test_axes_that_do_not_interact_are_told_by_their_strips(kernel):
+    geometry = ConvGeometry.of(7, 4, kernel)
+    C = separable_field((4,), kernel)
+    statistics = LayerStatistics(10, np.zeros(len(C)), None, strips_of(C, geometry))
+    shift = 0.01
+    model = StripCovariance.of(statistics, geometry, shift)
+    X = np.random.default_rng(1).standard_normal((len(C), 5))
+    np.testing.assert_allclose(model.times(X), C @ X + shift * X, rtol=1e-6, atol=1e-6 * np.abs(C).max())
+
+
+def test_of_one_axis_the_strip_is_all():
+    geometry = ConvGeometry.of(7, 4, (3,))
+    C = np.cov(correlated(100, 12).T)
+    model = StripCovariance.of(LayerStatistics(10, np.zeros(12), None, (C,)), geometry, 0.0)
+    np.testing.assert_allclose(model.times(np.eye(12)), C, rtol=1e-5, atol=1e-6 * np.abs(C).max())
 
 
 def test_refusal_of_one_tap():

@@ -26,12 +26,10 @@ class Factored:
         layers: factorizations by layer name.
         shares: how far the covariances of layers were drawn towards simpler ones, where they were; see
             `calibration.shrink`.
-        notes: what a user should know.
     """
 
     layers: Mapping[str, Sequence[Factorization]]
     shares: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
     def of(self, choice: Choice) -> Factorization:
         """The factorization that a choice names."""
@@ -54,29 +52,16 @@ def factorize(
     """
     second_pass = None if calibration is None else calibration.second_pass
     held_out = {} if calibration is None else calibration.held_out_patches(layers)
-    factored, shares, left_out = {}, {}, list[str]()
+    factored, shares = {}, {}
     for layer in track(layers, "factoring layers"):
         statistics = seen.pop(layer.name, None)
-        requests = [one for one in wanted[layer.name] if not _too_large(layer, one, statistics)]
-        if len(requests) < len(wanted[layer.name]):
-            left_out.append(layer.name)
-        share, fitted = _Fit(layer, requests, options, second_pass).best(
+        share, fitted = _Fit(layer, wanted[layer.name], options, second_pass).best(
             statistics, held_out.pop(layer.name, None)
         )
         factored[layer.name] = fitted
         if share:
             shares[layer.name] = share
-    notes = (
-        f"{len(left_out)} layers with groups are over the memory limit, so scheme 'depthwise' does not take "
-        f"part in them: {', '.join(left_out[:5])}{' ...' if len(left_out) > 5 else ''}",
-    )
-    return Factored(factored, shares, notes if left_out else ())
-
-
-def _too_large(layer: ConvLayer, request: Request, statistics: LayerStatistics | None) -> bool:
-    """Whether a scheme needs a covariance that is not here; groups share no second pass for each rank."""
-    over = statistics is not None and statistics.covariance is None
-    return over and layer.geometry.groups > 1 and not scheme(request.scheme).nested
+    return Factored(factored, shares)
 
 
 def _judge(layer: ConvLayer, requests: Sequence[Request]) -> Request:

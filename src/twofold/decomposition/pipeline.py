@@ -156,11 +156,10 @@ def _run(
 
         found = plan_by_time(model, layers, wanted, watch, limit, by)
     plan = found.plan
-    stacks, curves, shares, said = (
+    stacks, curves, shares = (
         trial.stacks(found),
         trial.tradeoff_curves(),
         factored.shares,
-        factored.notes,
     )
     del trial, factored  # as large as the net, or as its statistics; what is left to do takes memory, too
     if known is not None and chosen:
@@ -179,7 +178,7 @@ def _run(
         }
         plan = replace(plan, calibration=record, measured_error=error)
         warnings = (*warnings, *known.inputs.provenance.warnings, *_warnings(known, options, error, assessed))
-        notes = (*notes, *seen.notes, *said, *correction)
+        notes = (*notes, *seen.notes, *correction)
     elif found.factors:
         warnings = (*warnings, UNMEASURED)
     smaller = model.replace(found.factors)

@@ -4,6 +4,9 @@ Terms of different ranks are not nested, so every rank is a fit of its own. A fe
 how the error falls with the rank; the others are predicted by a curve through them, log error over log rank,
 until they are fitted themselves. Every fit begins at the nearest anchor, whatever was fitted before: terms of
 least energy are dropped, or others are added for what is left.
+
+Over the memory limit all this is done to a model of the covariance, see `strips`. Only where the factors of a
+rank are asked for another pass over the data fits the last convolution, and tells the error.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from numpy.typing import NDArray
 from twofold.conv import Array, ConvGeometry, ConvLayer, FactorConv, Factors, Size
 from twofold.errors import OptionError
 from twofold.lowrank.assemble import checked_weight, corrected_bias, output_dtype, pair_factors
-from twofold.lowrank.covariance import strip_covariance
 from twofold.lowrank.measure import as_stored
 from twofold.lowrank.problem import Problem
 from twofold.lowrank.protocols import Factorization
 from twofold.lowrank.regression import no_second_pass, regress_seen
-from twofold.lowrank.separable import DenseCovariance, KroneckerCovariance, Solved, TermProblem
+from twofold.lowrank.separable import Covariance, DenseCovariance, KroneckerCovariance, Solved, TermProblem
+from twofold.lowrank.strips import StripCovariance
 from twofold.lowrank.unfold import Split, part
 
 #: Shares of a layer's weights that the anchors keep; the first is fitted to the end, the others as drafts.
@@ -74,6 +77,7 @@ class DepthwiseFits:
         problem: of the terms.
         fits: what was fitted to the end, by rank.
         drafts: what was not, by rank.
+        seen: over the memory limit, fits with the last convolution as another pass has it, by rank.
     """
 
     scheme: str
@@ -82,6 +86,7 @@ class DepthwiseFits:
     problem: TermProblem
     fits: dict[int, TermFit] = field(default_factory=dict)
     drafts: dict[int, TermFit] = field(default_factory=dict)
+    seen: dict[int, TermFit] = field(default_factory=dict)
 
     @property
     def layer(self) -> ConvLayer:
@@ -94,7 +99,7 @@ class DepthwiseFits:
         self._fit(self._anchors()[0])
         for rank in self._anchors()[1:]:
             self._draft(rank)
-        measured = {rank: fit.error for rank, fit in (self.drafts | self.fits).items()}
+        measured = {rank: fit.error for rank, fit in (self.drafts | self.fits | self.seen).items()}
         curve = np.ones(self.limit + 1)
         curve[1:] = np.minimum(_curve(np.arange(1, self.limit + 1), measured), 1.0)
         curve[list(measured)] = list(measured.values())
@@ -107,7 +112,13 @@ class DepthwiseFits:
         return found.error, self._stack(found.solved)
 
     def build(self, ranks: Size) -> Factors:
-        return self._stack(self._fit(ranks[0]).solved)
+        (rank,) = ranks
+        fit = self._fit(rank)
+        if self.given.over_the_limit and rank != full_rank(self.layer.geometry):
+            if rank not in self.seen:
+                self.seen[rank] = self._again(fit.solved)
+            fit = self.seen[rank]
+        return self._stack(fit.solved)
 
     def trial_ranks(self) -> tuple[Size, ...]:
         return tuple((rank,) for rank in self._anchors())
@@ -115,16 +126,14 @@ class DepthwiseFits:
     def _anchors(self) -> tuple[int, ...]:
         geometry = self.layer.geometry
         per_rank = sum(conv.params for conv in depthwise_chain(geometry, 1))
-        # Where the covariance is not here, every fit takes a pass over the data.
-        count = len(ANCHORS) - (geometry.c_in * _taps(geometry) > _LARGE)
-        shares = ANCHORS[: 1 if self.given.over_the_limit else count]
+        shares = ANCHORS[: len(ANCHORS) - (geometry.c_in * _taps(geometry) > _LARGE)]
         ranks = (max(1, min(self.limit, int(share * geometry.params / per_rank))) for share in shares)
         return tuple(dict.fromkeys(ranks))
 
     def _draft(self, rank: int) -> TermFit:
         """A fit at an anchor that shows about what one to the end would give."""
         first, *_ = self._anchors()
-        if rank == first or self.given.over_the_limit:
+        if rank == first:
             return self._fit(rank)
         if rank not in self.drafts:
             self.drafts[rank] = self._made(rank, self._fit(first), _DRAFT)
@@ -149,11 +158,9 @@ class DepthwiseFits:
         terms = self.problem.start(rank) if begin is None else self.problem.moved(begin.solved, rank)
         solved = self.problem.solve(self.problem.improve(terms, evaluations)[0])
         self.problem.release()
-        if self.given.over_the_limit:
-            return self._seen(solved)
         return TermFit(solved, min(solved.lost / self.problem.energy, 1.0))
 
-    def _seen(self, solved: Solved) -> TermFit:
+    def _again(self, solved: Solved) -> TermFit:
         """The last convolution as another pass over the data has it."""
         if self.given.second_pass is None:
             raise OptionError(no_second_pass(self.layer))
@@ -188,28 +195,16 @@ def term_problem(given: Problem) -> TermProblem:
     """The layer as a sum of terms is fitted to it."""
     geometry = given.layer.geometry
     weight = given.weight.reshape(geometry.c_out, geometry.c_in, -1)
-    covariance: DenseCovariance | KroneckerCovariance
+    covariance: Covariance
     if given.statistics is None:
         covariance = KroneckerCovariance(np.eye(geometry.c_in), np.eye(weight.shape[2]))
     else:
         shift = given.options.ridge * given.live_variance
         if given.seen.covariance is None:
-            covariance = _from_strips(given)
+            covariance = StripCovariance.of(given.seen, geometry, shift)
         else:
             covariance = DenseCovariance(given.seen.covariance, shift, geometry.c_in)
     return TermProblem(given.layer.name, weight, covariance)
-
-
-def _from_strips(given: Problem) -> KroneckerCovariance:
-    """What is known where the full covariance is not: channels, and the taps along each axis."""
-    statistics, geometry, variance = given.seen, given.layer.geometry, given.variance
-    taps = _taps(geometry)
-    channels = strip_covariance(statistics, geometry, Split((), _axes(geometry))) / taps
-    along = np.ones((1, 1))
-    for k, strip in zip(geometry.kernel, statistics.strips, strict=True):
-        blocks = strip.reshape(geometry.c_in, k, geometry.c_in, k)
-        along = np.kron(along, np.einsum("aiaj->ij", blocks) * k / (geometry.c_in * taps * variance))
-    return KroneckerCovariance(channels, along)
 
 
 def stack(scheme: str, layer: ConvLayer, solved: Solved, channels: Array, mean: Array | None) -> Factors:

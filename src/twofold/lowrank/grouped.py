@@ -37,6 +37,7 @@ from twofold.lowrank.options import FitOptions
 from twofold.lowrank.problem import Problem
 from twofold.lowrank.protocols import Begun, Factorization, Scheme
 from twofold.lowrank.regression import no_second_pass
+from twofold.lowrank.strips import modelled_energy
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,6 @@ class OverGroups:
         """The same, of problems that other schemes may be given, too."""
         layer = problems.layer
         self._check(layer, variant)
-        if problems.over_the_limit and layer.geometry.groups > 1 and not self.nested:
-            raise OptionError(
-                f"{layer.name}: has {layer.geometry.groups} groups and a covariance over the memory limit, "
-                f"where scheme '{self.name}' cannot be fitted; raise the limit, or leave the layer to "
-                "another scheme"
-            )
         full = self.full_rank(layer.geometry, variant)
         ranks = tuple(map(min, full, max_ranks)) if max_ranks else full
         found = [self.inner.fit(problem, variant, ranks) for problem in problems.parts]
@@ -119,7 +114,7 @@ class OverGroups:
             energies = [_output_energy(one.pair, its) for one, its in zip(begun, seen, strict=True)]
         else:
             energies = problems.energies
-        return done[0] if len(done) == 1 else _joined(layer.name, done, energies)
+        return done[0] if len(done) == 1 else _joined(layer.name, done, energies, problems.relay)
 
     def _check(self, layer: ConvLayer, variant: str) -> None:
         reason = self.refusal(layer.geometry)
@@ -161,14 +156,64 @@ class Problems:
                 "model"
             )
         pairs = zip(group_layers(self.layer), group_statistics(self.statistics, groups), strict=True)
-        return tuple(Problem(one, its, self.options) for one, its in pairs)
+        ask = None if self.relay is None else self.relay.ask
+        return tuple(Problem(one, its, self.options, ask) for one, its in pairs)
+
+    @cached_property
+    def relay(self) -> Relay | None:
+        """What makes one of the passes that the groups ask for, where they may."""
+        return None if self.second_pass is None else Relay(self.layer, self.second_pass)
 
     @cached_property
     def energies(self) -> list[float]:
-        """Energy of each group."""
+        """Energy of each group; over the memory limit as a model of what it sees has it."""
         if len(self.parts) == 1:
             return [1.0]
+        if self.over_the_limit:
+            return [modelled_energy(part.layer, part.seen) for part in self.parts]
         return [energy(part.layer, part.statistics) for part in self.parts]
+
+
+class _Asked(Exception):  # noqa: N818 - no error: it carries a question out of a fit
+    def __init__(self, pair: Factors) -> None:
+        self.pair = pair
+
+
+class Relay:
+    """One pass over the data where the fits of all groups ask for one at the same time, each for its own.
+
+    Each is begun to learn its pair, and once more with the answer; what it does before is kept.
+    """
+
+    def __init__(self, layer: ConvLayer, second_pass: SecondPass) -> None:
+        """Stand between the groups of a layer and its pass."""
+        self._layer, self._second_pass = layer, second_pass
+        self._answer: FactorStatistics | None = None
+
+    def ask(self, layer: ConvLayer, pair: Factors) -> FactorStatistics:
+        """The `SecondPass` of a group."""
+        if self._answer is None:
+            raise _Asked(pair)
+        return self._answer
+
+    def stacks(self, parts: Sequence[Factorization], ranks: Size) -> list[Factors]:
+        """The stacks of all groups."""
+        found, pairs = list[Factors](), list[Factors]()
+        for part in parts:
+            try:
+                found.append(part.factors(ranks))
+            except _Asked as asked:
+                pairs.append(asked.pair)
+        if not pairs:
+            return found
+        assert len(pairs) == len(parts), "Bug: the fits of some groups alone ask for a pass"
+        seen = group_factor_statistics(self._second_pass(self._layer, side_by_side(pairs)), len(parts))
+        try:
+            for part, self._answer in zip(parts, seen, strict=True):
+                found.append(part.factors(ranks))
+        finally:
+            self._answer = None
+        return found
 
 
 def _look(problems: Problems, begun: Sequence[Begun]) -> list[FactorStatistics]:
@@ -188,7 +233,9 @@ def _output_energy(pair: Factors, seen: FactorStatistics) -> float:
     return max(0.0, float(explained + seen.remainder_energy))
 
 
-def _joined(layer: str, parts: Sequence[Factorization], energies: Sequence[float]) -> Factorization:
+def _joined(
+    layer: str, parts: Sequence[Factorization], energies: Sequence[float], relay: Relay | None
+) -> Factorization:
     """The factorizations of all groups, read at the same ranks; each weighs as its energy does."""
     shares = np.array(energies) / (sum(energies) or 1.0)
 
@@ -199,8 +246,11 @@ def _joined(layer: str, parts: Sequence[Factorization], energies: Sequence[float
         lost, stacks = zip(*(part.trial(ranks) for part in parts), strict=True)
         return float(np.dot(lost, shares)), side_by_side(stacks)
 
+    def build(ranks: Size) -> Factors:
+        stacks = [one.factors(ranks) for one in parts] if relay is None else relay.stacks(parts, ranks)
+        return side_by_side(stacks)
+
     return replace(
-        parts[0], layer=layer, errors=errors, quick=quick,
-        build=lambda ranks: side_by_side([part.factors(ranks) for part in parts]),
+        parts[0], layer=layer, errors=errors, quick=quick, build=build,
         ridge=max(part.ridge for part in parts), singular_values=None,
     )  # fmt: skip

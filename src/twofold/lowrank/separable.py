@@ -53,6 +53,9 @@ class Covariance(Protocol):
     def times_terms(self, terms: Terms) -> Array:
         """Return C Z (d, r), in the dtype of the terms."""
 
+    def release(self) -> None:
+        """Forget what only a search needs."""
+
     @property
     def marginals(self) -> tuple[Array, Array]:
         """Covariance of channels (C_in, C_in) and of taps, each a mean over the other."""
@@ -126,7 +129,7 @@ class DenseCovariance:
 
 @dataclass(frozen=True, eq=False)
 class KroneckerCovariance:
-    """Channels and taps that do not interact: the identity, or what is known of a layer with large patches.
+    """Channels and taps that do not interact, such as the identity.
 
     Attributes:
         channels: (C_in, C_in).
@@ -181,10 +184,7 @@ class Solved:
 class TermProblem:
     """Terms for one weight and one covariance."""
 
-    def __init__(
-        self, name: str, weight: Array, covariance: DenseCovariance | KroneckerCovariance,
-        ridge: float = TERM_RIDGE,
-    ) -> None:  # fmt: skip
+    def __init__(self, name: str, weight: Array, covariance: Covariance, ridge: float = TERM_RIDGE) -> None:
         """Pose the problem.
 
         Args:
