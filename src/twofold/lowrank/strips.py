@@ -22,7 +22,7 @@ import scipy.linalg
 
 from twofold.conv import Array, ConvGeometry, ConvLayer, LayerStatistics
 from twofold.lowrank.assemble import checked_weight
-from twofold.lowrank.covariance import mean_variance, strip_covariance
+from twofold.lowrank.covariance import strip_covariance
 from twofold.lowrank.regression import ridged_cholesky
 from twofold.lowrank.separable import Terms
 from twofold.lowrank.spectra import eigen_descending
@@ -57,9 +57,10 @@ class StripCovariance:
         Raises:
             OptionError: the strips were over the memory limit, too.
         """
-        kernel, c_in, variance = geometry.kernel, geometry.c_in, mean_variance(statistics)
+        kernel, c_in = geometry.kernel, geometry.c_in
         split = Split((), tuple(range(len(kernel))))
         R = strip_covariance(statistics, geometry, split) / split.taps(geometry)
+        variance = float(np.trace(R)) / c_in
         L, _ = ridged_cholesky("", lambda ridge: R + ridge * variance * np.eye(c_in), _RIDGE)
         along = dict[int, Array]()
         taps = np.ones((1, 1))
