@@ -106,7 +106,7 @@ def error(real: RealModel, folder: Path) -> float:
     before = runner_for(twofold.load(real.prototxt, real.caffemodel))
     after = runner_for(twofold.load(*written(real, folder)), before.outputs)
     measure = OutputErrorMetric()
-    for sample in inputs_of(real, photographs().held_out, HELD_OUT, seed=1):
+    for sample in inputs_of(real, photographs().holdout, HELD_OUT, seed=1):
         batch = {real.input: sample[None]}
         measure.add("", before.run(batch), after.run(batch))
     return measure.error("")

@@ -100,7 +100,7 @@ class Bench:
         return twofold.recover(example(self.name), result.model, source, RecoverOptions(seed=seed)).model
 
     def finetuned(self, result: Result[CaffeModel], seed: int) -> CaffeModel:
-        """Trained with the net's own solver, on its training twin."""
+        """Trained with the net's own solver, on its training net."""
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             twin = twofold.apply_plan(result.plan, example(self.name, "train_val"), result.model)

@@ -89,10 +89,8 @@ class Outcome:
 
 def outcomes(folder: Path, **options: Any) -> dict[str, Outcome]:
     """Decompose all three on the same crops, with the same options."""
-    calibration, held_out = inputs()
-    return {
-        name: _outcome(one, calibration, held_out, options) for name, one in three_formats(folder).items()
-    }
+    calibration, holdout = inputs()
+    return {name: _outcome(one, calibration, holdout, options) for name, one in three_formats(folder).items()}
 
 
 def inputs() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -100,7 +98,7 @@ def inputs() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     shots = photographs()
     pair = (
         as_inputs(crops(of, count, (SIDE, SIDE), seed=1), "bgr", MEAN_BGR, 1.0)
-        for of, count in ((shots.calibration, COUNT), (shots.held_out, 8))
+        for of, count in ((shots.calibration, COUNT), (shots.holdout, 8))
     )
     return next(pair), next(pair)
 
@@ -128,11 +126,11 @@ def three_formats(folder: Path) -> dict[str, Any]:
 
 
 def _outcome(
-    original: Any, calibration: NDArray[np.float32], held_out: NDArray[np.float32], options: Mapping[str, Any]
+    original: Any, calibration: NDArray[np.float32], holdout: NDArray[np.float32], options: Mapping[str, Any]
 ) -> Outcome:
     result = twofold.decompose(original, data=calibration, **options)
     runners = [runner_for(one) for one in (original, result.model)]
-    ref, out = (next(iter(runner.run({"data": held_out}).values())) for runner in runners)
+    ref, out = (next(iter(runner.run({"data": holdout}).values())) for runner in runners)
     plan = result.plan
     assert plan.predicted_error is not None
     assert plan.measured_error is not None

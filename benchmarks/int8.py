@@ -43,7 +43,7 @@ def caffe_inputs(real: RealModel) -> tuple[Floats, Floats]:
     color, mean, scale = options.color or "bgr", options.channel_mean(3), options.scale or 1.0
     return (
         as_inputs(crops(shots.calibration, CALIBRATION, real.size), color, mean, scale),
-        as_inputs(crops(shots.held_out, OTHERS, real.size, seed=5), color, mean, scale),
+        as_inputs(crops(shots.holdout, OTHERS, real.size, seed=5), color, mean, scale),
     )
 
 

@@ -61,7 +61,7 @@ class Outcome:
 def outcome(name: str, folder: Path, macs: float, *, data: bool = True, multiple: int = 4) -> Outcome:
     """Decompose a network, with inputs or by its weights alone, and compare both."""
     file = ONNX_FILES[name]
-    calibration, held_out = inputs(file)
+    calibration, holdout = inputs(file)
     options = {"data": calibration} if data else {"no_data": True}
     original = twofold.load(file.path, inputs={file.input: file.shape})
     result = twofold.decompose(
@@ -71,10 +71,10 @@ def outcome(name: str, folder: Path, macs: float, *, data: bool = True, multiple
     protected = OutputErrorMetric()
     runner = runner_for(original)
     runners = runner, runner_for(result.model, runner.outputs)
-    for x in held_out:
+    for x in holdout:
         protected.add("", *(one.run({file.input: x[None]}) for one in runners))
     ref, out = (
-        np.concatenate([run(one, file.input, x[None])[0] for x in held_out]) for one in (file.path, path)
+        np.concatenate([run(one, file.input, x[None])[0] for x in holdout]) for one in (file.path, path)
     )
     plan = result.plan
     return Outcome(
@@ -96,7 +96,7 @@ def inputs(file: OnnxFile) -> tuple[Floats, Floats]:
     shots = photographs()
     return (
         np.concatenate([file.sample(one) for one in crops(shots.calibration, COUNT, file.size)]),
-        np.concatenate([file.sample(one) for one in shots.held_out.values()]),
+        np.concatenate([file.sample(one) for one in shots.holdout.values()]),
     )
 
 

@@ -128,7 +128,7 @@ def error(
     reference = runner_for(load(name, before))
     other = runner_for(load(name, after), reference.outputs)
     (entry,) = reference.inputs
-    for sample in inputs(name, photographs().held_out, count, seed):
+    for sample in inputs(name, photographs().holdout, count, seed):
         batch = {entry: sample[None]}
         measure.add("", reference.run(batch), other.run(batch))
     return measure.error("")
@@ -178,13 +178,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             after = decompose(case, Path(place))
             plan = Plan.load(Path(place) / "out" / "plan.json")
             lost = error(case.model, files, after)
-            watch = here(case.runtime, THREADS)
-            pair = watch.pair(load(case.model, files), load(case.model, after))
+            timer = here(case.runtime, THREADS)
+            pair = timer.pair(load(case.model, files), load(case.model, after))
         missed = failures(case, plan, pair, lost)
         failed += bool(missed)
         ratio, spread = pair.ratio.median, (pair.ratio.high - pair.ratio.low) / 2
         table.add_row(
-            case.model, str(watch.setting),
+            case.model, str(timer.setting),
             f"{1e3 * pair.first.median:.1f}", f"{1e3 * pair.second.median:.1f}",
             f"{ratio:.3f} ± {spread:.3f}", f"{1 / ratio:.2f}", f"{predicted(plan):.3f}",
             f"{plan.totals.macs_ratio:.3f}", f"{lost:.4f}", "; ".join(missed),

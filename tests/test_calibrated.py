@@ -50,12 +50,12 @@ def files(tmp_path):
 
 
 def test_data_beat_weights_at_the_same_cost(files, tmp_path):
-    model, held_out = twofold.load(*files), samples(8, seed=5)
+    model, holdout = twofold.load(*files), samples(8, seed=5)
     errors = {}
     for name, options in {"weights": {"no_data": True}, "data": {"data": samples()}}.items():
         result = twofold.decompose(model, macs=0.35, multiple=4, **options)
         assert result.plan.totals.macs_ratio <= 0.35
-        errors[name] = output_error(files, result, held_out, tmp_path / name)
+        errors[name] = output_error(files, result, holdout, tmp_path / name)
     assert errors["data"] < 0.5 * errors["weights"]
     assert result.plan.measured_error == pytest.approx(errors["data"], rel=0.5)
     assert result.plan.predicted_error == pytest.approx(result.plan.measured_error, rel=0.5)
@@ -297,7 +297,7 @@ def test_layers_are_probed_with_synthetic_images_and_errors_measured_without(tmp
     for synthetic, more in ((None, 0), (10, 3)):
         options = replace(source, options=CalibrationOptions(synthetic=synthetic))
         prepared = Calibration.prepare(model, options)
-        assert prepared.held_out.count == 3
+        assert prepared.holdout.count == 3
         assert prepared.inputs.count == 21 + (synthetic or 0) - more
         run(model, PlanOptions(Budget("macs", 0.5), multiple=4, schemes=("spatial",)), prepared)
         assert probed.pop() == 3 + more

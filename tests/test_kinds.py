@@ -89,18 +89,18 @@ def relative(out: np.ndarray, ref: np.ndarray) -> float:
 def check(original, result, size: tuple[int, ...], runs: Callable[[object], Run]) -> None:
     """`compare` says what a run says, and `recover` makes it less."""
     assert len(result.plan.choices) == len(result.plan.options.ranks)
-    held_out = samples(6, size, seed=11)
-    ref = runs(original)(held_out)
-    before = relative(runs(result.model)(held_out), ref)
-    (output,) = twofold.compare(original, result.model, CalibrationSource(data=held_out)).outputs
+    holdout = samples(6, size, seed=11)
+    ref = runs(original)(holdout)
+    before = relative(runs(result.model)(holdout), ref)
+    (output,) = twofold.compare(original, result.model, CalibrationSource(data=holdout)).outputs
     assert output.error == pytest.approx(before, rel=1e-3)
     assert before > 0.05
     source = CalibrationSource(data=samples(64, size, seed=3))
     found = recover(original, result.model, source, OPTIONS)
     assert found.after < 0.9 * found.before
-    after = relative(runs(found.model)(held_out), ref)
+    after = relative(runs(found.model)(holdout), ref)
     assert after < 0.95 * before
-    (output,) = twofold.compare(original, found.model, CalibrationSource(data=held_out)).outputs
+    (output,) = twofold.compare(original, found.model, CalibrationSource(data=holdout)).outputs
     assert output.error == pytest.approx(after, rel=1e-3)
 
 

@@ -28,8 +28,8 @@ def files(tmp_path):
 
 def test_outputs_that_are_lost_are_said(files, tmp_path):
     x = samples(88)
-    held_out = [round((index + 0.5) * 8 - 0.5) for index in range(11)]
-    x[held_out] *= 50  # beyond the ranges of the others
+    holdout = [round((index + 0.5) * 8 - 0.5) for index in range(11)]
+    x[holdout] *= 50  # beyond the ranges of the others
     found = quantize(twofold.load(*files), tmp_path / "net_int8.onnx", CalibrationSource(data=x))
     assert found.samples == (77, 11)
     assert found.outputs["out"] > 0.5

@@ -23,7 +23,7 @@ def test_the_exported_net_agrees_with_pytorch_on_photographs(name, tmp_path):
     found = twofold.export(caffe, tmp_path / "net.onnx")
     assert found.inputs[real.input] == (None, 3, *real.size)
     options = real.options
-    cut = crops(photographs().held_out, 2, real.size, seed=3)
+    cut = crops(photographs().holdout, 2, real.size, seed=3)
     x = as_inputs(cut, options.color or "bgr", options.channel_mean(3), options.scale or 1.0)
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
     got = session.run(None, {real.input: x})

@@ -40,7 +40,7 @@ def load(name: str) -> CaffeModel:
 def image(name: str) -> np.ndarray:
     real = model(name)
     options = real.options
-    cut = crops(photographs().held_out, 1, SMALL.get(name, real.size), seed=5)
+    cut = crops(photographs().holdout, 1, SMALL.get(name, real.size), seed=5)
     return as_inputs(cut, options.color or "bgr", options.channel_mean(3), options.scale or 1.0)
 
 

@@ -32,7 +32,7 @@ def load(name: str) -> OnnxModel:
 
 def sample(file: OnnxFile) -> np.ndarray:
     if file.name == "nudenet":
-        return file.sample(next(iter(photographs().held_out.values())))
+        return file.sample(next(iter(photographs().holdout.values())))
     return file.sample(written("Twofold 2026"))
 
 

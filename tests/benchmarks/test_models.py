@@ -217,9 +217,9 @@ def test_heds_text_has_every_layer():
 @pytest.mark.models
 def test_photographs_for_calibration_and_for_judging_are_different():
     both = photographs()
-    assert not set(both.calibration) & set(both.held_out)
+    assert not set(both.calibration) & set(both.holdout)
     assert len(both.calibration) >= 15
-    assert len(both.held_out) >= 5
+    assert len(both.holdout) >= 5
     cut = crops(both.calibration, 40, (64, 80), seed=1)
     assert cut.shape == (40, 64, 80, 3)
     np.testing.assert_array_equal(cut, crops(both.calibration, 40, (64, 80), seed=1))
@@ -231,7 +231,7 @@ def test_opencv_runs_every_model(name):
     real = model(name)
     assert Path(real.prototxt).is_file()
     net = cv2.dnn.readNetFromCaffe(str(real.prototxt), str(real.caffemodel))
-    image = crops(photographs().held_out, 1, real.size)
+    image = crops(photographs().holdout, 1, real.size)
     options = real.options
     net.setInput(as_inputs(image, options.color or "bgr", options.channel_mean(3), options.scale or 1.0))
     output = net.forward(real.output)

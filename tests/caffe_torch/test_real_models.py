@@ -53,7 +53,7 @@ def opencv(real: RealModel, net: CaffeNet, x: np.ndarray, *blobs: str) -> dict[s
 
 def image(real: RealModel, size: tuple[int, int] | None = None, count: int = 1) -> np.ndarray:
     options = real.options
-    cut = crops(photographs().held_out, count, size or real.size, seed=3)
+    cut = crops(photographs().holdout, count, size or real.size, seed=3)
     return as_inputs(cut, options.color or "bgr", options.channel_mean(3), options.scale or 1.0)
 
 

@@ -33,7 +33,7 @@ def setting(tmp_path):
 
 
 def outputs(inputs, weight, bias, watch):
-    """What a 3x3 convolution with pad 1 gives for the inputs that `watch` shows: (positions, C_out)."""
+    """Outputs of a 3x3 convolution with pad 1 for the inputs of `watch`: (positions, C_out)."""
     x = np.concatenate([next(iter(watch(batch))).inputs for batch in inputs]).astype(np.float64)
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3)).transpose(0, 2, 3, 1, 4, 5)
@@ -45,14 +45,14 @@ def test_the_last_factor_becomes_the_least_squares_fit(setting):
     seen = gather_remainders(runner, stacks, inputs, CalibrationOptions())
     (one, first), (two, pair) = stacks
     fixed = corrected_stack(two, pair, seen["two"], ridge=1e-9)
-    wanted = outputs(inputs, two.weight, two.bias, lambda batch: runner.watch([two], batch))
+    wanted = outputs(inputs, two.weight, two.bias, lambda batch: runner.record_inputs([two], batch))
     lost = [
         wanted
         - outputs(
             inputs,
             composed(stack),
             stack.convs[-1].bias,
-            lambda batch: runner.watch([two], batch, stacks=[(one, first)]),
+            lambda batch: runner.record_inputs([two], batch, stacks=[(one, first)]),
         )
         for stack in (pair, fixed)
     ]

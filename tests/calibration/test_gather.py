@@ -137,13 +137,13 @@ def test_gradients_are_taken_of_32_samples(setting, monkeypatch):
     runner, layers, _ = setting
     values = np.random.default_rng(0).normal(size=(96, 16, 12, 12)).astype(np.float32)
     asked = []
-    watch = runner.watch
+    watch = runner.record_inputs
 
     def counted(layers, batch, gradients=None, **options):
         asked.append(gradients is not None)
         return watch(layers, batch, gradients, **options)
 
-    monkeypatch.setattr(runner, "watch", counted)
+    monkeypatch.setattr(runner, "record_inputs", counted)
     gather(runner, layers, from_arrays(values, runner.inputs).batched(1), CalibrationOptions(positions=4))
     assert (len(asked), sum(asked)) == (96, 32)
     assert asked[:4] == [True, False, False, True]  # spread over all

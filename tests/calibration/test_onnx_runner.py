@@ -91,7 +91,7 @@ def test_what_is_fed_protected_and_reached(tmp_path):
 
 def test_watch_shows_what_every_use_gets(tmp_path):
     model = load(tmp_path)
-    seen = list(runner_for(model).watch(layers_of(model)[:3], batch()))
+    seen = list(runner_for(model).record_inputs(layers_of(model)[:3], batch()))
     assert [one.layer for one in seen] == ["one", "two", "two", "out"]
     for one, wanted in zip(seen, [batch()["x"], *values_of(tmp_path, batch(), "c", "e", "f")], strict=True):
         np.testing.assert_allclose(one.inputs, wanted, atol=1e-5)
@@ -103,7 +103,7 @@ def test_gradients_are_those_of_a_random_projection(tmp_path):
     runner, layers, x = runner_for(model), layers_of(model), batch(1)
     assert runner.differentiable
     seen = {}
-    for one in runner.watch(layers[:3], x, np.random.default_rng(3)):
+    for one in runner.record_inputs(layers[:3], x, np.random.default_rng(3)):
         seen[one.layer] = seen.get(one.layer, 0) + one.gradients[0].sum(axis=(1, 2))
     out = runner.run(x)["logits"].astype(np.float64)
     v = np.random.default_rng(3).standard_normal(out.shape, np.float32) / np.linalg.norm(out - out.mean())
@@ -145,7 +145,7 @@ def test_watch_sees_what_changed_layers_give(tmp_path):
     model = load(tmp_path)
     layers, x = layers_of(model), batch()
     stacks = [(layer, LayerFit(layer).factorize("spatial", "hw").factors((9,))) for layer in layers[:2]]
-    *_, seen = runner_for(model).watch(layers[:3], x, stacks=stacks)
+    *_, seen = runner_for(model).record_inputs(layers[:3], x, stacks=stacks)
     wanted = runner_for(model, ("f",)).run(x, stacks)["f"]
     np.testing.assert_allclose(seen.inputs, wanted, rtol=1e-4, atol=1e-4)
     assert np.abs(wanted - runner_for(model, ("f",)).run(x)["f"]).max() > 1e-2
@@ -157,7 +157,7 @@ def test_batch_statistics_are_those_of_the_batch(tmp_path, opset):
     model = load(tmp_path, net(opset=opset))
     runner, x = runner_for(model), {"x": 3 * batch(8)["x"] + 1}
     with runner.batch_statistics():
-        (seen,) = [one.inputs for one in runner.watch(layers_of(model)[1:2], x)][:1]
+        (seen,) = [one.inputs for one in runner.record_inputs(layers_of(model)[1:2], x)][:1]
         changed = runner.run(x)["logits"]
     scale, shift = (numpy_helper.to_array(net().graph.initializer[i]) for i in (6, 7))
     np.testing.assert_allclose(seen.mean(axis=(0, 2, 3)), shift, atol=1e-4)
@@ -169,16 +169,14 @@ def test_data_beat_weights(tmp_path):
     """On inputs that were not used, in the file that was written."""
     rng = np.random.default_rng(9)
     mixing = rng.normal(size=(16, 16)) * 0.6 ** np.arange(16)
-    data, held_out = (
-        np.einsum("cd,ndhw->nchw", mixing, batch(32, s)["x"]).astype(np.float32) for s in (1, 2)
-    )
+    data, holdout = (np.einsum("cd,ndhw->nchw", mixing, batch(32, s)["x"]).astype(np.float32) for s in (1, 2))
     model = load(tmp_path)
-    (ref,) = values_of(tmp_path, {"x": held_out}, "logits")
+    (ref,) = values_of(tmp_path, {"x": holdout}, "logits")
     errors = {}
     for name, options in {"weights": {"no_data": True}, "data": {"data": data}}.items():
         result = twofold.decompose(model, macs=0.4, multiple=4, **options)
         path = result.save(tmp_path / name)[0]
-        (out,) = values_of(tmp_path, {"x": held_out}, "logits", made=onnx.load(path))
+        (out,) = values_of(tmp_path, {"x": holdout}, "logits", made=onnx.load(path))
         errors[name] = np.linalg.norm(out - ref) / np.linalg.norm(ref - ref.mean())
     assert errors["data"] < 0.7 * errors["weights"]
     assert result.plan.measured_error == pytest.approx(errors["data"], rel=0.2)

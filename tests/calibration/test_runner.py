@@ -86,18 +86,18 @@ def test_an_input_of_unknown_shape_is_named(tmp_path):
 
 def test_watch_shows_what_each_layer_gets(tmp_path):
     runner, layers, x = runner_of(tmp_path), layers_of(tmp_path), batch()
-    seen = {one.layer: one.inputs for one in runner.watch(layers, x)}
+    seen = {one.layer: one.inputs for one in runner.record_inputs(layers, x)}
     assert list(seen) == ["one", "two", "out"]
     np.testing.assert_array_equal(seen["one"], x["data"])
     np.testing.assert_array_equal(seen["two"], runner_of(tmp_path, targets=("one",)).run(x)["one"])
     assert seen["out"].min() == 0  # after the ReLU, which works in place
-    assert [one.layer for one in runner.watch(layers[:1], x)] == ["one"]
+    assert [one.layer for one in runner.record_inputs(layers[:1], x)] == ["one"]
 
 
 def test_gradients_are_those_of_a_random_projection(tmp_path):
     """The derivative by a layer's bias, by differences, is the sum of its gradient over positions."""
     runner, layers, x = runner_of(tmp_path), layers_of(tmp_path), batch(count=1)
-    seen = {one.layer: one.gradients for one in runner.watch(layers, x, np.random.default_rng(3))}
+    seen = {one.layer: one.gradients for one in runner.record_inputs(layers, x, np.random.default_rng(3))}
     out = runner.run(x)["out"].astype(np.float64)
     v = np.random.default_rng(3).standard_normal(out.shape, np.float32) / np.linalg.norm(out - out.mean())
     layer, step = layers[1], 1e-3
@@ -137,7 +137,7 @@ def test_the_weight_that_layers_share_is_swapped_in_all(tmp_path):
     (layer,) = layers_of(tmp_path)
     assert layer.sharers == ("two",)
     x = {"data": np.random.default_rng(0).normal(size=(1, 64, 12, 12)).astype(np.float32)}
-    assert [one.layer for one in runner.watch([layer], x)] == ["one", "one"]
+    assert [one.layer for one in runner.record_inputs([layer], x)] == ["one", "one"]
     zero = Factors("spatial", (), (FactorConv(layer.geometry, 0 * layer.weight, np.ones(64, np.float32)),))
     assert (runner.run(x, [(layer, zero)])["two"] == 1).all()
 

@@ -13,7 +13,7 @@ from twofold.calibration.grouped import accumulator
 from twofold.calibration.inputs import from_arrays
 from twofold.calibration.measure import OutputErrorMetric
 from twofold.calibration.runners import runner_for
-from twofold.calibration.shrink import SHARES, HeldOut, drawn, shrunk
+from twofold.calibration.shrink import SHARES, Holdout, drawn, shrunk
 from twofold.conv import ConvGeometry, ConvLayer
 from twofold.lowrank import LayerFit
 from twofold.lowrank.measure import composed
@@ -101,8 +101,8 @@ def test_the_loss_is_what_the_stack_does_to_outputs(tmp_path):
     x = images(40, 3, 16, 13)
     statistics = seen(x, layer.geometry)
     stack = LayerFit(layer, statistics).factorize("spatial", "hw", (12,)).factors((12,))
-    held_out = HeldOut.gather(runner, [layer], from_arrays(x, runner.inputs), seed=0)[layer.name]
-    found = held_out.loss(layer, stack, statistics) / len(held_out.patches)
+    holdout = Holdout.gather(runner, [layer], from_arrays(x, runner.inputs), seed=0)[layer.name]
+    found = holdout.loss(layer, stack, statistics) / len(holdout.patches)
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
     rows = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, 16 * 9)
@@ -110,7 +110,7 @@ def test_the_loss_is_what_the_stack_does_to_outputs(tmp_path):
     wanted = (((rows - rows.mean(axis=0)) @ left.T) ** 2).sum(axis=1).mean()
     assert found == pytest.approx(wanted, rel=0.1)
     weighted = replace(statistics, gradient=2 * np.eye(64))
-    assert held_out.loss(layer, stack, weighted) == pytest.approx(2 * held_out.loss(layer, stack, statistics))
+    assert holdout.loss(layer, stack, weighted) == pytest.approx(2 * holdout.loss(layer, stack, statistics))
 
 
 def test_few_samples_are_shrunk_and_unseen_ones_gain(tmp_path, monkeypatch):

@@ -72,12 +72,12 @@ def test_what_is_fed_protected_and_reached(net):
 
 def test_watch_shows_every_call_before_what_works_in_place(net):
     runner = runner_of(net)
-    seen = {one.layer: one.inputs for one in runner.watch(layers_of(net), batch())}
+    seen = {one.layer: one.inputs for one in runner.record_inputs(layers_of(net), batch())}
     np.testing.assert_array_equal(seen["one"], batch()["x"])
     with torch.no_grad():
         np.testing.assert_allclose(seen["two"], net.one(torch.from_numpy(batch()["x"])).numpy(), atol=1e-6)
     twice = runner_of(Net(2))
-    assert [one.layer for one in twice.watch(layers_of(net), batch())] == ["one", "two", "two", "out"]
+    assert [one.layer for one in twice.record_inputs(layers_of(net), batch())] == ["one", "two", "two", "out"]
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -87,7 +87,7 @@ def test_gradients_are_those_of_a_random_projection(times):
     net = Net(times)
     runner, layers, x = runner_of(net), layers_of(net), batch(1)
     seen = {}
-    for one in runner.watch(layers, x, np.random.default_rng(3)):
+    for one in runner.record_inputs(layers, x, np.random.default_rng(3)):
         seen[one.layer] = seen.get(one.layer, 0) + one.gradients[0].sum(axis=(1, 2))
     out = runner.run(x)["output"].astype(np.float64)
     v = np.random.default_rng(3).standard_normal(out.shape, np.float32) / np.linalg.norm(out - out.mean())
@@ -123,8 +123,8 @@ def test_trials_are_runs_with_one_layer_changed(times):
 def test_watch_sees_what_changed_layers_give(net):
     runner, layers, x = runner_of(net), layers_of(net), batch()
     stacks = [(layers[0], LayerFit(layers[0]).factorize("spatial", "hw").factors((9,)))]
-    changed = next(one for one in runner.watch(layers[1:2], x, stacks=stacks)).inputs
-    plain = next(one for one in runner.watch(layers[1:2], x)).inputs
+    changed = next(one for one in runner.record_inputs(layers[1:2], x, stacks=stacks)).inputs
+    plain = next(one for one in runner.record_inputs(layers[1:2], x)).inputs
     with torch.no_grad():
         smaller = TorchModel(net).replace({layer.name: stack for layer, stack in stacks}).module
         wanted = smaller.one(torch.from_numpy(x["x"])).numpy()
@@ -226,12 +226,12 @@ def test_a_loader_from_beginning_to_end(net):
 def test_data_beat_weights(net):
     """On inputs that were not used."""
     mixing = torch.randn(16, 16, generator=torch.Generator().manual_seed(9)) * 0.6 ** torch.arange(16)
-    data, held_out = (torch.einsum("cd,ndhw->nchw", mixing, example(32, seed)) for seed in (1, 2))
+    data, holdout = (torch.einsum("cd,ndhw->nchw", mixing, example(32, seed)) for seed in (1, 2))
     errors = {}
     for name, options in {"weights": {"no_data": True}, "data": {"data": data}}.items():
         result = twofold.decompose(net, example_inputs=data[:1], macs=0.35, multiple=4, **options)
         with torch.no_grad():
-            out, ref = result.model.module(held_out), net(held_out)
+            out, ref = result.model.module(holdout), net(holdout)
         errors[name] = float((out - ref).norm() / (ref - ref.mean()).norm())
     assert errors["data"] < 0.7 * errors["weights"]
     assert result.plan.measured_error == pytest.approx(errors["data"], rel=0.3)

@@ -73,18 +73,18 @@ def blobs(path: str | Path) -> dict[str, list[np.ndarray]]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_int8_net_is_better_than_the_float_net_quantized(seed):
     solver = SOLVER.replace("max_iter: 12", "max_iter: 200").replace("_interval: 6", "_interval: 200")
-    fitted, held_out = write_taught(Path(), DATA + body(NORM), solver.replace("snapshot: 6", ""), seed)
-    outcome = run((fitted, held_out))
+    fitted, holdout = write_taught(Path(), DATA + body(NORM), solver.replace("snapshot: 6", ""), seed)
+    outcome = run((fitted, holdout))
     model = twofold.load("net.prototxt", "net.caffemodel", inputs=SHAPES)
     # Each weight to the nearest step, as training rounds it.
     prepare(as_onnx(model), Path("plain.onnx"))
     inputs = Inputs({"data": fitted["data"]}, Provenance("arrays")).batched(1)
     write_int8(Path("plain.onnx"), Path("quantized.onnx"), inputs)
-    before, after = loss("quantized.onnx", held_out), loss(int8(outcome), held_out)
+    before, after = loss("quantized.onnx", holdout), loss(int8(outcome), holdout)
     twofold.quantize(model, "to_outputs.onnx", CalibrationSource(data=fitted))
     # 0.41 and 0.54 when this was written: what is left is the rounding of values, which no weight undoes.
     assert after < 0.8 * before
-    assert after < loss("to_outputs.onnx", held_out)
+    assert after < loss("to_outputs.onnx", holdout)
     # The tests of the training say the same; at its beginning, of the net before it.
     first, last = [test for test in outcome.tests if test.int8]
     assert first.outputs["loss"][0] == pytest.approx(before, rel=0.1)
@@ -194,11 +194,11 @@ def test_the_report_tells_float_and_int8(capsys):
 
 def test_without_a_test_net_the_net_in_training_is_written():
     solver = SOLVER.replace("test_iter: 4 test_interval: 6", "")
-    fitted, held_out = write_taught(Path(), DATA + body(), solver)
+    fitted, holdout = write_taught(Path(), DATA + body(), solver)
     outcome = run((fitted, {}))
     assert outcome.tests == ()
-    assert scores(int8(outcome), held_out["data"]).shape == held_out["wanted"].shape
-    assert loss(int8(outcome), held_out) < 1e-3
+    assert scores(int8(outcome), holdout["data"]).shape == holdout["wanted"].shape
+    assert loss(int8(outcome), holdout) < 1e-3
 
 
 def test_a_layer_of_the_test_phase_alone_is_no_obstacle():
@@ -247,9 +247,9 @@ def test_what_cannot_be_quantized_is_refused_before_the_training():
 
 
 def test_data_without_a_range_are_refused():
-    fitted, held_out = write_taught(Path(), DATA + body())
+    fitted, holdout = write_taught(Path(), DATA + body())
     fitted["data"][3, 0, 0, 0] = np.inf
-    fails(ModelError, "blob 'data' has no range", (fitted, held_out))
+    fails(ModelError, "blob 'data' has no range", (fitted, holdout))
     assert not Path("snap").exists()
 
 

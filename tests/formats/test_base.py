@@ -17,7 +17,7 @@ import pytest
 
 from twofold.errors import OutputError, TwofoldError
 from twofold.files import atomic, recovery
-from twofold.formats.base import commit, recover, refuse_existing
+from twofold.formats.base import commit, recover, reject_existing
 
 OLD = {"a.prototxt": b"old a", "b.caffemodel": b"old b"}
 NEW = {"a.prototxt": b"new a", "b.caffemodel": b"new b" * 1000}
@@ -79,9 +79,9 @@ def test_existing_files_with_the_same_content_are_no_obstacle(tmp_path):
 
 def test_existing_files_can_be_refused_before_any_work(tmp_path):
     fill(tmp_path, {"b.caffemodel": NEW["b.caffemodel"]})
-    refuse_existing([tmp_path / "a", tmp_path / "missing" / "b.caffemodel"])
+    reject_existing([tmp_path / "a", tmp_path / "missing" / "b.caffemodel"])
     with pytest.raises(OutputError, match=r"^[^,]*b\.caffemodel: exists already"):
-        refuse_existing([tmp_path / "a", tmp_path / "b.caffemodel"])
+        reject_existing([tmp_path / "a", tmp_path / "b.caffemodel"])
 
 
 def test_folders_are_made_and_removed_again(tmp_path):

@@ -116,13 +116,13 @@ def test_operators_of_a_runtime(tmp_path):
 
 def test_operators_of_a_runtime_are_calibrated(tmp_path):
     operators.register(FusedConv())
-    path, held_out = fused(tmp_path), mixed(16, 32, 8, 8, seed=5)
+    path, holdout = fused(tmp_path), mixed(16, 32, 8, 8, seed=5)
     model, one = twofold.load(path), {"only": "conv", "ranks": {"conv": 24}, "schemes": "channel"}
-    (wanted,) = small.run(path, x=held_out)
+    (wanted,) = small.run(path, x=holdout)
     fitted = twofold.decompose(model, data={"x": mixed(32, 32, 8, 8)}, **one)
     blind = twofold.decompose(model, no_data=True, **one)
     found = [
-        small.run(result.save(tmp_path / name)[0], x=held_out)[0]
+        small.run(result.save(tmp_path / name)[0], x=holdout)[0]
         for name, result in (("fitted", fitted), ("blind", blind))
     ]
     assert lost(found[0], wanted) < 0.5 * lost(found[1], wanted)
@@ -247,10 +247,10 @@ def test_a_module(tmp_path):
     one = {"ranks": {"0": 8, "2": 12}, "schemes": "channel"}
     fitted = twofold.decompose(net, data=torch.from_numpy(x), **one)
     blind = twofold.decompose(net, no_data=True, example_inputs=torch.from_numpy(x), **one)
-    held_out = torch.from_numpy(mixed(64, 32, seed=6))
+    holdout = torch.from_numpy(mixed(64, 32, seed=6))
     with torch.no_grad():
         wanted, *found = (
-            module(held_out).numpy() for module in (net, fitted.model.module, blind.model.module)
+            module(holdout).numpy() for module in (net, fitted.model.module, blind.model.module)
         )
     assert lost(found[0], wanted) < 0.5 * lost(found[1], wanted)
     names = ["0.0.weight", "0.1.weight", "0.1.bias", "2.0.weight", "2.1.weight", "2.1.bias"]
@@ -259,7 +259,7 @@ def test_a_module(tmp_path):
     again = twofold.Plan.load(plan).apply(net)
     again.load_state_dict(torch.load(state, weights_only=True))
     with torch.no_grad():
-        np.testing.assert_array_equal(again(held_out).numpy(), found[0])
+        np.testing.assert_array_equal(again(holdout).numpy(), found[0])
 
 
 def test_a_module_whose_stack_is_trained():

@@ -123,12 +123,12 @@ def test_full_rank_changes_nothing(net, scheme):
 
 
 def test_a_fit_to_data_beats_one_to_weights_and_keeps_its_promise(net):
-    data, held_out = mixed(48, 2), mixed(16, 3)
+    data, holdout = mixed(48, 2), mixed(16, 3)
     one = {"only": "one", "ranks": {"one": 12}, "schemes": "channel"}
     bare = CalibrationOptions(gradients=False)
     fitted = twofold.decompose(net, data=data, calibration=bare, **one)
     blind = twofold.decompose(net, no_data=True, example_inputs=data, **one)
-    lost = [error(result.model.module.one, net.one, held_out) for result in (fitted, blind)]
+    lost = [error(result.model.module.one, net.one, holdout) for result in (fitted, blind)]
     assert lost[0] < 0.7 * lost[1]
     # What is predicted is the layer's error on what it has seen, channel by channel around its mean.
     with torch.no_grad():

@@ -89,10 +89,10 @@ class Formula:
         return Pair(exactly(before), exactly(after), exactly(after / before))
 
 
-def plan(tmp_path: Path, watch: Formula, limit: float, **options: Any) -> Plan:
+def plan(tmp_path: Path, timer: Formula, limit: float, **options: Any) -> Plan:
     model = twofold.load(*write(tmp_path, NET))
     given = PlanOptions(Budget("latency", limit), multiple=4, schemes=SCHEMES, **options)
-    return run(model, given, WeightsOnly(), None, watch).plan
+    return run(model, given, WeightsOnly(), None, timer).plan
 
 
 def ratio(found: Plan) -> float:
@@ -123,11 +123,11 @@ def test_schemes_that_are_slow_there_lose(tmp_path):
 
 
 def test_where_the_network_gains_less_the_plan_is_made_anew(tmp_path):
-    watch = Formula(share=0.7)
-    found = plan(tmp_path, watch, 0.6)
+    timer = Formula(share=0.7)
+    found = plan(tmp_path, timer, 0.6)
     assert ratio(found) <= 0.61
     assert found.timing.factor == pytest.approx(0.7, abs=0.02)
-    assert len(watch.asked) >= 3  # the layers, and what two plans chose
+    assert len(timer.asked) >= 3  # the layers, and what two plans chose
 
 
 def test_where_the_network_gains_more_the_error_is_smaller(tmp_path):
@@ -206,8 +206,8 @@ def test_a_limit_out_of_reach_is_refused_with_what_would_do(tmp_path):
 
 
 def test_layers_without_a_gain_stay(tmp_path):
-    watch = Formula()
-    found = plan(tmp_path, watch, 0.9)
+    timer = Formula()
+    found = plan(tmp_path, timer, 0.9)
     for choice in found.choices:
         before, after = choice.timing.measured
         assert after < before
@@ -246,9 +246,9 @@ def test_times_of_layers_are_summed_over_uses_and_measured_in_one_group(tmp_path
     layers = model.convolutions()
     wanted = requests(layers, PlanOptions(multiple=4, schemes=("channel",)))
     chosen = [layer for layer in layers if isinstance(layer, ConvLayer)]
-    watch = Formula()
-    prices = layer_costs(chosen, wanted, watch, 1, Workload.of(layers), None)
-    assert watch.asked == [2]
+    timer = Formula()
+    prices = layer_costs(chosen, wanted, timer, 1, Workload.of(layers), None)
+    assert timer.asked == [2]
     assert prices.own["one"] == pytest.approx(chosen[0].macs * 1e-9)
     assert prices.base == pytest.approx(0.0)
 

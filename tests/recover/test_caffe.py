@@ -186,8 +186,8 @@ def test_the_report_shows_the_course_and_the_layers_of_the_plan(pair, tmp_path, 
     assert report.recovered.errors == (told["before"], told["after"])
     assert report.training.losses == tuple(map(tuple, told["losses"]))
     assert [step for step, _ in report.training.losses] == list(range(1, 11))
-    (held_out,) = report.training.tests.values()
-    assert held_out == tuple(map(tuple, told["curve"]))
+    (holdout,) = report.training.tests.values()
+    assert holdout == tuple(map(tuple, told["curve"]))
     assert report.plan == Plan.load("out/plan.json")
     page = Path("better/report.html").read_text()
     assert page.count('<svg id="graph"') == 1

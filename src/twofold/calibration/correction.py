@@ -6,7 +6,7 @@ from ..conv import ConvLayer, FactorStatistics
 from ..progress import track
 from .gather import CalibrationOptions, layer_options, mode
 from .inputs import Inputs
-from .runner import Runner, Seen, Stacks
+from .runner import LayerInputs, Runner, Stacks
 from .statistics import FactorAccumulator
 
 
@@ -34,9 +34,9 @@ def gather_remainders(
     }
     with mode(runner, options):
         for batch in track(inputs, "looking at what has changed"):
-            original: dict[str, list[Seen]] = {}
-            for seen in runner.watch(layers, batch):
+            original: dict[str, list[LayerInputs]] = {}
+            for seen in runner.record_inputs(layers, batch):
                 original.setdefault(seen.layer, []).append(seen)
-            for seen in runner.watch(layers, batch, stacks=stacks):
+            for seen in runner.record_inputs(layers, batch, stacks=stacks):
                 accumulators[seen.layer].update(seen.inputs, original[seen.layer].pop(0).inputs)
     return {name: accumulator.result() for name, accumulator in accumulators.items()}

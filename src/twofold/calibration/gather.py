@@ -127,7 +127,7 @@ def gather(
     with mode(runner, options):
         for index, batch in enumerate(track(inputs, "collecting input statistics of layers")):
             asked = generator if weighted and index % stride == 0 else None
-            for seen in runner.watch(layers, batch, asked):
+            for seen in runner.record_inputs(layers, batch, asked):
                 accumulators[seen.layer].update(seen.inputs)
                 if seen.gradients is not None:
                     metrics[seen.layer] = metrics.get(seen.layer, 0) + _second_moment(seen.gradients)
@@ -177,7 +177,7 @@ class AnotherPass:
         accumulator = factor_accumulator(layer, pair, options)
         with mode(self.runner, self.options):
             for batch in track(self.inputs, f"looking at {layer.name} again"):
-                for seen in self.runner.watch([layer], batch):
+                for seen in self.runner.record_inputs([layer], batch):
                     accumulator.update(seen.inputs)
         return accumulator.result()
 

@@ -24,7 +24,7 @@ Stacks = Sequence[tuple[ConvLayer, Factors]]
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class LayerInputs:
     """What one use of a convolution saw in one batch.
 
     Attributes:
@@ -98,7 +98,7 @@ class Runner(Protocol):
 
     @property
     def differentiable(self) -> bool:
-        """Whether `watch` can give gradients."""
+        """Whether `record_inputs` can give gradients."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -121,10 +121,10 @@ class Runner(Protocol):
     def reached(self, layers: Sequence[ConvLayer]) -> tuple[ConvLayer, ...]:
         """Those of `layers` that the protected outputs depend on, in the order in which they run."""
 
-    def watch(
+    def record_inputs(
         self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None,
         stacks: Stacks = (),
-    ) -> Iterator[Seen]:  # fmt: skip
+    ) -> Iterator[LayerInputs]:  # fmt: skip
         """Run a batch and show every use of every layer once.
 
         Args:

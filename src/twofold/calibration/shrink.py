@@ -10,7 +10,7 @@ where C (C_in x C_in) and K (taps x taps) are the covariances of channels and of
 other, and x is the Kronecker product; where a kernel has one tap, towards the multiple of the identity. How
 far, no formula told for the networks that were tried: what the shares of Ledoit and Wolf (2004) gain in the
 last layers of a classifier they lose in the first ones and in detectors. Patches of held-out samples tell it,
-layer by layer: see `HeldOut`.
+layer by layer: see `Holdout`.
 
 Vectors, which fully connected layers see, have no taps. Their covariance is drawn towards the multiple of the
 identity by the share that is best in the mean square for n normal vectors (Chen, Wiesel, Eldar and Hero,
@@ -40,7 +40,7 @@ _PATCHES = 2048
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
+class Holdout:
     """What a layer sees in samples that no fit has seen.
 
     Attributes:
@@ -52,7 +52,7 @@ class HeldOut:
     @classmethod
     def gather(
         cls, runner: Runner, layers: Sequence[ConvLayer], inputs: Inputs, seed: int
-    ) -> dict[str, HeldOut]:
+    ) -> dict[str, Holdout]:
         """Look at convolutions without groups; by layer name.
 
         Args:
@@ -67,7 +67,7 @@ class HeldOut:
         samplers = {layer.name: PatchSampler(layer.geometry, options) for layer in layers}
         parts: dict[str, list[NDArray[np.float32]]] = {layer.name: [] for layer in layers}
         for batch in track(inputs if layers else (), "looking at held-out samples"):
-            for seen in runner.watch(layers, batch):
+            for seen in runner.record_inputs(layers, batch):
                 for chunk in samplers[seen.layer].chunks(seen.inputs):
                     parts[seen.layer].append(chunk.reshape(len(chunk), -1).copy())
         return {name: cls(np.concatenate(chunks)) for name, chunks in parts.items() if chunks}

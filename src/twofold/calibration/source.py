@@ -30,10 +30,10 @@ from .synthetic import ValueRange, dead_leaves, image_shape, synthetic_inputs
 #: Fewer samples than this are used for both, fitting and measuring.
 _FEWEST_TO_SPLIT = 16
 #: Share of the samples that fits never see: on them sensitivities and errors are measured.
-_HELD_OUT = 1 / 8
+_HOLDOUT_FRACTION = 1 / 8
 #: Errors that fewer samples told are off by a factor of two at times; so many inputs give enough of them.
-FEW_HELD_OUT = 4
-ENOUGH = math.floor((FEW_HELD_OUT - 1) / _HELD_OUT) + 1
+FEW_HOLDOUT = 4
+ENOUGH = math.floor((FEW_HOLDOUT - 1) / _HOLDOUT_FRACTION) + 1
 #: Values of all inputs, over the samples that are measured on: 8 images of 3 x 320 x 320.
 _MEASURED_VALUES = 8 * 3 * 320 * 320
 _MOST_MEASURED = 64
@@ -368,7 +368,7 @@ def split(inputs: Inputs) -> tuple[Inputs, Inputs]:
     most = min(max(_MEASURED_VALUES // values_of_sample(inputs), 4), _MOST_MEASURED)
     if inputs.count < _FEWEST_TO_SPLIT:
         return inputs, inputs.take(slice(0, most))
-    count = min(math.ceil(inputs.count * _HELD_OUT), most)
+    count = min(math.ceil(inputs.count * _HOLDOUT_FRACTION), most)
     held = [round((index + 0.5) * inputs.count / count - 0.5) for index in range(count)]
     rest = [index for index in range(inputs.count) if index not in set(held)]
     return inputs.take(rest), inputs.take(held)

@@ -59,11 +59,15 @@ def compare(
     with reserved(files, force=force):
         first, second = grouped(models)
         shapes = inputs.shapes(input)
-        watch = reports.Watch(report)
+        on_batch = reports.Watch(report)
         found = compare_models(
-            load(*first, inputs=shapes), load(*second, inputs=shapes), source, threads=threads, watch=watch
+            load(*first, inputs=shapes),
+            load(*second, inputs=shapes),
+            source,
+            threads=threads,
+            on_batch=on_batch,
         )
         sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
         found = replace(found, bytes=(sizes[0], sizes[1]))
-        watch.write(found, f"{first[0]} and {second[0]}", force=force)
+        on_batch.write(found, f"{first[0]} and {second[0]}", force=force)
     echo(json.dumps(asdict(found), indent=2) if as_json else found)

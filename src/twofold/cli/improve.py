@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..backends import grouped, load
-from ..formats.base import Model, refuse_changed, reserved, sizes_of
+from ..formats.base import Model, reject_changed, reserved, sizes_of
 from ..int8.quantize import default_path
 from ..recover import RecoverOptions
 from ..recover import recover as recover_model
@@ -127,8 +127,8 @@ def recover(
         extra = {output / name: content for name, content in more.items()}
 
         def check(_: Model) -> None:
-            refuse_changed(original)
-            refuse_changed(decomposed)
+            reject_changed(original)
+            reject_changed(decomposed)
 
         files = found.model.save_to(output, force=force, extra=extra, check=check)
         if as_json:

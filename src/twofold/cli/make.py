@@ -174,7 +174,7 @@ def apply(
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Carry out a plan, on its own net or on that net's training twin.
+    """Carry out a plan, on its own net or on that net's training net.
 
     Example: twofold apply out/plan.json train_val.prototxt net.caffemodel -o out/
     """

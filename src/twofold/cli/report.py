@@ -11,7 +11,7 @@ import typer
 
 from ..decomposition.result import PLAN_FILE
 from ..errors import FormatError, OptionError, OutputError, TwofoldError
-from ..formats.base import Model, commit, preflight, refuse_existing
+from ..formats.base import Model, commit, preflight, reject_existing
 from ..planning import Plan
 from ..system import exists, is_dir, is_file, real
 from ..terminal import echo, paths_text, say
@@ -112,7 +112,7 @@ class TrainingHistory:
         if resume and exists(files[0]):
             self._earlier = self._of_this(files[0])
         elif not force and not snapshots(prefix):  # else the training itself says what can be done
-            refuse_existing(files)
+            reject_existing(files)
 
     def _of_this(self, path: Path) -> Training:
         from ..report import Report  # noqa: PLC0415 - needs what only a report needs

@@ -1,4 +1,4 @@
-"""Carrying out a plan later: on the same model, or on its training twin."""
+"""Carrying out a plan later: on the same model, or on its training net."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ M = TypeVar("M", bound=Model)
 
 
 def apply_plan(plan: Plan, model: M, fitted: Any = None, *, example_inputs: Any = None) -> Result[M]:
-    """Carry out a plan: on the model that it was made for, or on its training twin.
+    """Carry out a plan: on the model that it was made for, or on its training net.
 
     Args:
         plan: from `decompose`, or read by `Plan.load`, perhaps edited.
@@ -46,7 +46,7 @@ def apply_plan(plan: Plan, model: M, fitted: Any = None, *, example_inputs: Any 
     layers = model.convolutions()
     plan = plan.check(layers)
     factors = _from_weights(plan, layers) if plan.calibration is None else _fitted(plan, fitted)
-    # A training twin is used with the weights of its net, so that both need the same names.
+    # A training net is used with the weights of its net, so that both need the same names.
     becomes = {choice.layer: choice.becomes for choice in plan.choices}
     factors = {name: replace(stack, names=becomes[name]) for name, stack in factors.items()}
     smaller = model.replace(factors)

@@ -67,7 +67,7 @@ class TimedPlan:
         return max((self.pair.ratio.high - self.pair.ratio.low) / 2, _LEAST_NOISE)
 
     @property
-    def surprise(self) -> float:
+    def prediction_error(self) -> float:
         """By how much the network's ratio differs from what was predicted."""
         return abs(self.ratio - self.predicted)
 
@@ -80,7 +80,7 @@ class TimedPlan:
         if self.pair is None:
             return True
         # Without a limit the share of the gains that the network shows changes no choice.
-        return self.off <= _MOST_OFF and (limit is None or self.surprise <= self.noise)
+        return self.off <= _MOST_OFF and (limit is None or self.prediction_error <= self.noise)
 
     def corrected(self) -> LatencyCost:
         """The cost corrected by the fraction of the layers' gains that the network shows."""
@@ -91,7 +91,7 @@ class TimedPlan:
 
 
 def plan_by_time(
-    model: Model, layers: Layers, wanted: Mapping[str, Sequence[Request]], watch: Stopwatch,
+    model: Model, layers: Layers, wanted: Mapping[str, Sequence[Request]], timer: Stopwatch,
     limit: float | None, plan: Callable[[LatencyCost], PlanTrial],
 ) -> PlanTrial:  # fmt: skip
     """The plan whose network keeps a limit of time at the smallest error.
@@ -104,7 +104,7 @@ def plan_by_time(
         model: the original.
         layers: all its convolutions.
         wanted: by name of the layer, the schemes and variants that compete.
-        watch: tells times.
+        timer: tells times.
         limit: time after / before to reach; None where another budget decides.
         plan: makes a plan by prices.
 
@@ -115,8 +115,8 @@ def plan_by_time(
     """
     batch, workload = batch_of(model), Workload.of(layers)
     chosen = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted}
-    whole = watch.whole(model)
-    prices = layer_costs(list(chosen.values()), wanted, watch, batch, workload, whole)
+    whole = timer.whole(model)
+    prices = layer_costs(list(chosen.values()), wanted, timer, batch, workload, whole)
     tried: list[TimedPlan] = []
     while len(tried) < _ATTEMPTS:
         try:
@@ -127,21 +127,21 @@ def plan_by_time(
             break
         if not attempt.plan.choices:
             return attempt
-        tried.append(_timed(model, chosen, watch, batch, prices, attempt))
+        tried.append(_timed(model, chosen, timer, batch, prices, attempt))
         if tried[-1].settled(limit):
             break
         prices = tried[-1].corrected()
     best = _best(tried, limit)
-    if best.surprise > max(best.noise, _NEAR * best.ratio):
+    if best.prediction_error > max(best.noise, _NEAR * best.ratio):
         # The share of the gains that it shows is known now: with it the plan predicts, and is held to it.
-        best = _timed(model, chosen, watch, batch, best.corrected(), best.attempt)
-    return _handed_back(best, layers, limit, watch)
+        best = _timed(model, chosen, timer, batch, best.corrected(), best.attempt)
+    return _handed_back(best, layers, limit, timer)
 
 
 def _timed(
     model: Model,
     layers: Mapping[str, ConvLayer],
-    watch: Stopwatch,
+    timer: Stopwatch,
     batch: int,
     prices: LatencyCost,
     attempt: PlanTrial,
@@ -149,13 +149,13 @@ def _timed(
     """Run the network of a plan beside the original, and what it chose beside the layers."""
     plan = attempt.plan
     seconds = {c.layer: prices.layer_seconds(c.layer, c.scheme, c.variant, c.ranks) for c in plan.choices}
-    pair = watch.pair(model, model.replace(attempt.factors))
+    pair = timer.pair(model, model.replace(attempt.factors))
     timings = {name: Timing((prices.own[name], stack)) for name, stack in seconds.items()}
     # A share of the gains that was learned from noise may be larger than what there is to gain.
     factor, predicted, off = prices.factor, max(prices.ratio(plan.choices), 0.0), 0.0
     network = Timing((prices.whole, predicted * prices.whole))
     if pair is not None:
-        prices, timings = verified(prices, layers, plan.choices, watch, batch)
+        prices, timings = verified(prices, layers, plan.choices, timer, batch)
         off = sum(abs(one.measured[1] - one.predicted[1]) for one in timings.values() if one.measured)
         off *= factor / prices.whole
         spread = (pair.ratio.high - pair.ratio.low) / 2
@@ -164,7 +164,7 @@ def _timed(
     told = replace(
         plan,
         choices=tuple(replace(choice, timing=timings[choice.layer]) for choice in plan.choices),
-        timing=NetworkTiming(str(watch.setting), batch, network, factor),
+        timing=NetworkTiming(str(timer.setting), batch, network, factor),
     )
     return TimedPlan(replace(attempt, plan=told), prices, predicted, pair, off)
 
@@ -175,8 +175,8 @@ def _best(tried: Sequence[TimedPlan], limit: float | None) -> TimedPlan:
     return max(keeping, key=lambda one: one.ratio) if keeping else min(tried, key=lambda one: one.ratio)
 
 
-def _handed_back(best: TimedPlan, layers: Layers, limit: float | None, watch: Stopwatch) -> PlanTrial:
-    attempt, where = best.attempt, watch.setting.runtime
+def _handed_back(best: TimedPlan, layers: Layers, limit: float | None, timer: Stopwatch) -> PlanTrial:
+    attempt, where = best.attempt, timer.setting.runtime
     if best.pair is not None and best.ratio >= 1:
         why = f"decomposed, the network is not faster in {where}: {best.attempt.plan.timing}"
         return replace(attempt, plan=_unchanged(attempt.plan, layers, why), factors={})

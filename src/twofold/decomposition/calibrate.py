@@ -15,10 +15,10 @@ from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import Measure, Metric, MetricChange, OutputErrorMetric, number_of
 from ..calibration.runner import Runner, Stacks
 from ..calibration.runners import reject_varying, runner_for
-from ..calibration.shrink import HeldOut
+from ..calibration.shrink import Holdout
 from ..calibration.source import (
     ENOUGH,
-    FEW_HELD_OUT,
+    FEW_HOLDOUT,
     CalibrationSource,
     calibration_inputs,
     image_preprocessing,
@@ -53,9 +53,9 @@ class Calibration:
     Attributes:
         runner: runs the model.
         inputs: samples that fits are made from.
-        held_out: samples that errors are measured on; the same where there are few.
-        probes: samples that the effects of single layers are measured on.
-        apart: whether fits never see what is held out.
+        holdout: samples that errors are measured on; the same where there are few.
+        sensitivity_inputs: samples that the effects of single layers are measured on.
+        has_holdout: whether fits never see what is held out.
         options: how the network is looked at.
         sources: sha256 of the model's files.
         metric: what is protected instead of the relative error of the outputs.
@@ -67,9 +67,9 @@ class Calibration:
 
     runner: Runner
     inputs: Inputs
-    held_out: Inputs
-    probes: Inputs
-    apart: bool
+    holdout: Inputs
+    sensitivity_inputs: Inputs
+    has_holdout: bool
     options: CalibrationOptions
     sources: Mapping[str, str]
     metric: Metric | None = None
@@ -104,33 +104,33 @@ class Calibration:
         options = replace(options, batch_statistics=options.batch_statistics and runner.has_batch_statistics)
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
-        fitted, held_out = split(inputs)
-        apart = fitted.count < inputs.count
-        probes = held_out
+        fitted, holdout = split(inputs)
+        has_holdout = fitted.count < inputs.count
+        sensitivity_inputs = holdout
         if not synthetic:
-            fitted, probes = _filled_up(fitted, held_out, source)
+            fitted, sensitivity_inputs = _filled_up(fitted, holdout, source)
         return cls(
-            runner, fitted, held_out, probes, apart, options, model.sources(), source.metric,
+            runner, fitted, holdout, sensitivity_inputs, has_holdout, options, model.sources(), source.metric,
             _accuracy(runner, source), source.statistics, fitted.provenance.notes, source.asked,
         )  # fmt: skip
 
     def first(self) -> Batch:
         """The first of the held-out samples."""
-        return next(iter(self.held_out.take(slice(0, 1))))
+        return next(iter(self.holdout.take(slice(0, 1))))
 
     def sample(self, count: int) -> Calibration:
         """The same with a few held-out samples alone."""
-        few = self.held_out.take(slice(0, max(count, self.held_out.batch)))
-        return replace(self, inputs=few, held_out=few)
+        few = self.holdout.take(slice(0, max(count, self.holdout.batch)))
+        return replace(self, inputs=few, holdout=few)
 
     def assess(self, model: Any, stacks: Stacks) -> Assessment:
         """How certain the error with stacks in it is, and what the model's own outputs lose."""
         if not stacks or self.metric is not None:
-            return Assessment(self.held_out.count)
+            return Assessment(self.holdout.count)
         protected = self.runner.outputs
         ends = [name for name in self.runner.ends if name not in {*protected, *self.runner.varying}]
         runner = runner_for(model, (*protected, *ends)) if ends else self.runner
-        return assess(runner, protected, self.held_out, stacks)
+        return assess(runner, protected, self.holdout, stacks)
 
     def doubt(self, effective: float) -> str | None:
         """What a user should be told of measured errors that few samples tell; None where enough do.
@@ -138,11 +138,11 @@ class Calibration:
         Args:
             effective: how many samples share the error.
         """
-        count = f"{self.held_out.count} input{'s' * (self.held_out.count != 1)}"
+        count = f"{self.holdout.count} input{'s' * (self.holdout.count != 1)}"
         measured = f"the error of the outputs was measured on {count}"
-        if not self.apart:
+        if not self.has_holdout:
             found = f"{measured} that factors were fitted to, too, so that it is too small for others"
-        elif self.held_out.count < FEW_HELD_OUT:
+        elif self.holdout.count < FEW_HOLDOUT:
             found = f"{measured} alone, so that others may show twice as much"
         elif effective < _FEWEST_SHARING:
             return f"{measured}, and one has most of it: others may show half or twice as much; give more"
@@ -165,12 +165,12 @@ class Calibration:
         size = stored_bytes(layers, self.options)
         return load_or_gather(self.saved, layers, look, self.sources, self.inputs.digest(), size)
 
-    def held_out_patches(self, layers: Sequence[ConvLayer]) -> dict[str, HeldOut]:
+    def holdout_patches(self, layers: Sequence[ConvLayer]) -> dict[str, Holdout]:
         """What layers see in samples that no fit has seen; nothing where there are no such samples."""
-        if not self.apart:
+        if not self.has_holdout:
             return {}
         with mode(self.runner, self.options):
-            return HeldOut.gather(self.runner, layers, self.held_out, self.options.seed)
+            return Holdout.gather(self.runner, layers, self.holdout, self.options.seed)
 
     @property
     def second_pass(self) -> AnotherPass:
@@ -183,7 +183,7 @@ class Calibration:
     ) -> MeasuredSensitivity:  # fmt: skip
         """What candidates of each layer do to the outputs."""
         return measure_sensitivity(
-            self.runner, self.runner.reached(layers), factorizations, self.probes, self.options,
+            self.runner, self.runner.reached(layers), factorizations, self.sensitivity_inputs, self.options,
             workload=workload, multiple=multiple, new_measure=self.measure,
         )  # fmt: skip
 
@@ -193,7 +193,7 @@ class Calibration:
         It is that of the network as it will run, whatever statistics it was looked at under.
         """
         measure = self.measure()
-        for batch in track(self.held_out, "measuring the error of the outputs"):
+        for batch in track(self.holdout, "measuring the error of the outputs"):
             measure.add("", self.runner.run(batch), self.runner.run(batch, stacks))
         return measure.error("")
 
@@ -254,18 +254,18 @@ def _accuracy(runner: Runner, source: CalibrationSource) -> Accuracy | None:
     )
 
 
-def _filled_up(fitted: Inputs, held_out: Inputs, source: CalibrationSource) -> tuple[Inputs, Inputs]:
+def _filled_up(fitted: Inputs, holdout: Inputs, source: CalibrationSource) -> tuple[Inputs, Inputs]:
     """Samples to fit on and to probe with, and the synthetic images beside them that the user asked for.
 
     Raises:
         InputError: an input is no image.
     """
     if not source.options.synthetic:
-        return fitted, held_out
+        return fitted, holdout
     more = beside(fitted, source.options.synthetic, seed=source.image_options.seed)
     note = f"{more.count} synthetic images are looked at beside yours; errors are measured on yours alone"
-    probes = min(held_out.count, more.count // 2)
+    sensitivity_inputs = min(holdout.count, more.count // 2)
     return (
-        fitted.and_also(more.take(slice(probes, None)), note),
-        held_out.and_also(more.take(slice(probes)), note) if probes else held_out,
+        fitted.and_also(more.take(slice(sensitivity_inputs, None)), note),
+        holdout.and_also(more.take(slice(sensitivity_inputs)), note) if sensitivity_inputs else holdout,
     )

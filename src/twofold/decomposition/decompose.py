@@ -21,8 +21,8 @@ from ..latency.stopwatch import Stopwatch
 from ..lowrank import REFINE, SCHEMES, FitOptions
 from ..planning import Budget, FixedRanks, PlanOptions, requests
 from ..planning.devices import parse_multiple
+from ..planning.feasible import check_feasible
 from ..planning.options import DATA_SCHEMES, MORE_WEIGHT_SCHEMES, WEIGHT_SCHEMES
-from ..planning.reach import check_reach
 from ..progress import note
 from ..renamed import former
 from .calibrate import Calibration, WeightsOnly, prepare
@@ -195,7 +195,7 @@ def decompose(
         macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy,
         speedup=speedup, latency=latency,
     )  # fmt: skip
-    watch = stopwatch(budget, runtime_name=runtime, threads=threads, table=latency_table)
+    timer = stopwatch(budget, runtime_name=runtime, threads=threads, table=latency_table)
     number, device = parse_multiple(multiple)
     options = PlanOptions(
         budget=budget,
@@ -209,14 +209,14 @@ def decompose(
     )
     layers = model.convolutions()
     if schemes is None:
-        options = replace(options, schemes=first_schemes(layers, options, watch, no_data=no_data))
-    check_reach(layers, options)  # before the long work
+        options = replace(options, schemes=first_schemes(layers, options, timer, no_data=no_data))
+    check_feasible(layers, options)  # before the long work
     used = calibrate(model, source, no_data=no_data, rule=rule)
     for text in used.notes:
         note(text)
     if schemes is None:
-        options = replace(options, schemes=default_schemes(used, watch, layers, options))
-    return run(model, options, used, FitOptions(refine=refine), watch)
+        options = replace(options, schemes=default_schemes(used, timer, layers, options))
+    return run(model, options, used, FitOptions(refine=refine), timer)
 
 
 def calibrate(
@@ -240,16 +240,16 @@ def calibrate(
 
 
 def first_schemes(
-    layers: Sequence[ConvLayer | Skipped], options: PlanOptions, watch: Stopwatch | None, *, no_data: bool
+    layers: Sequence[ConvLayer | Skipped], options: PlanOptions, timer: Stopwatch | None, *, no_data: bool
 ) -> tuple[str, ...]:
     """All that `default_schemes` may come to, before it is known whether a calibration is possible."""
     if no_data:
-        return default_schemes(WeightsOnly(), watch, layers, options)
-    return tuple(SCHEMES) if watch is not None else DATA_SCHEMES
+        return default_schemes(WeightsOnly(), timer, layers, options)
+    return tuple(SCHEMES) if timer is not None else DATA_SCHEMES
 
 
 def default_schemes(
-    calibration: Calibration | WeightsOnly, watch: Stopwatch | None,
+    calibration: Calibration | WeightsOnly, timer: Stopwatch | None,
     layers: Sequence[ConvLayer | Skipped], options: PlanOptions,
 ) -> tuple[str, ...]:  # fmt: skip
     """The schemes that compete where the user names none.
@@ -258,7 +258,7 @@ def default_schemes(
     the most like those of outputs; "channel" beside it only where that takes no layer of the network, or does
     not reach the budget.
     """
-    if watch is not None:
+    if timer is not None:
         return tuple(SCHEMES)
     if isinstance(calibration, Calibration):
         return DATA_SCHEMES
@@ -266,7 +266,7 @@ def default_schemes(
     if options.rule is not None:
         return WEIGHT_SCHEMES
     try:
-        check_reach(layers, few)
+        check_feasible(layers, few)
     except PlanError:
         return MORE_WEIGHT_SCHEMES
     return WEIGHT_SCHEMES if requests(layers, few) else MORE_WEIGHT_SCHEMES

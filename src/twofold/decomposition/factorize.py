@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..calibration.shrink import SHARES, HeldOut, drawn
+from ..calibration.shrink import SHARES, Holdout, drawn
 from ..conv import ConvLayer, LayerStatistics, SecondPass
 from ..lowrank import Factorization, FitOptions, LayerFit, scheme
 from ..planning import Choice, Request
@@ -51,12 +51,12 @@ def factorize(
         seen: statistics of layers; taken out as they are used, since they are large.
     """
     second_pass = None if calibration is None else calibration.second_pass
-    held_out = {} if calibration is None else calibration.held_out_patches(layers)
+    holdout = {} if calibration is None else calibration.holdout_patches(layers)
     factored, shares = {}, {}
     for layer in track(layers, "factoring layers"):
         statistics = seen.pop(layer.name, None)
         share, fitted = _Fit(layer, wanted[layer.name], options, second_pass).best(
-            statistics, held_out.pop(layer.name, None)
+            statistics, holdout.pop(layer.name, None)
         )
         factored[layer.name] = fitted
         if share:
@@ -80,11 +80,11 @@ class _Fit:
     second_pass: SecondPass | None
 
     def best(
-        self, statistics: LayerStatistics | None, held_out: HeldOut | None
+        self, statistics: LayerStatistics | None, holdout: Holdout | None
     ) -> tuple[float, list[Factorization]]:
         """The share of which the fit loses least of what was held out, and what is wanted under it."""
         fitted = LayerFit(self.layer, statistics, self.options, self.second_pass)
-        if statistics is None or statistics.covariance is None or held_out is None:
+        if statistics is None or statistics.covariance is None or holdout is None:
             return 0.0, self._all(fitted, {})
         judge = _judge(self.layer, self.requests)
         found = _made(fitted, judge)
@@ -92,7 +92,7 @@ class _Fit:
 
         def loss(found: Factorization) -> float:
             # Alternations change no choice that was seen (nsfw), and take longer than all the rest (HED).
-            return held_out.loss(self.layer, found.trial(ranks)[1], statistics)
+            return holdout.loss(self.layer, found.trial(ranks)[1], statistics)
 
         chosen, known, least = 0.0, {judge: found}, loss(found)
         for share in SHARES:

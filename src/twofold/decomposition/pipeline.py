@@ -65,7 +65,7 @@ def run(
     options: PlanOptions,
     calibration: Calibration | WeightsOnly = WeightsOnly(),  # noqa: B008 - a frozen value
     fit: FitOptions | None = None,
-    watch: Stopwatch | None = None,
+    timer: Stopwatch | None = None,
 ) -> Result[M]:
     """Decompose a model as options say.
 
@@ -74,10 +74,10 @@ def run(
         options: of the plan.
         calibration: what layers see and outputs feel.
         fit: of the factors.
-        watch: tells times, for plans that are made by them.
+        timer: tells times, for plans that are made by them.
     """
     try:
-        return _run(model, options, _looked(model, options, calibration), fit or FitOptions(), watch)
+        return _run(model, options, _looked(model, options, calibration), fit or FitOptions(), timer)
     except PlanError as error:
         stopped = calibration.runner.stopped if isinstance(calibration, Calibration) else ()
         if not stopped:
@@ -134,7 +134,7 @@ def _looked(model: Model, options: PlanOptions, calibration: Calibration | Weigh
 
 
 def _run(
-    model: M, options: PlanOptions, looked: _Looked, fit: FitOptions, watch: Stopwatch | None
+    model: M, options: PlanOptions, looked: _Looked, fit: FitOptions, timer: Stopwatch | None
 ) -> Result[M]:
     layers, wanted, chosen, seen = looked.layers, looked.wanted, looked.chosen, looked.seen
     notes, warnings = looked.calibration.notes, _assumptions(model, layers)
@@ -144,7 +144,7 @@ def _run(
     if known is not None and chosen:
         objective = known.sensitivity(chosen, factored.layers, Workload.of(layers), options.multiple)
     trial = _Planner(model, layers, factored, options, objective, known)
-    if watch is None:
+    if timer is None:
         found = trial.search()
     else:
         limit = options.budget.value if options.budget and options.budget.metric == "latency" else None
@@ -154,7 +154,7 @@ def _run(
             trial = replace(trial, cost=prices)
             return trial.search()
 
-        found = plan_by_time(model, layers, wanted, watch, limit, by)
+        found = plan_by_time(model, layers, wanted, timer, limit, by)
     plan = found.plan
     stacks, curves, shares = (
         trial.stacks(found),
@@ -170,8 +170,8 @@ def _run(
             "shrunk": dict(shares),
             "means_corrected": _means_corrected(layers, found.factors),
             "measured": {
-                "count": known.held_out.count,
-                "held_out": known.apart,
+                "count": known.holdout.count,
+                "held_out": known.has_holdout,
                 "outputs": list(known.runner.outputs),
                 "network": dict(assessed.network),
             },

@@ -32,7 +32,7 @@ from typing import BinaryIO
 
 from ..errors import OutputError
 from .locks import locked
-from .preflight import refuse_existing, reject_irregular, unwritable
+from .preflight import reject_existing, reject_irregular, unwritable
 from .recovery import Journal, recover, recover_locked, sync_folder
 from .signals import Stopped, unwinding
 
@@ -149,7 +149,7 @@ class _Transaction:
             for slot in self._slots:
                 self._fill(slot)
             if not self._force:
-                refuse_existing(
+                reject_existing(
                     [slot.given for slot in self._slots if slot.target.exists() and not _same_content(slot)]
                 )
             if check is not None:

@@ -36,7 +36,7 @@ def output_path(given: str | os.PathLike[str], what: str = "the output") -> Path
     return Path(text)
 
 
-def refuse_existing(files: Collection[Path]) -> None:
+def reject_existing(files: Collection[Path]) -> None:
     """Reject early what `commit` would reject after the work, whatever the new content will be.
 
     Raises:
@@ -87,7 +87,7 @@ def preflight(files: Collection[Path], *, force: bool = True, sizes: Sequence[in
         except (OSError, ValueError) as error:
             raise unwritable(path, error) from error
     if not force:
-        refuse_existing(files)
+        reject_existing(files)
     for folder, path in places.items():
         try:
             _try(folder, max(sizes, default=0))

@@ -47,7 +47,7 @@ class Source:
         source._sha256, source.content = self.sha256, None
         return source
 
-    def refuse_changed(self, *, needed: bool | None = None) -> None:
+    def reject_changed(self, *, needed: bool | None = None) -> None:
         """Reject to go on where the file holds other bytes than were read.
 
         Args:
@@ -129,14 +129,14 @@ def hashed_source(path: Path) -> Source:
     return source
 
 
-def refuse_changed(model: object) -> None:
+def reject_changed(model: object) -> None:
     """Reject to write what was made of a model whose files have changed since.
 
     Raises:
         OutputError: a file has; it names it.
     """
     for source in sources_of(model):
-        source.refuse_changed()
+        source.reject_changed()
 
 
 def sources_of(model: object) -> tuple[Source, ...]:

@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol, TypeVar
 
 from ..conv import ConvLayer, Factors, Skipped
 from ..files.atomic import commit, recover
-from ..files.preflight import is_missing, output_path, preflight, refuse_existing, reserved
-from ..files.source import refuse_changed, sizes_of
+from ..files.preflight import is_missing, output_path, preflight, reject_existing, reserved
+from ..files.source import reject_changed, sizes_of
 from ..progress import track
 from .graph import NetGraph
 
@@ -22,8 +22,8 @@ __all__ = [
     "output_path",
     "preflight",
     "recover",
-    "refuse_changed",
-    "refuse_existing",
+    "reject_changed",
+    "reject_existing",
     "reserved",
     "sizes_of",
 ]

@@ -21,7 +21,7 @@ from ..calibration.source import CalibrationSource, calibration_inputs, split
 from ..conv import ConvLayer
 from ..errors import without
 from ..files.scratch import scratch_folder
-from ..formats.base import commit, output_path, refuse_changed, reserved, sizes_of
+from ..formats.base import commit, output_path, reject_changed, reserved, sizes_of
 from ..lowrank.assemble import checked_weight
 from ..progress import track
 from ..system import real
@@ -136,20 +136,20 @@ def _quantize(
         plain, int8 = place / "plain.onnx", place / "int8.onnx"
         prepare(as_onnx(model), plain)
         inputs = fitting(inputs, plain)
-        fitted, held_out = split(inputs)
+        fitted, holdout = split(inputs)
         write_int8(plain, int8, fitted)
         notes = round_to_outputs(plain, int8, fitted)
-        outputs, layers = _errors(plain, int8, held_out)
+        outputs, layers = _errors(plain, int8, holdout)
         content = int8.read_bytes()
         sizes = plain.stat().st_size, len(content)
 
     notes = (*_remarks(outputs), *notes, *inputs.provenance.lines)
-    found = Quantized(path, outputs, layers, (fitted.count, held_out.count), sizes, notes)
+    found = Quantized(path, outputs, layers, (fitted.count, holdout.count), sizes, notes)
     files = {path: content, **(extra(found) if extra is not None else {})}
 
     def check(places: Mapping[Path, Path]) -> None:
-        refuse_changed(model)
-        _Net(places[path].read_bytes()).run(next(iter(held_out)))
+        reject_changed(model)
+        _Net(places[path].read_bytes()).run(next(iter(holdout)))
 
     commit({name: partial(_write, content=one) for name, one in files.items()}, force=force, check=check)
     return found

@@ -50,7 +50,7 @@ def probe_groups(
 
 
 def layer_costs(
-    layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], watch: Stopwatch, batch: int,
+    layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], timer: Stopwatch, batch: int,
     workload: Workload, whole: float | None,
 ) -> LatencyCost:  # fmt: skip
     """Times of all layers that may be replaced, and of their candidates; see `probe_groups`.
@@ -58,21 +58,21 @@ def layer_costs(
     Args:
         layers: those that may be replaced.
         wanted: by name of the layer, the schemes and variants that compete.
-        watch: tells times.
+        timer: tells times.
         batch: images per run.
         workload: counts MACs.
         whole: seconds of the network; None where that is not known, and these layers stand for it.
     """
-    times = watch.seconds(probe_groups(layers, wanted, watch.block, batch, workload))
+    times = timer.seconds(probe_groups(layers, wanted, timer.block, batch, workload))
     own, curves = {}, {}
     for layer in layers:
         own[layer.name] = _seconds(times, layer, (layer.geometry,), batch)
         curves[layer.name] = {
             kind: Curve(
                 {r: _seconds(times, layer, _chain(layer, kind, r), batch) for r in ranks},
-                block_of(layer, watch.block),
+                block_of(layer, timer.block),
             )
-            for kind, ranks in _probes(layer, wanted[layer.name], watch.block, workload).items()
+            for kind, ranks in _probes(layer, wanted[layer.name], timer.block, workload).items()
         }
     total = sum(own.values())
     known = total if whole is None else whole
@@ -84,7 +84,7 @@ def verified(
     prices: LatencyCost,
     layers: Mapping[str, ConvLayer],
     choices: Sequence[Choice],
-    watch: Stopwatch,
+    timer: Stopwatch,
     batch: int,
 ) -> tuple[LatencyCost, dict[str, Timing]]:
     """Time what was chosen at its very ranks, and all candidates of a layer again where that is a surprise.
@@ -95,7 +95,7 @@ def verified(
     chosen = {c.layer: (layers[c.layer], (c.scheme, c.variant), c.ranks) for c in choices}
     chains = {name: _chain(layer, kind, ranks) for name, (layer, kind, ranks) in chosen.items()}
     groups = [group for name, chain in chains.items() for group in _groups(layers[name], [chain], batch)]
-    times = watch.seconds(groups, anew=True)
+    times = timer.seconds(groups, anew=True)
     curves = {name: dict(of_layer) for name, of_layer in prices.curves.items()}
     timings = {}
     for name, (layer, kind, ranks) in chosen.items():
@@ -104,16 +104,16 @@ def verified(
         predicted = prices.layer_seconds(name, *kind, ranks)
         timings[name] = Timing((own, predicted), (own, found), spread)
         if abs(found / predicted - 1) > _SURPRISE:
-            curves[name] = _again(layer, curves[name], watch, batch)
+            curves[name] = _again(layer, curves[name], timer, batch)
         curve = curves[name][kind]
         curves[name][kind] = replace(curve, points={**curve.points, ranks: found})
     return replace(prices, curves=curves), timings
 
 
-def _again(layer: ConvLayer, curves: Mapping[Kind, Curve], watch: Stopwatch, batch: int) -> dict[Kind, Curve]:
+def _again(layer: ConvLayer, curves: Mapping[Kind, Curve], timer: Stopwatch, batch: int) -> dict[Kind, Curve]:
     """The curves of a layer, measured anew."""
     points = {kind: tuple(curve.points) for kind, curve in curves.items()}
-    times = watch.seconds(_groups(layer, _chains(layer, points), batch), anew=True)
+    times = timer.seconds(_groups(layer, _chains(layer, points), batch), anew=True)
     return {
         kind: replace(
             curve, points={r: _seconds(times, layer, _chain(layer, kind, r), batch) for r in curve.points}

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from ..conv import ConvLayer
 from ..errors import FormatError, OptionError, PlanError
-from ..formats.base import Model, commit, preflight, refuse_changed, reserved, sizes_of
+from ..formats.base import Model, commit, preflight, reject_changed, reserved, sizes_of
 from ..planning import PlanOptions, requests
 from ..planning.workload import Workload
 from ..progress import track
@@ -116,7 +116,7 @@ def _written(
     about = {"device": device, "block": str(block)}
     files[folder / TABLE] = _table_text(about, rows).encode()
     writers = {path: partial(_write, content) for path, content in files.items()}
-    commit(writers, force=force, check=lambda places: refuse_changed(model))
+    commit(writers, force=force, check=lambda places: reject_changed(model))
     return Handout(folder, len(stacks), sum(map(len, files.values())), whole)
 
 

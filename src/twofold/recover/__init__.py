@@ -156,7 +156,7 @@ def _recover(
         raise InputError(f"recovery needs at least 2 inputs, got {inputs.count}")
     sized = options.sized(inputs, world.shard.size)
     assert sized.batch is not None, "Bug: options are not sized"
-    fitted, held_out = split(inputs.batched(sized.batch))
+    fitted, holdout = split(inputs.batched(sized.batch))
     if source.options.synthetic and inputs.provenance.source_type != "synthetic":
         more = beside(fitted, source.options.synthetic, seed=source.image_options.seed)
         note = f"{more.count} synthetic images teach beside yours; errors are measured on yours alone"
@@ -165,15 +165,15 @@ def _recover(
         from .int8 import Int8Student, make_teacher  # noqa: PLC0415 - an extra
 
         runner = make_teacher(original, source.targets)
-        fitted, held_out = (one.only(runner.inputs) for one in (fitted, held_out))
+        fitted, holdout = (one.only(runner.inputs) for one in (fitted, holdout))
         student = Int8Student(students[0], runner, fitted, world.device)
-    validation = TeacherData(runner, held_out, world, hints)
+    validation = TeacherData(runner, holdout, world, hints)
     teacher_data = TeacherData(runner, fitted, world, hints) if sized.steps else validation
     course = train(student, teacher_data, validation, sized, world)
     curve = course.errors
-    model, notes = student.finish(held_out)
+    model, notes = student.finish(holdout)
     if not options.qat:  # the int8 form has run beside the original in ONNX Runtime
-        first = next(iter(held_out.take(slice(0, 1))))
+        first = next(iter(holdout.take(slice(0, 1))))
         notes = (*notes, *tryout(original, model, runner_for(original), first).warnings(changed=True))
     return Recovery(
         model, curve[0][1], min(error for _, error in curve), curve, fitted.count if sized.steps else 0,

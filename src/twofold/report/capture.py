@@ -45,7 +45,7 @@ def capture(model: Model, calibration: Calibration, stacks: Stacks) -> tuple[Sam
     runner = runner_for(model, calibration.runner.ends or calibration.runner.outputs)
     color = calibration.inputs.provenance.color or ("bgr" if is_caffe(runner) else "rgb")
     found: list[Sample] = []
-    for batch in calibration.held_out:
+    for batch in calibration.holdout:
         found += samples(batch, runner.run(batch), runner.run(batch, stacks), color)
         if len(found) >= COUNT:
             break

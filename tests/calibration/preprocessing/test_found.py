@@ -355,7 +355,7 @@ def test_the_plan_says_it_and_measures_the_net_as_it_runs(images):
             as_model(module, x[:1]),
             CalibrationSource(options=twofold.CalibrationOptions(synthetic=16), **options),
         )
-        held = torch.from_numpy(np.array(calibration.held_out.arrays["input"]))
+        held = torch.from_numpy(np.array(calibration.holdout.arrays["input"]))
         with torch.no_grad():
             out, ref = result.model.module(held), module(held)
         true = float((out - ref).norm() / (ref - ref.mean(dim=(0, 2, 3), keepdim=True)).norm())

@@ -182,12 +182,12 @@ def pair(folder: Path) -> CaffeModel:
 
 
 def test_a_fit_to_data_beats_one_to_weights(tmp_path):
-    model, held_out = pair(tmp_path), correlated(64, 5)
+    model, holdout = pair(tmp_path), correlated(64, 5)
     one = {"ranks": {"fc": 8}, "only": "fc", "schemes": "channel"}
     fitted = twofold.decompose(model, data={"data": correlated(256, 4)}, **one)
     blind = twofold.decompose(model, no_data=True, **one)
-    wanted = run(model, held_out)
-    lost = [np.linalg.norm(run(one.model, held_out) - wanted) for one in (fitted, blind)]
+    wanted = run(model, holdout)
+    lost = [np.linalg.norm(run(one.model, holdout) - wanted) for one in (fitted, blind)]
     assert lost[0] < 0.5 * lost[1]
 
 

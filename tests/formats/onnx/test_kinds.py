@@ -82,14 +82,14 @@ def test_a_product_of_results_is_no_layer(tmp_path):
 def test_a_fit_to_sequences_is_corrected_by_a_bias_of_its_own(tmp_path):
     """What the rank loses has a mean; MatMul has no place for it, so an Add follows."""
     model = opened(tmp_path, "MatMul", ("n", 6, 64), [numbers(64, 48)])
-    given, held_out = (1 + correlated(6 * n, seed).reshape(n, 6, 64) for n, seed in ((64, 4), (16, 5)))
+    given, holdout = (1 + correlated(6 * n, seed).reshape(n, 6, 64) for n, seed in ((64, 4), (16, 5)))
     one = {"ranks": {"layer": 8}, "schemes": "channel"}
     fitted = twofold.decompose(model, data={"x": given}, **one)
     assert [node.op_type for node in fitted.model.proto.graph.node] == ["MatMul", "MatMul", "Add"]
     fitted.save(tmp_path / "out")
-    wanted = run(model, held_out)
-    written = run(twofold.load(tmp_path / "out" / "net.onnx"), held_out)
-    blind = run(twofold.decompose(model, no_data=True, **one).model, held_out)
+    wanted = run(model, holdout)
+    written = run(twofold.load(tmp_path / "out" / "net.onnx"), holdout)
+    blind = run(twofold.decompose(model, no_data=True, **one).model, holdout)
     lost = [np.linalg.norm(found - wanted) for found in (written, blind)]
     assert lost[0] < 0.5 * lost[1]
     assert abs((written - wanted).mean()) < 0.05 * np.abs(blind - wanted).mean()
@@ -124,12 +124,12 @@ def correlated(count: int, seed: int) -> np.ndarray:
 
 def test_a_fit_to_data_beats_one_to_weights(tmp_path):
     model = opened(tmp_path, "Gemm", ("n", 64), [numbers(64, 48), numbers(48)])
-    held_out = correlated(64, 5)
+    holdout = correlated(64, 5)
     one = {"ranks": {"layer": 8}, "schemes": "channel"}
     fitted = twofold.decompose(model, data={"x": correlated(256, 4)}, **one)
     blind = twofold.decompose(model, no_data=True, **one)
-    wanted = run(model, held_out)
-    lost = [np.linalg.norm(run(one.model, held_out) - wanted) for one in (fitted, blind)]
+    wanted = run(model, holdout)
+    lost = [np.linalg.norm(run(one.model, holdout) - wanted) for one in (fitted, blind)]
     assert lost[0] < 0.5 * lost[1]
 
 

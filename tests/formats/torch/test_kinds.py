@@ -112,13 +112,13 @@ def error(module: nn.Module, other: nn.Module, x: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("name", ["up", "hidden", "out"])
 def test_a_fit_to_data_is_better_than_one_to_weights_and_keeps_its_promise(mixed, name):
-    data, held_out = smooth(24, 32, 6, 6), smooth(8, 32, 6, 6, seed=3)
+    data, holdout = smooth(24, 32, 6, 6), smooth(8, 32, 6, 6, seed=3)
     one = {"only": name, "ranks": {name: 8}}
     fitted = decompose(mixed, data=data, schemes=("channel", "input"), calibration=BARE, **one)
     blind = decompose(
         mixed, no_data=True, example_inputs=data[:1], schemes=fitted.plan.choices[0].scheme, **one
     )
-    assert error(mixed, fitted.model.module, held_out) < 0.7 * error(mixed, blind.model.module, held_out)
+    assert error(mixed, fitted.model.module, holdout) < 0.7 * error(mixed, blind.model.module, holdout)
     # What the plan predicts is the layer's own error on what it sees.
     seen = {}
     mixed.get_submodule(name).register_forward_hook(lambda m, given, out: seen.update(x=given[0], y=out))

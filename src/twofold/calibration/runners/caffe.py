@@ -26,7 +26,7 @@ from ...formats.torch.layer_types import convolve
 from ...layer_types import LAYER_TYPES
 from ..inputs import Batch, SampleShape
 from ..preprocessing.transform_param import CaffeDescription
-from ..runner import Norm, Outputs, Place, Seen, Stacks
+from ..runner import LayerInputs, Norm, Outputs, Place, Stacks
 from .gradients import output_gradients
 from .readout import CAFFE as READOUT
 
@@ -129,11 +129,11 @@ class CaffeRunner:
 
     # ---- running
 
-    def watch(
+    def record_inputs(
         self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None,
         stacks: Stacks = (),
-    ) -> Iterator[Seen]:  # fmt: skip
-        """See `Runner.watch`."""
+    ) -> Iterator[LayerInputs]:  # fmt: skip
+        """See `Runner.record_inputs`."""
         names = {index: layer.name for layer in layers for index in self._uses(layer)}
         if gradients is not None:
             yield from self._watch_gradients(names, batch, gradients)
@@ -144,11 +144,11 @@ class CaffeRunner:
             for step in self.net.walk(_tensors(batch), 0, stop, self._needed(stop)):
                 if step.index in names:
                     for bottom in step.bottoms:
-                        yield Seen(names[step.index], self._images(step.index, bottom).numpy())
+                        yield LayerInputs(names[step.index], self._images(step.index, bottom).numpy())
 
     def _watch_gradients(
         self, names: Mapping[int, str], batch: Batch, generator: np.random.Generator
-    ) -> Iterator[Seen]:
+    ) -> Iterator[LayerInputs]:
         seen: list[tuple[int, Tensor, Tensor]] = []
         blobs: Mapping[str, Tensor] = {}
         feed = {name: tensor.requires_grad_() for name, tensor in _tensors(batch).items()}
@@ -161,7 +161,7 @@ class CaffeRunner:
         found = output_gradients(values, [top for *_, top in seen], generator)
         for (index, bottom, _), gradient in zip(seen, found, strict=True):
             images = self._images(index, bottom.detach()).numpy()
-            yield Seen(names[index], images, self._images(index, gradient, made=True).numpy())
+            yield LayerInputs(names[index], images, self._images(index, gradient, made=True).numpy())
 
     def _images(self, index: int, blob: Tensor, *, made: bool = False) -> Tensor:
         """What a layer is given, or what it made, as (N, C, *size)."""

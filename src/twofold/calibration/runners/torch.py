@@ -25,7 +25,7 @@ from ...formats.torch.inputs import Arguments
 from ...formats.torch.model import TorchModel, with_own_bias
 from ...formats.torch.outputs import flat
 from ..inputs import Batch, SampleShape
-from ..runner import Norm, Outputs, Place, Seen, Stacks
+from ..runner import LayerInputs, Norm, Outputs, Place, Stacks
 from .early import first_norm, first_place
 from .gradients import output_gradients
 from .readout import TORCH as READOUT
@@ -146,16 +146,16 @@ class TorchRunner:
 
     # ---- running
 
-    def watch(
+    def record_inputs(
         self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None,
         stacks: Stacks = (),
-    ) -> Iterator[Seen]:  # fmt: skip
-        """See `Runner.watch`."""
+    ) -> Iterator[LayerInputs]:  # fmt: skip
+        """See `Runner.record_inputs`."""
         seen = _Recorder({layer.name: self._modules(layer.name) for layer in layers}, gradients is not None)
         if gradients is None:
             with torch.no_grad(), self._swapped(stacks), seen.hooked():
                 self._run(batch)
-            yield from (Seen(use.layer, use.input) for use in seen.uses)
+            yield from (LayerInputs(use.layer, use.input) for use in seen.uses)
             return
         with torch.enable_grad(), seen.hooked():
             found = self._run(batch)
@@ -163,7 +163,9 @@ class TorchRunner:
         for use, gradient in zip(
             seen.uses, output_gradients(values, [use.output for use in seen.uses], gradients), strict=True
         ):
-            yield Seen(use.layer, use.input, _array(adapter_for(use.module).images(use.module, gradient)))
+            yield LayerInputs(
+                use.layer, use.input, _array(adapter_for(use.module).images(use.module, gradient))
+            )
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""

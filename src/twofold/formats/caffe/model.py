@@ -13,7 +13,7 @@ import numpy as np
 
 from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
-from ...files.source import Source, read_source, refuse_changed
+from ...files.source import Source, read_source, reject_changed
 from ...renamed import moved
 from ...system import is_dir
 from ..base import commit, recover
@@ -277,7 +277,7 @@ class CaffeModel:
             weights = read_weights(places[Path(caffemodel)]) if caffemodel and self.weights else None
             written = replace(self, definition=document, weights=weights, new_layers={})
             self._compare(written)
-            refuse_changed(self)
+            reject_changed(self)
             if check is not None:
                 check(written)
 

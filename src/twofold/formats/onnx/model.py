@@ -254,7 +254,7 @@ class OnnxModel:
 
         def reread(places: Mapping[Path, Path]) -> None:
             for source in self.read:  # what is not edited is copied from its file
-                source.refuse_changed(needed=not (self.edited and source.held))
+                source.reject_changed(needed=not (self.edited and source.held))
             proto, _ = _read(places[path], path)
             moved = {location: places[path.parent / location] for location in self.files}
             written = replace(self, path=path, proto=proto, files=moved)

@@ -13,16 +13,16 @@ from torch import Tensor
 from ....conv import ConvLayer
 from ....errors import ModelError
 from ....onnx_torch import OnnxNet
-from ...runner import Seen
+from ...runner import LayerInputs
 from ..gradients import output_gradients
 
 
-def watch(
+def record_inputs(
     net: OnnxNet,
     places: Mapping[int, ConvLayer],
     values: Mapping[str, NDArray[Any]],
     generator: np.random.Generator,
-) -> Iterator[Seen]:
+) -> Iterator[LayerInputs]:
     """Inputs of convolutions, and the gradients of the outputs with respect to their outputs.
 
     Args:
@@ -59,4 +59,4 @@ def watch(
         ) from error
     for (layer, source, _), gradient in zip(seen, gradients, strict=True):
         found_there = (tensor.detach().float().numpy() for tensor in (source, gradient))
-        yield Seen(layer.name, *map(layer.geometry.semantics.images, found_there))
+        yield LayerInputs(layer.name, *map(layer.geometry.semantics.images, found_there))

@@ -19,7 +19,7 @@ from ....formats.onnx.model import OnnxModel
 from ....formats.onnx.shapes import input_shapes, integer_values
 from ....lowrank.measure import composed
 from ...inputs import Batch, SampleShape
-from ...runner import Norm, Outputs, Place, Seen, Stacks
+from ...runner import LayerInputs, Norm, Outputs, Place, Stacks
 from ..readout import ONNX as READOUT
 from .batches import Batching, Values
 from .early import first_norm, first_place
@@ -126,11 +126,11 @@ class OnnxRunner:
 
     # ---- running
 
-    def watch(
+    def record_inputs(
         self, layers: Sequence[ConvLayer], batch: Batch, gradients: np.random.Generator | None = None,
         stacks: Stacks = (),
-    ) -> Iterator[Seen]:  # fmt: skip
-        """See `Runner.watch`."""
+    ) -> Iterator[LayerInputs]:  # fmt: skip
+        """See `Runner.record_inputs`."""
         places = {use: layer for layer in layers for use in self._network.uses(layer)}
         if gradients is not None:
             yield from self._network.watch_gradients(places, self.parts(batch), gradients)
@@ -146,7 +146,7 @@ class OnnxRunner:
                 node, layer = self._network.graph.model.graph.node[position], places[position]
                 for values in envs:
                     given = values[node.input[0]].astype(np.float32, copy=False)
-                    yield Seen(layer.name, layer.geometry.semantics.images(given))
+                    yield LayerInputs(layer.name, layer.geometry.semantics.images(given))
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`; with stacks the changed model itself is run."""
@@ -265,14 +265,14 @@ class _Network:
 
     def watch_gradients(
         self, places: Mapping[int, ConvLayer], parts: Sequence[Values], generator: np.random.Generator
-    ) -> Iterator[Seen]:
+    ) -> Iterator[LayerInputs]:
         """Run in torch, forward and back."""
-        from .differentiate import watch  # noqa: PLC0415 - an extra
+        from .differentiate import record_inputs  # noqa: PLC0415 - an extra
 
         net = self._net
         assert net is not None, "Bug: asked for gradients that there are not"
         for values in parts:
-            yield from watch(net, places, values, generator)
+            yield from record_inputs(net, places, values, generator)
 
     @cached_property
     def _net(self) -> OnnxNet | None:

@@ -15,7 +15,7 @@ from twofold.planning.make import Request, make_plan, requests
 from twofold.planning.options import PlanOptions
 
 
-def check_reach(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> None:
+def check_feasible(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> None:
     """Reject what `make_plan` would reject whatever the layers' factorizations say.
 
     What a stack costs follows from shapes alone. Law: options that are rejected here are rejected by
