@@ -49,7 +49,9 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_decompose_writes_a_net_its_weights_and_the_plan(small, tmp_path, capsys):
     assert main(["decompose", *small, "-o", "out/", "--macs", "0.4", "--no-data"]) == 0
     out, err = capsys.readouterr()
-    assert err == f"warning: {UNMEASURED}\n"
+    warning, *ruined = err.splitlines()
+    assert warning == f"warning: {UNMEASURED}"
+    assert all("decomposed layers have an error above 0.3" in line for line in ruined)
     assert sorted(content(tmp_path / "out")) == [
         "net.caffemodel", "net.prototxt", "plan.json", "report.html", "report.json", "run.toml",
     ]  # fmt: skip
@@ -65,7 +67,9 @@ def test_decompose_writes_a_net_its_weights_and_the_plan(small, tmp_path, capsys
 def test_json_is_all_that_is_printed(small, capsys):
     assert main(["decompose", *small, "-o", "out", "--json", "--no-data"]) == 0
     out, err = capsys.readouterr()
-    assert err == f"warning: {UNMEASURED}\n"
+    warning, *ruined = err.splitlines()
+    assert warning == f"warning: {UNMEASURED}"
+    assert all("decomposed layers have an error above 0.3" in line for line in ruined)
     found = json.loads(out)
     names = ["net.prototxt", "net.caffemodel", "plan.json", "run.toml", "report.json", "report.html"]
     assert found["files"] == [f"out/{name}" for name in names]
@@ -453,3 +457,14 @@ def test_an_interrupt_in_the_middle_of_the_work_leaves_nothing(small, tmp_path):
     assert err.splitlines()[-1].startswith("twofold: interrupted; no file was left half-written; ")
     assert "Traceback" not in err
     assert {path for path in tmp_path.iterdir() if path.name != "__pycache__"} == before
+
+
+@pytest.mark.parametrize(("macs", "warned"), [(0.3, True), (0.95, False)])
+def test_weights_alone_that_lose_much_say_that_accuracy_is_lost(small, capsys, macs, warned):
+    options = ["--macs", str(macs), "--no-data", "--no-report", "--multiple", "2"]
+    assert main(["decompose", *small, "-o", "out", *options]) == 0
+    found = re.findall(
+        r"(\d) of \d decomposed layers have an error above 0.3, two 0\.\d+", capsys.readouterr().err
+    )
+    plan = Plan.load("out/plan.json")
+    assert found == ([str(sum(one.relative_error > 0.3 for one in plan.choices))] if warned else [])

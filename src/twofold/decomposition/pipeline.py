@@ -53,6 +53,8 @@ UNMEASURED = (
     "made from the weights alone: how much the network's outputs change was not measured, and may be far "
     "more than errors of weights; give data or images"
 )
+#: Relative errors of a layer's weight above this mostly cost a network its accuracy.
+_LARGE = 0.3
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
 #: Plans that are made at most, each with what fits for the one before told; more where every layer is
@@ -180,13 +182,25 @@ def _run(
         warnings = (*warnings, *known.inputs.provenance.warnings, *_warnings(known, options, error, assessed))
         notes = (*notes, *seen.notes, *correction)
     elif found.factors:
-        warnings = (*warnings, UNMEASURED)
+        warnings = (*warnings, UNMEASURED, *_ruined(plan))
     smaller = model.replace(found.factors)
     tried = tryout(model, smaller) if known is None else tryout(model, smaller, known.runner, known.first())
     warnings = (*warnings, *tried.warnings(changed=bool(found.factors)))
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *warnings, *notes))
     shown = None if known is None else known.sample(SHOWN)
     return Result(smaller, plan, model, found.factors, shown, warnings, partial(curves, plan))
+
+
+def _ruined(plan: Plan) -> tuple[str, ...]:
+    """A warning where the weights alone lose so much that the network is probably of no use."""
+    large = {one.layer: one.relative_error for one in plan.choices if one.relative_error > _LARGE}
+    if not large:
+        return ()
+    worst = max(large, key=large.__getitem__)
+    return (
+        f"{len(large)} of {len(plan.choices)} decomposed layers have an error above {_LARGE}, {worst} "
+        f"{error_text(large[worst])}: accuracy is probably lost; give data or images, or a larger budget",
+    )
 
 
 def _assumptions(model: Model, layers: Sequence[ConvLayer | Skipped]) -> tuple[str, ...]:
