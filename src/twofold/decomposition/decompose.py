@@ -22,7 +22,7 @@ from ..lowrank import REFINE, SCHEMES, FitOptions
 from ..planning import Budget, FixedRanks, PlanOptions, requests
 from ..planning.devices import parse_multiple
 from ..planning.feasible import check_feasible
-from ..planning.options import DATA_SCHEMES, MORE_WEIGHT_SCHEMES, WEIGHT_SCHEMES
+from ..planning.options import DATA_SCHEMES, WEIGHT_SCHEMES
 from ..progress import note
 from ..renamed import former
 from .calibrate import Calibration, WeightsOnly, prepare
@@ -134,8 +134,8 @@ def decompose(
             unless inputs are given.
         multiple: ranks are multiples of this, and at least this. The name of a device, as "ascend-fp16", also
             counts MACs as the device does: in whole blocks of channels.
-        schemes: names of the schemes that compete; by default "spatial", "channel" and "depthwise". Where the
-            weights decide "spatial" alone, or beside "channel" where it does not reach the budget alone.
+        schemes: names of the schemes that compete; by default "spatial" and "channel", or "spatial"
+            alone where the weights decide and that takes layers and reaches the budget.
         only: names or patterns of the layers that may be decomposed; empty means all.
         skip: names or patterns of layers to leave alone.
         ranks: layer name or pattern -> its rank (ranks for a scheme with several), or "full".
@@ -268,8 +268,8 @@ def default_schemes(
     try:
         check_feasible(layers, few)
     except PlanError:
-        return MORE_WEIGHT_SCHEMES
-    return WEIGHT_SCHEMES if requests(layers, few) else MORE_WEIGHT_SCHEMES
+        return DATA_SCHEMES
+    return WEIGHT_SCHEMES if requests(layers, few) else DATA_SCHEMES
 
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
