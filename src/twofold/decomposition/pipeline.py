@@ -193,7 +193,8 @@ def _run(
 
 def _ruined(plan: Plan) -> tuple[str, ...]:
     """A warning where the weights alone lose so much that the network is probably of no use."""
-    large = {one.layer: one.relative_error for one in plan.choices if one.relative_error > _LARGE}
+    errors = {one.layer: one.relative_error or 0.0 for one in plan.choices}
+    large = {name: error for name, error in errors.items() if error > _LARGE}
     if not large:
         return ()
     worst = max(large, key=large.__getitem__)
