@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 
 import cv2
 import numpy as np
@@ -117,4 +118,4 @@ def test_without_torch_the_error_names_the_extra(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'twofold\[torch\]'"):
-        to_torch(load(model("nsfw")))
+        import_module("twofold.caffe_torch")

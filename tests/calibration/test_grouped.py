@@ -112,15 +112,14 @@ def test_over_the_limit_one_more_pass_fits_all_groups_as_their_covariances_would
     for number, name in enumerate(taking):
         variant = SCHEMES[name].variants(geometry)[0]
         one = SCHEMES[name].factorize(layer, variant, full)
-        if name == "depthwise" and geometry.groups > 1:  # its fit needs all of a group's covariance
-            with pytest.raises(OptionError, match="raise the limit"):
-                SCHEMES[name].factorize(layer, variant, less, second_pass=second_pass)
-            continue
         two = SCHEMES[name].factorize(layer, variant, less, second_pass=second_pass)
-        assert passes == [geometry.groups] * (number + 1)
-        np.testing.assert_allclose(two.energy_errors(), one.energy_errors(), rtol=2e-3, atol=1e-6)
         ranks = tuple(max(1, r // 2) for r in one.max_ranks)
         errors = [energy_error(layer, fitted.factors(ranks), full) for fitted in (one, two)]
+        assert passes == [geometry.groups] * (number + 1)
+        if name == "depthwise":  # terms are fitted to a model of the covariance, the last factor to all of it
+            assert errors[1] <= 1.3 * errors[0]
+            continue
+        np.testing.assert_allclose(two.energy_errors(), one.energy_errors(), rtol=2e-3, atol=1e-6)
         assert errors[1] == pytest.approx(errors[0], rel=5e-3)
         assert errors[0] > 1e-3
         with pytest.raises(OptionError, match="no second pass"):

@@ -25,7 +25,7 @@ def example(word: str) -> str:
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_the_example_scheme_is_a_scheme(monkeypatch, groups):
-    monkeypatch.setattr(schemes, "_schemes", dict(schemes._schemes))
+    monkeypatch.setattr(schemes.SCHEMES, "_entries", dict(schemes.SCHEMES))
     exec(example("class Chosen"), {})
     geometry = ConvGeometry.of(8, 6, (3, 2), groups=groups)
     weight = np.random.default_rng(0).normal(size=geometry.weight_shape)

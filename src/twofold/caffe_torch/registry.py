@@ -50,7 +50,7 @@ def build_layer(setup: Setup) -> Layer:
     """
     try:
         return BUILDERS.of(setup.spec, REJECTED.get(setup.spec.type))(setup)
-    except ModelError as error:
+    except UnsupportedError as error:
         return Unavailable(setup, error)
     except (IndexError, ValueError, ZeroDivisionError, OverflowError, RuntimeError, TypeError) as error:
         return Unavailable(setup, _unfit(setup, error))
