@@ -49,7 +49,11 @@ def build_layer(setup: Setup) -> Layer:
     A layer that nobody runs (behind the last convolution, say) must not keep a net from being built.
     """
     try:
-        return BUILDERS.of(setup.spec, REJECTED.get(setup.spec.type))(setup)
+        builder = BUILDERS.of(setup.spec, REJECTED.get(setup.spec.type))
+    except ModelError as error:
+        return Unavailable(setup, error)
+    try:
+        return builder(setup)
     except UnsupportedError as error:
         return Unavailable(setup, error)
     except (IndexError, ValueError, ZeroDivisionError, OverflowError, RuntimeError, TypeError) as error:
