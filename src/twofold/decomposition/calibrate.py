@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,8 @@ from ..planning import MeasuredSensitivity
 from ..planning.workload import Workload
 from ..progress import track
 from .sensitivity import measure_sensitivity
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Calibration", "WeightsOnly", "prepare"]
 
@@ -129,8 +132,12 @@ class Calibration:
             return Assessment(self.holdout.count)
         protected = self.runner.outputs
         ends = [name for name in self.runner.ends if name not in {*protected, *self.runner.varying}]
-        runner = runner_for(model, (*protected, *ends)) if ends else self.runner
-        return assess(runner, protected, self.holdout, stacks)
+        if ends:
+            try:
+                return assess(runner_for(model, (*protected, *ends)), protected, self.holdout, stacks)
+            except (InputError, ModelError) as error:  # accuracies and losses need labels, which inputs lack
+                _log.debug("the network's own outputs cannot be compared: %s", error)
+        return assess(self.runner, protected, self.holdout, stacks)
 
     def doubt(self, effective: float) -> str | None:
         """What a user should be told of measured errors that few samples tell; None where enough do.
