@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from tests.small import HEAD, conv, write
 
 import twofold
-from twofold.calibration import runners
+from twofold.backends import base
 from twofold.inspect import Inspected, Inspection, inspect
 from twofold.planning.options import PlanOptions
 
@@ -28,7 +29,8 @@ TEXT = (
 @pytest.mark.parametrize("runs", [True, False])
 def test_what_it_says_of_each_layer_is_what_becomes_of_it(tmp_path, monkeypatch, multiple, runs):
     if not runs:
-        monkeypatch.setitem(runners._RUNNERS, "CaffeModel", ("missing", "PyTorch", "torch"))
+        lacking = base.Part("missing:make_runner", "PyTorch", "torch")
+        monkeypatch.setitem(base._backends, "caffe", replace(base._backends["caffe"], runner=lacking))
     model = twofold.load(*write(tmp_path, TEXT))
     found = inspect(model, multiple=multiple)
     reached = least(model, multiple, found.options.schemes)

@@ -12,7 +12,6 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
-from twofold.calibration import runners  # noqa: E402
 from twofold.conv import FactorConv, Factors  # noqa: E402
 from twofold.decomposition.tryout import tryout  # noqa: E402
 from twofold.errors import ModelError, remedy  # noqa: E402
@@ -89,7 +88,8 @@ def test_every_decomposition_is_tried(how, monkeypatch):
 def test_an_applied_plan_is_tried(monkeypatch):
     plan = twofold.decompose(net(), macs=0.8, no_data=True).plan
     assert not twofold.apply_plan(plan, net()).warnings
-    monkeypatch.setitem(runners._RUNNERS, "TorchModel", ("missing", "PyTorch", "torch"))
+    lacking = base.Part("missing:make_runner", "PyTorch", "torch")
+    monkeypatch.setitem(base._backends, "torch", replace(base._backends["torch"], runner=lacking))
     (said,) = twofold.apply_plan(plan, net()).warnings
     assert said.startswith("the result was not run beside its original: calibration needs PyTorch")
 
