@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import twofold  # noqa: E402
+from twofold.backends import base  # noqa: E402
 from twofold.conv import FactorConv, Factors  # noqa: E402
 from twofold.decomposition.tryout import tryout  # noqa: E402
 from twofold.errors import ModelError, remedy  # noqa: E402
