@@ -26,7 +26,7 @@ test: $(STAMP) browser  ## all tests
 quick: $(STAMP)  ## the tests that together take a minute: no real models, no trainings, no pages
 	$(BIN)/python -m pytest -n auto -m "not models and not slow"
 
-claims: $(STAMP)  ## the oldest and the newest versions that pyproject.toml allows, and no extras
+claims: $(STAMP)  ## the oldest versions that pyproject.toml allows, and no extras
 	$(BIN)/nox --no-error-on-missing-interpreters
 
 check: $(STAMP)  ## style and types
