@@ -1,6 +1,6 @@
 """What pyproject.toml claims of versions and extras, held: a few tests in environments of their own.
 
-`nox` runs what the gate runs; `nox -s newest oldest_files oldest_torch` runs before a release (PyTorch takes gigabytes).
+`nox` runs what the gate runs; `nox -s newest oldest_files oldest_torch` before a release: PyTorch takes gigabytes.
 """
 
 from __future__ import annotations
