@@ -1,6 +1,6 @@
 """What pyproject.toml claims of versions and extras, held: a few tests in environments of their own.
 
-`nox` runs what the gate runs; `nox -s newest oldest_files oldest_torch` before a release: PyTorch takes gigabytes.
+`nox` runs what the gate runs; the other sessions run before a release, and `oldest_torch` takes gigabytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 #: What runs the tests, no oracle among it.
 RUNNER = ("pytest", "hypothesis")
 NUMERICS = (
-    "tests/test_bare.py", "tests/test_imports.py", "tests/lowrank/test_schemes.py",
+    "tests/test_bare.py", "tests/test_imports.py", "tests/lowrank/test_spectra.py",
     "tests/planning/test_solve.py",
 )  # fmt: skip
 FILES = ("tests/formats/onnx/test_model.py", "tests/formats/caffe/test_hdf5.py")
