@@ -110,11 +110,14 @@ def reserved(files: Collection[Path], *, force: bool = True, sizes: Sequence[int
     Raises:
         OutputError: as `preflight`, or another process is at work on one of the files.
     """
+    # Of the processes of torchrun only the first writes: a folder that another made would not be removed, and
+    # one that another looks at may be removed meanwhile.
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
     preflight(files, force=force, sizes=sizes)
-    # Of the processes of torchrun only the first writes: a folder that another made would not be removed.
-    first = os.environ.get("RANK", "0") == "0"
     with unwinding(), ExitStack() as stack:
-        for path in files if first else ():
+        for path in files:
             target = Path(os.path.realpath(path))
             try:
                 _make(target.parent, stack)
