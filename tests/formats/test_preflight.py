@@ -205,3 +205,10 @@ def test_scratch_folders_of_the_dead_go(tmp_path, monkeypatch):
         with scratch_folder() as inner:  # as of a library that is called meanwhile
             assert inner.parent == folder
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_recovery_leaves_what_a_preflight_is_trying_alone(tmp_path, monkeypatch):
+    """Processes that train together recover the folder that the first one asks about."""
+    monkeypatch.setattr("twofold.files.preflight.os.ftruncate", lambda *_: recover(tmp_path))
+    preflight([tmp_path / "file"], sizes=[9])
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OptionError, OutputError, option
-from .locks import claimed
+from .locks import claimed, locked
 from .recovery import recover
 from .signals import unwinding
 
@@ -177,13 +177,16 @@ def _reject_long(target: Path, existing: Path) -> None:
 def _try(folder: Path, size: int) -> None:
     """Make a file in a folder, as large as one will be, and remove it; one that a kill leaves is litter."""
     path = folder / f".twofold-{secrets.token_hex(8)}-new0"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        if size:
-            os.ftruncate(descriptor, size)  # takes no space, but knows limits of a process and of old disks
-    finally:
-        os.close(descriptor)
-        os.unlink(path)
+    with locked([folder], wait=True):  # or a recovery there takes the file for litter while it is in use
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            if size:
+                os.ftruncate(
+                    descriptor, size
+                )  # takes no space, but knows limits of a process and of old disks
+        finally:
+            os.close(descriptor)
+            os.unlink(path)
 
 
 def unwritable(path: object, error: OSError | ValueError) -> OutputError:
