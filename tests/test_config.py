@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from tests.small import write
 
@@ -71,6 +73,17 @@ def test_a_bad_file_is_one_line(net, capsys, text, message):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
     assert not (net / "out").exists()
+
+
+def test_names_that_toml_cannot_hold_are_left_to_the_command_line(net):
+    odd = os.fsdecode(b"caf\xe9\n[x]")
+    (net / "net.caffemodel").rename(net / "two\nlines.caffemodel")
+    files = ["net.prototxt", "two\nlines.caffemodel"]
+    assert main(["decompose", *files, "-o", odd, "--macs", "0.5", *QUICK]) == 0
+    text = (net / odd / "run.toml").read_text()
+    assert "# output is no Unicode" in text
+    assert main(["decompose", "--config", f"{odd}/run.toml", "-o", "again"]) == 0
+    assert (net / "again" / "plan.json").exists()
 
 
 def test_a_file_that_is_missing_is_named(net, capsys):

@@ -30,7 +30,7 @@ class Feed(Layer):
 
 @register("DummyData")
 class DummyData(Layer):
-    """Filled blobs; other than constant ones are drawn anew in every pass."""
+    """Filled blobs; other than constant ones are drawn again in every pass."""
 
     like: Tensor
 

@@ -241,7 +241,7 @@ class Stateless(Layer):
         return {key: value for key, value in self.__dict__.items() if key != "_operation"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state and make the operation anew."""
+        """Restore the state and make a new operation."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._operation = self._make(self.spec)
 

@@ -29,7 +29,7 @@ else:
 
 #: Written beside the plan.
 FILE = "run.toml"
-_HEAD = "# The options of this run; to repeat it: twofold {} --config {}\n"
+_HEAD = "# The options of this run; to repeat it: twofold {} --config FILE\n"
 
 
 def _apply(context: typer.Context, path: Path | None) -> None:
@@ -68,14 +68,24 @@ def _key(parameter: Any) -> str:
     return str(parameter.name if not longest.startswith("-") else longest.lstrip("-"))
 
 
-def run_file(context: typer.Context, folder: Path) -> bytes:
-    """The options that a run was given, by command line or file, as a file that repeats it."""
-    lines = [_HEAD.format(context.info_name, folder / FILE)]
+def run_file(context: typer.Context) -> bytes:
+    """The options that a run was given, by command line or file, as a file that repeats it.
+
+    Names of files that are no Unicode have no place in TOML: such options are named in a comment.
+    """
+    lines = [_HEAD.format(context.info_name)]
     for key, parameter in _keys(context).items():
         source = context.get_parameter_source(parameter.name)
         if source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP"):
-            lines.append(f"{key} = {_toml(context.params[parameter.name])}\n")
+            line = f"{key} = {_toml(context.params[parameter.name])}\n"
+            lines.append(
+                line if _is_unicode(line) else f"# {key} is no Unicode; give it on the command line\n"
+            )
     return "".join(lines).encode()
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _toml(value: Any) -> str:

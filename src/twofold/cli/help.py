@@ -28,7 +28,7 @@ Exit codes: 0 done, 1 rejected (one line gives the reason), 2 wrong command line
 
 #: What a command that was interrupted keeps, and how to go on; the others begin again.
 RESUME = {
-    "decompose": "times that were measured are kept, and with --statistics FILE what the layers see; "
+    "decompose": "times that were measured are kept, and with --statistics FILE the statistics; "
     "the same command goes on from there",
     "finetune": "--resume goes on from the newest snapshot",
 }

@@ -135,7 +135,7 @@ def decompose(
 ) -> None:
     """Write a smaller net, its weights, and the plan that tells what was done.
 
-    Factors are fitted to what the layers see on your images or data; without any, on synthetic images.
+    Factors are fitted to the activations on your images or data; without any, on synthetic images.
     Without a budget it spends the MACs that AMCT's rank rule would spend, and never more.
 
     Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4 --images photos/
@@ -160,7 +160,7 @@ def decompose(
             rule=rule, multiple=multiple, schemes=scheme or None, only=only or (), skip=skip or (),
             ranks=fixed, source=source, no_data=no_data, refine=refine,
         )  # fmt: skip
-        extra = {RUN_FILE: run_file(context, output), **({} if no_report else reports.files_of(result))}
+        extra = {RUN_FILE: run_file(context), **({} if no_report else reports.files_of(result))}
         finish(result, output, as_json=as_json, force=force, extra=extra)
 
 
@@ -174,7 +174,7 @@ def apply(
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Carry out a plan, on its own net or on that net's training net.
+    """Carry out a plan, on its own net or on the training net.
 
     Example: twofold apply out/plan.json train_val.prototxt net.caffemodel -o out/
     """

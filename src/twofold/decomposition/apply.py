@@ -73,7 +73,7 @@ def _fitted(plan: Plan, fitted: Any) -> dict[str, Factors]:
     if fitted is None:
         raise PlanError(
             "the plan's factors were fitted to inputs: give the decomposed model that was written with it, "
-            "or decompose this model anew"
+            "or decompose this model again"
         )
     chains = chains_of(plan)
     named = {

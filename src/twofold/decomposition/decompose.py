@@ -110,7 +110,7 @@ def decompose(
 ) -> Result[Any]:
     """Replace large convolutions by stacks of smaller ones.
 
-    Factors are fitted to what the layers see on calibration inputs, and the budget is spread over the layers
+    Factors are fitted to the activations on calibration inputs, and the budget is spread over the layers
     so that the network's outputs change least. Where neither `images` nor `data` are given, images are made
     up; where that cannot be done either, the weights alone decide, and the plan's notes say so.
 
@@ -152,7 +152,7 @@ def decompose(
         metric: what is protected instead: a function of the outputs of all samples, by name, to a number.
         accuracy: for `accuracy_drop`: a folder of labelled images, one subfolder per class, or a function
             that measures: it is given `predict`, which takes inputs by name and gives outputs by name.
-        statistics: a file that keeps what layers see, so that the next plan need not look again.
+        statistics: a file that caches calibration statistics for later runs.
         calibration: how the network is looked at.
         refine: alternations that improve the factors at the chosen ranks; 0 for the closed form alone, which
             is quicker.

@@ -24,7 +24,7 @@ class Factored:
 
     Attributes:
         layers: factorizations by layer name.
-        shares: how far the covariances of layers were drawn towards simpler ones, where they were; see
+        shares: shrinkage of the covariances of layers towards simpler ones, where there is any; see
             `calibration.shrink`.
     """
 
@@ -47,7 +47,7 @@ def factorize(
         layers: with their weights.
         wanted: by layer name, at least one for each.
         options: of the fits.
-        calibration: what layers see; None for weights only.
+        calibration: inputs and what runs them; None for weights only.
         seen: statistics of layers; taken out as they are used, since they are large.
     """
     second_pass = None if calibration is None else calibration.second_pass

@@ -74,7 +74,7 @@ def run(
     Args:
         model: the model.
         options: of the plan.
-        calibration: what layers see and outputs feel.
+        calibration: inputs and what runs them, or the weights alone.
         fit: of the factors.
         timer: tells times, for plans that are made by them.
     """
@@ -387,7 +387,7 @@ def _reached(
 
     others = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name not in names]
     if others and not found:
-        raise ModelError(f"nothing can be fitted to what layers see: {others[0].name}: {why(others[0])}")
+        raise ModelError(f"nothing can be fitted to inputs of layers: {others[0].name}: {why(others[0])}")
     return tuple(
         left_alone(layer, why(layer)) if isinstance(layer, ConvLayer) and layer.name not in names else layer
         for layer in layers

@@ -1,6 +1,6 @@
 """Plans as JSON: readable, editable, and rejected with the place and the reason where they are wrong.
 
-What a person may leave out when writing by hand: counts, predictions, names and notes. Counts are made anew
+What a person may leave out when writing by hand: counts, predictions, names and notes. Counts are made again
 when a plan is checked against a model; a prediction says for which ranks it holds and is dropped when these
 were edited, with the names of the new convolutions; "totals" is for readers and never read.
 """
@@ -82,7 +82,7 @@ def plan_from_plain(document: object) -> Plan:
     schema = top.take("twofold_plan", _integer)
     if schema != SCHEMA:
         raise PlanError(
-            f"the plan has layout {schema}; this twofold reads layout {SCHEMA}: make the plan anew"
+            f"the plan has layout {schema}; this twofold reads layout {SCHEMA}: make the plan again"
         )
     top.take("totals", _anything, None)
     version = top.take("version", _string)

@@ -250,7 +250,7 @@ class Plan:
             raise PlanError(f"{path}: {error}") from error
 
     def check(self, layers: Sequence[ConvLayer | Skipped]) -> Plan:
-        """Compare with the layers of a model, and count anew.
+        """Compare with the layers of a model, and count again.
 
         Law: a plan fresh from `make_plan`, checked against the layers that it was made for, comes back equal.
 
@@ -275,7 +275,7 @@ class Plan:
         PyTorch draws them for any new layer, with dtype, device, memory format and `requires_grad` of theirs.
 
         Args:
-            module: the module that the plan was made for, made anew; it stays as it is.
+            module: the module that the plan was made for, built again; it stays as it is.
 
         Returns:
             A copy whose state_dict has the names and shapes of that of `result.model.module`.

@@ -1,6 +1,6 @@
 """What other ranks and other budgets would give: read from factorizations and curves that a plan was made of.
 
-Nothing is measured anew: the layers' curves are read from their factorizations, and the network's from the
+Nothing is measured again: the layers' curves are read from their factorizations, and the network's from the
 plan's own problem, solved at a series of limits.
 """
 
