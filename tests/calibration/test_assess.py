@@ -69,3 +69,16 @@ def test_the_error_behind_a_softmax_is_said_beside_the_one_before(tmp_path):
     paths, x = result.save(tmp_path / "out"), rng.normal(size=(5, 1, 16, 12, 12)).astype(np.float32)
     out, ref = (np.stack([opencv(*of, one)[0] for one in x]) for of in (paths[:2], files))
     assert np.linalg.norm(out - ref) / np.linalg.norm(ref - ref.mean()) == pytest.approx(said[1], rel=0.2)
+
+
+def test_outputs_that_need_labels_are_named_and_stop_nothing(tmp_path):
+    pytest.importorskip("torch")
+    scored = """layer { name: "score" type: "InnerProduct" bottom: "two" top: "score"
+      inner_product_param { num_output: 4 } }
+    layer { name: "hit" type: "Accuracy" bottom: "score" bottom: "label" top: "hit" }"""
+    labelled = HEAD.replace("layer {", 'input: "label" input_shape { dim: 1 }\nlayer {', 1)
+    files = write(tmp_path, labelled + conv("one", "data") + conv("two", "one") + scored)
+    x = np.random.default_rng(1).normal(size=(20, 16, 12, 12)).astype(np.float32)
+    plan = twofold.decompose(twofold.load(*files), macs=0.5, data={"data": x}, refine=0).plan
+    assert plan.measured_error is not None
+    assert [one for one in plan.notes if one.startswith("errors of hit were not measured: ")]

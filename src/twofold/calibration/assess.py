@@ -30,10 +30,12 @@ class Assessment:
             where one has all of it.
         network: relative error of every output of the network's own that is no target itself, by name;
             lists of boxes, classes and what varies in size are left out.
+        notes: why outputs of the network's own were not compared.
     """
 
     effective: float
     network: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def assess(runner: Runner, targets: Sequence[str], inputs: Inputs, stacks: Stacks) -> Assessment:

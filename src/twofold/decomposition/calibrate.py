@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,8 +35,6 @@ from ..planning import MeasuredSensitivity
 from ..planning.workload import Workload
 from ..progress import track
 from .sensitivity import measure_sensitivity
-
-_log = logging.getLogger(__name__)
 
 __all__ = ["Calibration", "WeightsOnly", "prepare"]
 
@@ -136,7 +133,8 @@ class Calibration:
             try:
                 return assess(runner_for(model, (*protected, *ends)), protected, self.holdout, stacks)
             except (InputError, ModelError) as error:  # accuracies and losses need labels, which inputs lack
-                _log.debug("the network's own outputs cannot be compared: %s", error)
+                note = f"errors of {', '.join(ends)} were not measured: {error}"
+                return replace(assess(self.runner, protected, self.holdout, stacks), notes=(note,))
         return assess(self.runner, protected, self.holdout, stacks)
 
     def doubt(self, effective: float) -> str | None:

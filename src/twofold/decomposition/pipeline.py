@@ -180,7 +180,7 @@ def _run(
         }
         plan = replace(plan, calibration=record, measured_error=error)
         warnings = (*warnings, *known.inputs.provenance.warnings, *_warnings(known, options, error, assessed))
-        notes = (*notes, *seen.notes, *correction)
+        notes = (*notes, *seen.notes, *assessed.notes, *correction)
     elif found.factors:
         warnings = (*warnings, UNMEASURED, *_ruined(plan))
     smaller = model.replace(found.factors)
