@@ -368,7 +368,7 @@ def test_a_read_only_folder():
         (folder / "out").chmod(0o755)
         assert run.returncode == 1
         assert re.fullmatch(
-            r"(warning: .*\n)?twofold: out/net.*: cannot write: Permission denied; nothing was changed\n",
+            r"(warning: .*\n)*twofold: out/net.*: cannot write: Permission denied; nothing was changed\n",
             run.stderr,
         )
         assert content(folder / "out") == {"net.prototxt": b"old"}

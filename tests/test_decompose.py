@@ -97,7 +97,7 @@ def test_ranks_that_are_none(model, ranks):
 
 
 def test_two_budgets_are_refused(model):
-    with pytest.raises(PlanError, match="macs and params"):
+    with pytest.raises(OptionError, match="macs and params"):
         decompose(model, macs=0.5, params=0.5)
 
 

@@ -7,6 +7,7 @@ from tests.small import write
 
 import twofold
 from twofold import progress
+from twofold.cli import main
 from twofold.progress import meter, track
 
 
@@ -117,3 +118,9 @@ def test_lines_are_for_the_command_line_alone(clock, capsys):
 def test_nothing_shows_without_a_terminal(monkeypatch):
     monkeypatch.setattr(progress, "_new_progress", lambda: pytest.fail("a bar without a terminal"))
     assert list(track([1, 2], "quiet")) == [1, 2]
+
+
+def test_the_command_line_leaves_nothing_for_what_its_process_does_next():
+    assert not progress.LINES.get()
+    assert main(["--version"]) == 0
+    assert not progress.LINES.get()

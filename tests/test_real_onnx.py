@@ -62,7 +62,12 @@ def test_every_convolution_is_found_with_its_size(name):
 
 
 #: How a graph is edited does not depend on how the weights were found: each net takes some of the schemes.
-FULL_RANK = {"nudenet": ("channel",), "ocr-det": ("spatial", "tucker2"), "ocr-rec": ("input", "depthwise")}
+FULL_RANK = {
+    "nudenet": ("channel",),
+    "ocr-det": ("spatial", "tucker2"),
+    "ocr-rec": ("input", "depthwise"),
+    "ocr-cls": ("channel",),
+}
 
 
 @pytest.mark.parametrize(("name", "scheme"), [(n, scheme) for n in FULL_RANK for scheme in FULL_RANK[n]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextvars import copy_context
 from importlib.metadata import version
 from typing import Annotated, cast
 
@@ -69,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     ready()
+    # In a context of its own: what the command line sets does not stay for whoever calls this from Python.
+    return copy_context().run(_run, argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         working_folder()  # without one libraries end the process, each in its way
         words = list(sys.argv[1:] if argv is None else argv)
