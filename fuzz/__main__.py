@@ -8,9 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 
+from . import disks, kills, options
 from .commands import run_commands
 from .pool import Finding, Worker
 from .readers import READERS
@@ -18,6 +18,8 @@ from .table import Row, table
 
 FINDINGS = Path(__file__).parent / "findings"
 _BATCH = 40
+#: The fraction of the time that each part has for itself, whatever the parts before it took.
+FRACTIONS = {"readers": 0.5, "commands": 0.25, "options": 0.05, "kills": 0.1, "disks": 0.1}
 
 
 def fuzz(
@@ -69,36 +71,45 @@ def keep(one: Finding) -> None:
     print(f"{path.name}: {last[:150]}", file=sys.stderr, flush=True)
 
 
-def others(minutes: float, seed: int) -> Iterator[Row]:
-    """Rows of what stops a command from outside: kills at every file event, full disks, limits."""
-    for name in ("options", "kills", "disks"):
-        try:
-            module = import_module(f"fuzz.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"fuzz.{name}":
-                raise
-            continue
-        yield from module.rows(minutes, seed)
+def others(minutes: float, seed: int, least: int) -> Iterator[Row]:
+    """Rows of options, and of what stops a command from outside: kills at file events, full disks, limits.
+
+    Args:
+        minutes: of the whole run; each part takes its fraction of them.
+        seed: the same gives the same attacks.
+        least: fewest kills, however long they take.
+    """
+    yield from options.rows(FRACTIONS["options"] * minutes, seed)
+    yield from kills.rows(FRACTIONS["kills"] * minutes, seed, least=max(least, kills.LEAST))
+    yield from disks.rows(FRACTIONS["disks"] * minutes, seed)
 
 
-def main() -> int:
-    """Run it; 1 where anything did harm."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=float(os.environ.get("FUZZ_MINUTES", "10")))
-    parser.add_argument("--inputs", type=int, default=0, help="at least so many, however long it takes")
-    parser.add_argument("--commands", type=int, default=300, help="at most, through the real command line")
+    for name, what in (
+        ("inputs", "mutated inputs"),
+        ("commands", "attacks through the real command line"),
+        ("kills", "kills at file events"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=0, help=f"at least so many {what}, however long")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--reader", action="append", choices=list(READERS), help="only these")
-    asked = parser.parse_args()
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it; 1 where anything did harm."""
+    asked = _parser().parse_args(argv)
     print(f"seed {asked.seed}: the same seed gives the same attacks", flush=True)
-    began, seconds = time.monotonic(), asked.minutes * 60
-    readers = asked.reader or list(READERS)
-    # Sixty per cent of the time for readers, the rest for commands and what stops them.
-    rows = list(fuzz(readers, began + 0.6 * seconds, asked.inputs, asked.seed, asked.jobs, keep))
+    readers, seed, seconds = asked.reader or list(READERS), asked.seed, asked.minutes * 60
+    until = time.monotonic() + (1 if asked.reader else FRACTIONS["readers"]) * seconds
+    rows = list(fuzz(readers, until, asked.inputs, seed, asked.jobs, keep))
     if not asked.reader:
-        rows.append(run_commands(asked.commands, asked.seed, began + 0.85 * seconds, keep))
-        rows.extend(others(0.15 * asked.minutes, asked.seed))
+        until = time.monotonic() + FRACTIONS["commands"] * seconds
+        rows.append(run_commands(asked.commands, seed, until, keep))
+        rows.extend(others(asked.minutes, seed, asked.kills))
     print(table(rows))
     harm = sum(row.harm for row in rows)
     print(f"\n{harm} did harm" + (f"; see {FINDINGS}" if harm else ""))

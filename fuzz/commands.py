@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -53,13 +54,12 @@ _CODE = "import sys; from twofold.cli import main; sys.exit(main())"
 
 
 def run_commands(count: int, seed: int, until: float, finding: Callable[[Finding], None]) -> Row:
-    """Run attacks one after another, at most `count`, until a moment of `time.monotonic`."""
+    """Run attacks one after another, until a moment of `time.monotonic` and `count` are through."""
     row = Row("command line")
     rng = random.Random(seed)
-    for index in range(count):
-        if time.monotonic() > until:
+    for index, name in enumerate(itertools.cycle(COMMANDS)):
+        if time.monotonic() > until and index >= count:
             break
-        name = list(COMMANDS)[index % len(COMMANDS)]
         number = rng.randrange(1000, 1 << 30)
         what = _run(name, number, rng.choice(COMMANDS[name]), row)
         if what:

@@ -23,7 +23,7 @@ from .worlds import COMMANDS, Ran, contents, litter, run, world
 #: What commands write before their end: snapshots, and the cache of statistics.
 _EARLY = ("tiny_iter_", "s.npz")
 #: Fewest attacks of each kind, however little time there is.
-LEAST = 10
+LEAST = 3
 
 
 def rows(minutes: float, seed: int, *, least: int = LEAST) -> Iterator[Row]:

@@ -38,7 +38,7 @@ READING = {
 }
 #: Their values are functions of the user's that run, or programs.
 _RUN = frozenset(("metric", "accuracy"))
-LEAST = 50
+LEAST = 20
 
 
 def attacks() -> list[str]:

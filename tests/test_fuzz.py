@@ -16,8 +16,9 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("h5py")
 pytest.importorskip("lmdb")
 
-from fuzz import layers, mutate, pool
-from fuzz.__main__ import _batches
+import fuzz.__main__ as fuzz_main
+from fuzz import commands, disks, kills, layers, mutate, options, pool
+from fuzz.__main__ import FRACTIONS, _batches
 from fuzz.readers import READERS, Reader
 from fuzz.table import Row, table
 
@@ -116,3 +117,45 @@ def test_the_seeds_of_all_readers_come_first_and_runs_differ():
     assert all(numbers.start == 0 for _, numbers in first[: len(names)])
     other = [next(batches) for batches in [_batches(names, 1)] for _ in range(2 * len(names))]
     assert first[-1] != other[-1]
+
+
+def test_each_part_has_its_time_however_long_the_others_took(monkeypatch):
+    """Inputs that take ten hours of a run of ten minutes leave commands, kills and disks their own."""
+    now, given = [0.0], {}
+
+    def part(name, seconds, least=None):
+        given[name] = (seconds, least)
+        now[0] += 36_000
+        return [Row(name)]
+
+    monkeypatch.setattr(fuzz_main.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        fuzz_main, "fuzz", lambda _, until, least, *__: part("readers", until - now[0], least)
+    )
+    monkeypatch.setattr(
+        fuzz_main, "run_commands", lambda least, _, until, __: part("commands", until - now[0], least)[0]
+    )
+    for module in (options, kills, disks):
+        name = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(
+            module, "rows", lambda minutes, _, name=name, least=None: part(name, 60 * minutes, least)
+        )
+    asked = "--minutes 10 --seed 1 --inputs 50000 --commands 300 --kills 100"
+    assert fuzz_main.main(asked.split()) == 0
+    assert {name: seconds for name, (seconds, _) in given.items()} == pytest.approx(
+        {name: 600 * fraction for name, fraction in FRACTIONS.items()}
+    )
+    assert {name: least for name, (_, least) in given.items() if least} == {
+        "readers": 50000, "commands": 300, "kills": 100
+    }  # fmt: skip
+    assert sum(FRACTIONS.values()) == pytest.approx(1)
+
+
+def test_as_many_commands_run_as_were_asked_for_though_time_is_over(monkeypatch):
+    def ends(name, number, typed, row):
+        row.inputs += 1
+        return ""
+
+    monkeypatch.setattr(commands, "_run", ends)
+    assert commands.run_commands(40, 0, 0.0, lambda finding: None).inputs == 40
+    assert commands.run_commands(0, 0, 0.0, lambda finding: None).inputs == 0
