@@ -293,3 +293,38 @@ def test_what_was_written_may_differ_by_the_rounding_of_its_encoding(model, grow
     else:
         with pytest.raises(OutputError, match="more than rounding explains"):
             result.check(written)
+
+
+def test_groups_say_what_their_fields_say(model):
+    options = twofold.PlanOptions(budget=twofold.Budget("params", 0.6), multiple=4, only=("one", "two"))
+    grouped = decompose(model, plan=options, fit=twofold.FitOptions(refine=0), no_data=True)
+    plain = decompose(model, params=0.6, multiple=4, only=("one", "two"), refine=0, no_data=True)
+    assert grouped.plan.choices
+    assert grouped.plan == plain.plan
+    # What stands beside a group replaces its field.
+    wider = decompose(model, plan=options, only="two", no_data=True)
+    assert {choice.layer for choice in wider.plan.choices} == {"two"}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "named"),
+    [
+        (
+            {"plan": twofold.PlanOptions(budget=twofold.Budget("macs", 0.5)), "params": 0.5},
+            "MACs.* and params",
+        ),
+        ({"fit": twofold.FitOptions(), "refine": 1}, "refine: given beside fit"),
+        (
+            {"runtime": twofold.RuntimeOptions("onnxruntime"), "threads": 1, "speedup": 2.0},
+            "threads: .*runtime",
+        ),
+    ],
+)
+def test_what_is_said_twice_is_rejected(model, keywords, named):
+    with pytest.raises(OptionError, match=named):
+        decompose(model, **keywords)
+
+
+def test_a_keyword_that_is_none_is_named(model):
+    with pytest.raises(TypeError, match="'target'; did you mean 'targets'"):
+        decompose(model, target="prob")

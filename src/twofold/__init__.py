@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from .errors import TwofoldError
     from .export import export
     from .int8.quantize import quantize
+    from .latency.choose import RuntimeOptions
+    from .lowrank.options import FitOptions
     from .lowrank.schemes import SCHEMES
+    from .planning.budget import Budget
+    from .planning.options import PlanOptions
     from .planning.plan import Plan
     from .recover import RecoverOptions, recover
     from .report import report
@@ -38,15 +42,19 @@ if TYPE_CHECKING:
 #: Where each public name stands; it is imported when it is first used, since scipy takes its time.
 _HOMES = {
     "SCHEMES": "lowrank.schemes",
+    "Budget": "planning.budget",
     "CalibrationOptions": "calibration.gather",
     "CalibrationSource": "calibration.source",
     "ConvGeometry": "conv",
     "ConvLayer": "conv",
     "Factors": "conv",
+    "FitOptions": "lowrank.options",
     "ImageOptions": "calibration.images",
     "Plan": "planning.plan",
+    "PlanOptions": "planning.options",
     "RecoverOptions": "recover",
     "Result": "decomposition.result",
+    "RuntimeOptions": "latency.choose",
     "Skipped": "conv",
     "TwofoldError": "errors",
     "apply_plan": "decomposition.apply",
@@ -66,15 +74,19 @@ __version__ = version("twofold")
 
 __all__ = [
     "SCHEMES",
+    "Budget",
     "CalibrationOptions",
     "CalibrationSource",
     "ConvGeometry",
     "ConvLayer",
     "Factors",
+    "FitOptions",
     "ImageOptions",
     "Plan",
+    "PlanOptions",
     "RecoverOptions",
     "Result",
+    "RuntimeOptions",
     "Skipped",
     "TwofoldError",
     "apply_plan",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OptionError
@@ -12,6 +13,21 @@ from .stopwatch import LocalTimer, Stopwatch
 
 #: Budgets that a plan by time can keep: of time, or of what may be lost at the least time.
 _METRICS = ("latency", "error", "accuracy_drop")
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """What will run a network, where a plan is made by time.
+
+    Attributes:
+        name: of a runtime on this machine, as "onnxruntime".
+        threads: that it may use; None for all cores.
+        table: times that were measured on another device, instead of a runtime here.
+    """
+
+    name: str | None = None
+    threads: int | None = None
+    table: str | Path | None = None
 
 
 def time_budget(speedup: float | None, latency: float | None) -> float | None:
@@ -31,30 +47,25 @@ def time_budget(speedup: float | None, latency: float | None) -> float | None:
     return latency
 
 
-def stopwatch(
-    budget: Budget | None, *, runtime_name: str | None = None, threads: int | None = None,
-    table: str | Path | None = None,
-) -> Stopwatch | None:  # fmt: skip
+def stopwatch(budget: Budget | None, options: RuntimeOptions) -> Stopwatch | None:
     """What tells times; None where the plan is not made by time.
 
     Args:
         budget: of the plan.
-        runtime_name: that runs the model, on this machine.
-        threads: that it may use; None for all cores.
-        table: times that were measured elsewhere, instead.
+        options: what will run the network.
 
     Raises:
         OptionError: options that contradict each other; an unknown runtime.
         MissingExtraError: the runtime is not installed.
         FormatError: the table cannot be read.
     """
-    if runtime_name is None and table is None:
+    if options.name is None and options.table is None:
         if budget is not None and budget.metric == "latency":
             raise OptionError(
                 f"a budget of time needs a runtime ({', '.join(RUNTIMES)}), or a table of times that were "
                 "measured elsewhere"
             )
-        if threads is not None:
+        if options.threads is not None:
             raise OptionError("threads: are those of a runtime; name one")
         return None
     if budget is None or budget.metric not in _METRICS:
@@ -62,14 +73,14 @@ def stopwatch(
         raise OptionError(
             f"a plan by time needs a budget of speedup, latency, error or accuracy drop, found {given}"
         )
-    if table is not None:
-        if runtime_name is not None or threads is not None:
+    if options.table is not None:
+        if options.name is not None or options.threads is not None:
             raise OptionError(
                 "a table of times says itself where it holds; give no runtime or threads beside it"
             )
-        return read_table(Path(table))
-    assert runtime_name is not None
-    return here(runtime_name, threads)
+        return read_table(Path(options.table))
+    assert options.name is not None
+    return here(options.name, options.threads)
 
 
 def here(runtime_name: str, threads: int | None = None) -> LocalTimer:
