@@ -7,6 +7,8 @@ import re
 from docs.make_options import PAGE, page
 from tests.test_cli import commands
 
+from twofold.cli import main
+
 
 def test_the_page_is_up_to_date():
     assert PAGE.read_text() == page(), "run: python -m docs.make_options"
@@ -25,7 +27,14 @@ def test_options_show_values_defaults_and_flags():
         "| `DEFINITION` | The net: a Caffe prototxt, an ONNX model, or a folder with one. | must be given |"
         in text
     )
-    assert "| `-o, --output OUTPUT` | Folder for the new files. | must be given |" in text
+    assert "| `-o, --output FOLDER` | Folder for the new files. | must be given |" in text
     assert re.search(r"\| `--multiple N` \| .* \| `16` \|", text)
     assert "| `--no-report` | Write no report.html beside the result. |  |" in text
     assert re.search(r"\| `--rank .*` \| .*Can be given several times", text)
+
+
+def test_help_names_no_type_where_an_option_is_given_nothing(capsys):
+    assert main(["decompose", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"--force +Overwrite existing files", text)
+    assert "bool" not in text

@@ -26,19 +26,7 @@ def compare(
             show_default=False,
         ),
     ],
-    images: inputs.Images = None,
-    data: inputs.Data = None,
-    size: inputs.Size = None,
-    crop: inputs.Crop = None,
-    crops: inputs.Crops = 1,
-    color: inputs.ColorOrder = None,
-    mean: inputs.Mean = None,
-    scale: inputs.Scale = None,
-    preset: inputs.Preset = None,
-    limit: inputs.Limit = None,
-    range: inputs.Range = None,
-    targets: inputs.Targets = None,
-    seed: inputs.Seed = 0,
+    samples: inputs.Compared,
     threads: times.Threads = None,
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
@@ -51,11 +39,7 @@ def compare(
     Example: twofold compare net.prototxt net.caffemodel out/ --images photos/ --report compared/
     """
     files = [] if report is None else [report / name for name in reports.FILES]
-    source = inputs.source(
-        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        preset=preset, limit=limit, values=range, memory=None, statistics=None, targets=targets,
-        accuracy=None, metric=None, seed=seed,
-    )  # fmt: skip
+    source = samples.source()
     with reserved(files, force=force):
         first, second = grouped(models)
         shapes = inputs.shapes(input)

@@ -15,6 +15,7 @@ import typer
 
 from ..start import begun
 from ..system import take_room
+from .groups import Command, spread
 
 #: The command line that runs, word by word.
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command", default=())
@@ -83,7 +84,7 @@ def _parser(name: str, entry: Entry) -> Any:
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(rich_markup_mode="markdown", add_completion=False)
-        app.command(name)(getattr(module, name))
+        app.command(name, cls=Command)(spread(getattr(module, name)))
     command = typer.main.get_command(app)
     command.name = name
     return command

@@ -26,8 +26,11 @@ Definition = Annotated[
 Weights = Annotated[
     Path | None, typer.Argument(help="The weights of a prototxt: a caffemodel.", show_default=False)
 ]
-Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the new files.", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Exchange files that exist.")]
+Folder = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the new files.", show_default=False),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Inputs = inputs.InputShapes
 

@@ -21,7 +21,9 @@ from .common import AsJson, Definition, Folder, Force, Inputs, Weights, load_mod
 
 def export(
     definition: Definition,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The ONNX file.", show_default=False)
+    ],
     weights: Weights = None,
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
@@ -43,19 +45,8 @@ def export(
 def quantize(
     definition: Definition,
     output: Folder,
+    samples: inputs.Samples,
     weights: Weights = None,
-    images: inputs.Images = None,
-    data: inputs.Data = None,
-    size: inputs.Size = None,
-    crop: inputs.Crop = None,
-    crops: inputs.Crops = 1,
-    color: inputs.ColorOrder = None,
-    mean: inputs.Mean = None,
-    scale: inputs.Scale = None,
-    preset: inputs.Preset = None,
-    limit: inputs.Limit = None,
-    range: inputs.Range = None,
-    seed: inputs.Seed = 0,
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
     no_report: reports.NoReport = False,
@@ -66,11 +57,7 @@ def quantize(
 
     Example: twofold quantize net.prototxt net.caffemodel -o out/ --images photos/
     """
-    source = inputs.source(
-        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        preset=preset, limit=limit, values=range, memory=None, statistics=None, targets=None,
-        accuracy=None, metric=None, seed=seed,
-    )  # fmt: skip
+    source = samples.source()
     path = quantized_path(definition, output)
     files = [path, *(() if no_report else (output / name for name in reports.FILES))]
     with reserved(files, force=force):

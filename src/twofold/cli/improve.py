@@ -18,7 +18,10 @@ from . import inputs
 from . import report as reports
 from .common import AsJson, Folder, Force, Inputs
 
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:1; by default a GPU where there is one."),
+]
 
 
 def recover(
@@ -31,6 +34,7 @@ def recover(
         ),
     ],
     output: Folder,
+    samples: inputs.Learned,
     steps: Annotated[
         int | None,
         typer.Option(metavar="N", help="Steps of the optimizer; 0 measures. Default: some minutes' worth."),
@@ -45,20 +49,6 @@ def recover(
     batch: Annotated[
         int | None, typer.Option(metavar="N", help="Samples per step. Default: as many as one well holds.")
     ] = None,
-    images: inputs.Images = None,
-    data: inputs.Data = None,
-    size: inputs.Size = None,
-    crop: inputs.Crop = None,
-    crops: inputs.Crops = 1,
-    color: inputs.ColorOrder = None,
-    mean: inputs.Mean = None,
-    scale: inputs.Scale = None,
-    preset: inputs.Preset = None,
-    limit: inputs.Limit = None,
-    synthetic: inputs.Synthetic = None,
-    range: inputs.Range = None,
-    targets: inputs.Targets = None,
-    seed: inputs.Seed = 0,
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
     classes: Annotated[
@@ -101,11 +91,7 @@ def recover(
 
     Example: twofold recover net.prototxt net.caffemodel recovered/ -o int8/ --images photos/ --qat
     """
-    source = inputs.source(
-        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        preset=preset, limit=limit, values=range, memory=None, statistics=None, targets=targets,
-        accuracy=None, metric=None, seed=seed, synthetic=synthetic,
-    )  # fmt: skip
+    source = samples.source()
     first, second = grouped(models)
     shapes = inputs.shapes(input)
     original, decomposed = load(*first, inputs=shapes), load(*second, inputs=shapes)
@@ -116,7 +102,7 @@ def recover(
     reserving = [*written, *(output / name for name in names)]
     with reserved(reserving, force=force, sizes=sizes_of([decomposed])):
         options = RecoverOptions(
-            steps=steps, rate=rate, batch=batch, seed=seed, device=device, classes=classes, qat=qat,
+            steps=steps, rate=rate, batch=batch, seed=samples.seed, device=device, classes=classes, qat=qat,
             hints=tuple(hint or ()), bf16=bf16,
         )  # fmt: skip
         plan = None if no_report else reports.plan_beside(second[0], original)
@@ -143,11 +129,15 @@ def finetune(
     solver: Annotated[Path, typer.Argument(help="The solver: a Caffe prototxt.", show_default=False)],
     weights: Annotated[
         list[Path] | None,
-        typer.Option("--weights", "-w", help="A caffemodel to begin with; without, fillers' values."),
+        typer.Option(
+            "--weights", "-w", metavar="FILE", help="A caffemodel to begin with; without, fillers' values."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the snapshots, instead of snapshot_prefix's."),
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Folder for the snapshots, instead of snapshot_prefix's."
+        ),
     ] = None,
     lr_scale: Annotated[float, typer.Option(metavar="X", help="Multiplies the learning rate.")] = 1.0,
     max_iter: Annotated[

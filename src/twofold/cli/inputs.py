@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -40,7 +41,7 @@ Size = Annotated[
 ]
 Crop = Annotated[str | None, _option("Crop the center of each image, in pixels.", "HxW")]
 Crops = Annotated[int, _option("Random crops per image instead of the center crop.", "N")]
-ColorOrder = Annotated[str | None, _option("Channel order: " + ", ".join(COLORS) + ".")]
+ColorOrder = Annotated[str | None, _option("Channel order: " + ", ".join(COLORS) + ".", "ORDER")]
 Mean = Annotated[
     str | None, _option("Subtracted from pixels 0..255: values, or a .binaryproto or .npy file.", "M")
 ]
@@ -51,7 +52,9 @@ Scale = Annotated[
         "S",
     ),
 ]
-Preset = Annotated[str | None, _option("Mean, scale and channel order by name: " + ", ".join(PRESETS) + ".")]
+Preset = Annotated[
+    str | None, _option("Mean, scale and channel order by name: " + ", ".join(PRESETS) + ".", "NAME")
+]
 Limit = Annotated[int | None, _option("Use at most N images; 0 takes all.", "N")]
 Range = Annotated[
     str | None,
@@ -91,7 +94,7 @@ UserMetric = Annotated[
         "--metric",
     ),
 ]
-Seed = Annotated[int, _option("Of all that is drawn.", "N")]
+Seed = Annotated[int, _option("Seed of the random numbers.", "N")]
 
 InputShapes = Annotated[
     list[str] | None,
@@ -132,43 +135,95 @@ def shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     return dict(map(shape, texts or ()))
 
 
-def source(
-    *, images: str | None, data: Path | None, size: str | None, crop: str | None, crops: int,
-    color: str | None, mean: str | None, scale: str | None, preset: str | None, limit: int | None,
-    values: str | None, memory: str | None, statistics: Path | None, targets: list[str] | None,
-    accuracy: str | None, metric: str | None, seed: int, synthetic: int | None = None,
-) -> CalibrationSource:  # fmt: skip
-    """What the options say.
+@dataclass(frozen=True)
+class Samples:
+    """What the network's inputs are made of."""
 
-    Raises:
-        OptionError: an option cannot be read.
-        InputError: the mean file cannot be read.
-    """
-    given: dict[str, Any] = {} if limit is None else {"limit": limit}
-    options = ImageOptions(
-        size=None if size is None else _size("size", size),
-        crop=None if crop is None else _pair(_size("crop", crop)),
-        crops=crops,
-        color=cast("Color | None", color),  # ImageOptions refuses others
-        mean=mean,
-        scale=None if scale is None else _numbers("scale", scale),
-        preset=cast("PresetName | None", preset),  # ImageOptions refuses others
-        seed=seed,
-        **given,
-    )
-    return CalibrationSource(
-        images=images,
-        data=data,
-        image_options=options,
-        values=None if values is None else _range(values),
-        targets=tuple(targets or ()),
-        accuracy=None if accuracy is None else _accuracy(accuracy),
-        metric=None if metric is None else cast(Metric, _function("--metric", metric)),
-        statistics=statistics,
-        options=CalibrationOptions(
-            memory=None if memory is None else parse_bytes(memory), synthetic=synthetic, seed=seed
-        ),
-    )
+    images: Images = None
+    data: Data = None
+    size: Size = None
+    crop: Crop = None
+    crops: Crops = 1
+    color: ColorOrder = None
+    mean: Mean = None
+    scale: Scale = None
+    preset: Preset = None
+    limit: Limit = None
+    range: Range = None
+    seed: Seed = 0
+
+    def source(self) -> CalibrationSource:
+        """What the options say.
+
+        Raises:
+            OptionError: an option cannot be read.
+            InputError: the mean file cannot be read.
+        """
+        limit: dict[str, Any] = {} if self.limit is None else {"limit": self.limit}
+        options = ImageOptions(
+            size=None if self.size is None else _size("size", self.size),
+            crop=None if self.crop is None else _pair(_size("crop", self.crop)),
+            crops=self.crops,
+            color=cast("Color | None", self.color),  # ImageOptions refuses others
+            mean=self.mean,
+            scale=None if self.scale is None else _numbers("scale", self.scale),
+            preset=cast("PresetName | None", self.preset),  # ImageOptions refuses others
+            seed=self.seed,
+            **limit,
+        )
+        return CalibrationSource(
+            images=self.images,
+            data=self.data,
+            image_options=options,
+            values=None if self.range is None else _range(self.range),
+            options=CalibrationOptions(seed=self.seed),
+        )
+
+
+@dataclass(frozen=True)
+class Compared(Samples):
+    """The same, and the outputs that are looked at."""
+
+    targets: Targets = None
+
+    def source(self) -> CalibrationSource:
+        """What the options say."""
+        return replace(super().source(), targets=tuple(self.targets or ()))
+
+
+@dataclass(frozen=True)
+class Learned(Compared):
+    """The same, and images that are synthesized."""
+
+    synthetic: Synthetic = None
+
+    def source(self) -> CalibrationSource:
+        """What the options say."""
+        source = super().source()
+        return replace(source, options=replace(source.options, synthetic=self.synthetic))
+
+
+@dataclass(frozen=True)
+class Calibrated(Learned):
+    """All that calibration takes."""
+
+    no_data: NoData = False
+    memory: Memory = None
+    statistics: Saved = None
+    accuracy: Labels = None
+    metric: UserMetric = None
+
+    def source(self) -> CalibrationSource:
+        """What the options say."""
+        source = super().source()
+        memory = None if self.memory is None else parse_bytes(self.memory)
+        return replace(
+            source,
+            accuracy=None if self.accuracy is None else _accuracy(self.accuracy),
+            metric=None if self.metric is None else cast(Metric, _function("--metric", self.metric)),
+            statistics=self.statistics,
+            options=replace(source.options, memory=memory),
+        )
 
 
 def _accuracy(text: str) -> Path | Accuracy:

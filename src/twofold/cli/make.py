@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,7 +40,9 @@ def inspect(
     ] = None,
     scheme: Annotated[
         list[str] | None,
-        typer.Option(help=f"Schemes: {', '.join(SCHEMES)}. Default: those that decompose would use."),
+        typer.Option(
+            metavar="NAME", help=f"Schemes: {', '.join(SCHEMES)}. Default: those that decompose would use."
+        ),
     ] = None,
     multiple: Multiple = "16",
     input: Inputs = None,
@@ -59,73 +61,66 @@ def inspect(
         echo(found)
 
 
+def _option(panel: str, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=help, metavar=metavar, rich_help_panel=panel)
+
+
+def _budget(help: str, metavar: str) -> Any:
+    return _option("Budget (one of them)", help, metavar)
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What may be spent; one of them, or one of time."""
+
+    macs: Annotated[str | None, _budget("MACs after / before: 0.4 or 40%; or an amount: 20M.", "R")] = None
+    params: Annotated[str | None, _budget("Weights after / before, or an amount.", "R")] = None
+    error: Annotated[
+        str | None, _budget("The cheapest net whose outputs have at most this relative error.", "E")
+    ] = None
+    accuracy_drop: Annotated[
+        str | None, _budget("The cheapest net whose accuracy, a share, drops by at most this.", "D")
+    ] = None
+    energy: Annotated[str | None, _budget("Keep this share of every layer's energy.", "E")] = None
+
+
+def _layers(help: str, metavar: str | None = None) -> Any:
+    return _option("Layers and ranks", help, metavar)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which layers are decomposed, and how ranks are chosen."""
+
+    rule: Annotated[str | None, _layers("Choose ranks by a rule: " + ", ".join(RULES) + ".", "NAME")] = None
+    multiple: Multiple = "16"
+    scheme: Annotated[
+        list[str] | None,
+        _layers(
+            f"Schemes that compete: {', '.join(SCHEMES)}. "
+            f"Default: {', '.join(DATA_SCHEMES)}; spatial alone with --no-data where enough; all by time.",
+            "NAME",
+        ),
+    ] = None
+    only: Annotated[
+        list[str] | None, _layers("Layers, or patterns of them, that may be decomposed.", "NAME")
+    ] = None
+    skip: Annotated[list[str] | None, _layers("Layers, or patterns of them, to leave alone.", "NAME")] = None
+    rank: Annotated[
+        list[str] | None, _layers("Fix a layer's rank (R1xR2 for two, 'full' for full rank).", "NAME=R")
+    ] = None
+    refine: Annotated[int, _layers("Alternations that improve factors; 0 is quicker.", "N")] = REFINE
+
+
 def decompose(
     context: typer.Context,
     definition: Definition,
     output: Folder,
+    budget: Budgets,
+    time: times.Time,
+    ranks: Ranks,
+    samples: inputs.Calibrated,
     weights: Weights = None,
-    macs: Annotated[str | None, typer.Option(metavar="R", help="Budget: MACs after / before.")] = None,
-    params: Annotated[str | None, typer.Option(metavar="R", help="Budget: weights after / before.")] = None,
-    error: Annotated[
-        str | None,
-        typer.Option(metavar="E", help="The cheapest net whose outputs have at most this relative error."),
-    ] = None,
-    accuracy_drop: Annotated[
-        str | None,
-        typer.Option(metavar="D", help="The cheapest net whose accuracy, a share, drops by at most this."),
-    ] = None,
-    energy: Annotated[
-        str | None,
-        typer.Option(metavar="E", help="Keep this share of every layer's energy."),
-    ] = None,
-    speedup: times.Speedup = None,
-    latency: times.Latency = None,
-    runtime: times.Runtime = None,
-    threads: times.Threads = None,
-    latency_table: times.LatencyTable = None,
-    rule: Annotated[str | None, typer.Option(help="Choose ranks by a rule: " + ", ".join(RULES))] = None,
-    multiple: Multiple = "16",
-    scheme: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"Schemes that compete: {', '.join(SCHEMES)}. "
-            f"Default: {', '.join(DATA_SCHEMES)}; spatial alone with --no-data where enough; all by time."
-        ),
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Layers, or patterns of them, that may be decomposed."),
-    ] = None,
-    skip: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Layers, or patterns of them, to leave alone."),
-    ] = None,
-    rank: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=R", help="Fix a layer's rank (R1xR2 for two, 'full' for full rank)."),
-    ] = None,
-    refine: Annotated[
-        int, typer.Option(metavar="N", help="Alternations that improve factors; 0 is quicker.")
-    ] = REFINE,
-    images: inputs.Images = None,
-    data: inputs.Data = None,
-    no_data: inputs.NoData = False,
-    size: inputs.Size = None,
-    crop: inputs.Crop = None,
-    crops: inputs.Crops = 1,
-    color: inputs.ColorOrder = None,
-    mean: inputs.Mean = None,
-    scale: inputs.Scale = None,
-    preset: inputs.Preset = None,
-    limit: inputs.Limit = None,
-    range: inputs.Range = None,
-    synthetic: inputs.Synthetic = None,
-    memory: inputs.Memory = None,
-    statistics: inputs.Saved = None,
-    targets: inputs.Targets = None,
-    accuracy: inputs.Labels = None,
-    metric: inputs.UserMetric = None,
-    seed: inputs.Seed = 0,
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
     no_report: reports.NoReport = False,
@@ -144,21 +139,16 @@ def decompose(
 
     Example: twofold decompose net.prototxt net.caffemodel -o out/ --speedup 2 --runtime onnxruntime
     """
-    source = inputs.source(
-        images=images, data=data, size=size, crop=crop, crops=crops, color=color, mean=mean, scale=scale,
-        preset=preset, limit=limit, values=range, memory=memory, statistics=statistics, targets=targets,
-        accuracy=accuracy, metric=metric, seed=seed, synthetic=synthetic,
-    )  # fmt: skip
-    fixed = tuple(map(FixedRanks.parse, rank or ()))
+    source = samples.source()
+    fixed = tuple(map(FixedRanks.parse, ranks.rank or ()))
     model = load_model(definition, weights, input, whole=True)
     names = (PLAN_FILE, RUN_FILE) if no_report else (PLAN_FILE, RUN_FILE, *reports.FILES)
     files = [*model.targets(output), *(output / name for name in names)]
     with reserved(files, force=force, sizes=sizes_of([model])):
         result = decompose_model(
-            model, macs=macs, params=params, error=error, accuracy_drop=accuracy_drop, energy=energy,
-            speedup=speedup, latency=latency, runtime=runtime, threads=threads, latency_table=latency_table,
-            rule=rule, multiple=multiple, schemes=scheme or None, only=only or (), skip=skip or (),
-            ranks=fixed, source=source, no_data=no_data, refine=refine,
+            model, **asdict(budget), **asdict(time), source=source, no_data=samples.no_data, ranks=fixed,
+            rule=ranks.rule, multiple=ranks.multiple, schemes=ranks.scheme or None, only=ranks.only or (),
+            skip=ranks.skip or (), refine=ranks.refine,
         )  # fmt: skip
         extra = {RUN_FILE: run_file(context), **({} if no_report else reports.files_of(result))}
         finish(result, output, as_json=as_json, force=force, extra=extra)

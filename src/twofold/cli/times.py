@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from ..terminal import echo, paths_text
 from ..text import aligned
 from . import inputs
 from .common import AsJson, Force
+from .groups import Command
 
 _GROUP = "Time"
 
@@ -32,11 +33,23 @@ def _option(text: str, metavar: str | None = None) -> Any:
 
 Speedup = Annotated[float | None, _option("Budget: how many times faster the net runs.", "S")]
 Latency = Annotated[float | None, _option("Budget: time after / before.", "R")]
-Runtime = Annotated[str | None, _option("What will run the net: " + ", ".join(RUNTIMES) + ".")]
+Runtime = Annotated[str | None, _option("What will run the net: " + ", ".join(RUNTIMES) + ".", "NAME")]
 Threads = Annotated[int | None, _option("Threads of the runtime. Default: all cores.", "N")]
 LatencyTable = Annotated[
     Path | None, _option("Times from a device that is not here (twofold latency export).", "FILE")
 ]
+
+
+@dataclass(frozen=True)
+class Time:
+    """A budget of time, and what tells times."""
+
+    speedup: Speedup = None
+    latency: Latency = None
+    runtime: Runtime = None
+    threads: Threads = None
+    latency_table: LatencyTable = None
+
 
 app = typer.Typer(
     name="latency",
@@ -46,11 +59,11 @@ app = typer.Typer(
 
 
 OfRuntime = Annotated[
-    str | None, typer.Option(help="Only tables of this runtime: " + ", ".join(RUNTIMES) + ".")
+    str | None, typer.Option(metavar="NAME", help="Only tables of this runtime: " + ", ".join(RUNTIMES) + ".")
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def show(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
     """List the times that were measured on this machine.
 
@@ -64,7 +77,7 @@ def show(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
     echo("\n\n".join(map(_text, tables)) or f"nothing was measured yet (kept in {cache_folder()})")
 
 
-@app.command()
+@app.command(cls=Command)
 def forget(runtime: OfRuntime = None, as_json: AsJson = False) -> None:
     """Remove the times that were measured on this machine: after a busy hour, measure anew.
 
@@ -80,24 +93,29 @@ def _check(runtime: str | None) -> None:
         RUNTIMES.find(runtime)
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     definition: Annotated[
         Path, typer.Argument(help="The net: a Caffe prototxt, or an ONNX model.", show_default=False)
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the models.", show_default=False)
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the models.", show_default=False),
     ],
     weights: Annotated[
         Path | None, typer.Argument(help="The weights of a prototxt: a caffemodel.", show_default=False)
     ] = None,
-    format: Annotated[str, typer.Option(help="Of the models: " + ", ".join(FORMS) + ".")] = "onnx",
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="Format of the models: " + ", ".join(FORMS) + ".")
+    ] = "onnx",
     block: Annotated[
         str,
         typer.Option(metavar="N", help="Channels the device computes together: N, or " + ", ".join(PRESETS)),
     ] = "16",
-    device: Annotated[str, typer.Option(help="What the device is called.")] = "device",
-    scheme: Annotated[list[str] | None, typer.Option(help="Schemes: " + ", ".join(SCHEMES))] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="What the device is called.")] = "device",
+    scheme: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Schemes: " + ", ".join(SCHEMES) + ".")
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Layers, or patterns of them.")
     ] = None,
