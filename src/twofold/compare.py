@@ -47,7 +47,7 @@ class OutputComparison:
     Attributes:
         name: its name.
         error: relative error of the second; None for boxes.
-        agreement: share of samples of which both name the same class; None where the output is no such.
+        agreement: fraction of samples of which both name the same class; None where the output is no such.
         boxes: boxes of the first, those that the second finds again, and those that only the second finds;
             None where the output is no such.
     """
@@ -59,7 +59,7 @@ class OutputComparison:
 
     @property
     def agreement_text(self) -> str:
-        """The share in words; "" where the output names no classes."""
+        """The fraction in words; "" where the output names no classes."""
         return "" if self.agreement is None else f"{self.agreement:.4f}"
 
     @property
@@ -296,10 +296,10 @@ class _Found:
 
 
 def are_classes(value: NDArray[np.float32], *, alone: bool) -> bool:
-    """Whether an output has a score per class and sample: shares of 1, or whatever the `alone` output gives.
+    """Whether an output has a score per class and sample: values that add up to 1, or what stands `alone`.
 
-    Numbers that are no shares may be scores before a softmax as well as places; where a net gives nothing
-    else, they are taken as scores.
+    Other numbers may be scores before a softmax as well as places; where a net gives nothing else, they are
+    taken as scores.
     """
     if value.ndim < 2 or value.shape[1] < 2 or value.size != value.shape[0] * value.shape[1]:
         return False

@@ -22,7 +22,7 @@ from .progress import track
 from .text import aligned, count_text, error_text, shape_text
 
 #: Shares of a layer's own MACs for which the table shows ranks.
-SHARES = (0.25, 0.5, 0.75)
+FRACTIONS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Inspection:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        shares = (f"at {share} of MACs" for share in SHARES)
-        head = ("layer", "shape", "MACs", "params", "schemes", "reference", *shares)
+        fractions = (f"at {fraction} of MACs" for fraction in FRACTIONS)
+        head = ("layer", "shape", "MACs", "params", "schemes", "reference", *fractions)
         rows = [
             (
                 layer.name,
@@ -108,7 +108,7 @@ class Inspection:
                 f"schemes: of {', '.join(self.options.schemes)} those that make the layer cheaper with ranks "
                 f"that are multiples of {self.options.multiple}",
                 "reference: rank of AMCT's rank rule; then the largest rank of the first scheme within a "
-                "share of the layer's MACs, and the relative error of the weight",
+                "fraction of the layer's MACs, and the relative error of the weight",
                 *self.notes,
             ]
         )
@@ -195,9 +195,9 @@ def _rank_costs(layer: ConvLayer, name: str, variant: str, workload: Workload) -
         return workload.macs(layer, kind.chain(layer.geometry, variant, (rank,) * len(full)))
 
     whole = workload.layer_macs(layer)
-    ranks = [bisect_right(range(1, min(full) + 1), share * whole, key=macs) for share in SHARES]
+    ranks = [bisect_right(range(1, min(full) + 1), fraction * whole, key=macs) for fraction in FRACTIONS]
     errors: list[float | None] = [None] * len(ranks)
     if layer.weight is not None and max(ranks):
         factorization = kind.factorize(layer, variant, max_ranks=(max(ranks),) * len(full))
         errors = [factorization.relative_error((r,) * len(full)) if r else None for r in ranks]
-    return tuple(RankCost(*row) for row in zip(SHARES, ranks, errors, strict=True))
+    return tuple(RankCost(*row) for row in zip(FRACTIONS, ranks, errors, strict=True))

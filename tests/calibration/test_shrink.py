@@ -13,7 +13,7 @@ from twofold.calibration.grouped import accumulator
 from twofold.calibration.inputs import from_arrays
 from twofold.calibration.measure import OutputErrorMetric
 from twofold.calibration.runners import runner_for
-from twofold.calibration.shrink import SHARES, Holdout, drawn, shrunk
+from twofold.calibration.shrink import SHRINKAGES, Holdout, drawn, shrunk
 from twofold.conv import ConvGeometry, ConvLayer
 from twofold.lowrank import LayerFit
 from twofold.lowrank.measure import composed
@@ -54,8 +54,8 @@ def test_a_product_of_channels_and_taps_stays():
     rng = np.random.default_rng(0)
     C, K = (np.cov(rng.normal(size=(n, 50))) for n in (8, 9))
     product = replace(seen(images(6, 2)), covariance=np.kron(C, K))
-    for share in SHARES:
-        np.testing.assert_allclose(drawn(product, CONV, share).covariance, np.kron(C, K))
+    for shrinkage in SHRINKAGES:
+        np.testing.assert_allclose(drawn(product, CONV, shrinkage).covariance, np.kron(C, K))
 
 
 def test_one_tap_is_drawn_towards_the_identity():
@@ -127,9 +127,9 @@ def test_few_samples_are_shrunk_and_unseen_ones_gain(tmp_path, monkeypatch):
         return measure.error(""), result.plan.calibration["shrunk"]
 
     found = [error(seed) for seed in range(4)]
-    assert all(share in SHARES for _, shares in found for share in shares.values())
-    assert any(shares for _, shares in found)
-    monkeypatch.setattr("twofold.decomposition.factorize.SHARES", ())
+    assert all(shrinkage in SHRINKAGES for _, shrinkages in found for shrinkage in shrinkages.values())
+    assert any(shrinkages for _, shrinkages in found)
+    monkeypatch.setattr("twofold.decomposition.factorize.SHRINKAGES", ())
     plain = [error(seed) for seed in range(4)]
-    assert not any(shares for _, shares in plain)
+    assert not any(shrinkages for _, shrinkages in plain)
     assert np.mean([e for e, _ in found]) < 0.7 * np.mean([e for e, _ in plain])

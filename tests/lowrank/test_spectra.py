@@ -9,7 +9,7 @@ from threadpoolctl import ThreadpoolController
 
 from twofold.conv import ConvGeometry, ConvLayer
 from twofold.lowrank import SCHEMES, FitOptions, energy_error
-from twofold.lowrank.spectra import block_shares, left_basis, tail_shares
+from twofold.lowrank.spectra import block_energy_errors, left_basis, tail_energy_errors
 from twofold.lowrank.subspace import filtered, leading_basis, orthonormal, signed_sums, spectral_quantile
 from twofold.lowrank.tridiagonal import Tridiagonal
 from twofold.lowrank.unfold import Split, first_weight, fold, second_weight, transposed, unfold, unfold_chunks
@@ -166,14 +166,14 @@ def test_left_basis_spans_what_it_should(shape):
 
 
 def test_shares_are_sums_over_what_is_cut():
-    np.testing.assert_allclose(tail_shares(np.array([4.0, 3, 2]), 1.0), [1, 0.6, 0.3, 0.1])
+    np.testing.assert_allclose(tail_energy_errors(np.array([4.0, 3, 2]), 1.0), [1, 0.6, 0.3, 0.1])
     table = np.random.default_rng(0).random((4, 6))
-    shares = block_shares(table, 0.5)
+    energy_errors = block_energy_errors(table, 0.5)
     for r1, r2 in np.ndindex(5, 7):
         outside = table.sum() - table[:r1, :r2].sum() + 0.5
-        assert shares[r1, r2] == pytest.approx(outside / (table.sum() + 0.5))
-    assert not tail_shares(np.zeros(3)).any()
-    assert not block_shares(np.zeros((2, 3))).any()
+        assert energy_errors[r1, r2] == pytest.approx(outside / (table.sum() + 0.5))
+    assert not tail_energy_errors(np.zeros(3)).any()
+    assert not block_energy_errors(np.zeros((2, 3))).any()
 
 
 @pytest.mark.parametrize("rank", [1, 3, 40, 90])

@@ -33,8 +33,8 @@ def test_what_is_no_budget(text):
         ("macs", 40, False, "ratio above 1.*write 0.4 for 40 %.*40M"),
         ("params", float("nan"), False, "finite"),
         ("params", -1, False, "not negative"),
-        ("energy", 0, False, "share between 0 and 1"),
-        ("energy", 1.5, False, "share between 0 and 1"),
+        ("energy", 0, False, "fraction between 0 and 1"),
+        ("energy", 1.5, False, "fraction between 0 and 1"),
         ("error", 3, True, "no absolute amount"),
     ],
 )
@@ -48,7 +48,7 @@ def test_words():
     assert str(Budget("params", 5e5, absolute=True)) == "params at most 500000"
     assert str(Budget("time", 0.5)) == "time at most 0.5 of the original"
     assert str(Budget("error", 0.05)) == "output error at most 0.05"
-    assert str(Budget("energy", 0.99)) == "each layer keeps a share of 0.99 of its energy"
+    assert str(Budget("energy", 0.99)) == "each layer keeps a fraction of 0.99 of its energy"
 
 
 @pytest.mark.parametrize(

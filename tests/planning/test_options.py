@@ -128,7 +128,7 @@ def test_ranks_are_positive(ranks):
         ({"multiple": 0}, "multiple: .*not 0"),
         ({"schemes": ()}, "scheme: at least one"),
         ({"schemes": ("cp",)}, "no scheme 'cp'; known:"),
-        ({"rule": "energy"}, "share to keep"),
+        ({"rule": "energy"}, "fraction to keep"),
         ({"rule": "amct", "budget": Budget("macs", 0.4)}, "a budget .* does not apply"),
         ({"rule": "amct", "schemes": ("channel",)}, "uses scheme spatial"),
     ],

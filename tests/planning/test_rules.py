@@ -116,7 +116,7 @@ def test_rule_energy_takes_the_cheapest_that_keeps_the_share(share):
 def test_rule_energy_says_what_could_be_kept():
     plan = plan_for(small_net(), PlanOptions(Budget("energy", 0.9999999), multiple=4))
     assert not plan.choices
-    assert "keep a share of 1 of the energy (at most 0." in plan.skipped[0].reason
+    assert "keep a fraction of 1 of the energy (at most 0." in plan.skipped[0].reason
     plan = plan_for(small_net(), PlanOptions(Budget("energy", 0.9), multiple=512))
     assert plan.skipped[0].reason == "no rank that is a multiple of 512 makes it cheaper"
 

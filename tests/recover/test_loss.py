@@ -45,21 +45,21 @@ def scores(seed: int, *shape: int) -> np.ndarray:
     return 3 * np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("shares", [False, True])
+@pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize("behind", [(), (1, 1)])
-def test_the_divergence_is_that_of_scipy(shares, behind):
+def test_the_divergence_is_that_of_scipy(probabilities, behind):
     wanted, found = scores(0, 7, 4, *behind), scores(1, 7, 4, *behind)
     p, q = (softmax(one, axis=1) for one in (wanted, found))
     expected = rel_entr(p.astype(np.float64), q).sum() / 7
-    given = (p, q) if shares else (wanted, found)
-    got = divergence(*map(torch.from_numpy, given), shares=shares)
+    given = (p, q) if probabilities else (wanted, found)
+    got = divergence(*map(torch.from_numpy, given), probabilities=probabilities)
     assert float(got) == pytest.approx(expected, rel=1e-4)
 
 
 def test_shares_of_0_are_no_obstacle():
     certain = torch.tensor([[1.0, 0.0, 0.0]])
-    assert float(divergence(certain, certain, shares=True)) == pytest.approx(0, abs=1e-6)
-    assert float(divergence(certain, certain.flip(1), shares=True)) > 10
+    assert float(divergence(certain, certain, probabilities=True)) == pytest.approx(0, abs=1e-6)
+    assert float(divergence(certain, certain.flip(1), probabilities=True)) > 10
 
 
 def test_scores_that_differ_by_one_number_name_the_same_classes():
@@ -140,7 +140,7 @@ def losses(pair, **options):
     unseen = torch.from_numpy(samples(200, seed=11))
     with torch.no_grad():
         wanted, found = net(unseen), taught(unseen)
-    return float(divergence(wanted, found, shares=False)), float((wanted - found).square().mean())
+    return float(divergence(wanted, found, probabilities=False)), float((wanted - found).square().mean())
 
 
 def test_naming_classes_is_learned_where_they_are_named(pair):

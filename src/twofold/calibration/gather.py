@@ -45,7 +45,7 @@ class CalibrationOptions:
     """How a network is looked at.
 
     Attributes:
-        memory: bytes that covariances may take in all; None for a share of what is free.
+        memory: bytes that covariances may take in all; None for a fraction of what is free.
         positions: output positions looked at in each image; None for as many as each layer's patch needs.
         gradients: whether fits weight a layer's output by how much the network's outputs depend on it.
         batch_statistics: whether batch normalisation uses the batch's own mean and variance meanwhile; None

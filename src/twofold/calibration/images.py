@@ -191,7 +191,7 @@ def load_images(
         shapes: input name -> (C, H, W); sizes may be None, then `crop` or `size` must say them.
         options: see `ImageOptions`.
         minimum: fewer usable images than this are an error, as are fewer than half of those named.
-        memory: bytes that samples may take; None for a share of what is free.
+        memory: bytes that samples may take; None for a fraction of what is free.
 
     Raises:
         InputError: nothing found, too few usable images, or the net does not take images.

@@ -177,7 +177,7 @@ def load_data(
             its name (any name where the net has one input).
         shapes: input name -> shape of a sample.
         limit: use only the first so many samples.
-        memory: bytes that samples may take; None for a share of what is free.
+        memory: bytes that samples may take; None for a fraction of what is free.
 
     Raises:
         InputError: the file is missing, too large, not such a file, or does not fit the net's inputs.

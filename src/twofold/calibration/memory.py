@@ -51,7 +51,7 @@ def check_room(source: object, memory: int | None, size: int) -> None:
 
     Args:
         source: what they come from, for messages.
-        memory: bytes that they may take; None for a share of what is free.
+        memory: bytes that they may take; None for a fraction of what is free.
         size: bytes that they take.
 
     Raises:

@@ -8,12 +8,12 @@ simpler covariance of the same trace, whose fewer parameters are better known,
 
 where C (C_in x C_in) and K (taps x taps) are the covariances of channels and of taps, each averaged over the
 other, and x is the Kronecker product; where a kernel has one tap, towards the multiple of the identity. How
-far, no formula told for the networks that were tried: what the shares of Ledoit and Wolf (2004) gain in the
-last layers of a classifier they lose in the first ones and in detectors. Patches of held-out samples tell it,
-layer by layer: see `Holdout`.
+far, no formula told for the networks that were tried: what the shrinkages of Ledoit and Wolf (2004) gain in
+the last layers of a classifier they lose in the first ones and in detectors. Patches of held-out samples
+tell it, layer by layer: see `Holdout`.
 
 Vectors, which fully connected layers see, have no taps. Their covariance is drawn towards the multiple of the
-identity by the share that is best in the mean square for n normal vectors (Chen, Wiesel, Eldar and Hero,
+identity by the shrinkage that is best in the mean square for n normal vectors (Chen, Wiesel, Eldar and Hero,
 2010, "Shrinkage algorithms for MMSE covariance estimation", equation 23, "oracle approximating").
 """
 
@@ -34,7 +34,7 @@ from .runner import Runner
 from .statistics import PatchSampler, StatisticsOptions, strips_of
 
 #: Shares of the simpler covariance, tried in this order while they help.
-SHARES = (0.1, 0.25, 0.5)
+SHRINKAGES = (0.1, 0.25, 0.5)
 #: Patches of a layer that judge its fit.
 _PATCHES = 2048
 
@@ -84,7 +84,7 @@ class Holdout:
         return float(np.trace(second) if gradient is None else np.vdot(gradient, second))
 
 
-def drawn(statistics: LayerStatistics, geometry: ConvGeometry, share: float) -> LayerStatistics:
+def drawn(statistics: LayerStatistics, geometry: ConvGeometry, shrinkage: float) -> LayerStatistics:
     """The statistics of a layer without groups, its full covariance drawn towards the simpler one."""
     assert statistics.covariance is not None
     S, taps = statistics.covariance, math.prod(geometry.kernel)
@@ -94,10 +94,10 @@ def drawn(statistics: LayerStatistics, geometry: ConvGeometry, share: float) -> 
         return statistics
     if taps == 1:
         C = np.eye(len(C))
-    covariance = (1 - share) * S
+    covariance = (1 - shrinkage) * S
     view = covariance.reshape(blocks.shape)
     for i, j in np.ndindex(taps, taps):
-        view[:, i, :, j] += share * K[i, j] / np.trace(C) * C
+        view[:, i, :, j] += shrinkage * K[i, j] / np.trace(C) * C
     return replace(statistics, covariance=covariance, strips=strips_of(covariance, geometry))
 
 
@@ -115,13 +115,13 @@ def _towards_identity(S: Array, n: int) -> Array:
     d, trace = len(S), float(np.trace(S))
     if not trace > 0:
         return S
-    share = shrinkage(n, d, trace, float(np.sum(S**2)))
-    found = (1 - share) * S
-    found.flat[:: d + 1] += share * trace / d
+    amount = shrinkage(n, d, trace, float(np.sum(S**2)))
+    found = (1 - amount) * S
+    found.flat[:: d + 1] += amount * trace / d
     return np.asarray(found)
 
 
 def shrinkage(n: float, d: int, trace: float, squares: float) -> float:
-    """The share of the identity that is best for a d x d covariance of n normal vectors: tr S, tr S^2."""
+    """The shrinkage of the identity that is best for a d x d covariance of n normal vectors: tr S, tr S^2."""
     spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
     return min(1.0, ((1 - 2 / d) * squares + trace**2) / spread) if spread > 0 else 1.0

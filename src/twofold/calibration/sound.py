@@ -9,7 +9,7 @@ from twofold.conv import Array, ConvLayer, LayerStatistics
 
 #: Products of two float32 are at most this large.
 _LARGEST = float(np.finfo(np.float32).max) ** 2
-#: How far rounding moves moments, as a share of the largest variance.
+#: How far rounding moves moments, as a fraction of the largest variance.
 _ROUNDING = 1e-3
 
 

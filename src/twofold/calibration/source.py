@@ -60,7 +60,7 @@ class CalibrationSource:
         targets: names of the outputs that must change least; empty for the model's own.
         metric: what is protected instead of the relative error of the outputs.
         accuracy: for a budget of accuracy: a folder of labelled images, one subfolder per class, or a
-            function that is given one that predicts, and returns a share.
+            function that is given one that predicts, and returns a fraction.
         statistics: file that caches calibration statistics for later runs.
         options: how the network is looked at.
     """

@@ -111,14 +111,14 @@ class VectorAccumulator:
         with np.errstate(invalid="ignore", over="ignore"):  # not finite: said by whoever uses the result
             m = self._sum / self.count
             variances = self._squares / self.count - m**2
-            share = self._shrinkage(m, float(variances.sum())) if self._kept else 0.0
+            shrinkage = self._shrinkage(m, float(variances.sum())) if self._kept else 0.0
         g = self._geometry
         shape = (g.c_in, *g.kernel)
         of_taps = channels_first(variances, g).reshape(shape)
         others = [tuple(a for a in range(1, len(shape)) if a != axis) for axis in range(1, len(shape))]
         strips = tuple(of_taps.sum(axis=axes).ravel() for axes in others)
         mean = channels_first(self._shift + m, g)
-        return LayerStatistics(self.count, mean, None, strips, shrinkage=share)
+        return LayerStatistics(self.count, mean, None, strips, shrinkage=shrinkage)
 
     def _shrinkage(self, m: Array, trace: float) -> float:
         X, n = np.stack(self._kept) - m.astype(np.float32), self.count

@@ -43,7 +43,7 @@ def recover(
         float | None,
         typer.Option(
             metavar="R",
-            help="Learning rate, as a share of each weight's size. Default: found by short trials.",
+            help="Learning rate, as a fraction of each weight's size. Default: found by short trials.",
         ),
     ] = None,
     batch: Annotated[

@@ -79,9 +79,9 @@ class Budgets:
         str | None, _budget("The cheapest net whose outputs have at most this relative error.", "E")
     ] = None
     accuracy_drop: Annotated[
-        str | None, _budget("The cheapest net whose accuracy, a share, drops by at most this.", "D")
+        str | None, _budget("The cheapest net whose accuracy, a fraction, drops by at most this.", "D")
     ] = None
-    energy: Annotated[str | None, _budget("Keep this share of every layer's energy.", "E")] = None
+    energy: Annotated[str | None, _budget("Keep this fraction of every layer's energy.", "E")] = None
 
 
 def _layers(help: str, metavar: str | None = None) -> Any:

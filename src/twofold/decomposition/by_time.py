@@ -22,12 +22,13 @@ from .search import PlanTrial
 _ATTEMPTS = 4
 #: Differences of ratios below this are noise, however small the spread of one run is.
 _LEAST_NOISE = 0.01
-#: Layers whose times differ from what was predicted by more than this share of the network's are chosen anew.
+#: Layers whose times differ from what was predicted by more than this fraction of the network's are chosen
+#: anew.
 _MOST_OFF = 0.05
-#: A network keeps a limit of time where it has this share of the speed that was asked for: less falls short,
-#: however widely the measurements spread.
+#: A network keeps a limit of time where it has this fraction of the speed that was asked for: less falls
+#: short, however widely the measurements spread.
 _KEPT = 0.95
-#: What is handed back shows what was predicted where its ratio differs by no more than this share.
+#: What is handed back shows what was predicted where its ratio differs by no more than this fraction.
 _NEAR = 0.05
 #: A factor follows what was measured at most so far in one step.
 _STEP = (0.25, 4.0)
@@ -45,7 +46,7 @@ class TimedPlan:
         predicted: time after / before, as predicted.
         pair: both networks as measured; None where they cannot be run.
         off: sum of the differences between what the stacks take by themselves and what was predicted of them,
-            as a share of the network's time.
+            as a fraction of the network's time.
     """
 
     attempt: PlanTrial
@@ -79,7 +80,7 @@ class TimedPlan:
         """Whether another plan would be made by the same numbers."""
         if self.pair is None:
             return True
-        # Without a limit the share of the gains that the network shows changes no choice.
+        # Without a limit the fraction of the gains that the network shows changes no choice.
         return self.off <= _MOST_OFF and (limit is None or self.prediction_error <= self.noise)
 
     def corrected(self) -> LatencyCost:
@@ -97,8 +98,8 @@ def plan_by_time(
     """The plan whose network keeps a limit of time at the smallest error.
 
     Single layers tell the times that a plan is made by. The network that comes out is run beside the
-    original; where it gains another share than predicted, the prices are corrected and the plan is made anew.
-    A network that is no faster than the original is not handed back.
+    original; where it gains another fraction than predicted, the prices are corrected and the plan is made
+    anew. A network that is no faster than the original is not handed back.
 
     Args:
         model: the original.
@@ -133,7 +134,7 @@ def plan_by_time(
         prices = tried[-1].corrected()
     best = _best(tried, limit)
     if best.prediction_error > max(best.noise, _NEAR * best.ratio):
-        # The share of the gains that it shows is known now: with it the plan predicts, and is held to it.
+        # The fraction of the gains that it shows is known now: with it the plan predicts, and is held to it.
         best = _timed(model, chosen, timer, batch, best.corrected(), best.attempt)
     return _handed_back(best, layers, limit, timer)
 
@@ -151,7 +152,7 @@ def _timed(
     seconds = {c.layer: prices.layer_seconds(c.layer, c.scheme, c.variant, c.ranks) for c in plan.choices}
     pair = timer.pair(model, model.replace(attempt.factors))
     timings = {name: Timing((prices.own[name], stack)) for name, stack in seconds.items()}
-    # A share of the gains that was learned from noise may be larger than what there is to gain.
+    # A fraction of the gains that was learned from noise may be larger than what there is to gain.
     factor, predicted, off = prices.factor, max(prices.ratio(plan.choices), 0.0), 0.0
     network = Timing((prices.whole, predicted * prices.whole))
     if pair is not None:

@@ -90,9 +90,9 @@ def decompose(
         fields: fields of these options by their own names, instead of `plan`, `source`, `fit` or
             `RuntimeOptions`:
 
-            - other budgets: `params` (weights after / before, or an amount), `energy` (share of every layer's
-              energy to keep), `latency` (time after / before), `accuracy_drop` (the cheapest network is
-              sought whose accuracy, a share, drops by at most this);
+            - other budgets: `params` (weights after / before, or an amount), `energy` (fraction of every
+              layer's energy to keep), `latency` (time after / before), `accuracy_drop` (the cheapest
+              network is sought whose accuracy, a fraction, drops by at most this);
             - of the plan: `rule` (chooses every rank by itself, as "amct"; from the weights alone unless
               inputs are given), `only` and `skip` (names or patterns of layers), `ranks` (layer name or
               pattern -> its rank, ranks for a scheme with several, or "full");

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..calibration.shrink import SHARES, Holdout, drawn
+from ..calibration.shrink import SHRINKAGES, Holdout, drawn
 from ..conv import ConvLayer, LayerStatistics, SecondPass
 from ..lowrank import Factorization, FitOptions, LayerFit, scheme
 from ..planning import Choice, Request
@@ -14,7 +14,8 @@ from .calibrate import Calibration
 
 #: Of the largest useful ranks, where fits are judged: a rank that a plan might choose.
 _JUDGED = 2 / 3
-#: A share must lower the squared error of a fit at least to this; differences below are those of the draw.
+#: A shrinkage must lower the squared error of a fit at least to this; differences below are those of the
+#: draw.
 _GAIN = 0.98
 
 
@@ -24,12 +25,12 @@ class Factored:
 
     Attributes:
         layers: factorizations by layer name.
-        shares: shrinkage of the covariances of layers towards simpler ones, where there is any; see
+        shrinkages: shrinkage of the covariances of layers towards simpler ones, where there is any; see
             `calibration.shrink`.
     """
 
     layers: Mapping[str, Sequence[Factorization]]
-    shares: Mapping[str, float] = field(default_factory=dict)
+    shrinkages: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, choice: Choice) -> Factorization:
         """The factorization that a choice names."""
@@ -52,16 +53,16 @@ def factorize(
     """
     second_pass = None if calibration is None else calibration.second_pass
     holdout = {} if calibration is None else calibration.holdout_patches(layers)
-    factored, shares = {}, {}
+    factored, shrinkages = {}, {}
     for layer in track(layers, "factoring layers"):
         statistics = seen.pop(layer.name, None)
-        share, fitted = _Fit(layer, wanted[layer.name], options, second_pass).best(
+        shrinkage, fitted = _Fit(layer, wanted[layer.name], options, second_pass).best(
             statistics, holdout.pop(layer.name, None)
         )
         factored[layer.name] = fitted
-        if share:
-            shares[layer.name] = share
-    return Factored(factored, shares)
+        if shrinkage:
+            shrinkages[layer.name] = shrinkage
+    return Factored(factored, shrinkages)
 
 
 def _judge(layer: ConvLayer, requests: Sequence[Request]) -> Request:
@@ -82,7 +83,7 @@ class _Fit:
     def best(
         self, statistics: LayerStatistics | None, holdout: Holdout | None
     ) -> tuple[float, list[Factorization]]:
-        """The share of which the fit loses least of what was held out, and what is wanted under it."""
+        """The shrinkage of which the fit loses least of what was held out, and what is wanted under it."""
         fitted = LayerFit(self.layer, statistics, self.options, self.second_pass)
         if statistics is None or statistics.covariance is None or holdout is None:
             return 0.0, self._all(fitted, {})
@@ -95,12 +96,12 @@ class _Fit:
             return holdout.loss(self.layer, found.trial(ranks)[1], statistics)
 
         chosen, known, least = 0.0, {judge: found}, loss(found)
-        for share in SHARES:
-            simpler = fitted.under(drawn(statistics, self.layer.geometry, share))
+        for shrinkage in SHRINKAGES:
+            simpler = fitted.under(drawn(statistics, self.layer.geometry, shrinkage))
             lost = loss(_made(simpler, replace(judge, max_ranks=ranks)))
             if lost > _GAIN * least:
                 break
-            chosen, fitted, known, least = share, simpler, {}, lost
+            chosen, fitted, known, least = shrinkage, simpler, {}, lost
         return chosen, self._all(fitted, known)
 
     def _all(self, fitted: LayerFit, known: Mapping[Request, Factorization]) -> list[Factorization]:

@@ -158,10 +158,10 @@ def _run(
 
         found = plan_by_time(model, layers, wanted, timer, limit, by)
     plan = found.plan
-    stacks, curves, shares = (
+    stacks, curves, shrinkages = (
         trial.stacks(found),
         trial.tradeoff_curves(),
-        factored.shares,
+        factored.shrinkages,
     )
     del trial, factored  # as large as the net, or as its statistics; what is left to do takes memory, too
     if known is not None and chosen:
@@ -169,7 +169,7 @@ def _run(
         assessed = known.assess(model, [(layer, found.factors[layer.name]) for layer, _ in stacks])
         record = {
             **seen.record,
-            "shrunk": dict(shares),
+            "shrunk": dict(shrinkages),
             "means_corrected": _means_corrected(layers, found.factors),
             "measured": {
                 "count": known.holdout.count,

@@ -80,8 +80,8 @@ def _to_try(
         (one, *_) = factorizations
         return [(one, (one.trial_ranks() or (tuple(-(-rank // 2) for rank in one.max_ranks),))[0])]
     best: dict[Candidate, None] = {}
-    for share in TRIED:
-        affordable = [candidate for candidate in offered if candidate.macs <= share * own]
+    for fraction in TRIED:
+        affordable = [candidate for candidate in offered if candidate.macs <= fraction * own]
         # A layer whose cheapest candidate is dear still has one.
         affordable = affordable or sorted(offered, key=lambda candidate: candidate.macs)[:1]
         best[min(affordable, key=lambda candidate: candidate.energy_error)] = None

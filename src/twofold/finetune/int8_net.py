@@ -108,10 +108,10 @@ class Int8Net:
                 raise
             raise DivergedError("a weight is not finite, so it has no range in int8") from error
 
-    def learn(self, share: float) -> None:
+    def learn(self, fraction: float) -> None:
         """A step of the ranges; see `Rounding.learn`. Comes behind every step of the solver."""
         self._made = None
-        self._rounding.learn(share)
+        self._rounding.learn(fraction)
 
     @torch.no_grad()
     def begin(self, batches: Source, state: State) -> None:

@@ -1,8 +1,8 @@
 """What rounds a Caffe net in torch as its int8 form rounds, with ranges that are trained.
 
 The scale of a value is trained like a weight, but not by the solver: it has no place in Caffe's files, and a
-rate for weights may be anything to it. Adam moves it by at most about a share of itself per iteration, which
-falls with the solver's rate. Zero points stay.
+rate for weights may be anything to it. Adam moves it by at most about a fraction of itself per iteration,
+which falls with the solver's rate. Zero points stay.
 
 Source: Esser et al., "Learned step size quantization", ICLR 2020.
 """
@@ -120,14 +120,14 @@ class Rounding(Followed):
         groups = [{"params": [one.scale], "size": float(one.scale)} for one in self._ranges.values()]
         self._optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
 
-    def learn(self, share: float) -> None:
+    def learn(self, fraction: float) -> None:
         """A step of the ranges, by the gradients of the passes since the last one.
 
         Args:
-            share: of the solver's first rate that it has now.
+            fraction: of the solver's first rate that it has now.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = _STEP * min(share, 1.0) * group["size"]
+            group["lr"] = _STEP * min(fraction, 1.0) * group["size"]
         self._optimizer.step()
         self._optimizer.zero_grad()
         for one in self._ranges.values():

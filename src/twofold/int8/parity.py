@@ -33,7 +33,7 @@ _TOGETHER = 0.1
 #: How far one value may lie that an operator gives which ONNX Runtime computes in int8 from a table, up to
 #: 1.5 steps off.
 _COARSE = {"Softmax": 1.0}
-#: How far outputs may be that are not rounded, as a share of what they vary.
+#: How far outputs may be that are not rounded, as a fraction of what they vary.
 _OUTPUT = 0.01
 
 OTHERWISE = "ONNX Runtime computes the int8 model otherwise than training"

@@ -36,7 +36,7 @@ Matrix = NDArray[np.float64]
 
 #: Largest number of a weight in int8.
 _LARGEST = 127
-#: What is added to the diagonal of M, as a share of its mean: directions that were not seen are not free.
+#: What is added to the diagonal of M, as a fraction of its mean: directions that were not seen are not free.
 _DAMPING = 0.01
 #: Columns whose corrections reach the columns behind them together.
 _BLOCK = 128

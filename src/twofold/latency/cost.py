@@ -19,7 +19,7 @@ from ..planning.workload import Workload
 
 #: Ranks that are measured per scheme and variant, along each axis.
 RANKS = {1: 4, 2: 3}
-#: A candidate is offered only if it is predicted to be faster than its layer by this share: less is noise.
+#: A candidate is offered only if it is predicted to be faster than its layer by this fraction: less is noise.
 LEAST_GAIN = 0.03
 #: Scheme and variant.
 Kind = tuple[str, str]

@@ -18,7 +18,8 @@ from .stopwatch import Stopwatch
 
 Probes = Mapping[Kind, Sequence[Size]]
 
-#: A time that differs from what was predicted by more than this share puts all times of its layer in doubt.
+#: A time that differs from what was predicted by more than this fraction puts all times of its layer in
+#: doubt.
 _SURPRISE = 0.15
 
 

@@ -59,7 +59,7 @@ class TermFit:
 
     Attributes:
         solved: terms with their last convolution.
-        error: lost share of the energy.
+        error: lost fraction of the energy.
     """
 
     solved: Solved
@@ -126,8 +126,10 @@ class DepthwiseFits:
     def _anchors(self) -> tuple[int, ...]:
         geometry = self.layer.geometry
         per_rank = sum(conv.params for conv in depthwise_chain(geometry, 1))
-        shares = ANCHORS[: len(ANCHORS) - (geometry.c_in * _taps(geometry) > _LARGE)]
-        ranks = (max(1, min(self.limit, int(share * geometry.params / per_rank))) for share in shares)
+        fractions = ANCHORS[: len(ANCHORS) - (geometry.c_in * _taps(geometry) > _LARGE)]
+        ranks = (
+            max(1, min(self.limit, int(fraction * geometry.params / per_rank))) for fraction in fractions
+        )
         return tuple(dict.fromkeys(ranks))
 
     def _draft(self, rank: int) -> TermFit:

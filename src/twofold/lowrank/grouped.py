@@ -237,14 +237,14 @@ def _joined(
     layer: str, parts: Sequence[Factorization], energies: Sequence[float], relay: Relay | None
 ) -> Factorization:
     """The factorizations of all groups, read at the same ranks; each weighs as its energy does."""
-    shares = np.array(energies) / (sum(energies) or 1.0)
+    energy_weights = np.array(energies) / (sum(energies) or 1.0)
 
     def errors() -> Array:
-        return np.asarray(np.stack([part.energy_errors() for part in parts], axis=-1) @ shares)
+        return np.asarray(np.stack([part.energy_errors() for part in parts], axis=-1) @ energy_weights)
 
     def quick(ranks: Size) -> tuple[float, Factors]:
         lost, stacks = zip(*(part.trial(ranks) for part in parts), strict=True)
-        return float(np.dot(lost, shares)), side_by_side(stacks)
+        return float(np.dot(lost, energy_weights)), side_by_side(stacks)
 
     def build(ranks: Size) -> Factors:
         stacks = [one.factors(ranks) for one in parts] if relay is None else relay.stacks(parts, ranks)

@@ -69,7 +69,7 @@ class LayerFit:
     def factorize(self, name: str, variant: str, max_ranks: Size | None = None) -> Factorization:
         """Decompose the layer by the scheme `name`; see `OverGroups.factorize`.
 
-        Where outputs were weighted, errors are lost shares of the weighted outputs' variance.
+        Where outputs were weighted, errors are lost fractions of the weighted outputs' variance.
         """
         found = scheme(name).fit(self._problems, variant, max_ranks)
         return found if self._inverse is None else found.then(partial(_back, self._original, self._inverse))

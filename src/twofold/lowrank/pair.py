@@ -14,7 +14,7 @@ from twofold.lowrank.problem import Problem
 from twofold.lowrank.protocols import Begun, Factorization
 from twofold.lowrank.refine import refined_pair
 from twofold.lowrank.regression import Regression, second_factor
-from twofold.lowrank.spectra import eigen_descending, tail_shares
+from twofold.lowrank.spectra import eigen_descending, tail_energy_errors
 from twofold.lowrank.subspace import principal_basis
 from twofold.lowrank.unfold import Split
 
@@ -23,7 +23,7 @@ Matrices = Callable[[int], tuple[Array, Array]]
 
 
 def pair_factorization(
-    problem: Problem, scheme: str, variant: str, split: Split, shares: Array, matrices: Matrices, *,
+    problem: Problem, scheme: str, variant: str, split: Split, energy_errors: Array, matrices: Matrices, *,
     refined: Matrices | None = None, ridge: float = 0.0, singular_values: Array | None = None,
 ) -> Factorization:  # fmt: skip
     """Wrap up what gives the two matrices.
@@ -33,7 +33,7 @@ def pair_factorization(
         scheme: its name.
         variant: which of its variants.
         split: how the kernel's axes are shared out.
-        shares: (max_rank + 1,), energy error at every rank.
+        energy_errors: (max_rank + 1,), energy error at every rank.
         matrices: of the closed form.
         refined: better ones that take long, where there are any.
         ridge: see `Factorization`.
@@ -46,15 +46,16 @@ def pair_factorization(
         return as_stored(layer, pair_factors(scheme, layer, split, V, H, mean))
 
     return Factorization(
-        scheme, variant, layer.name, (len(shares) - 1,), lambda: shares, partial(build, refined or matrices),
-        (lambda ranks: (float(shares[ranks]), build(matrices, ranks))) if refined else None,
+        scheme, variant, layer.name, (len(energy_errors) - 1,), lambda: energy_errors,
+        partial(build, refined or matrices),
+        (lambda ranks: (float(energy_errors[ranks]), build(matrices, ranks))) if refined else None,
         ridge=ridge, singular_values=singular_values,
     )  # fmt: skip
 
 
 def _cut(energies: Array, rest: float, rank: int) -> Array:
     """Energy errors of the ranks 0..rank, from the energies of these and possibly of more components."""
-    return tail_shares(energies, rest)[: rank + 1]
+    return tail_energy_errors(energies, rest)[: rank + 1]
 
 
 def project(problem: Problem, scheme: str, variant: str, split: Split, rank: int) -> Factorization:
@@ -94,17 +95,17 @@ def channel_fit(
         def matrices(rank: int) -> tuple[Array, Array]:
             return inside[:rank].T, P[:, :rank].T
 
-        shares = _cut(np.maximum(values, 0.0), 0.0, rank)
-        return pair_factorization(problem, scheme, variant, split, shares, matrices, ridge=ridge)
+        energy_errors = _cut(np.maximum(values, 0.0), 0.0, rank)
+        return pair_factorization(problem, scheme, variant, split, energy_errors, matrices, ridge=ridge)
 
     if problem.over_the_limit:
-        identity, share = np.eye(len(W)), seen.shrinkage
+        identity, shrinkage = np.eye(len(W)), seen.shrinkage
 
         def finish(behind: FactorStatistics) -> Factorization:
             # The pair was balanced, which scaled its inner channels: undo that on what was gathered.
             undo = 1 / balance(W.T, identity)
-            outputs = (1 - share) * (undo[:, None] * behind.covariance * undo)
-            shift = (ridge + share) * problem.variance
+            outputs = (1 - shrinkage) * (undo[:, None] * behind.covariance * undo)
+            shift = (ridge + shrinkage) * problem.variance
             return known(*eigen_descending(outputs + shift * (W @ W.T)))
 
         return Begun(pair_factors(scheme, problem.layer, split, W.T, identity, problem.mean), finish)
@@ -136,7 +137,7 @@ def _regressed(
         def refined(rank: int) -> tuple[Array, Array]:
             return refined_pair(weight, C, cross, *matrices(rank), rounds)
 
-    shares = _cut(found.energies().sum(axis=1), found.residual, rank)
+    energy_errors = _cut(found.energies().sum(axis=1), found.residual, rank)
     return pair_factorization(
-        problem, scheme, variant, split, shares, matrices, refined=refined, ridge=found.ridge
+        problem, scheme, variant, split, energy_errors, matrices, refined=refined, ridge=found.ridge
     )

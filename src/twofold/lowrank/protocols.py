@@ -15,7 +15,7 @@ from twofold.lowrank.problem import Problem
 class RankErrors(Protocol):
     """What a plan reads of a factorization: the error at every rank.
 
-    Two errors, one word for each: the *energy error* is the lost share of the energy (squared norm) of the
+    Two errors, one word for each: the *energy error* is the lost fraction of the energy (squared norm) of the
     weight, or, where statistics were given, of the output's variance on the inputs they describe; the
     *relative error* is its square root. Both are predictions for exactly the convolutions that
     `Factorization.factors` returns at these ranks (before rounding to their dtype; with `refine` an upper
@@ -46,7 +46,7 @@ class RankErrors(Protocol):
         """
 
     def energy_error(self, ranks: Size) -> float:
-        """Lost share of the energy at `ranks`, between 0 and 1."""
+        """Lost fraction of the energy at `ranks`, between 0 and 1."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Orthonormal bases ordered by energy, and the shares of energy that are lost where they are cut.
+"""Orthonormal bases ordered by energy, and the fractions of energy that are lost where they are cut.
 
 Source: Eckart and Young, 1936, for the optimum; the identity below is what keeps the numbers honest. For any
 matrix A and any orthonormal P = [p_1 ... p_k], the best approximation of A in the span of the first r columns
@@ -57,8 +57,8 @@ def left_basis(A: Array, count: int) -> Array:
     return Q @ eigen_descending(R @ R.T, count)[1]
 
 
-def tail_shares(energies: Array, rest: float = 0.0) -> Array:
-    """Return the share of energy lost at every rank 0..k, from the energies of k components and of what is
+def tail_energy_errors(energies: Array, rest: float = 0.0) -> Array:
+    """Return the fraction of energy lost at every rank 0..k, from the energies of k components and of what is
     beyond.
 
     A law that tests check: never rises with the rank, and is 1 at rank 0 (0 everywhere for a zero matrix).
@@ -67,8 +67,8 @@ def tail_shares(energies: Array, rest: float = 0.0) -> Array:
     return tails / tails[0] if tails[0] > 0 else np.zeros_like(tails)
 
 
-def block_shares(energies: Array, rest: float = 0.0) -> Array:
-    """Two-dimensional `tail_shares`: energy outside the leading (r1, r2) block of a table (k1, k2).
+def block_energy_errors(energies: Array, rest: float = 0.0) -> Array:
+    """Two-dimensional `tail_energy_errors`: energy outside the leading (r1, r2) block of a table (k1, k2).
 
     Outside the block are all entries of the rows from r1 on, and the columns from r2 on of the rows before
     r1.

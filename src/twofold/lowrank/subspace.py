@@ -217,7 +217,7 @@ def leading_basis(blocks: Blocks, G: Array, rank: int, left: bool, seed: int = 0
     """Find approximate leading directions of the rows of A, given by blocks of columns.
 
     Rounds of filter, orthonormalization and Rayleigh-Ritz, until the energy that is estimated to be missing
-    is a small share of what the rank must lose. From the second round on the interval ends at the smallest
+    is a small fraction of what the rank must lose. From the second round on the interval ends at the smallest
     Ritz value, which never exceeds the eigenvalue it stands for (Cauchy), so that nothing wanted is damped.
 
     Args:
@@ -345,8 +345,8 @@ def orthonormal(X: Array) -> Array:
     return solved
 
 
-def spectral_quantile(G: Array, share: float, rng: np.random.Generator) -> tuple[float, float]:
-    """Estimate the largest eigenvalue, and the one that `share` of all eigenvalues exceed.
+def spectral_quantile(G: Array, fraction: float, rng: np.random.Generator) -> tuple[float, float]:
+    """Estimate the largest eigenvalue, and the one that `fraction` of all eigenvalues exceed.
 
     Stochastic Lanczos quadrature: the Ritz values of a random vector, weighted by the squared first
     components of their vectors, are a Gauss quadrature of the spectral density.
@@ -373,4 +373,4 @@ def spectral_quantile(G: Array, share: float, rng: np.random.Generator) -> tuple
     order = np.argsort(values)[::-1]
     values, mass = np.maximum(values[order], 0.0), mass[order]
     middle = np.cumsum(mass) - mass / 2
-    return float(values[0]), float(np.interp(share, middle, values))
+    return float(values[0]), float(np.interp(fraction, middle, values))

@@ -31,7 +31,7 @@ from twofold.lowrank.problem import Problem
 from twofold.lowrank.protocols import Begun, Factorization
 from twofold.lowrank.refine import Alternations, as_unfolded
 from twofold.lowrank.regression import Regression, second_factor
-from twofold.lowrank.spectra import block_shares, eigen_descending, left_basis
+from twofold.lowrank.spectra import block_energy_errors, eigen_descending, left_basis
 from twofold.lowrank.unfold import Split, part, patch_strips
 
 #: Gives V (C_in, r1), the core (r1, taps, r2) and P (C_out, r2) after some alternations.
@@ -75,14 +75,14 @@ def _build(
 
 
 def _factorization(
-    problem: Problem, scheme: str, shares: Array, matrices: Matrices, ridge: float = 0.0
+    problem: Problem, scheme: str, energy_errors: Array, matrices: Matrices, ridge: float = 0.0
 ) -> Factorization:
-    """Wrap up what gives the three matrices; `shares` is (max_r1 + 1, max_r2 + 1)."""
+    """Wrap up what gives the three matrices; `energy_errors` is (max_r1 + 1, max_r2 + 1)."""
     build = partial(_build, problem.layer, problem.mean, scheme, matrices)
-    limits = tuple(size - 1 for size in shares.shape)
+    limits = tuple(size - 1 for size in energy_errors.shape)
     return Factorization(
-        scheme, "", problem.layer.name, limits, lambda: shares, partial(build, problem.options.refine),
-        lambda ranks: (float(shares[ranks]), build(0, ranks)), ridge=ridge,
+        scheme, "", problem.layer.name, limits, lambda: energy_errors, partial(build, problem.options.refine),
+        lambda ranks: (float(energy_errors[ranks]), build(0, ranks)), ridge=ridge,
     )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def tucker_project(problem: Problem, scheme: str, limits: Size) -> Factorization
     table = np.zeros((P1.shape[1], P2.shape[1]))
     for tap in range(taps):
         table += (P1.T @ double[:, :, tap].T @ P2) ** 2
-    shares = block_shares(table)[: limits[0] + 1, : limits[1] + 1]
+    energy_errors = block_energy_errors(table)[: limits[0] + 1, : limits[1] + 1]
     inputs, outputs = P1[:, : limits[0]], P2[:, : limits[1]]
 
     def matrices(ranks: Size, rounds: int) -> tuple[Array, Array, Array]:
@@ -114,7 +114,7 @@ def tucker_project(problem: Problem, scheme: str, limits: Size) -> Factorization
             )
         return P1, np.einsum("oit,ik,or->ktr", double, P1, P2, optimize=True), P2
 
-    return _factorization(problem, scheme, shares, matrices)
+    return _factorization(problem, scheme, energy_errors, matrices)
 
 
 def tucker_fit(problem: Problem, scheme: str, limits: Size) -> Factorization | Begun:
@@ -126,7 +126,7 @@ def tucker_fit(problem: Problem, scheme: str, limits: Size) -> Factorization | B
 def _regressed(problem: Problem, scheme: str, limits: Size, V: Array, found: Regression) -> Factorization:
     G = found.explained
     P = eigen_descending(G.T @ G)[1]
-    shares = block_shares(found.energies(P), found.residual)[: limits[0] + 1, : limits[1] + 1]
+    energy_errors = block_energy_errors(found.energies(P), found.residual)[: limits[0] + 1, : limits[1] + 1]
     outputs = np.ascontiguousarray(P[:, : limits[1]])
     alternations: Callable[[], Alternations] | None = None
     if problem.options.refine and not problem.over_the_limit:
@@ -144,7 +144,7 @@ def _regressed(problem: Problem, scheme: str, limits: Size, V: Array, found: Reg
                 X, H, P = _refined(alternations, X, H, P, rounds)
         return X, np.einsum("kot,or->ktr", H.reshape(r1, len(P), -1), P, optimize=True), P
 
-    return _factorization(problem, scheme, shares, matrices, found.ridge)
+    return _factorization(problem, scheme, energy_errors, matrices, found.ridge)
 
 
 def _refined(

@@ -32,8 +32,8 @@ class Budget:
         metric: "macs", "params" or the name of another `Cost` (a limit on the sum over all convolutions of
             the network); "error" (the cheapest network whose predicted output error is at most `value`);
             "accuracy_drop" (the cheapest whose accuracy drops by at most `value`);
-            "energy" (each layer keeps at least this share of its energy).
-        value: the ratio compressed / original, the absolute amount, the error, or the share.
+            "energy" (each layer keeps at least this fraction of its energy).
+        value: the ratio compressed / original, the absolute amount, the error, or the fraction.
         absolute: whether `value` is an amount and not a ratio.
     """
 
@@ -45,7 +45,7 @@ class Budget:
         if not math.isfinite(self.value) or self.value < 0:
             raise OptionError(f"{self.metric}: a budget is a finite number, not negative; got {self.value}")
         if self.metric == "energy" and not 0 < self.value <= 1:
-            raise OptionError(f"energy: a share between 0 and 1 is kept, such as 0.99; got {self.value:g}")
+            raise OptionError(f"energy: a fraction between 0 and 1 is kept, such as 0.99; got {self.value:g}")
         if self.absolute and self.metric in _LOSSES:
             raise OptionError(f"{self.metric}: has no absolute amount")
         if not self.absolute and self.metric not in _LOSSES and self.value > 1:
@@ -75,7 +75,7 @@ class Budget:
 
     @classmethod
     def parse(cls, metric: str, text: str) -> Budget:
-        """Read "0.4" or "40%" as a ratio (or the share or error), "3.2G" or "2e7" as an absolute amount."""
+        """Read "0.4" or "40%" as a ratio (fraction, error), "3.2G" or "2e7" as an absolute amount."""
         match = re.fullmatch(r"\s*([0-9.]+(?:e[-+]?[0-9]+)?)\s*([kmgt%]?)\s*", text, flags=re.IGNORECASE)
         try:
             if match is None:
@@ -91,7 +91,7 @@ class Budget:
 
     def __str__(self) -> str:
         if self.metric == "energy":
-            return f"each layer keeps a share of {self.value:g} of its energy"
+            return f"each layer keeps a fraction of {self.value:g} of its energy"
         if self.metric == "error":
             return f"output error at most {self.value:g}"
         if self.metric == "accuracy_drop":

@@ -30,7 +30,8 @@ class Candidate:
         ranks: channels between the convolutions.
         macs: multiply-accumulates in the unit of the `Workload`.
         params: weights, bias not counted.
-        energy_error: predicted lost share of the energy of the layer's output (of its weight, without data).
+        energy_error: predicted lost fraction of the energy of the layer's output (of its weight, without
+            data).
     """
 
     layer: str
@@ -200,7 +201,8 @@ def _cheaper(
 
 
 def _checked_error(layer: ConvLayer, factorization: RankErrors, error: float) -> float:
-    # Rounding may leave a share a few ulps outside of its interval; anything more is no share of an energy.
+    # Rounding may leave a fraction a few ulps outside of its interval; anything more is no fraction of an
+    # energy.
     if not -1e-6 <= error <= 1 + 1e-6:
         raise PlanError(
             f"{layer.name}: scheme '{factorization.scheme}' predicts an energy error of {error:g}, which is "

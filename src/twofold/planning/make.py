@@ -339,7 +339,7 @@ class _Maker:
         """Return the budget as an amount, over all convolutions of the network."""
         budget = self.options.budget
         if budget is None:
-            # As a share, so that it holds in whatever unit the costs are.
+            # As a fraction, so that it holds in whatever unit the costs are.
             macs = sum(map(self.workload.layer_macs, self.layers))
             return total * min(self._reference_spend() / macs, 1.0) if macs else total
         if not budget.absolute:

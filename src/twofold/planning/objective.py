@@ -31,7 +31,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class EqualWeights:
-    """Every layer's lost share of energy counts the same: the default where nothing was measured.
+    """Every layer's lost fraction of energy counts the same: the default where nothing was measured.
 
     A layer whose output has the relative error d hands on a signal with about that relative error: later
     layers scale signal and error alike. With no measurement there is no reason to prefer a layer.

@@ -94,7 +94,7 @@ class PlanOptions:
         if energy and self.rule is None:
             object.__setattr__(self, "rule", "energy")
         if self.rule == "energy" and not energy:
-            raise OptionError("rule energy: needs the share to keep, such as energy 0.99")
+            raise OptionError("rule energy: needs the fraction to keep, such as energy 0.99")
         if self.rule not in (None, "energy") and self.budget is not None:
             raise OptionError(
                 f"rule {self.rule} chooses every rank by itself; a budget ({self.budget}) does not apply"

@@ -145,18 +145,18 @@ def _evbmf(given: RuleInput) -> Candidate | str:
 
 
 def _energy(given: RuleInput) -> Candidate | str:
-    """Return the cheapest candidate that keeps the share; between equals the one that keeps more."""
+    """Return the cheapest candidate that keeps the fraction; between equals the one that keeps more."""
     budget = given.options.budget
     if budget is None or budget.metric != "energy":
-        raise OptionError("rule energy: needs the share to keep, such as energy 0.99")
+        raise OptionError("rule energy: needs the fraction to keep, such as energy 0.99")
     offered = candidates(given.layer, given.factorizations, given.workload, given.options.multiple)
     if not offered:
         return no_candidate_reason(given.options)
-    # A share that is met up to the rounding of a sum of squares is met.
+    # A fraction that is met up to the rounding of a sum of squares is met.
     enough = [c for c in offered if c.energy_error <= 1 - budget.value + 1e-12]
     if not enough:
         best = 1 - min(c.energy_error for c in offered)
-        return f"no cheaper ranks keep a share of {budget.value:g} of the energy (at most {best:.4f})"
+        return f"no cheaper ranks keep a fraction of {budget.value:g} of the energy (at most {best:.4f})"
     return min(enough, key=lambda c: (c.macs, c.params, c.energy_error))
 
 
@@ -189,4 +189,4 @@ register(
     )
 )
 register(Rule("evbmf", "as many ranks as stand above noise (EVBMF), where that is cheaper", _evbmf))
-register(Rule("energy", "the cheapest ranks that keep a share of each layer's energy", _energy))
+register(Rule("energy", "the cheapest ranks that keep a fraction of each layer's energy", _energy))

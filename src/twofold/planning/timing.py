@@ -38,7 +38,7 @@ class NetworkTiming:
         setting: runtime, version, device and threads, in words.
         batch: images per run.
         network: of the whole network.
-        factor: share of the layers' gains that the network is taken to show.
+        factor: fraction of the layers' gains that the network is taken to show.
     """
 
     setting: str

@@ -113,7 +113,8 @@ class Tradeoff:
         budget: metric of the budget, as "macs".
         label: its unit in words.
         measured: whether errors are relative errors of the network's output, predicted from measured
-            sensitivities; else the root of the layers' summed lost shares of energy, only good to compare by.
+            sensitivities; else the root of the layers' summed lost fractions of energy, only good to
+            compare by.
         ratios: cost after / before, rising.
         errors: the smallest predicted error at each.
         chosen: ratio and error of the plan.

@@ -14,7 +14,7 @@ from ..calibration.runner import Outputs
 from ..compare import are_classes
 from .student import Student
 
-#: What a sample without any variation counts as varying, as a share of what an output varies over all.
+#: What a sample without any variation counts as varying, as a fraction of what an output varies over all.
 _FAINT = 0.1
 
 
@@ -49,13 +49,13 @@ class Scales:
 class Loss(nn.Module):
     """How far a student is from the original, as a module, which is what DistributedDataParallel wraps.
 
-    The mean over the outputs of the squared error, as a share of what each output varies per value in this
+    The mean over the outputs of the squared error, as a fraction of what each output varies per value in this
     sample, so that faint images are learned, too. A sample whose error is far above the usual one counts by
     its root: the errors of single images differ a hundredfold, and the few largest would lead every step.
     Where an output names classes, all samples count alike, since the doubtful ones may change their class,
-    and half of the term is the divergence of the student's shares from the original's: the squared error
-    counts alike where one class is far ahead and where two are level, and only there does the answer change.
-    The errors of hints, values inside the net, are added.
+    and half of the term is the divergence of the student's probabilities from the original's: the squared
+    error counts alike where one class is far ahead and where two are level, and only there does the answer
+    change. The errors of hints, values inside the net, are added.
 
     Law: 0 where the outputs are the original's, more elsewhere.
 
@@ -104,7 +104,7 @@ class Loss(nn.Module):
             spread = self._spreads[name]
             errors[name] = lost / (spread.total if name in classes else sizes(value, spread))
         return errors, {
-            name: divergence(value, found[name], shares=are_classes(answer[name], alone=False))
+            name: divergence(value, found[name], probabilities=are_classes(answer[name], alone=False))
             for name, value in wanted.items()
             if name in classes
         }
@@ -120,7 +120,7 @@ class Loss(nn.Module):
 def sizes(wanted: Tensor, spread: Spread) -> Tensor:
     """What the squared errors of samples are measured by: how much each varies, as a variance.
 
-    Law: over all samples the mean is `spread.total`, and each is at least a small share of it.
+    Law: over all samples the mean is `spread.total`, and each is at least a small fraction of it.
 
     Args:
         wanted: what the original gives, (N, ...).
@@ -152,19 +152,19 @@ def tempered(errors: Tensor, usual: float) -> Tensor:
     return (2 * errors / (1 + (1 + errors / usual).sqrt())).mean()
 
 
-def divergence(wanted: Tensor, found: Tensor, *, shares: bool) -> Tensor:
-    """Mean Kullback-Leibler divergence of found shares of classes from wanted ones, in nats.
+def divergence(wanted: Tensor, found: Tensor, *, probabilities: bool) -> Tensor:
+    """Mean Kullback-Leibler divergence of found probabilities of classes from wanted ones, in nats.
 
     Args:
         wanted: (N, classes), with sizes of 1 behind or not.
         found: alike.
-        shares: whether the values are shares of 1; else they are scores, whose softmax is.
+        probabilities: whether the values are probabilities of 1; else they are scores, whose softmax is.
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015, at temperature 1.
     """
     logs = [
-        # Rounding may make a share 0.
-        one.clamp_min(torch.finfo(one.dtype).tiny).log() if shares else one.log_softmax(dim=1)
+        # Rounding may make a fraction 0.
+        one.clamp_min(torch.finfo(one.dtype).tiny).log() if probabilities else one.log_softmax(dim=1)
         for one in (wanted.flatten(1), found.flatten(1))
     ]
     return (logs[0].exp() * (logs[0] - logs[1])).sum(dim=1).mean()

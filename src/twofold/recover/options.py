@@ -23,15 +23,15 @@ class RecoverOptions:
         steps: steps of the optimizer (SOAP), each on one batch; None for what takes some minutes, which
             depends on the size of a batch; 0 measures alone, such as the mean of several recoveries
             (`average_with`).
-        rate: learning rate, as a share of the root mean square of each weight; it rises over the first steps
-            and falls to zero along a cosine. None for the one that helps most in short trials.
+        rate: learning rate, as a fraction of the root mean square of each weight; it rises over the first
+            steps and falls to zero along a cosine. None for the one that helps most in short trials.
         batch: samples per step, of all processes together; None for as many as one step can well hold, which
             depends on their size.
         checks: how often the held-out error is measured.
         seed: of the order of the samples.
         device: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
-        classes: whether outputs name classes, a score or share for each; the student then learns to name the
-            same ones, too. None for those whose shape or shares say so, as in `compare`.
+        classes: whether outputs name classes, a score or fraction for each; the student then learns to name
+            the same ones, too. None for those whose shape or values say so, as in `compare`.
         qat: train with fake quantization and give the int8 form; all its layers and ranges are trained.
         hints: values inside the net that are learned, too, by the names of blobs or tensors that both models
             have; of Caffe and ONNX models. Errors are measured at the outputs alone.

@@ -66,8 +66,8 @@ class TeacherData:
         """
         self.inputs, self._hints = inputs, tuple(hints)
         own = list(inputs)[world.shard.rank :: world.shard.size]
-        shares = world.gather([dict(teacher.run(batch)) for batch in track(own, "asking the original")])
-        answers = [shares[number % len(shares)][number // len(shares)] for number in range(len(inputs))]
+        shards = world.gather([dict(teacher.run(batch)) for batch in track(own, "asking the original")])
+        answers = [shards[number % len(shards)][number // len(shards)] for number in range(len(inputs))]
         for name, value in answers[0].items():
             if len(value) != min(inputs.batch, inputs.count):
                 raise ModelError(

@@ -75,20 +75,20 @@ class Reader:
         self._order = lru_cache(2)(lambda epoch: items.order(chance.at("order", epoch)))
 
     def batch(
-        self, number: int, share: Shard | None = None, pool: Executor | None = None
+        self, number: int, shard: Shard | None = None, pool: Executor | None = None
     ) -> dict[str, Array]:
         """A batch, float32, by the names of the tops.
 
         Args:
             number: which, from 0.
-            share: which part of it; None for all.
+            shard: which part of it; None for all.
             pool: decodes slow items.
 
         Raises:
             InputError: an item cannot be read, or the items of the batch have different shapes.
         """
         size = self.items.batch_size
-        places = (share or Shard()).of(size, self.label)
+        places = (shard or Shard()).of(size, self.label)
         positions = [self._first + number * size + place for place in places]
         stored = [self.items.fetch(self._index(position)) for position in positions]
         spread = pool.map if pool is not None and self.items.slow else map

@@ -160,8 +160,8 @@ class IsolatedRuntime:
 def relative_difference(value: NDArray[Any], right: NDArray[Any]) -> float:
     """Root mean square of the difference over that of the right values; NaN where one is no number.
 
-    Of whole numbers, such as classes, the share that differs. Shapes may differ by axes of one element, which
-    some libraries do not have.
+    Of whole numbers, such as classes, the fraction that differs. Shapes may differ by axes of one element,
+    which some libraries do not have.
     """
     if value.size != right.size:
         return float("inf")
