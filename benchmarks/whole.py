@@ -22,7 +22,7 @@ from zoo.models import model
 import twofold
 from twofold.conv import ConvLayer
 from twofold.lowrank.unfold import Split, unfold
-from twofold.planning.amct import amct_mode, amct_refusal
+from twofold.planning.amct import amct_mode, amct_rejection
 
 REPEATS = 2
 
@@ -55,7 +55,7 @@ def main() -> int:
     layers = [
         layer
         for layer in twofold.load(prototxt, caffemodel).convolutions()
-        if isinstance(layer, ConvLayer) and amct_refusal(layer.geometry) is None
+        if isinstance(layer, ConvLayer) and amct_rejection(layer.geometry) is None
     ]
     times = [(ours(prototxt, caffemodel), reference(layers)) for _ in range(REPEATS)]
     mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))

@@ -115,11 +115,11 @@ def answer(layers: Iterable[ConvLayer | Skipped]) -> str:
         return "stays: no convolution"
     if isinstance(layer, Skipped):
         return f"stays: {layer.reason}"
-    refusals = {name: scheme(name).refusal(layer.geometry) for name in SCHEMES}
-    taking = [name for name, reason in refusals.items() if reason is None]
+    rejections = {name: scheme(name).rejection(layer.geometry) for name in SCHEMES}
+    taking = [name for name, reason in rejections.items() if reason is None]
     if taking:
         return ", ".join(taking)
-    return "stays: " + "; ".join(dict.fromkeys(str(reason) for reason in refusals.values()))
+    return "stays: " + "; ".join(dict.fromkeys(str(reason) for reason in rejections.values()))
 
 
 HEAD = """\

@@ -31,8 +31,8 @@ def small(tmp_path, monkeypatch):
     return ["net.prototxt", "net.caffemodel"]
 
 
-def refused(capsys, argv: list[str], pattern: str, code: int = 1) -> None:
-    """Run a command that is refused: an exit code, one line on stderr, nothing on stdout."""
+def rejected(capsys, argv: list[str], pattern: str, code: int = 1) -> None:
+    """Run a command that is rejected: an exit code, one line on stderr, nothing on stdout."""
     assert main(argv) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -131,7 +131,7 @@ def test_an_edited_plan_is_applied_where_it_is(small, tmp_path, capsys):
     Path("out/plan.json").write_text(json.dumps(plan))
     edited = Path("out/plan.json").read_bytes()
     capsys.readouterr()
-    refused(capsys, ["apply", "out/plan.json", *small, "-o", "out"], "net.caffemodel: exists already")
+    rejected(capsys, ["apply", "out/plan.json", *small, "-o", "out"], "net.caffemodel: exists already")
     assert main(["apply", "out/plan.json", *small, "-o", "out", "--force"]) == 0
     assert Path("out/plan.json").read_bytes() == edited
     assert f"num_output: {choice['ranks'][0]}" in Path("out/net.prototxt").read_text()
@@ -146,9 +146,9 @@ def test_existing_files_are_refused_before_the_work(small, tmp_path, capsys, mon
     (tmp_path / "out" / name).write_bytes(b"mine")
     with monkeypatch.context() as patched:
         patched.setattr(
-            "twofold.cli.make.decompose_model", lambda *_, **__: pytest.fail("worked before it refused")
+            "twofold.cli.make.decompose_model", lambda *_, **__: pytest.fail("worked before it rejected")
         )
-        refused(capsys, ["decompose", *small, "-o", "out"], rf"out/{name}: exists already.*--force")
+        rejected(capsys, ["decompose", *small, "-o", "out"], rf"out/{name}: exists already.*--force")
     assert content(tmp_path / "out") == {name: b"mine"}
     assert main(["decompose", *small, "-o", "out", "--force"]) == 0
     assert (tmp_path / "out" / name).read_bytes() != b"mine"
@@ -225,7 +225,7 @@ def test_nothing_to_decompose_copies_the_files(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_options_that_make_no_sense_are_one_line(small, capsys, argv, pattern):
-    refused(capsys, ["decompose", *small, "-o", "out", "--no-data", *argv], pattern)
+    rejected(capsys, ["decompose", *small, "-o", "out", "--no-data", *argv], pattern)
     assert not Path("out").exists()
 
 
@@ -246,8 +246,8 @@ def test_options_that_make_no_sense_are_one_line(small, capsys, argv, pattern):
 def test_what_shapes_alone_tell_is_refused_before_any_input_is_made(
     small, capsys, monkeypatch, argv, pattern
 ):
-    monkeypatch.setattr(Calibration, "prepare", lambda *_: pytest.fail("made inputs before it refused"))
-    refused(capsys, ["decompose", *small, "-o", "out", *argv], pattern)
+    monkeypatch.setattr(Calibration, "prepare", lambda *_: pytest.fail("made inputs before it rejected"))
+    rejected(capsys, ["decompose", *small, "-o", "out", *argv], pattern)
 
 
 @pytest.mark.parametrize(
@@ -294,9 +294,9 @@ def test_the_first_page_fits_a_screen_and_shows_every_command(capsys, monkeypatc
 
 
 def test_a_wrong_command_line_is_one_line_that_says_where_help_is(capsys):
-    refused(capsys, ["decompose", "a"], r"--output.*; see twofold decompose --help$", code=2)
-    refused(capsys, ["nonsense"], r"nonsense.*; see twofold --help$", code=2)
-    refused(capsys, ["latency", "show", "--nope"], r"--nope.*; see twofold latency show --help$", code=2)
+    rejected(capsys, ["decompose", "a"], r"--output.*; see twofold decompose --help$", code=2)
+    rejected(capsys, ["nonsense"], r"nonsense.*; see twofold --help$", code=2)
+    rejected(capsys, ["latency", "show", "--nope"], r"--nope.*; see twofold latency show --help$", code=2)
 
 
 def test_the_version(capsys):
@@ -326,23 +326,23 @@ def test_completion_offers_the_commands():
 
 
 def test_files_that_are_missing_or_swapped(small, tmp_path, capsys):
-    refused(capsys, ["decompose", "no.prototxt", small[1], "-o", "out"], "no.prototxt: .*No such file")
-    refused(capsys, ["decompose", small[0], "no.caffemodel", "-o", "out"], "no.caffemodel: .*No such file")
-    refused(capsys, ["decompose", ".", small[1], "-o", "out"], "cannot read.*directory")
-    refused(capsys, ["decompose", small[0], ".", "-o", "out"], "cannot read.*directory")
-    refused(
+    rejected(capsys, ["decompose", "no.prototxt", small[1], "-o", "out"], "no.prototxt: .*No such file")
+    rejected(capsys, ["decompose", small[0], "no.caffemodel", "-o", "out"], "no.caffemodel: .*No such file")
+    rejected(capsys, ["decompose", ".", small[1], "-o", "out"], "cannot read.*directory")
+    rejected(capsys, ["decompose", small[0], ".", "-o", "out"], "cannot read.*directory")
+    rejected(
         capsys,
         ["decompose", *reversed(small), "-o", "out"],
         "wrong order.*give net.prototxt net.caffemodel",
     )
-    refused(capsys, ["inspect", *reversed(small)], "wrong order.*give net.prototxt net.caffemodel")
-    refused(capsys, ["inspect", small[1]], "not a prototxt but a binary file")
-    refused(capsys, ["apply", "plan.json", *small, "-o", "out"], "plan.json: cannot read the plan")
-    refused(capsys, ["apply", small[1], *small, "-o", "out"], "is no plan|not a plan|no JSON")
-    refused(capsys, ["apply", small[0], *small, "-o", "out"], "is no plan|not a plan|no JSON|not JSON")
+    rejected(capsys, ["inspect", *reversed(small)], "wrong order.*give net.prototxt net.caffemodel")
+    rejected(capsys, ["inspect", small[1]], "not a prototxt but a binary file")
+    rejected(capsys, ["apply", "plan.json", *small, "-o", "out"], "plan.json: cannot read the plan")
+    rejected(capsys, ["apply", small[1], *small, "-o", "out"], "is no plan|not a plan|no JSON")
+    rejected(capsys, ["apply", small[0], *small, "-o", "out"], "is no plan|not a plan|no JSON|not JSON")
     (tmp_path / "file").write_text("")
-    refused(capsys, ["decompose", *small, "-o", "file"], "file.*[Nn]ot a directory|file: ")
-    refused(capsys, ["decompose", *small, "-o", "file/out"], "file")
+    rejected(capsys, ["decompose", *small, "-o", "file"], "file.*[Nn]ot a directory|file: ")
+    rejected(capsys, ["decompose", *small, "-o", "file/out"], "file")
     assert not Path("out").exists()
 
 
@@ -375,7 +375,7 @@ def test_a_read_only_folder():
 
 
 def test_a_folder_that_cannot_be_made(small, capsys):
-    refused(capsys, ["decompose", *small, "-o", "/proc/twofold"], "/proc/twofold.*nothing was changed")
+    rejected(capsys, ["decompose", *small, "-o", "/proc/twofold"], "/proc/twofold.*nothing was changed")
 
 
 def test_a_plan_that_does_not_fit_names_every_layer(small, tmp_path, capsys):
@@ -408,7 +408,7 @@ def test_weights_that_are_not_finite_name_the_layer_and_the_remedy(tmp_path, mon
     blobs = random_blobs(NET)
     blobs["two"][0][3, 2, 1, 0] = np.nan
     files = write(tmp_path, NET, blobs)
-    refused(capsys, ["decompose", *files, "-o", "out"], r"two: 1 of its 36864 weights.*--skip two")
+    rejected(capsys, ["decompose", *files, "-o", "out"], r"two: 1 of its 36864 weights.*--skip two")
     assert main(["decompose", *files, "-o", "out", "--skip", "two", "--macs", "0.9", "--no-data"]) == 0
     capsys.readouterr()
     assert main(["inspect", *files]) == 0

@@ -1,4 +1,4 @@
-"""Caffe to ONNX files: what is written, what is refused."""
+"""Caffe to ONNX files: what is written, what is rejected."""
 
 from __future__ import annotations
 

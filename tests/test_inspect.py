@@ -49,12 +49,12 @@ def test_what_it_says_of_each_layer_is_what_becomes_of_it(tmp_path, monkeypatch,
 def least(model, multiple, schemes):
     """The smallest budget of MACs: it makes every layer that can be decomposed one that is."""
     ratio = 1e-6
-    # What is refused before it is known that the model cannot be run is refused once more behind that.
+    # What is rejected before it is known that the model cannot be run is rejected once more behind that.
     for _ in range(2):
         try:
             twofold.decompose(model, macs=ratio, multiple=multiple, schemes=schemes)
-        except twofold.TwofoldError as refusal:
-            ratio = float(re.search(r"lowest reachable ratio is (\d\.\d+)", str(refusal))[1])
+        except twofold.TwofoldError as rejection:
+            ratio = float(re.search(r"lowest reachable ratio is (\d\.\d+)", str(rejection))[1])
     assert ratio > 1e-6
     return ratio
 

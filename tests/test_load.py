@@ -30,7 +30,7 @@ def net(tmp_path, monkeypatch):
     return "net.onnx"
 
 
-def refused(capsys, argv: list[str], pattern: str) -> None:
+def rejected(capsys, argv: list[str], pattern: str) -> None:
     assert main(argv) == 1
     out, err = capsys.readouterr()
     assert out == ""
@@ -56,7 +56,7 @@ def test_a_folder_is_its_one_model(net, tmp_path, capsys):
     assert main(["inspect", "out"]) == 0
     assert "two_0" in capsys.readouterr().out
     Path("folder/net.onnx").write_bytes(Path(net).read_bytes())
-    refused(capsys, ["inspect", "folder"], r"folder: holds no single model.*net\.onnx, net\.prototxt")
+    rejected(capsys, ["inspect", "folder"], r"folder: holds no single model.*net\.onnx, net\.prototxt")
     Path(prototxt).unlink()
     Path("folder/net.caffemodel").unlink()
     assert type(twofold.load("folder")).__name__ == "OnnxModel"
@@ -78,7 +78,7 @@ def test_what_python_makes_is_sent_to_python(net, capsys, suffix):
     name = f"tiny.{suffix}"
     Path(name).write_bytes(b"PK")
     for argv in (["inspect", name], ["decompose", name, "-o", "out"], ["compare", net, name]):
-        refused(capsys, argv, rf"{name}: a module of PyTorch .*twofold\.decompose\(module, \.\.\.\)")
+        rejected(capsys, argv, rf"{name}: a module of PyTorch .*twofold\.decompose\(module, \.\.\.\)")
 
 
 def test_no_two_formats_share_a_suffix():
@@ -97,8 +97,8 @@ def test_files_that_are_mixed_up(net, tmp_path, capsys):
         twofold.load("as.prototxt")
     with pytest.raises(FormatError, match="it looks like an ONNX model"):
         twofold.load(prototxt, net)
-    refused(capsys, ["decompose", prototxt, "-o", "out"], "give its weights after it")
-    refused(capsys, ["decompose", net, caffemodel, "-o", "out"], "give it alone")
+    rejected(capsys, ["decompose", prototxt, "-o", "out"], "give its weights after it")
+    rejected(capsys, ["decompose", net, caffemodel, "-o", "out"], "give it alone")
 
 
 def test_the_commands_on_a_model_of_one_file(net, capsys):
@@ -116,7 +116,7 @@ def test_the_commands_on_a_model_of_one_file(net, capsys):
     assert main(["apply", "out/plan.json", net, "-o", "again", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"] == ["again/net.onnx", "again/plan.json"]
     assert Path("again/net.onnx").read_bytes() == Path("out/net.onnx").read_bytes()
-    refused(
+    rejected(
         capsys,
         ["decompose", net, "-o", "out", "--macs", "0.5"],
         "out/net.onnx, out/plan.json, out/run.toml, out/report.json, out/report.html: exists already",
@@ -134,7 +134,7 @@ def test_input_sizes_on_the_command_line(net, capsys):
     out, err = capsys.readouterr()
     assert "1.33M" in out
     assert err == ""
-    refused(capsys, ["inspect", net, "--input", "data=1x16x12x12"], "no input 'data'; it has x")
+    rejected(capsys, ["inspect", net, "--input", "data=1x16x12x12"], "no input 'data'; it has x")
 
 
 def test_without_the_extra_one_line_says_what_to_install(net):

@@ -1,4 +1,4 @@
-"""Int8 forms of models: what they give, what is said about them, and what is refused."""
+"""Int8 forms of models: what they give, what is said about them, and what is rejected."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ COMMANDS = {
 }
 
 
-def refused(capsys, argv: list[str], says: str, code: int = 1) -> None:
+def rejected(capsys, argv: list[str], says: str, code: int = 1) -> None:
     assert main(argv) == code
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if not line.startswith("note: ")]
@@ -63,7 +63,7 @@ def never(monkeypatch):
 def test_the_work_does_not_begin(small, capsys, never, name, output, says):
     argv, place = COMMANDS[name]
     never(place)
-    refused(capsys, [*argv, "-o", output], says)
+    rejected(capsys, [*argv, "-o", output], says)
     assert sorted(path.name for path in Path().iterdir()) == ["file", "net.caffemodel", "net.prototxt"]
 
 
@@ -73,7 +73,7 @@ def test_a_disk_that_is_too_small(small, capsys, never, monkeypatch, name):
     if name != "quantize":  # it asks once it has the model
         never(place)
     monkeypatch.setattr("twofold.files.preflight.shutil.disk_usage", lambda _: type("", (), {"free": 9})())
-    refused(capsys, [*argv, "-o", "out"], "too little space: up to 0.")
+    rejected(capsys, [*argv, "-o", "out"], "too little space: up to 0.")
     assert not Path("out").exists()
 
 
@@ -83,7 +83,7 @@ def test_two_at_work_on_one_output(small, capsys, never, name):
     never(place)
     first = {"quantize": "net_int8.onnx", "export": "../out"}.get(name, "net.caffemodel")
     with reserved_elsewhere(Path("out") / first):
-        refused(capsys, [*argv, "-o", "out"], "another twofold is at work on")
+        rejected(capsys, [*argv, "-o", "out"], "another twofold is at work on")
 
 
 def reserved_elsewhere(path: Path):
@@ -115,4 +115,4 @@ def reserved_elsewhere(path: Path):
     ],
 )
 def test_empty_paths(small, capsys, argv, says):
-    refused(capsys, argv, says, 2)
+    rejected(capsys, argv, says, 2)

@@ -13,9 +13,9 @@ from .formats.base import Model
 from .lowrank import scheme
 from .lowrank.assemble import checked_weight
 from .planning import requests
-from .planning.amct import amct_mode, amct_refusal
+from .planning.amct import amct_mode, amct_rejection
 from .planning.candidates import has_candidates
-from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES, PlanOptions, scheme_refusal
+from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES, PlanOptions, scheme_rejection
 from .planning.rules import amct_layer_rank, no_candidate_reason
 from .planning.workload import Workload, layer_params
 from .progress import track
@@ -168,21 +168,21 @@ def _inspect(layer: ConvLayer | Skipped, options: PlanOptions, workload: Workloa
 
     if isinstance(layer, Skipped):
         return found(layer.reason)
-    refusal = scheme_refusal(layer.geometry, options.schemes)
-    if layer.weight is not None and refusal is None:
+    rejection = scheme_rejection(layer.geometry, options.schemes)
+    if layer.weight is not None and rejection is None:
         try:
             checked_weight(layer)
         except ModelError as error:
             return found(str(error).removeprefix(f"{layer.name}: "))
     reference = None
-    if layer.weight is not None and amct_refusal(layer.geometry) is None:
+    if layer.weight is not None and amct_rejection(layer.geometry) is None:
         reference = amct_layer_rank(layer)
-    taking = [name for name in options.schemes if scheme(name).refusal(layer.geometry) is None]
+    taking = [name for name in options.schemes if scheme(name).rejection(layer.geometry) is None]
     taking = [name for name in taking if has_candidates(layer, name, workload, options.multiple)]
     if not taking:
-        return found(refusal or no_candidate_reason(options), reference)
+        return found(rejection or no_candidate_reason(options), reference)
     variant = scheme(taking[0]).variants(layer.geometry)[0]
-    if amct_refusal(layer.geometry) is None and taking[0] == "spatial":
+    if amct_rejection(layer.geometry) is None and taking[0] == "spatial":
         variant = amct_mode(layer.geometry).variant
     return found("", reference, _rank_costs(layer, taking[0], variant, workload), taking)
 

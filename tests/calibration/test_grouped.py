@@ -108,7 +108,7 @@ def test_over_the_limit_one_more_pass_fits_all_groups_as_their_covariances_would
         full.update(x)
         less.update(x)
     full, less = full.result(), less.result()
-    taking = [name for name in SCHEMES if SCHEMES[name].refusal(geometry) is None]
+    taking = [name for name in SCHEMES if SCHEMES[name].rejection(geometry) is None]
     for number, name in enumerate(taking):
         variant = SCHEMES[name].variants(geometry)[0]
         one = SCHEMES[name].factorize(layer, variant, full)

@@ -1,4 +1,4 @@
-"""The schema of plan files and the code that reads them agree, in what they take and in what they refuse."""
+"""The schema of plan files and the code that reads them agree, in what they take and in what they reject."""
 
 from __future__ import annotations
 
@@ -108,22 +108,22 @@ def test_what_may_be_missing():
 
 @pytest.mark.parametrize("value", [None, True, -1, 0.5, "text", [1, "a"], {"a": [1]}], ids=str)
 def test_what_may_stand_there(value):
-    """What is read is valid; what is refused is not valid either, but for what a schema leaves open."""
+    """What is read is valid; what is rejected is not valid either, but for what a schema leaves open."""
 
     def put(inner: Any, key: Any) -> None:
         inner[key] = value
 
-    taken, refused = [], []
+    taken, rejected = [], []
     for path in places(FULL):
         if path and path[0] not in ("sources", "calibration"):
             document = changed(path, put)
             if read(document):
                 taken.append((path, valid(document)))
             elif not set(path) & set(BEYOND) and path != ("twofold_plan",):
-                refused.append((path, valid(document)))
+                rejected.append((path, valid(document)))
     assert [path for path, sound in taken if not sound] == []
-    assert [path for path, sound in refused if sound] == []
-    assert refused
+    assert [path for path, sound in rejected if sound] == []
+    assert rejected
 
 
 def test_unknown_keys_are_refused_by_both():

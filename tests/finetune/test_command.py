@@ -1,4 +1,4 @@
-"""`twofold finetune`: what it prints where, its exit codes, and one line for what it refuses."""
+"""`twofold finetune`: what it prints where, its exit codes, and one line for what it rejects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options, rates, refusals, and the parts of a training that the recordings do not reach."""
+"""Options, rates, rejections, and the parts of a training that the recordings do not reach."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class FusedConv(operators.Convolution):
 
     operators = ((MICROSOFT, "FusedConv"),)
 
-    def refusal(self, node):
+    def rejection(self, node):
         return "it adds a value" if len(node.input) > 3 else ""
 
     def write(self, node, geometry, *, last):

@@ -119,7 +119,7 @@ WORK = textwrap.dedent("""
 
 
 def test_two_processes_at_work_on_one_file(tmp_path):
-    """The second is refused at once; after a kill the next one may, and clears up."""
+    """The second is rejected at once; after a kill the next one may, and clears up."""
     command = [sys.executable, "-c", WORK, str(tmp_path / "out" / "net")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as first:

@@ -106,7 +106,7 @@ def test_a_deep_net_agrees_though_its_outputs_differ_as_much_as_rounding_makes_t
     assert found.problem() is None
     assert len(found.differences) == 25
     assert max(one.steps for one in found.differences) < 0.02
-    found.refuse("do something else")
+    found.reject("do something else")
 
 
 def other_weights(pair: Pair) -> None:
@@ -130,7 +130,7 @@ def test_the_value_is_named_that_is_computed_otherwise(tmp_path, spoil: Callable
     assert [one.name for one in wrong] == ["r2"]
     assert max(one.steps for one in found.differences if one not in wrong) < 0.02
     with pytest.raises(ModelError, match=r"value 'r2' lies [0-9.]+ steps beyond .*, 0\.5 is allowed; see"):
-        found.refuse("see what can be done")
+        found.reject("see what can be done")
 
 
 def test_values_that_are_all_a_little_off_are_told_together(tmp_path):

@@ -143,7 +143,7 @@ def test_models_for_the_runtimes_of_phones(kind, suffixes, tmp_path, capfd):
             assert list(net.output_names()) == ["out0"]
 
 
-def test_refusals(tmp_path, capsys):
+def test_rejections(tmp_path, capsys):
     files = write(tmp_path)
     for argv, pattern in (
         ([*files, "--format", "tflite"], "none of onnx, caffe, ncnn, mnn"),

@@ -327,7 +327,7 @@ def test_from_the_command_line_with_onnx_runtime(tmp_path, capsys):
         (["--speedup", "2", "--latency-table", "nothing.csv"], "cannot read the table"),
     ],
 )
-def test_refusals(argv, pattern, tmp_path, capsys):
+def test_rejections(argv, pattern, tmp_path, capsys):
     files = write(tmp_path, NET)
     assert main(["decompose", *files, "-o", str(tmp_path / "out"), "--no-data", *argv]) == 1
     err = capsys.readouterr().err

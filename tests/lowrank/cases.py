@@ -34,7 +34,7 @@ CASES = [
     (name, variant, geometry)
     for name, scheme in SCHEMES.items()
     for geometry in GEOMETRIES
-    if scheme.refusal(geometry) is None
+    if scheme.rejection(geometry) is None
     for variant in scheme.variants(geometry)
 ]
 

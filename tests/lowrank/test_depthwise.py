@@ -255,6 +255,6 @@ def test_of_one_axis_the_strip_is_all():
     np.testing.assert_allclose(model.times(np.eye(12)), C, rtol=1e-5, atol=1e-6 * np.abs(C).max())
 
 
-def test_refusal_of_one_tap():
-    assert "one tap" in depthwise.refusal(ConvGeometry.of(4, 4, (1, 1)))
-    assert depthwise.refusal(ConvGeometry.of(4, 4, (1, 3))) is None
+def test_rejections_of_one_tap():
+    assert "one tap" in depthwise.rejection(ConvGeometry.of(4, 4, (1, 1)))
+    assert depthwise.rejection(ConvGeometry.of(4, 4, (1, 3))) is None

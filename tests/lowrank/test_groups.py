@@ -27,7 +27,7 @@ CASES = [
     (name, variant, geometry)
     for name, scheme in SCHEMES.items()
     for geometry in GEOMETRIES
-    if scheme.refusal(geometry) is None
+    if scheme.rejection(geometry) is None
     for variant in scheme.variants(geometry)
 ]
 cases = pytest.mark.parametrize(("name", "variant", "geometry"), CASES)
@@ -133,10 +133,10 @@ def test_groups_weigh_as_their_energies_do():
     assert not zero.energy_errors().any()
 
 
-def test_refusals():
+def test_rejections():
     depthwise = ConvGeometry.of(8, 8, (3, 3), groups=8)
     for scheme in SCHEMES.values():
-        assert "depthwise" in scheme.refusal(depthwise)
+        assert "depthwise" in scheme.rejection(depthwise)
         with pytest.raises(OptionError, match=r"conv: scheme .* does not apply: depthwise"):
             scheme.factorize(make_layer(depthwise), scheme.variants(depthwise)[0])
     geometry = GEOMETRIES[0]

@@ -248,7 +248,7 @@ def test_any_geometry_is_exact_at_full_rank_or_refused(geometry, data):
     expected = convolve(x, (as_conv(layer),))
     statistics = make_statistics(geometry) if data else None
     for one in SCHEMES.values():
-        reason = one.refusal(geometry)
+        reason = one.rejection(geometry)
         if reason is not None:
             with pytest.raises(OptionError, match="does not apply"):
                 one.factorize(layer, one.variants(geometry)[0])
@@ -282,8 +282,8 @@ def test_registry_finds_by_any_spelling_and_names_the_known():
         ("tucker2", ConvGeometry.of(4, 4, (1, 1)), "one tap"),
     ],
 )
-def test_refusals_say_why(name, geometry, reason):
-    assert reason in SCHEMES[name].refusal(geometry)
+def test_rejections_say_why(name, geometry, reason):
+    assert reason in SCHEMES[name].rejection(geometry)
     with pytest.raises(OptionError, match="conv: scheme"):
         SCHEMES[name].factorize(make_layer(geometry), SCHEMES[name].variants(geometry)[0])
 

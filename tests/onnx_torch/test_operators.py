@@ -70,17 +70,17 @@ def check(case) -> None:
 
 
 def test_cases_of_onnx(cases):
-    wrong, refused = {}, {}
+    wrong, rejected = {}, {}
     for name, case in cases.items():
         try:
             check(case)
         except UnsupportedError as error:
-            refused[name] = (case.model.graph.node[0].op_type, str(error))
+            rejected[name] = (case.model.graph.node[0].op_type, str(error))
         except Exception as error:  # whatever it is: all that fail are told
             wrong[name] = f"{type(error).__name__}: {error}"
     assert wrong == {}
-    assert {kind for kind, _ in refused.values()} <= REFUSED, refused
-    assert len(cases) - len(refused) > 500
+    assert {kind for kind, _ in rejected.values()} <= REFUSED, rejected
+    assert len(cases) - len(rejected) > 500
 
 
 def test_every_operator_has_a_case(cases):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from twofold.conv import ConvGeometry
-from twofold.planning.amct import AmctRange, amct_mode, amct_rank, amct_refusal, amct_round
+from twofold.planning.amct import AmctRange, amct_mode, amct_rank, amct_rejection, amct_round
 from twofold.planning.evbmf import evbmf_rank
 
 DATA = Path(__file__).parents[1] / "data" / "amct-ranks"
@@ -42,12 +42,12 @@ def test_mode_and_rank_of_the_reference(row):
             geometry_of(row)
         return
     geometry = geometry_of(row)
-    refusal = amct_refusal(geometry)
+    rejection = amct_rejection(geometry)
     if row["mode"] == "UNCHANGE":
-        assert refusal is not None
-        assert refusal.startswith("AMCT needs")
+        assert rejection is not None
+        assert rejection.startswith("AMCT needs")
         return
-    assert refusal is None
+    assert rejection is None
     assert amct_mode(geometry).code == row["mode"]
     assert amct_mode(geometry).variant == VARIANTS[row["mode"]]
     spectrum, allowed = SPECTRA[row["singular_values"]], AmctRange.of(geometry)
@@ -82,8 +82,8 @@ def test_rounding(rank, rounded):
         (ConvGeometry.of(64, 64, (3, 3, 3)), "spatial axes"),
     ],
 )
-def test_refusals_give_their_reason(geometry, word):
-    assert word in (amct_refusal(geometry) or "")
+def test_rejections_give_their_reason(geometry, word):
+    assert word in (amct_rejection(geometry) or "")
 
 
 @pytest.mark.parametrize("shape", [(60, 100), (100, 60), (80, 80)])

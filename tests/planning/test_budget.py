@@ -1,4 +1,4 @@
-"""Budgets as users write them, and what they refuse."""
+"""Budgets as users write them, and what they reject."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_is_no_budget(text):
         ("error", 3, True, "no absolute amount"),
     ],
 )
-def test_refusals(kind, value, absolute, words):
+def test_rejections(kind, value, absolute, words):
     with pytest.raises(OptionError, match=f"{kind}: .*{words}"):
         Budget(kind, value, absolute)
 

@@ -34,7 +34,7 @@ def geometries(draw):
 @given(geometries(), st.booleans(), st.sampled_from(sorted(SCHEMES)))
 def test_the_grid_counts_what_the_chains_count(geometry, per_position, name):
     kind, workload = SCHEMES[name], Workload(per_position)
-    if kind.refusal(geometry):
+    if kind.rejection(geometry):
         return
     layer = make_layer("conv", geometry, ((15, 17), (9, 30)))
     for variant in kind.variants(geometry):

@@ -1,4 +1,4 @@
-"""Plans over whole networks: their laws, their refusals, and small ones against exhaustive search."""
+"""Plans over whole networks: their laws, their rejections, and small ones against exhaustive search."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from twofold.planning import (
     make_plan,
     requests,
 )
-from twofold.planning.amct import amct_refusal
+from twofold.planning.amct import amct_rejection
 from twofold.planning.candidates import candidates
 from twofold.planning.rules import RULES
 from twofold.planning.workload import Workload, layer_params
@@ -159,7 +159,7 @@ def test_without_a_budget_the_reference_is_never_outspent(name):
 
 def test_without_a_budget_and_without_eligible_layers_nothing_happens_and_it_says_so():
     layers = small_net(shapes=[(16, 16, 3, 1), (24, 16, 3, 1)])
-    assert all(amct_refusal(layer.geometry) for layer in layers)
+    assert all(amct_rejection(layer.geometry) for layer in layers)
     plan = plan_for(layers, PlanOptions(multiple=4))
     assert not plan.choices
     assert plan.totals.macs_ratio == 1

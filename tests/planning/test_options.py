@@ -71,9 +71,9 @@ def test_reasons_of_layers_left_alone():
 def test_a_layer_stays_only_if_all_schemes_refuse():
     pointwise = make_layer("pointwise", ConvGeometry.of(16, 16, (1, 1)))
     assert chosen(PlanOptions(schemes=("spatial", "channel")), [pointwise]) == ["pointwise"]
-    refused = select([pointwise], PlanOptions(schemes=("spatial", "tucker2"))).skipped[0].reason
-    assert "spatial: " in refused
-    assert "tucker2: " in refused
+    rejected = select([pointwise], PlanOptions(schemes=("spatial", "tucker2"))).skipped[0].reason
+    assert "spatial: " in rejected
+    assert "tucker2: " in rejected
     depthwise = make_layer("depthwise", ConvGeometry.of(16, 16, (3, 3), groups=16))
     reason = select([depthwise], PlanOptions(schemes=("spatial", "channel"))).skipped[0].reason
     assert reason.count("depthwise") == 1

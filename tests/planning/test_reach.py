@@ -1,4 +1,4 @@
-"""What is refused before the long work: the same as after it, with the same words."""
+"""What is rejected before the long work: the same as after it, with the same words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = [
 ]
 
 
-def refusal(check, options):
+def rejection(check, options):
     try:
         check(small_net(), options)
     except PlanError as error:
@@ -34,7 +34,7 @@ def test_it_refuses_what_a_plan_would_refuse(given, kind):
     found = []
     for ratio in (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9):
         options = PlanOptions(budget=Budget(kind, ratio), **{"multiple": 4, **given})
-        early, late = refusal(check_feasible, options), refusal(plan_for, options)
+        early, late = rejection(check_feasible, options), rejection(plan_for, options)
         found.append(early)
         assert early == late, ratio
     assert None in found

@@ -1,4 +1,4 @@
-"""The report as a value and as text: what it holds, that it comes back from its JSON, and what it refuses."""
+"""The report as a value and as text: what it holds, that it comes back from its JSON, and what it rejects."""
 
 from __future__ import annotations
 

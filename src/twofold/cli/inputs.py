@@ -164,10 +164,10 @@ class Samples:
             size=None if self.size is None else _size("size", self.size),
             crop=None if self.crop is None else _pair(_size("crop", self.crop)),
             crops=self.crops,
-            color=cast("Color | None", self.color),  # ImageOptions refuses others
+            color=cast("Color | None", self.color),  # ImageOptions rejects others
             mean=self.mean,
             scale=None if self.scale is None else _numbers("scale", self.scale),
-            preset=cast("PresetName | None", self.preset),  # ImageOptions refuses others
+            preset=cast("PresetName | None", self.preset),  # ImageOptions rejects others
             seed=self.seed,
             **limit,
         )

@@ -98,7 +98,7 @@ class Result(Generic[M]):
             The files.
 
         Raises:
-            OutputError: files exist and `force` is false, the system refuses, or a check fails.
+            OutputError: files exist and `force` is false, the system rejects it, or a check fails.
         """
         folder = output_path(folder, "the folder")
         plan = folder / PLAN_FILE

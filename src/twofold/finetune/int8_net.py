@@ -154,7 +154,7 @@ class Int8Net:
                 raise DivergedError("what the net gives is not finite, so it has no int8 form")
             int8 = quantized(graph.proto, _sample(graph), self._rounding.ranges(), self._places.floats)
             assert set(scale_names(int8)) <= self._places.scales.keys(), "Bug: what is rounded has changed"
-            self._agreement(int8).refuse("train without --qat, and quantize what comes out")
+            self._agreement(int8).reject("train without --qat, and quantize what comes out")
             self._made = int8.SerializeToString(deterministic=True)
         return self._made
 

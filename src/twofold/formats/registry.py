@@ -17,7 +17,7 @@ class Adapter(ABC):
     layer_type: str
 
     def __init_subclass__(cls) -> None:
-        rename_members(cls, means="layer_type")
+        rename_members(cls, means="layer_type", refusal="rejection")
 
 
 K = TypeVar("K")

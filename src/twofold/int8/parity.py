@@ -159,7 +159,7 @@ class Agreement:
             return f"outputs differ by {error:.3g} of what they vary, {_OUTPUT:g} is allowed"
         return None
 
-    def refuse(self, remedy: str) -> None:
+    def reject(self, remedy: str) -> None:
         """Reject a model that is computed otherwise than in training.
 
         Args:

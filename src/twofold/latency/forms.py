@@ -12,7 +12,7 @@ from ..errors import MissingExtraError, OptionError
 from ..files.scratch import scratch_folder
 from .nets import form_for, opened
 from .runtimes import runtime
-from .stacks import Stack, caffe_bytes, caffe_refusal, onnx_bytes
+from .stacks import Stack, caffe_bytes, caffe_rejection, onnx_bytes
 
 #: Files by their suffix; the first is the one that tables name.
 Contents = dict[str, bytes]
@@ -45,9 +45,9 @@ class _Onnx:
 
 class _Caffe:
     def stack(self, stack: Stack) -> Contents:
-        refusal = caffe_refusal(stack)
-        if refusal is not None:
-            raise OptionError(f"{stack.key}: {refusal}; write ONNX models instead")
+        rejection = caffe_rejection(stack)
+        if rejection is not None:
+            raise OptionError(f"{stack.key}: {rejection}; write ONNX models instead")
         return dict(zip((".prototxt", ".caffemodel"), caffe_bytes(stack), strict=True))
 
     def network(self, model: Any) -> Contents:

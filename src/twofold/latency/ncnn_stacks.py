@@ -17,7 +17,7 @@ _FLAG = struct.pack("<I", 0)
 _TYPES = {"convolution": "Convolution", "transposed": "Deconvolution"}
 
 
-def ncnn_refusal(stack: Stack) -> str | None:
+def ncnn_rejection(stack: Stack) -> str | None:
     """Why a stack is not written for ncnn, in words for users; None where it is."""
     if stack.batch != 1:
         return "ncnn has no batches: one image per run"

@@ -101,7 +101,7 @@ def onnx_bytes(stack: Stack) -> bytes:
     return content
 
 
-def caffe_refusal(stack: Stack) -> str | None:
+def caffe_rejection(stack: Stack) -> str | None:
     """Why Caffe has no such stack, in words for users; None where it has."""
     missing = [geometry.semantics.words for geometry in stack.timed if not types(geometry.layer_type)]
     if missing:

@@ -54,7 +54,7 @@ class ConvGeometry:
             raise ValueError(f"layer_type is one of {', '.join(LAYER_TYPES)}, got {self.layer_type!r}")
         if len(self.output_padding) != axes or min(self.output_padding) < 0:
             raise ValueError(f"output_padding is a number per axis, not negative, got {self}")
-        reason = self.semantics.refusal(self)
+        reason = self.semantics.rejection(self)
         if reason is not None:
             raise ValueError(f"{reason}, got {self}")
         if not axes or any(len(value) != axes for value in (self.stride, self.pad, self.dilation)):
@@ -127,7 +127,7 @@ class LayerType(ABC):
     spatial: ClassVar[bool] = True
     per_input: ClassVar[bool] = False
 
-    def refusal(self, geometry: ConvGeometry) -> str | None:
+    def rejection(self, geometry: ConvGeometry) -> str | None:
         """Why there is no such layer of this type; None where there is. Not all else has been checked."""
         return "only a transposed convolution has an output_padding" if any(geometry.output_padding) else None
 

@@ -18,10 +18,10 @@ class Linear(Convolution):
     name, words = "linear", "a fully connected layer"
     spatial = False
 
-    def refusal(self, geometry: ConvGeometry) -> str | None:
+    def rejection(self, geometry: ConvGeometry) -> str | None:
         g = geometry
         plain = (g.kernel, g.stride, g.pad, g.dilation, g.groups) == ((1,), (1,), ((0, 0),), (1,), 1)
-        return super().refusal(g) or (None if plain else f"{self.words} has one tap along one axis")
+        return super().rejection(g) or (None if plain else f"{self.words} has one tap along one axis")
 
     def window(self, geometry: ConvGeometry) -> str:
         return self.name

@@ -21,7 +21,7 @@ class Transposed(LayerType):
     name, words = "transposed", "a transposed convolution"
     per_input = True
 
-    def refusal(self, geometry: ConvGeometry) -> str | None:
+    def rejection(self, geometry: ConvGeometry) -> str | None:
         return None
 
     def output_size(self, geometry: ConvGeometry, input_size: Size) -> Size:

@@ -62,10 +62,10 @@ class OverGroups:
     def nested(self) -> bool:
         return self.inner.nested
 
-    def refusal(self, geometry: ConvGeometry) -> str | None:
+    def rejection(self, geometry: ConvGeometry) -> str | None:
         if 1 < geometry.groups == geometry.c_in:
             return f"depthwise convolution (groups = {geometry.groups}, one input channel each)"
-        return self.inner.refusal(one_group(geometry))
+        return self.inner.rejection(one_group(geometry))
 
     def variants(self, geometry: ConvGeometry) -> tuple[str, ...]:
         return self.inner.variants(one_group(geometry))
@@ -86,7 +86,7 @@ class OverGroups:
         """Decompose a layer once, for every rank up to `max_ranks`.
 
         Args:
-            layer: the layer; must not be refused, must have its weight.
+            layer: the layer; must not be rejected, must have its weight.
             variant: one of `variants(layer.geometry)`.
             statistics: what its inputs look like; None fits the weights alone.
             max_ranks: largest ranks that will be read; None means full rank. Fewer cost less.
@@ -95,7 +95,7 @@ class OverGroups:
 
         Raises:
             ModelError: weights are missing or not finite, or statistics do not fit the layer.
-            OptionError: an unknown variant, or a layer that the scheme refuses.
+            OptionError: an unknown variant, or a layer that the scheme rejects.
         """
         problems = Problems(layer, statistics, options or FitOptions(), second_pass)
         return self.fit(problems, variant, max_ranks)
@@ -117,7 +117,7 @@ class OverGroups:
         return done[0] if len(done) == 1 else _joined(layer.name, done, energies, problems.relay)
 
     def _check(self, layer: ConvLayer, variant: str) -> None:
-        reason = self.refusal(layer.geometry)
+        reason = self.rejection(layer.geometry)
         if reason is not None:
             raise OptionError(f"{layer.name}: scheme '{self.name}' does not apply: {reason}")
         known = self.variants(layer.geometry)

@@ -150,7 +150,7 @@ class Scheme:
     summary: str
     nested: ClassVar[bool] = True
 
-    def refusal(self, geometry: ConvGeometry) -> str | None:
+    def rejection(self, geometry: ConvGeometry) -> str | None:
         """Why the scheme does not apply to a layer, in words for users; None where it does."""
         return None
 
@@ -170,7 +170,7 @@ class Scheme:
         """Decompose a layer once, for every rank up to `ranks`.
 
         Args:
-            problem: the layer, which is not refused, and what its inputs look like.
+            problem: the layer, which is not rejected, and what its inputs look like.
             variant: one of `variants(problem.layer.geometry)`.
             ranks: largest ranks that will be read; no larger than full rank. Fewer may cost less.
 

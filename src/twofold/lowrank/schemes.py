@@ -40,7 +40,7 @@ class Spatial(Pair):
     A variant is named by its axes (depth, height, width), the first one in front: "hw", "wh"; "hdw".
     """
 
-    def refusal(self, geometry: ConvGeometry) -> str | None:
+    def rejection(self, geometry: ConvGeometry) -> str | None:
         axes = len(geometry.kernel)
         if not geometry.semantics.spatial:
             return f"{geometry.semantics.words}; scheme 'channel' takes it"
@@ -76,7 +76,7 @@ class Channel(Pair):
 class Input(Pair):
     """A 1x1 convolution, then the layer with fewer inputs."""
 
-    def refusal(self, geometry: ConvGeometry) -> str | None:
+    def rejection(self, geometry: ConvGeometry) -> str | None:
         if max(geometry.kernel) < 2:
             return "the kernel has one tap; scheme 'channel' gives the same"
         return None
@@ -88,7 +88,7 @@ class Input(Pair):
 class Tucker2(Scheme):
     """A 1x1 convolution, the layer with fewer inputs and outputs, a 1x1 convolution."""
 
-    def refusal(self, geometry: ConvGeometry) -> str | None:
+    def rejection(self, geometry: ConvGeometry) -> str | None:
         return _one_tap(geometry)
 
     def full_rank(self, geometry: ConvGeometry, variant: str) -> Size:
@@ -111,7 +111,7 @@ class Depthwise(Scheme):
 
     nested = False
 
-    def refusal(self, geometry: ConvGeometry) -> str | None:
+    def rejection(self, geometry: ConvGeometry) -> str | None:
         return _one_tap(geometry)
 
     def full_rank(self, geometry: ConvGeometry, variant: str) -> Size:

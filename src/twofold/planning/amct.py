@@ -34,7 +34,7 @@ class AmctMode:
     variant: str
 
 
-def amct_refusal(geometry: ConvGeometry) -> str | None:
+def amct_rejection(geometry: ConvGeometry) -> str | None:
     """Say why AMCT leaves a layer alone; None if it decomposes it."""
     if geometry.layer_type != "convolution":
         return f"AMCT decomposes convolutions only, not a layer that is {geometry.layer_type}"
@@ -117,7 +117,7 @@ def amct_rank(geometry: ConvGeometry, singular_values: Vector) -> int:
     """Choose the rank as AMCT does.
 
     Args:
-        geometry: a layer that `amct_refusal` lets pass.
+        geometry: a layer that `amct_rejection` lets pass.
         singular_values: all singular values of the weight unfolded along `amct_mode`, in any order.
 
     Returns:

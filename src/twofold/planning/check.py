@@ -65,9 +65,9 @@ def _problem_of_scheme(choice: Choice) -> str | None:
         kind = scheme(choice.scheme)
     except OptionError as error:
         return f"{name}: {error}"
-    refusal = kind.refusal(choice.geometry)
-    if refusal:
-        return f"{name}: scheme '{kind.name}' does not apply: {refusal}; choose another or remove the layer"
+    rejection = kind.rejection(choice.geometry)
+    if rejection:
+        return f"{name}: scheme '{kind.name}' does not apply: {rejection}; choose another or remove the layer"
     variants = kind.variants(choice.geometry)
     if choice.variant not in variants:
         allowed = ", ".join(map(repr, variants))

@@ -13,7 +13,7 @@ from twofold.conv import ConvLayer, Size, Skipped
 from twofold.errors import OptionError, PlanError
 from twofold.lowrank.protocols import RankErrors
 from twofold.lowrank.schemes import scheme
-from twofold.planning.amct import AmctRange, amct_mode, amct_refusal
+from twofold.planning.amct import AmctRange, amct_mode, amct_rejection
 from twofold.planning.budget import COSTS, Cost
 from twofold.planning.candidates import Candidate, candidate_at, useful_ranks
 from twofold.planning.devices import PRESETS, BlockCost
@@ -158,13 +158,13 @@ def _requests_of(
     fixed = layer.name in selection.fixed
     if options.rule in ("amct", "evbmf") and not fixed:
         spatial = scheme("spatial")
-        by_reference = options.rule == "amct" and amct_refusal(layer.geometry) is not None
+        by_reference = options.rule == "amct" and amct_rejection(layer.geometry) is not None
         other = layer.geometry.layer_type != "convolution"
         if (
             by_reference
             or other
             or len(layer.geometry.kernel) != 2
-            or spatial.refusal(layer.geometry) is not None
+            or spatial.rejection(layer.geometry) is not None
         ):
             return ()
         variant = amct_mode(layer.geometry).variant
@@ -176,7 +176,7 @@ def _requests_of(
     wanted = []
     for name in options.schemes:
         kind = scheme(name)
-        if kind.refusal(layer.geometry) is not None:
+        if kind.rejection(layer.geometry) is not None:
             continue
         for variant in kind.variants(layer.geometry):
             full = kind.full_rank(layer.geometry, variant)
@@ -195,7 +195,7 @@ def _check_fixed(layer: ConvLayer, ranks: Size | None, options: PlanOptions) -> 
     """
     if ranks is None:
         return
-    kinds = [kind for kind in map(scheme, options.schemes) if kind.refusal(layer.geometry) is None]
+    kinds = [kind for kind in map(scheme, options.schemes) if kind.rejection(layer.geometry) is None]
     # Variants differ in how far their ranks go; one that has them is enough.
     fulls = {
         kind.name: [kind.full_rank(layer.geometry, v) for v in kind.variants(layer.geometry)]
@@ -354,7 +354,7 @@ class _Maker:
         """MACs of the network if AMCT's rank rule chose for every layer that was selected."""
         spent = sum(self.workload.layer_macs(layer) for layer in self.selection.skipped)
         for layer in track(self.selection.layers, "finding AMCT's ranks"):
-            if amct_refusal(layer.geometry) is not None:
+            if amct_rejection(layer.geometry) is not None:
                 spent += self.workload.layer_macs(layer)
                 continue
             rank = (amct_layer_rank(layer, self.factorizations.get(layer.name, ())),)

@@ -165,15 +165,15 @@ def _left_alone(layer: ConvLayer, options: PlanOptions) -> str | None:
         return "skipped on request"
     if options.only and not any(_matches(layer, pattern) for pattern in options.only):
         return f"not among the layers asked for ({', '.join(options.only)})"
-    refusal = scheme_refusal(layer.geometry, options.schemes)
-    if refusal is None and layer.weight is None:
+    rejection = scheme_rejection(layer.geometry, options.schemes)
+    if rejection is None and layer.weight is None:
         return "its weights are not loaded"
-    return refusal
+    return rejection
 
 
-def scheme_refusal(geometry: ConvGeometry, schemes: Sequence[str]) -> str | None:
+def scheme_rejection(geometry: ConvGeometry, schemes: Sequence[str]) -> str | None:
     """Why none of these schemes takes a layer; None where one does."""
-    rejections = {name: scheme(name).refusal(geometry) for name in schemes}
+    rejections = {name: scheme(name).rejection(geometry) for name in schemes}
     if not all(rejections.values()):
         return None
     # Schemes often reject for one common reason, which is then said once.

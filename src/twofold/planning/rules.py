@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from twofold.conv import ConvLayer
 from twofold.errors import OptionError, PlanError
 from twofold.lowrank.protocols import RankErrors
-from twofold.planning.amct import AmctRange, amct_mode, amct_rank, amct_refusal
+from twofold.planning.amct import AmctRange, amct_mode, amct_rank, amct_rejection
 from twofold.planning.candidates import Candidate, candidate_at, candidates
 from twofold.planning.evbmf import evbmf_rank
 from twofold.planning.options import PlanOptions
@@ -74,7 +74,7 @@ class Rule:
 
 
 def amct_layer_rank(layer: ConvLayer, factorizations: Sequence[RankErrors] = ()) -> int:
-    """Rank that AMCT gives a layer that `amct_refusal` lets pass.
+    """Rank that AMCT gives a layer that `amct_rejection` lets pass.
 
     The weight is looked at only where it matters, and where no factorization tells its singular values.
     """
@@ -120,9 +120,9 @@ def _spectrum(layer: ConvLayer, factorizations: Sequence[RankErrors]) -> Vector:
 
 def _amct(given: RuleInput) -> Candidate | str:
     layer = given.layer
-    refusal = amct_refusal(layer.geometry)
-    if refusal is not None:
-        return refusal
+    rejection = amct_rejection(layer.geometry)
+    if rejection is not None:
+        return rejection
     factorization = given.factorization("spatial", amct_mode(layer.geometry).variant)
     return candidate_at(layer, factorization, (amct_layer_rank(layer, given.factorizations),), given.workload)
 

@@ -15,7 +15,7 @@ import numpy as np
 from twofold.conv import Array, ConvLayer, Size, Skipped
 from twofold.errors import PlanError
 from twofold.lowrank.protocols import RankErrors
-from twofold.planning.amct import amct_mode, amct_refusal
+from twofold.planning.amct import amct_mode, amct_rejection
 from twofold.planning.budget import Cost, MacsCost
 from twofold.planning.candidates import candidate_at, candidates, candidates_at
 from twofold.planning.make import problem_of
@@ -248,7 +248,7 @@ def _reference(
     """AMCT's ranks in every layer that it would decompose; None where they were not factorized."""
     workload, spent, error = Workload.of(layers), cost.base, 0.0
     for layer in layers:
-        if isinstance(layer, Skipped) or layer.name not in factored or amct_refusal(layer.geometry):
+        if isinstance(layer, Skipped) or layer.name not in factored or amct_rejection(layer.geometry):
             spent += cost.of_layer(layer)
             continue
         split = ("spatial", amct_mode(layer.geometry).variant)

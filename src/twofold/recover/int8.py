@@ -65,7 +65,7 @@ class Int8Student:
             raise ModelError(
                 f"the int8 form cannot be trained, since no gradients are known of {error}"
             ) from error
-        self._agreement(self._written(), self._inputs).refuse(_instead())
+        self._agreement(self._written(), self._inputs).reject(_instead())
 
     def parameters(self) -> list[Tensor]:
         """See `Student.parameters`."""

@@ -21,7 +21,7 @@ from ..planning.tradeoff import TradeoffCurves
 from ..renamed import former_fields, moved
 from ..system import is_dir
 
-#: Version of the layout; files of a later one are refused.
+#: Version of the layout; files of a later one are rejected.
 SCHEMA = 1
 JSON_FILE = "report.json"
 #: (iteration, value) of what a training shows, rising.

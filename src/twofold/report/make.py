@@ -55,7 +55,7 @@ def report(
 
     Raises:
         OptionError: nothing of that kind is reported on.
-        OutputError: files exist with another content and `force` is false, or the system refuses.
+        OutputError: files exist with another content and `force` is false, or the system rejects it.
 
     Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
@@ -197,7 +197,7 @@ def write(report: Report, folder: Path, *, force: bool) -> tuple[Path, ...]:
     """Write page and JSON into a folder, both or none.
 
     Raises:
-        OutputError: files exist with another content and `force` is false, or the system refuses.
+        OutputError: files exist with another content and `force` is false, or the system rejects it.
     """
     made = {folder / name: content for name, content in files(report).items()}
     commit({path: _writer(content) for path, content in made.items()}, force=force)

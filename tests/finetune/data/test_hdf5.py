@@ -1,4 +1,4 @@
-"""HDF5Data: rows of several files, in order and shuffled; refusals."""
+"""HDF5Data: rows of several files, in order and shuffled; rejections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageData: files and labels of a list, by OpenCV; shuffling; refusals."""
+"""ImageData: files and labels of a list, by OpenCV; shuffling; rejections."""
 
 from __future__ import annotations
 

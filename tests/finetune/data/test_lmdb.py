@@ -1,4 +1,4 @@
-"""Data layers over LMDB: what a record means, by protobuf and OpenCV; the order of records; refusals."""
+"""Data layers over LMDB: what a record means, by protobuf and OpenCV; the order of records; rejections."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.formats.caffe.text_oracle import as_fields, parse_text
 from tests.formats.caffe.text_style import random_fields, random_value, render
 
 from twofold.conv import ConvGeometry
-from twofold.formats.caffe.emit import NewLayerText, free_name, quote, refusal, replace_layer
+from twofold.formats.caffe.emit import NewLayerText, free_name, quote, rejection, replace_layer
 from twofold.formats.caffe.fields import Fields
 from twofold.formats.caffe.layer_types import geometry
 from twofold.formats.caffe.net import layer_messages, read_layers
@@ -131,15 +131,15 @@ REFUSALS = [
 @pytest.mark.parametrize(("text", "reason"), REFUSALS)
 def test_what_cannot_be_split_says_why(text, reason):
     (layer,) = layer_messages(parse(b"layer { type: 'Convolution' " + text + b" }"))
-    assert refusal(layer) == reason
+    assert rejection(layer) == reason
 
 
 def test_a_v0_layer_may_be_split():
     (layer,) = layer_messages(parse(b"layers { layer { name: 'c' type: 'conv' } bottom: 'x' top: 'y' }"))
-    assert refusal(layer) is None
+    assert rejection(layer) is None
     text = b"layers { layer { name: 'c' type: 'conv' blobs { } } bottom: 'x' top: 'y' }"
     (layer,) = layer_messages(parse(text))
-    assert "holds its weights in the text" in refusal(layer)
+    assert "holds its weights in the text" in rejection(layer)
 
 
 @given(st.text().filter(lambda text: not any("\ud800" <= one <= "\udfff" for one in text)) | st.binary())

@@ -1,4 +1,4 @@
-"""Nets as Caffe opens them: phases, levels, stages, old formats, and what it refuses."""
+"""Nets as Caffe opens them: phases, levels, stages, old formats, and what it rejects."""
 
 from __future__ import annotations
 

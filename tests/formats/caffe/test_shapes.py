@@ -1,4 +1,4 @@
-"""Shapes of blobs against those that Caffe recorded, and its refusals."""
+"""Shapes of blobs against those that Caffe recorded, and its rejections."""
 
 from __future__ import annotations
 

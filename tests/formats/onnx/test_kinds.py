@@ -44,7 +44,7 @@ def run(model: OnnxModel, x: np.ndarray) -> np.ndarray:
 
 def check_full_rank(model: OnnxModel, x: np.ndarray, folder: Path) -> None:
     wanted, (layer,) = run(model, x), model.convolutions()
-    taking = [name for name in SCHEMES if SCHEMES[name].refusal(layer.geometry) is None]
+    taking = [name for name in SCHEMES if SCHEMES[name].rejection(layer.geometry) is None]
     assert taking
     for scheme in taking:
         result = twofold.decompose(model, ranks={"*": "full"}, schemes=scheme, no_data=True)

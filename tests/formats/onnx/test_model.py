@@ -99,7 +99,7 @@ def test_every_geometry(tmp_path, axes, pads, steps, biases):
     (layer,) = OnnxModel.load(path).convolutions()
     assert layer.geometry.output_size(layer.input_sizes[0]) == run(path, **x)[0].shape[2:]
     for scheme, kind in SCHEMES.items():
-        if kind.refusal(layer.geometry) is None:
+        if kind.rejection(layer.geometry) is None:
             written = check_full_rank(path, x, schemes=scheme)
             assert all(new.input_sizes for new in written.convolutions())
             (path.parent / "out" / "net.onnx").unlink()

@@ -61,7 +61,7 @@ def test_every_transposed_geometry(axes, bias, kernel, stride, padding, output_p
     x = numbers(2, 8, *(5, 6, 4)[:axes]).double()
     (layer,) = TorchModel(module, x).convolutions()
     assert layer.geometry.output_size(layer.input_sizes[0]) == module(x).shape[2:]
-    taking = [name for name in SCHEMES if SCHEMES[name].refusal(layer.geometry) is None]
+    taking = [name for name in SCHEMES if SCHEMES[name].rejection(layer.geometry) is None]
     for scheme in taking:
         close(full(module, x, scheme)(x), module(x))
 

@@ -1,4 +1,4 @@
-"""PyTorch modules: which convolutions there are, what replacing them keeps, and what is refused."""
+"""PyTorch modules: which convolutions there are, what replacing them keeps, and what is rejected."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_every_geometry(axes, pads, steps):
     (layer,) = TorchModel(module, x).convolutions()
     assert layer.geometry.output_size(layer.input_sizes[0]) == module(x).shape[2:]
     for scheme in SCHEMES:
-        if SCHEMES[scheme].refusal(layer.geometry) is None:
+        if SCHEMES[scheme].rejection(layer.geometry) is None:
             assert_close(full(module, x, schemes=scheme)(x), module(x), 1e-12)
 
 

@@ -57,7 +57,7 @@ class NewLayerText:
     bias: bool
 
 
-def refusal(layer: Message) -> str | None:
+def rejection(layer: Message) -> str | None:
     """Why a layer's text cannot be split, in words for users; None where it can."""
     for name, one in (("bottom", "input"), ("top", "output")):
         count = sum(len(field.values) for field in layer.all(name))

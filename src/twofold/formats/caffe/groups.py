@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ...conv import Array, ConvGeometry, ConvLayer, Size, Skipped
 from ...errors import ModelError, shape_option
 from ...layer_types import LAYER_TYPES
-from .emit import refusal
+from .emit import rejection
 from .layer_types import LayerAdapter, adapter_of
 from .net import LayerSpec, NetDefinition, layer_messages, read_layers, read_net
 from .parameters import check_fit, check_parameters
@@ -223,7 +223,7 @@ def as_layer(group: Group, document: Document, weights: WeightsFile | None) -> C
     stored = None
     if shaped is not None and weights is not None:
         stored = _stored(group, document, weights)
-    reason = _refusal(group)
+    reason = _rejection(group)
     if reason is None and weights is not None:
         reason = _unfilled(group, weights)
     if reason is not None or shaped is None:
@@ -271,13 +271,13 @@ def _bias_name(use: Use) -> str:
     return params[1].text("name") if len(params) > 1 else ""
 
 
-def _refusal(group: Group) -> str | None:
+def _rejection(group: Group) -> str | None:
     first = group.uses[0]
     for use in group.uses:
         if not use.spec.known_type:
             unknown = ", ".join(use.spec.unknown)
             return f"has {unknown}, of which it is not known what it does; it stays as it is"
-        reason = use.adapter.refusal(use.spec, use.input_shape) or refusal(use.message)
+        reason = use.adapter.rejection(use.spec, use.input_shape) or rejection(use.message)
         if reason is not None:
             return reason
         turned = [one.adapter.turned(one.spec) for one in (use, first)]

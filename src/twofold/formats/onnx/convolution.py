@@ -75,7 +75,7 @@ def read_use(
     """
     node = scope.graph.node[position]
     shape = adapter.arranged(node, shapes[0]) if shapes else None
-    size, reason, at = adapter.size(shape), adapter.refusal(node), adapter.weight
+    size, reason, at = adapter.size(shape), adapter.rejection(node), adapter.weight
     weight: Constant | None = None
     bias: Constant | None = None
     found = graphs.constant(scope, node.input[at]) if len(node.input) > at else "is missing"

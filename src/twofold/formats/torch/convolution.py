@@ -39,7 +39,7 @@ _COMPUTED: Mapping[type, tuple[str, str]] = {
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def refusal(module: nn.Module) -> str | None:
+def rejection(module: nn.Module) -> str | None:
     """Why a layer cannot be replaced, whatever its shape; None where it can."""
     class_name = type(module).__name__
     known = registered(module)
@@ -51,7 +51,7 @@ def refusal(module: nn.Module) -> str | None:
     own = [name for name in _CALLS if getattr(type(module), name, None) is not getattr(known, name, None)]
     if own or "forward" in vars(module):
         return f"a subclass with a forward of its own ({class_name})"
-    reason = adapter_for(module).refusal(module) or _parameter_refusal(module)
+    reason = adapter_for(module).rejection(module) or _parameter_rejection(module)
     if reason is not None:
         return reason
     hooks = [name.strip("_").replace("_", " ") for name in _HOOKS if getattr(module, name, None)]
@@ -74,7 +74,7 @@ def removal(module: nn.Module) -> str | None:
     return None
 
 
-def _parameter_refusal(module: nn.Module) -> str | None:
+def _parameter_rejection(module: nn.Module) -> str | None:
     parameters = dict(module.named_parameters(recurse=False))
     unknown = [
         name

@@ -9,7 +9,7 @@ from fractions import Fraction
 from torch import nn
 
 from ...conv import ConvLayer, Size, Skipped
-from .convolution import BITS, READ_BY, adapter_for, bias_of, geometry, refusal, values
+from .convolution import BITS, READ_BY, adapter_for, bias_of, geometry, rejection, values
 from .layer_types import adapter_of
 
 #: What a layer is called that is the whole module.
@@ -101,7 +101,7 @@ def _reason(
 ) -> str | None:
     first = modules[0]
     for module, names in members:
-        reason = refusal(module)
+        reason = rejection(module)
         if reason is not None:
             return reason if module is first else f"shares its weight with {names[0]!r}: {reason}"
         adapter = adapter_for(module)  # which says how the weight is stored, too

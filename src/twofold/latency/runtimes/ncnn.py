@@ -82,11 +82,11 @@ def _files(onnx: Path) -> tuple[Path, Path]:
 
 def make_runtime() -> IsolatedRuntime:
     """See `runtimes.runtime`."""
-    from ..ncnn_stacks import ncnn_bytes, ncnn_refusal  # noqa: PLC0415 - not in the process of its own
+    from ..ncnn_stacks import ncnn_bytes, ncnn_rejection  # noqa: PLC0415 - not in the process of its own
     from .isolated import IsolatedRuntime  # noqa: PLC0415 - the same
 
     def write(stack: Stack, onnx: Path) -> bool:
-        if ncnn_refusal(stack) is not None:
+        if ncnn_rejection(stack) is not None:
             return False
         for path, content in zip(_files(onnx), ncnn_bytes(stack), strict=True):
             path.write_bytes(content)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ...errors import ModelError
-from ..stacks import Stack, caffe_bytes, caffe_refusal
+from ..stacks import Stack, caffe_bytes, caffe_rejection
 from .base import Arrays, Run, Whole, as_float, cpu_name
 
 #: What reads a form, and how many of its files.
@@ -46,9 +46,9 @@ class OpenCv:
 
     def stack(self, stack: Stack, threads: int) -> Run:
         """See `Runtime.stack`."""
-        refusal = caffe_refusal(stack)
-        if refusal is not None:
-            raise ModelError(f"OpenCV: {stack.key}: {refusal}")
+        rejection = caffe_rejection(stack)
+        if rejection is not None:
+            raise ModelError(f"OpenCV: {stack.key}: {rejection}")
         definition, weights = (np.frombuffer(part, np.uint8) for part in caffe_bytes(stack))
         return _run(lambda: cv2.dnn.readNetFromCaffe(definition, weights), {"x": stack.input()})
 

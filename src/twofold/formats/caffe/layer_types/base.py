@@ -77,7 +77,7 @@ class LayerAdapter(Adapter):
     types: tuple[str, ...]
     param: str
 
-    def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
+    def rejection(self, layer: LayerSpec, shape: Size | None) -> str | None:
         """Why a layer with an input of that shape cannot be replaced; None where it can."""
         return None
 

@@ -17,7 +17,7 @@ class Convolution(LayerAdapter):
     types: tuple[str, ...] = ("Convolution", "CuDNNConvolution")  # the second of forks
     param = "convolution_param"
 
-    def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
+    def rejection(self, layer: LayerSpec, shape: Size | None) -> str | None:
         return None if self._plain(layer) else "its channel axis is not 1"
 
     def _plain(self, layer: LayerSpec) -> bool:
@@ -79,7 +79,7 @@ class Depthwise(Convolution):
 
     types = ("DepthwiseConvolution", "ConvolutionDepthwise")
 
-    def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
+    def rejection(self, layer: LayerSpec, shape: Size | None) -> str | None:
         return f"a depthwise convolution (type {layer.type}); these are not decomposed"
 
     def groups(self, layer: LayerSpec, c_in: int) -> int:

@@ -21,7 +21,7 @@ class Linear(LayerAdapter):
     types: tuple[str, ...] = ("InnerProduct",)
     param = "inner_product_param"
 
-    def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
+    def rejection(self, layer: LayerSpec, shape: Size | None) -> str | None:
         whole = shape and self._axis(layer, len(shape)) < 1
         return "it takes the whole batch as one vector (axis 0)" if whole else None
 

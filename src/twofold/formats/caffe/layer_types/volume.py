@@ -26,7 +26,7 @@ class Volume(Convolution):
     types: tuple[str, ...] = ("Convolution3D",)
     param = _PARAM
 
-    def refusal(self, layer: LayerSpec, shape: Size | None) -> str | None:
+    def rejection(self, layer: LayerSpec, shape: Size | None) -> str | None:
         return (
             "Convolution3D has one size for height and width, which factors may not have; say it as "
             "Convolution with three sizes (kernel_size: depth, height, width), which has the same weights"

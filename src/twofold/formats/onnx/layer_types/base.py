@@ -32,7 +32,7 @@ class LayerAdapter(Adapter):
     weight: int = 1
     constant: bool = False
 
-    def refusal(self, node: NodeProto) -> str:
+    def rejection(self, node: NodeProto) -> str:
         """Why it cannot be replaced, whatever its weight; "" where it can."""
         return ""
 

@@ -31,7 +31,7 @@ class _Stays(LayerAdapter):
         """
         self._reason, self.operators, self.weight = reason, operators, weight
 
-    def refusal(self, node: NodeProto) -> str:
+    def rejection(self, node: NodeProto) -> str:
         return self._reason.format(".".join(filter(None, (node.domain, node.op_type))))
 
 

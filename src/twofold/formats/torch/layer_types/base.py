@@ -30,7 +30,7 @@ class LayerAdapter(Adapter):
     def geometry(self, module: nn.Module) -> ConvGeometry:
         """Its shape; raises AttributeError, TypeError or ValueError where the module does not tell."""
 
-    def refusal(self, module: nn.Module) -> str | None:
+    def rejection(self, module: nn.Module) -> str | None:
         """Why it cannot be replaced, besides what is asked of every module; None where it can."""
         return None
 
