@@ -192,7 +192,7 @@ def compare(
     (first, second), data = with_data((first, second), example_inputs, source.data)
     source = replace(source, data=data)
     probe = runner_for(first, source.targets)
-    names = tuple(dict.fromkeys((*probe.outputs, *probe.ends)))
+    names = tuple(dict.fromkeys((*probe.outputs, *probe.network_outputs)))
     runners = runner_for(first, names), runner_for(second, names)
     if runners[0].inputs != runners[1].inputs:
         raise ModelError(

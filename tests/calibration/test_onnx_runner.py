@@ -80,7 +80,7 @@ def test_what_is_fed_protected_and_reached(tmp_path):
     runner = runner_for(model)
     assert runner.inputs == {"x": (16, 12, 12)}
     assert runner.outputs == ("logits",)
-    assert runner.ends == ("y",)
+    assert runner.network_outputs == ("y",)
     assert [layer.name for layer in runner.reached(layers_of(model)[::-1])] == ["one", "two", "out"]
     assert runner_for(model, ("c",)).outputs == ("c",)
     assert [layer.name for layer in runner_for(model, ("c",)).reached(layers_of(model))] == ["one"]

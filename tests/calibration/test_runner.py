@@ -40,14 +40,14 @@ def full(layer):
 def test_what_is_fed_and_protected(tmp_path):
     runner = runner_of(tmp_path)
     assert dict(runner.inputs) == {"data": (16, 12, 12)}
-    assert runner.outputs == runner.ends == ("out",)
+    assert runner.outputs == runner.network_outputs == ("out",)
     assert [layer.name for layer in runner.reached(layers_of(tmp_path)[::-1])] == ["one", "two", "out"]
 
 
 def test_probabilities_are_protected_by_their_logits(tmp_path):
     runner = runner_of(tmp_path, NET + SOFTMAX)
     assert runner.outputs == ("out",)
-    assert runner.ends == ("prob",)
+    assert runner.network_outputs == ("prob",)
 
 
 def test_an_output_may_be_named(tmp_path):

@@ -65,7 +65,7 @@ def changed(layer, bias):
 def test_what_is_fed_protected_and_reached(net):
     runner = runner_of(net)
     assert runner.inputs == {"x": (16, 12, 12)}
-    assert runner.outputs == runner.ends == ("output",)
+    assert runner.outputs == runner.network_outputs == ("output",)
     assert runner.differentiable
     assert [layer.name for layer in runner.reached(layers_of(net)[::-1])] == ["one", "two", "out"]
 
@@ -169,7 +169,7 @@ def test_arguments_and_nested_results_have_names():
     model = TorchModel(Several(), (x, y, "yes"))
     runner = runner_for(model)
     assert runner.inputs == {"x": (3, 9, 9), "y": (2, 9, 9)}
-    assert runner.ends == ("a.0", "a.1", "b")
+    assert runner.network_outputs == ("a.0", "a.1", "b")
     assert runner.outputs == ("a.0 before softmax", "a.1 before argmax", "b before sigmoid")
     layers = [layer for layer in model.convolutions() if isinstance(layer, ConvLayer)]
     assert [layer.name for layer in runner.reached(layers)] == ["left", "right"]

@@ -81,7 +81,7 @@ class Runner(Protocol):
         """Names of the values that are protected: what a decomposition should change least."""
 
     @property
-    def ends(self) -> tuple[str, ...]:
+    def network_outputs(self) -> tuple[str, ...]:
         """Names of the model's own outputs, whatever is protected."""
 
     @property

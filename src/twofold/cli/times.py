@@ -134,7 +134,9 @@ def export(
     model = load(definition, weights, inputs=inputs.shapes(input))
     number, _ = parse_multiple(block)
     options = PlanOptions(schemes=tuple(scheme or SCHEMES), only=tuple(only or ()), skip=tuple(skip or ()))
-    found = export_models(model, options, output, block=number, kind=format, device=device, force=force)
+    found = export_models(
+        model, options, output, block=number, model_format=format, device=device, force=force
+    )
     echo(json.dumps({**asdict(found), "folder": str(found.folder)}, indent=2) if as_json else found)
 
 

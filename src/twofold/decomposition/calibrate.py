@@ -128,7 +128,9 @@ class Calibration:
         if not stacks or self.metric is not None:
             return Assessment(self.holdout.count)
         protected = self.runner.outputs
-        ends = [name for name in self.runner.ends if name not in {*protected, *self.runner.varying}]
+        ends = [
+            name for name in self.runner.network_outputs if name not in {*protected, *self.runner.varying}
+        ]
         if ends:
             try:
                 return assess(runner_for(model, (*protected, *ends)), protected, self.holdout, stacks)

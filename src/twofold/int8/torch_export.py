@@ -39,8 +39,8 @@ def exported(model: TorchModel) -> ModelProto:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 copied(model.module).eval(), call.positional, kwargs=dict(call.named),
-                input_names=list(runner.inputs), output_names=list(runner.ends), dynamic_shapes=kinds,
-                dynamo=True, verbose=False,
+                input_names=list(runner.inputs), output_names=list(runner.network_outputs),
+                dynamic_shapes=kinds, dynamo=True, verbose=False,
             )  # fmt: skip
     except Exception as error:  # whatever the exporter meets
         raise ModelError(f"PyTorch cannot export {type(model.module).__name__} to ONNX: {error}") from error

@@ -22,7 +22,7 @@ RANKS = {1: 4, 2: 3}
 #: A candidate is offered only if it is predicted to be faster than its layer by this fraction: less is noise.
 LEAST_GAIN = 0.03
 #: Scheme and variant.
-Kind = tuple[str, str]
+SchemeKey = tuple[str, str]
 
 
 def probes(layer: ConvLayer, request: Request, block: int, workload: Workload) -> tuple[Size, ...]:
@@ -39,13 +39,13 @@ def probes(layer: ConvLayer, request: Request, block: int, workload: Workload) -
     step = block_of(layer, block)
     axes = [_spread(limit, step, RANKS.get(len(limits), 2)) for limit in limits]
     grid = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
-    kind, own = scheme(request.scheme), workload.layer_macs(layer)
+    chain, own = scheme(request.scheme).chain, workload.layer_macs(layer)
     found = [tuple(int(rank) for rank in ranks) for ranks in grid]
     if len(limits) == 1:
         return tuple(found)
     return tuple(
         ranks for ranks in found
-        if workload.macs(layer, kind.chain(layer.geometry, request.variant, ranks)) <= own
+        if workload.macs(layer, chain(layer.geometry, request.variant, ranks)) <= own
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ class LatencyCost:
     """
 
     own: Mapping[str, float]
-    curves: Mapping[str, Mapping[Kind, Curve]]
+    curves: Mapping[str, Mapping[SchemeKey, Curve]]
     whole: float
     factor: float = 1.0
     name: str = field(default="latency", init=False)

@@ -12,11 +12,11 @@ from ..planning import Choice, Request
 from ..planning.timing import Timing
 from ..planning.workload import Workload
 from .clock import Time
-from .cost import Curve, Kind, LatencyCost, block_of, probes
+from .cost import Curve, LatencyCost, SchemeKey, block_of, probes
 from .stacks import Stack, uses
 from .stopwatch import Stopwatch
 
-Probes = Mapping[Kind, Sequence[Size]]
+Probes = Mapping[SchemeKey, Sequence[Size]]
 
 #: A time that differs from what was predicted by more than this fraction puts all times of its layer in
 #: doubt.
@@ -69,11 +69,11 @@ def layer_costs(
     for layer in layers:
         own[layer.name] = _seconds(times, layer, (layer.geometry,), batch)
         curves[layer.name] = {
-            kind: Curve(
-                {r: _seconds(times, layer, _chain(layer, kind, r), batch) for r in ranks},
+            key: Curve(
+                {r: _seconds(times, layer, _chain(layer, key, r), batch) for r in ranks},
                 block_of(layer, timer.block),
             )
-            for kind, ranks in _probes(layer, wanted[layer.name], timer.block, workload).items()
+            for key, ranks in _probes(layer, wanted[layer.name], timer.block, workload).items()
         }
     total = sum(own.values())
     known = total if whole is None else whole
@@ -94,32 +94,34 @@ def verified(
         The prices as they are known now, and by name of the layer what was predicted and measured.
     """
     chosen = {c.layer: (layers[c.layer], (c.scheme, c.variant), c.ranks) for c in choices}
-    chains = {name: _chain(layer, kind, ranks) for name, (layer, kind, ranks) in chosen.items()}
+    chains = {name: _chain(layer, key, ranks) for name, (layer, key, ranks) in chosen.items()}
     groups = [group for name, chain in chains.items() for group in _groups(layers[name], [chain], batch)]
     times = timer.seconds(groups, anew=True)
     curves = {name: dict(of_layer) for name, of_layer in prices.curves.items()}
     timings = {}
-    for name, (layer, kind, ranks) in chosen.items():
+    for name, (layer, key, ranks) in chosen.items():
         own, found = prices.own[name], _seconds(times, layer, chains[name], batch)
         spread = max(times[stack.key].spread for stack in uses(layer, chains[name], batch))
-        predicted = prices.layer_seconds(name, *kind, ranks)
+        predicted = prices.layer_seconds(name, *key, ranks)
         timings[name] = Timing((own, predicted), (own, found), spread)
         if abs(found / predicted - 1) > _SURPRISE:
             curves[name] = _again(layer, curves[name], timer, batch)
-        curve = curves[name][kind]
-        curves[name][kind] = replace(curve, points={**curve.points, ranks: found})
+        curve = curves[name][key]
+        curves[name][key] = replace(curve, points={**curve.points, ranks: found})
     return replace(prices, curves=curves), timings
 
 
-def _again(layer: ConvLayer, curves: Mapping[Kind, Curve], timer: Stopwatch, batch: int) -> dict[Kind, Curve]:
+def _again(
+    layer: ConvLayer, curves: Mapping[SchemeKey, Curve], timer: Stopwatch, batch: int
+) -> dict[SchemeKey, Curve]:
     """The curves of a layer, measured anew."""
-    points = {kind: tuple(curve.points) for kind, curve in curves.items()}
+    points = {key: tuple(curve.points) for key, curve in curves.items()}
     times = timer.seconds(_groups(layer, _chains(layer, points), batch), anew=True)
     return {
-        kind: replace(
-            curve, points={r: _seconds(times, layer, _chain(layer, kind, r), batch) for r in curve.points}
+        key: replace(
+            curve, points={r: _seconds(times, layer, _chain(layer, key, r), batch) for r in curve.points}
         )
-        for kind, curve in curves.items()
+        for key, curve in curves.items()
     }
 
 
@@ -134,11 +136,11 @@ def _probes(layer: ConvLayer, wanted: Sequence[Request], block: int, workload: W
 
 
 def _chains(layer: ConvLayer, of_layer: Probes) -> list[tuple[ConvGeometry, ...]]:
-    return [_chain(layer, kind, ranks) for kind, points in of_layer.items() for ranks in points]
+    return [_chain(layer, key, ranks) for key, points in of_layer.items() for ranks in points]
 
 
-def _chain(layer: ConvLayer, kind: Kind, ranks: Size) -> tuple[ConvGeometry, ...]:
-    return scheme(kind[0]).chain(layer.geometry, kind[1], ranks)
+def _chain(layer: ConvLayer, key: SchemeKey, ranks: Size) -> tuple[ConvGeometry, ...]:
+    return scheme(key[0]).chain(layer.geometry, key[1], ranks)
 
 
 def _seconds(times: Mapping[str, Time], layer: ConvLayer, chain: Sequence[ConvGeometry], batch: int) -> float:

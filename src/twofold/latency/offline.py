@@ -65,7 +65,7 @@ class Handout:
 
 
 def export_models(
-    model: Model, options: PlanOptions, folder: Path, *, block: int = 16, kind: str = "onnx",
+    model: Model, options: PlanOptions, folder: Path, *, block: int = 16, model_format: str = "onnx",
     device: str = "device", force: bool = False,
 ) -> Handout:  # fmt: skip
     """Write the models to time for a network, and the table to fill in.
@@ -75,7 +75,7 @@ def export_models(
         options: its schemes, and which layers may be replaced.
         folder: where they go.
         block: channels that the device computes together.
-        kind: a format of `FORMS`.
+        model_format: a format of `FORMS`.
         device: what the device is called.
         force: exchange files that exist.
 
@@ -88,8 +88,8 @@ def export_models(
     """
     table = folder / TABLE
     preflight([table], force=force, sizes=sizes_of([model]))
-    if kind not in FORMS:
-        raise OptionError(f"format: {kind!r} is none of {', '.join(FORMS)}")
+    if model_format not in FORMS:
+        raise OptionError(f"format: {model_format!r} is none of {', '.join(FORMS)}")
     layers = model.convolutions()
     wanted = requests(layers, options)
     chosen = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted]
@@ -98,21 +98,21 @@ def export_models(
     groups = probe_groups(chosen, wanted, block, batch_of(model), Workload.of(layers))
     stacks = {stack.key: stack for group in groups for stack in group}
     with reserved([table], force=force):
-        return _written(model, stacks, folder, kind, device, block, force=force)
+        return _written(model, stacks, folder, model_format, device, block, force=force)
 
 
 def _written(
     model: Model,
     stacks: Mapping[str, Stack],
     folder: Path,
-    kind: str,
+    model_format: str,
     device: str,
     block: int,
     *,
     force: bool,
 ) -> Handout:
     """See `export_models`."""
-    files, rows, whole = _models(stacks, model, folder, kind)
+    files, rows, whole = _models(stacks, model, folder, model_format)
     about = {"device": device, "block": str(block)}
     files[folder / TABLE] = _table_text(about, rows).encode()
     writers = {path: partial(_write, content) for path, content in files.items()}
@@ -121,7 +121,7 @@ def _written(
 
 
 def _models(
-    stacks: Mapping[str, Stack], model: Model, folder: Path, kind: str
+    stacks: Mapping[str, Stack], model: Model, folder: Path, model_format: str
 ) -> tuple[Files, list[Row], bool]:
     """Files of all stacks and of the network, their rows, and whether the network is among them."""
     files: Files = {}
@@ -133,10 +133,10 @@ def _models(
             rows.append((f"{stem}{next(iter(contents))}", what, ""))
 
     width = len(str(len(stacks)))
-    with FORMS[kind]() as form:
+    with FORMS[model_format]() as form:
         whole = form.network(model)
         add(NETWORK, NETWORK, whole)
-        for number, (key, stack) in enumerate(track(stacks.items(), f"writing models for {kind}"), 1):
+        for number, (key, stack) in enumerate(track(stacks.items(), f"writing models for {model_format}"), 1):
             add(f"stack{number:0{width}}", key, form.stack(stack))
     return files, rows, bool(whole)
 

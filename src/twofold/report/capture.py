@@ -42,7 +42,7 @@ def capture(model: Model, calibration: Calibration, stacks: Stacks) -> tuple[Sam
         MissingExtraError: Pillow is not installed.
     """
     # What is protected may lie before what the network gives: a detector's scores before its boxes.
-    runner = runner_for(model, calibration.runner.ends or calibration.runner.outputs)
+    runner = runner_for(model, calibration.runner.network_outputs or calibration.runner.outputs)
     color = calibration.inputs.provenance.color or ("bgr" if is_caffe(runner) else "rgb")
     found: list[Sample] = []
     for batch in calibration.holdout:

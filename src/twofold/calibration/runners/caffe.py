@@ -110,8 +110,8 @@ class CaffeRunner:
         return self._part.stopped
 
     @property
-    def ends(self) -> tuple[str, ...]:
-        """See `Runner.ends`."""
+    def network_outputs(self) -> tuple[str, ...]:
+        """See `Runner.network_outputs`."""
         return self.net.outputs
 
     # ---- layers

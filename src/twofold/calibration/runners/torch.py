@@ -47,10 +47,10 @@ class TorchRunner:
     Attributes:
         module: the copy that is run.
         inputs: shapes of the samples of its tensor arguments, without the batch axis.
-        ends: names of the tensors in what forward returns.
+        network_outputs: names of the tensors in what forward returns.
         outputs: names of those that are protected, or of what they are read out of.
         examples: the tensors that it was called with first, by name.
-        varying: those of `ends` whose size depends on values.
+        varying: those of `network_outputs` whose size depends on values.
         described: the user's own module.
     """
 
@@ -83,10 +83,12 @@ class TorchRunner:
         seen = _Recorder({name: self._modules(name) for name in self._groups}, differentiate=True)
         with torch.enable_grad(), seen.hooked():
             found = self._values(self._call)
-        self.ends = tuple(found.ends)
+        self.network_outputs = tuple(found.network_outputs)
         self.outputs = _checked(targets, found) if targets else self._fixed(found, before)
         if not self.outputs:
-            raise InputError(f"forward returns no tensor of numbers, but {', '.join(self.ends) or 'nothing'}")
+            raise InputError(
+                f"forward returns no tensor of numbers, but {', '.join(self.network_outputs) or 'nothing'}"
+            )
         values = [found.values[name] for name in self.outputs if found.values[name].requires_grad]
         called = dict.fromkeys(use.layer for use in seen.uses)
         if not values:  # forward forbids gradients
@@ -386,12 +388,12 @@ class _Values:
 
     Attributes:
         values: tensors of numbers by name, and those that they are read out of.
-        ends: names of what was returned.
+        network_outputs: names of what was returned.
         read: names of what that is read out of.
     """
 
     values: Mapping[str, Tensor]
-    ends: tuple[str, ...]
+    network_outputs: tuple[str, ...]
     read: tuple[str, ...]
 
     @classmethod
@@ -415,7 +417,7 @@ def _checked(names: tuple[str, ...], found: _Values) -> tuple[str, ...]:
     for name in names:
         if name not in found.values:
             raise OptionError(
-                f"forward returns no {name!r} to protect, only {', '.join(found.ends)}, and no module of "
-                "that name gives a tensor"
+                f"forward returns no {name!r} to protect, only {', '.join(found.network_outputs)}, and no "
+                "module of that name gives a tensor"
             )
     return names

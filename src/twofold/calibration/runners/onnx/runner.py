@@ -44,7 +44,7 @@ class OnnxRunner:
     """A `Runner` for an ONNX model.
 
     Attributes:
-        ends: names of the graph's outputs.
+        network_outputs: names of the graph's outputs.
         outputs: values that are protected.
         varying: values whose size depends on those of the inputs.
         inputs: shapes of the samples that must be fed, without the batch axis; None where any size will do.
@@ -59,8 +59,8 @@ class OnnxRunner:
     def __init__(self, model: OnnxModel, targets: tuple[str, ...] = ()) -> None:
         self._model = model
         proto = model.proto
-        self.ends = tuple(value.name for value in proto.graph.output)
-        everything = Graph(proto, self.ends, model.files)
+        self.network_outputs = tuple(value.name for value in proto.graph.output)
+        everything = Graph(proto, self.network_outputs, model.files)
         self.varying = varying_values(proto)
         self.outputs = _checked(everything, targets) if targets else _protected(everything, self.varying)
         self._normal = _Network(proto, self.outputs, model)
@@ -95,7 +95,7 @@ class OnnxRunner:
 
     def _before_varying(self) -> tuple[str, ...]:
         """What is protected instead of outputs whose size varies."""
-        ends = [name for name in self.ends if name in self.varying]
+        ends = [name for name in self.network_outputs if name in self.varying]
         if not ends or not self.varying.isdisjoint(self.outputs):
             return ()
         return (
