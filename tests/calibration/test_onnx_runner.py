@@ -16,7 +16,7 @@ from tests.formats.onnx import small  # noqa: E402
 import twofold  # noqa: E402
 from twofold.calibration.runners import runner_for  # noqa: E402
 from twofold.conv import ConvLayer, FactorConv, Factors  # noqa: E402
-from twofold.errors import InputError, OptionError  # noqa: E402
+from twofold.errors import InputError, ModelError, OptionError  # noqa: E402
 from twofold.lowrank import LayerFit  # noqa: E402
 
 make = helper.make_node
@@ -206,6 +206,35 @@ def test_a_batch_of_several_gives_what_one_sample_at_a_time_gives(tmp_path):
     assert plan.measured_error < 1
     given = runner_for(load(tmp_path, net(10), inputs={"x": (4, 16, 9, 9)}))
     assert (given.batching.size, given.inputs) == (4, {"x": (16, 9, 9)})
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_sizes_written_into_the_graph_are_named_where_others_were_given(tmp_path, gradients):
+    nodes = [
+        small.conv("one", "x", "a", "one.w"),
+        make("Reshape", ["a", "shape"], ["b"]),
+        make("Gemm", ["b", "two.w"], ["y"], transB=1),
+    ]
+    tensors = {
+        "one.w": small.weight(8, 4, 3, 3),
+        "shape": np.array([4, -1]),
+        "two.w": small.weight(5, 8 * 36, seed=1),
+    }
+    made = small.model(nodes, tensors, {"x": (4, 4, 8, 8)}, {"y": (4, 5)})
+    batch = {"x": np.ones((3, 4, 8, 8), np.float32)}
+    assert runner_for(load(tmp_path, made)).run(batch)["y"].shape == (3, 5)
+    model = load(tmp_path, made, inputs={"x": (1, 4, 8, 8)})
+    runner = runner_for(model)
+    layers = runner.reached([layer for layer in model.convolutions() if isinstance(layer, ConvLayer)])
+    watched = np.random.default_rng(0)
+    run = (
+        (lambda: list(runner.record_inputs(layers, batch, watched)))
+        if gradients
+        else lambda: runner.run(batch)
+    )
+    said = r"x is 4x4x8x8 in the file and was given as 1x4x8x8: .* Reshape.*leave that shape away"
+    with pytest.raises(ModelError, match=said):
+        run()
 
 
 def test_an_input_without_a_batch_axis(tmp_path):

@@ -212,3 +212,11 @@ def test_a_recovery_leaves_what_a_preflight_is_trying_alone(tmp_path, monkeypatc
     monkeypatch.setattr("twofold.files.preflight.os.ftruncate", lambda *_: recover(tmp_path))
     preflight([tmp_path / "file"], sizes=[9])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_kill_left_above_the_folder_that_is_written_goes(tmp_path):
+    """The try was made above, since the folder was missing; no commit will ever look there."""
+    (tmp_path / f".twofold-{'ab' * 8}-new0").write_bytes(b"")
+    (tmp_path / ".twofold-notes").write_bytes(b"the user's")
+    preflight([tmp_path / "out" / "net.prototxt"])
+    assert os.listdir(tmp_path) == [".twofold-notes"]

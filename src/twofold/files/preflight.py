@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import OptionError, OutputError, option
 from .locks import claimed, locked
-from .recovery import recover
+from .recovery import recover, recover_locked
 from .signals import unwinding
 
 #: Bytes of a name and of a path where the system does not say.
@@ -175,9 +175,16 @@ def _reject_long(target: Path, existing: Path) -> None:
 
 
 def _try(folder: Path, size: int) -> None:
-    """Make a file in a folder, as large as one will be, and remove it; one that a kill leaves is litter."""
+    """Make a file in a folder, as large as one will be, and remove it.
+
+    A kill leaves it there. The folder may be above the one that is written, into which alone a commit looks,
+    so what an earlier kill left is removed here.
+    """
     path = folder / f".twofold-{secrets.token_hex(8)}-new0"
-    with locked([folder], wait=True):  # or a recovery there takes the file for litter while it is in use
+    # Without the lock a recovery there takes the file for litter while it is in use.
+    with locked([folder], wait=True) as mine:
+        for one in mine:
+            recover_locked(one)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             if size:

@@ -45,3 +45,12 @@ def test_both_entries_are_replaced(twice, tmp_path):
     written = read_weights(tmp_path / "new.caffemodel")
     assert not written.entries("two")
     assert_close(opencv(tmp_path / "new.prototxt", tmp_path / "new.caffemodel", image())[0], wanted)
+
+
+def test_it_is_said_which_entry_counts_and_that_opencv_takes_another(twice, tmp_path):
+    model, wanted = twice
+    (said,) = model.notes
+    assert "net.caffemodel: weights of layer 'two' are there more than once: the last count" in said
+    assert "OpenCV takes the first" in said
+    of_opencv = opencv(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", image())[0]
+    assert np.abs(of_opencv - wanted).max() > 0.1 * np.abs(wanted).max()

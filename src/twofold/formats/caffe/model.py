@@ -146,7 +146,19 @@ class CaffeModel:
                 "it is not known what that does"
                 for variant, names in variants.items()
             ),
+            *self._repeated(),
         )
+
+    def _repeated(self) -> Iterable[str]:
+        """Of layers whose weights are in the file more than once, which count."""
+        if self.weights is None:
+            return
+        weights, layers = self.weights, dict.fromkeys(spec.name for spec in read_layers(self.definition))
+        if names := [name for name in layers if len(weights.entries(name)) > 1]:
+            yield (
+                f"{weights.path}: weights of {_counted(names)} are there more than once: the last count, "
+                "as in Caffe; OpenCV takes the first"
+            )
 
     def sources(self) -> dict[str, str]:
         """The sha256 of each of its files, by file name."""

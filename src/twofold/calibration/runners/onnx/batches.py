@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,3 +103,37 @@ class Batching:
             own = joined if name in varying else self.own(joined, count)
             found[name] = own.astype(np.float32, copy=False)
         return found
+
+
+@contextmanager
+def other_sizes(
+    in_file: Mapping[str, SampleShape | None], given: Mapping[str, SampleShape]
+) -> Iterator[None]:
+    """Add to what stops a model that it was run in other sizes than those that its file fixes.
+
+    Args:
+        in_file: shapes of the inputs by the file, None for an axis that is free, or where it says nothing.
+        given: shapes that were given instead.
+    """
+    try:
+        yield
+    except ModelError as error:
+        changed = [
+            f"{name} is {_times(fixed)} in the file and was given as {_times(given[name])}"
+            for name, fixed in in_file.items()
+            if fixed and name in given and _differ(fixed, given[name])
+        ]
+        if not changed:
+            raise
+        raise ModelError(
+            f"{error}. {'; '.join(changed)}: sizes that are written into the graph, as in a Reshape, stay as "
+            "they were; leave that shape away, or export the model with free sizes"
+        ) from error
+
+
+def _differ(fixed: SampleShape, shape: SampleShape) -> bool:
+    return any(a is not None and a != b for a, b in zip(fixed, shape, strict=False))
+
+
+def _times(shape: SampleShape) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape)

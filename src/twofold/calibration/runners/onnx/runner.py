@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ....lowrank.measure import composed
 from ...inputs import Batch, SampleShape
 from ...runner import LayerInputs, Norm, Outputs, Place, Stacks
 from ..readout import ONNX as READOUT
-from .batches import Batching, Values
+from .batches import Batching, Values, other_sizes
 from .early import first_norm, first_place
 from .graph import Graph, reads, types_of
 from .norms import with_batch_statistics
@@ -72,7 +72,9 @@ class OnnxRunner:
                 raise InputError(
                     f"input {name!r} is of type {type_}, which is no number; it cannot be calibrated"
                 )
-        shapes = {**input_shapes(model.proto), **model.inputs}
+        in_file = input_shapes(model.proto)
+        shapes = {**in_file, **model.inputs}
+        self._sizes = partial(other_sizes, in_file, model.inputs)
         self.batching = Batching.of({name: shapes[name] for name in self._normal.graph.fed})
         self.inputs: Mapping[str, SampleShape] = self.batching.shapes
         self._stacks: tuple[Stacks, _Network, Session] | None = None
@@ -133,7 +135,8 @@ class OnnxRunner:
         """See `Runner.record_inputs`."""
         places = {use: layer for layer in layers for use in self._network.uses(layer)}
         if gradients is not None:
-            yield from self._network.watch_gradients(places, self.parts(batch), gradients)
+            with self._sizes():
+                yield from self._network.watch_gradients(places, self.parts(batch), gradients)
             return
         envs, pieces = self.parts(batch), self._network.pieces
         changed: dict[int, Weights] = {}
@@ -151,9 +154,9 @@ class OnnxRunner:
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`; with stacks the changed model itself is run."""
         session = self._changed(stacks) if stacks else self._network.session(self._types)
-        return self.batching.joined(
-            [session(values) for values in self.parts(batch)], _count(batch), self.varying
-        )
+        with self._sizes():
+            found = [session(values) for values in self.parts(batch)]
+        return self.batching.joined(found, _count(batch), self.varying)
 
     def _changed(self, stacks: Stacks) -> Session:
         # The same stacks come batch by batch.
