@@ -208,6 +208,33 @@ def test_a_batch_of_several_gives_what_one_sample_at_a_time_gives(tmp_path):
     assert (given.batching.size, given.inputs) == (4, {"x": (16, 9, 9)})
 
 
+@pytest.mark.parametrize(
+    ("sizes", "given"),
+    [
+        ({"x": (1, 64), "state": (2, 1, 32)}, {}),
+        ({"x": ("n", 64), "state": (2, "n", 32)}, {"x": (1, 64), "state": (2, 1, 32)}),
+        ({"x": ("steps", 64), "state": (1, 1, 32)}, {}),
+    ],
+)
+def test_the_layers_of_a_recurrent_state_are_no_samples(tmp_path, sizes, given):
+    """As in speech nets: x is (batch, samples), the state (layers, batch, values)."""
+    nodes = [
+        make("Gemm", ["x", "one.w"], ["a"], transB=1),
+        make("ReduceSum", ["state", "axis"], ["s"], keepdims=0),
+        make("Add", ["a", "s"], ["y"]),
+    ]
+    tensors = {"one.w": small.weight(32, 64), "axis": np.array([0])}
+    model = load(tmp_path, small.model(nodes, tensors, sizes, {"y": ("n", 32)}), inputs=given)
+    (layer,) = model.convolutions()
+    assert layer.macs == 32 * 64
+    runner = runner_for(model)
+    assert runner.inputs["x"] == (64,)
+    state = runner.inputs["state"]
+    batch = {name: np.ones((3, *shape), np.float32) for name, shape in runner.inputs.items()}
+    assert state in ((2, 1, 32), (1, 32))
+    assert runner.run(batch)["y"].shape == (3, 32)
+
+
 @pytest.mark.parametrize("gradients", [False, True])
 def test_sizes_written_into_the_graph_are_named_where_others_were_given(tmp_path, gradients):
     nodes = [
@@ -226,12 +253,12 @@ def test_sizes_written_into_the_graph_are_named_where_others_were_given(tmp_path
     model = load(tmp_path, made, inputs={"x": (1, 4, 8, 8)})
     runner = runner_for(model)
     layers = runner.reached([layer for layer in model.convolutions() if isinstance(layer, ConvLayer)])
-    watched = np.random.default_rng(0)
-    run = (
-        (lambda: list(runner.record_inputs(layers, batch, watched)))
-        if gradients
-        else lambda: runner.run(batch)
-    )
+
+    def run():
+        if gradients:
+            list(runner.record_inputs(layers, batch, np.random.default_rng(0)))
+        runner.run(batch)
+
     said = r"x is 4x4x8x8 in the file and was given as 1x4x8x8: .* Reshape.*leave that shape away"
     with pytest.raises(ModelError, match=said):
         run()

@@ -111,16 +111,23 @@ class ValueShapes:
         return tuple(stored.dims) if stored is not None else self._known.get((holder.number, name))
 
 
+#: Axes of a batch of images.
+_IMAGE_AXES = 4
+
+
 def batch_size(shapes: Mapping[str, Shape | None]) -> int | None:
     """Samples that inputs of these shapes hold; None for any number.
 
-    That is the first axis of the input with most axes, or 1 where that is free and another input's is 1.
+    That is the first axis of the input with most axes, or 1 where that is free and another input's is 1. A
+    recurrent state has its layers first and the batch second, as (2, 1, 128): where another input holds one
+    sample, no input with fewer axes than images says how many there are.
     """
-    first: Shape = max((shape for shape in shapes.values() if shape is not None), key=len, default=())
+    known = [shape for shape in shapes.values() if shape]
+    first: Shape = max(known, key=len, default=())
     if not first:
         return 1
-    ones = any(shape and shape[0] == 1 for shape in shapes.values())
-    return 1 if first[0] is None and ones else first[0]
+    single = any(shape[0] == 1 and (first[0] is None or len(shape) > 1) for shape in known)
+    return 1 if single and (first[0] is None or len(first) < _IMAGE_AXES) else first[0]
 
 
 def batch_of(model: ModelProto, inputs: Mapping[str, Size]) -> int:
