@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-_LIMIT_S = 240
+_LIMIT_S = 1200
 #: What a training imports, were it late: optimizers ask for dynamo.
 _IMPORTED = (
     "pytest", "tests.processes", "torch", "torch._dynamo", "twofold.cli", "twofold.finetune.train",

@@ -311,7 +311,7 @@ def test_no_color_is_respected(tmp_path):
     found = {}
     for name, environment in (("colour", asked), ("none", {**asked, "NO_COLOR": "1"})):
         process = run_cli("inspect", "--help", env=environment)
-        found[name], _ = process.communicate(timeout=60)
+        found[name], _ = process.communicate(timeout=1200)
     colour = re.compile(r"\x1b\[[0-9;]*3[0-9]")
     assert colour.search(found["colour"])
     assert not colour.search(found["none"])
@@ -320,7 +320,7 @@ def test_no_color_is_respected(tmp_path):
 def test_completion_offers_the_commands():
     words = {"_TWOFOLD_COMPLETE": "complete_bash", "COMP_WORDS": "twofold ", "COMP_CWORD": "1"}
     process = run_cli(env={**os.environ, **words})
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=1200)
     assert err == ""
     assert {command[0] for command in commands()} <= set(out.split())
 
@@ -436,7 +436,7 @@ def test_an_interrupt_is_one_line_and_130(small, tmp_path):
     process = run_cli("decompose", "slow.prototxt", small[1], "-o", "out")
     with open("slow.prototxt", "w"):  # goes on once the file is being read
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=1200)
     assert process.returncode == 130
     assert err == (
         "twofold: interrupted; no file was left half-written; times that were measured are kept, "
@@ -452,7 +452,7 @@ def test_an_interrupt_in_the_middle_of_the_work_leaves_nothing(small, tmp_path):
     )
     before = set(tmp_path.iterdir())
     process = run_cli("decompose", *small, "-o", "out", "--data", "inputs.npy", "--metric", "stop:now")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=1200)
     assert process.returncode == 130
     assert err.splitlines()[-1].startswith("twofold: interrupted; no file was left half-written; ")
     assert "Traceback" not in err

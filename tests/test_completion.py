@@ -58,7 +58,7 @@ def completed(shell: str, line: str) -> str:
     if shell == "fish":  # fish itself says what Tab offers
         found = subprocess.run(
             ["fish", "--no-config", "-c", "source ./script; complete --do-complete $argv[1]", line],
-            capture_output=True, text=True, check=True, timeout=240,
+            capture_output=True, text=True, check=True, timeout=1200,
         )  # fmt: skip
         (only,) = found.stdout.splitlines()
         return line.rpartition(" ")[0] + " " + only.partition("\t")[0]
@@ -82,7 +82,7 @@ def typed(command: list[str], setup: str, line: str) -> str:
             os.close(master)
 
 
-def read_until(master: int, pattern: str, seconds: float = 240) -> str:
+def read_until(master: int, pattern: str, seconds: float = 1200) -> str:
     """What a pattern matches in what the shell says."""
     text, end = "", time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:

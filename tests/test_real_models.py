@@ -25,8 +25,8 @@ pytestmark = pytest.mark.models
 
 #: Input sizes smaller than the model's own, where only the time suffers from a large one.
 SMALL = {"hed": (96, 96), "hyperlpr-ssd": (256, 256)}
-#: HED's larger layers take seconds each at full rank.
-FULL_RANK = {"hed": ("conv1_2", "conv2_*", "conv3_1")}
+#: HED's larger layers take seconds each.
+ONLY = {"hed": ("conv1_2", "conv2_*", "conv3_1")}
 NAMES = tuple(models())
 
 
@@ -115,41 +115,42 @@ def check_text(real: RealModel, result: Result[CaffeModel]) -> None:
     assert real.prototxt.read_bytes() == old
 
 
-@pytest.mark.parametrize("rule", [None, "amct"])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_output_differs_as_predicted(tmp_path, name, rule):
-    real = model(name)
-    result = twofold.decompose(load(name), rule=rule, no_data=True)
-    check_text(real, result)
-    far = check_outputs(real, result, tmp_path)
-    assert result.plan.totals.macs_ratio <= 1.0
-    if not result.plan.choices:
-        assert name == "hyperlpr-finemapping"
-        assert far == [0.0]
-        for path in (real.prototxt, real.caffemodel):
-            assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
-        return
-    assert 0 < max(far) < 1.0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_net_has_something_to_give(tmp_path, name):
+def test_the_output_differs_as_predicted(tmp_path, name):
     result = twofold.decompose(
-        load(name), energy=0.9, multiple=4, schemes=("spatial", "channel"), no_data=True
-    )
+        load(name), energy=0.9, multiple=4, schemes=("spatial", "channel"), only=ONLY.get(name, ()),
+        no_data=True,
+    )  # fmt: skip
     assert result.plan.choices
     assert result.plan.totals.macs_ratio < 1
+    check_text(model(name), result)
     assert 0 < max(check_outputs(model(name), result, tmp_path)) < 1.0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "rule"), [("res10-ssd", None), ("hyperlpr-chars", "amct")])
+def test_so_it_does_without_a_budget(tmp_path, name, rule):
+    result = twofold.decompose(load(name), rule=rule, no_data=True)
+    assert result.plan.choices
+    assert result.plan.totals.macs_ratio <= 1
+    assert 0 < max(check_outputs(model(name), result, tmp_path)) < 1.0
+
+
+def test_a_net_that_has_nothing_to_give_is_copied(tmp_path):
+    real = model("hyperlpr-finemapping")
+    result = twofold.decompose(load(real.name), no_data=True)
+    assert not result.plan.choices
+    assert check_outputs(real, result, tmp_path) == [0.0]
+    for path in (real.prototxt, real.caffemodel):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+#: Residual sums, depthwise layers, half precision.
+@pytest.mark.parametrize("name", ["nsfw", "hyperlpr-ssd", "hyperlpr-chars"])
 def test_full_rank_gives_the_same_output(tmp_path, name):
     real = model(name)
-    only = FULL_RANK.get(name, ("*",))
-    result = twofold.decompose(load(name), only=only, ranks=dict.fromkeys(only, "full"), no_data=True)
+    result = twofold.decompose(load(name), ranks={"*": "full"}, no_data=True)
     prototxt, caffemodel, _ = result.save(tmp_path)
     assert result.plan.choices
-    # Also where the file is in half precision, as two of hyperlpr's are.
     wanted = opencv(real, real.prototxt, real.caffemodel)
     for difference in differences(real, opencv(real, prototxt, caffemodel), wanted):
         assert difference < 1e-4

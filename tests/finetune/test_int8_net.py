@@ -147,18 +147,21 @@ def begun(body: str) -> tuple[Int8Net, CaffeNet, dict[str, torch.Tensor]]:
     return int8, net, batch
 
 
-@pytest.fixture(params=CASES, ids=lambda name: name)
-def case(request):
-    """What `begun` gives, and what is to be in int8."""
-    body, end, rounded, floats = CASES[request.param]
-    return *begun(body + END.replace("END", end)), rounded, floats
-
-
-def test_the_runtime_computes_what_training_computes(case):
-    int8, net, batch, *_ = case
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_trains_every_weight_and_range_and_the_runtime_computes_the_same(name):
+    body, end, rounded, floats = CASES[name]
+    int8, net, batch = begun(body + END.replace("END", end))
+    before = {value: scale for value, (scale, _) in int8._rounding.ranges().items()}
     loss, _ = int8.loss(batch)
     loss.backward()
-    int8.learn(1.0)
+    for spec, module in zip(net.definition.layers, net.layers, strict=True):
+        for parameter_name, parameter in module.named_parameters():
+            assert parameter.grad.abs().max() > 0, (spec.name, parameter_name)
+    int8.learn(0.5)
+    after = {value: scale for value, (scale, _) in int8._rounding.ranges().items()}
+    for value, scale in before.items():
+        # Adam's first step is the rate, whatever the gradient.
+        assert abs(after[value] / scale - 1) == pytest.approx(1.5e-3, rel=0.05), value
     with torch.no_grad():
         for one in net.learnables():
             if one.tensor.grad is not None:
@@ -176,14 +179,16 @@ def test_the_runtime_computes_what_training_computes(case):
     assert (differs > 0.01).mean() <= 0.25
     assert np.abs(plain - trained).max() > 0.25 * step
     # Each value is looked at before that, and found to be rounded alike.
-    seen = int8._agreement(onnx.load_from_string(content)).differences
+    proto = onnx.load_from_string(content)
+    seen = int8._agreement(proto).differences
     assert len(seen) == len(int8._places.values)
     assert max(one.steps for one in seen) < 0.1
+    assert layers_in_int8(proto.graph) == rounded | {"score"}
+    assert int8.floats == floats
 
 
-def test_weights_are_in_int8_where_they_are_rounded_in_training(case):
-    int8, _, _, rounded, floats = case
-    graph = onnx.load_from_string(int8.content()).graph
+def layers_in_int8(graph: onnx.GraphProto) -> set[str]:
+    """The layers whose weights are stored in int8."""
     arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
     stored = {
         node.output[0]
@@ -192,24 +197,7 @@ def test_weights_are_in_int8_where_they_are_rounded_in_training(case):
         and node.input[0] in arrays
         and arrays[node.input[0]].dtype == np.int8
     }
-    layers = {node.name for node in graph.node if len(node.input) > 1 and node.input[1] in stored}
-    assert layers == rounded | {"score"}
-    assert int8.floats == floats
-
-
-def test_every_weight_and_range_is_trained(case):
-    int8, net, batch, *_ = case
-    before = {name: scale for name, (scale, _) in int8._rounding.ranges().items()}
-    loss, _ = int8.loss(batch)
-    loss.backward()
-    for spec, module in zip(net.definition.layers, net.layers, strict=True):
-        for name, parameter in module.named_parameters():
-            assert parameter.grad.abs().max() > 0, (spec.name, name)
-    int8.learn(0.5)
-    after = {name: scale for name, (scale, _) in int8._rounding.ranges().items()}
-    for name, scale in before.items():
-        # Adam's first step is the rate, whatever the gradient.
-        assert abs(after[name] / scale - 1) == pytest.approx(1.5e-3, rel=0.05), name
+    return {node.name for node in graph.node if len(node.input) > 1 and node.input[1] in stored}
 
 
 @pytest.mark.parametrize("name", ["c1", "score"])

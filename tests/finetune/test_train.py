@@ -217,7 +217,7 @@ def test_ctrl_c_writes_a_snapshot_to_resume_from(tiny):
             if line.startswith("Iteration 9:"):
                 break
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=1200)
     assert process.returncode == 130
     assert "stopping behind this iteration" in err
     assert "the same command with --resume goes on from here" in out

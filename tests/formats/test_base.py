@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
 from twofold.errors import OutputError, TwofoldError
-from twofold.files import atomic, recovery
+from twofold.files import atomic, locks, recovery
 from twofold.formats.base import commit, recover, reject_existing
 
 OLD = {"a.prototxt": b"old a", "b.caffemodel": b"old b"}
@@ -512,25 +511,37 @@ def test_undoing_that_fails_leaves_the_decision(tmp_path, monkeypatch):
     assert state(tmp_path) == NEW
 
 
-def test_two_commits_in_one_folder_do_not_disturb_each_other(tmp_path):
+def test_two_commits_in_one_folder_do_not_disturb_each_other(tmp_path, monkeypatch):
     script = textwrap.dedent("""
-        import sys, time
+        import sys
         from pathlib import Path
         from twofold.formats.base import commit
         def slow(stream):
-            Path(sys.argv[1], "begun").touch()
-            time.sleep(1)
+            print("begun", flush=True)
+            sys.stdin.readline()
             stream.write(b"slow")
         commit({Path(sys.argv[1], "slow"): slow}, force=False)
     """)
-    child = subprocess.Popen([sys.executable, "-c", script, tmp_path])
-    while not (tmp_path / "begun").exists():
-        assert child.poll() is None
-        time.sleep(0.01)
-    assert recover(tmp_path) == ()
-    commit({tmp_path / "fast": write(b"fast")}, force=False)  # waits
-    assert child.wait() == 0
-    assert state(tmp_path) == {"begun": b"", "fast": b"fast", "slow": b"slow"}
+    take, waited = locks.take, []
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "begun\n"
+        assert recover(tmp_path) == ()
+
+        def take_after_the_other(descriptor, *, wait):
+            if wait and not waited:
+                with pytest.raises(BlockingIOError):
+                    take(descriptor, wait=False)
+                waited.append(descriptor)
+                print("go on", file=child.stdin, flush=True)
+            take(descriptor, wait=wait)
+
+        monkeypatch.setattr(locks, "take", take_after_the_other)
+        commit({tmp_path / "fast": write(b"fast")}, force=False)
+    assert waited
+    assert child.returncode == 0
+    assert state(tmp_path) == {"fast": b"fast", "slow": b"slow"}
 
 
 def test_base_is_the_public_place():

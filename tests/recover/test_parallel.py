@@ -1,4 +1,7 @@
-"""Several processes under torchrun: the same recovery as one process with the whole batch."""
+"""Several processes: the same recovery as one process with the whole batch.
+
+`tests/finetune/test_parallel.py` starts them with torchrun itself.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 
 import numpy as np
 import pytest
-from tests.processes import together, torchrun
+from tests.processes import together
 from tests.small import write
 from tests.test_calibrated import samples
 
@@ -19,8 +22,8 @@ from twofold.recover import RecoverOptions, recover
 pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize(("rate", "launch"), [(3e-3, torchrun), (None, together)])
-def test_two_processes_are_one_with_the_whole_batch(tmp_path, rate, launch):
+@pytest.mark.parametrize("rate", [3e-3, None])
+def test_two_processes_are_one_with_the_whole_batch(tmp_path, rate):
     original = twofold.load(*write(tmp_path))
     twofold.decompose(original, macs=0.3, multiple=4, no_data=True).save(tmp_path / "out")
     np.save(tmp_path / "x.npy", samples(21, seed=3))
@@ -28,7 +31,7 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path, rate, launch):
         "recover", "net.prototxt", "net.caffemodel", "out", "-o", "two", "--data", "x.npy", "--device", "cpu",
         "--steps", "9", *(["--rate", str(rate)] if rate else []), "--batch", "4", "--seed", "5", "--json",
     )  # fmt: skip
-    done = launch(tmp_path, *argv)
+    done = together(tmp_path, *argv)
     assert done.returncode == 0, done.stderr
     assert "[W" not in done.stderr, done.stderr  # what PyTorch itself warns of
     got = json.loads(done.stdout)  # only the first process speaks

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.formats.caffe.tiny_net import FOLDER, PARAMS, MisfitError, forward, load
 from tests.formats.caffe.wire_oracle import NetParameter, parse
@@ -332,7 +332,7 @@ def test_every_truncation_is_noticed(name, step, tmp_path):
                 read_weights(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_damaged_files_never_surprise(tmp_path, data):
     """Flipped bytes give an error of ours or a model, and what was read is written back."""
@@ -349,7 +349,6 @@ def test_damaged_files_never_surprise(tmp_path, data):
                     assert blob.array().shape == blob.shape
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(min_size=1, max_size=200))
 def test_random_bytes_never_surprise(tmp_path, content):
     with suppress(FormatError):
@@ -601,7 +600,6 @@ unknown_fields = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_random_models(tmp_path, data):
     """Fields in any order, unknown fields anywhere: only the replaced layer changes, and protobuf agrees."""
