@@ -87,26 +87,27 @@ class Outcome:
     error: float
 
 
-def outcomes(folder: Path, **options: Any) -> dict[str, Outcome]:
+def outcomes(folder: Path, *, side: int = SIDE, count: int = COUNT, **options: Any) -> dict[str, Outcome]:
     """Decompose all three on the same crops, with the same options."""
-    calibration, holdout = inputs()
-    return {name: _outcome(one, calibration, holdout, options) for name, one in three_formats(folder).items()}
+    calibration, holdout = inputs(side, count)
+    formats = three_formats(folder, side)
+    return {name: _outcome(one, calibration, holdout, options) for name, one in formats.items()}
 
 
-def inputs() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def inputs(side: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Crops to calibrate on, and crops of other photographs."""
     shots = photographs()
     pair = (
-        as_inputs(crops(of, count, (SIDE, SIDE), seed=1), "bgr", MEAN_BGR, 1.0)
-        for of, count in ((shots.calibration, COUNT), (shots.holdout, 8))
+        as_inputs(crops(of, some, (side, side), seed=1), "bgr", MEAN_BGR, 1.0)
+        for of, some in ((shots.calibration, count), (shots.holdout, 8))
     )
     return next(pair), next(pair)
 
 
-def three_formats(folder: Path) -> dict[str, Any]:
+def three_formats(folder: Path, side: int) -> dict[str, Any]:
     """HED as Caffe model, ONNX model and module with example inputs."""
     hed = model("hed")
-    shape = (1, 3, SIDE, SIDE)
+    shape = (1, 3, side, side)
     caffe = twofold.load(hed.prototxt, hed.caffemodel, inputs={"data": shape})
     layers = [
         layer

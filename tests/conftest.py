@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 settings.load_profile("twofold")
+
+# A job in a shell's background ignores Ctrl-C, and so would every command that a test starts and interrupts.
+if (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -38,3 +49,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(os.path.relpath(item.path, Path(__file__).parent)).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("models") is None)
+
+
+#: Runtimes that start no process.
+HERE = ("onnxruntime", "opencv", "torch")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def little_timing() -> Iterator[None]:
+    """Nets and layers are timed in three rounds, and `compare` does it in the runtimes of this process.
+
+    As long as users are made to wait, tests would wait, too, and longer on a busy machine. How long that is
+    stands in `latency/test_clock.py`; that every runtime takes part in `test_compare_times.py`.
+    """
+    clock, runtimes = (import_module(f"twofold.latency.{name}") for name in ("clock", "runtimes"))
+    few = clock.Effort(0, 3, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            import_module("twofold.latency.stopwatch"),
+            "interleaved",
+            lambda runs, _: clock.interleaved(runs, few),
+        )
+        patch.setattr(
+            import_module("twofold.compare"), "installed",
+            lambda: [one for one in runtimes.installed() if one.name in HERE],
+        )  # fmt: skip
+        yield

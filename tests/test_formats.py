@@ -13,11 +13,11 @@ pytestmark = pytest.mark.models
 
 
 def test_hed_in_three_formats_is_one_network(tmp_path):
-    """On its first three blocks, which are quick to factor."""
-    found = outcomes(tmp_path, macs=0.8, only="*conv[123]_*", multiple=8)
+    """On its first two blocks, which are quick to factor, and crops that are quick to run."""
+    found = outcomes(tmp_path, side=64, macs=0.85, only="*conv[12]_*", multiple=8)
     assert set(found) == {"Caffe", "ONNX", "PyTorch"}
     caffe = found["Caffe"]
-    assert len(caffe.ranks) > 3
+    assert len(caffe.ranks) == 3
     assert caffe.measured == pytest.approx(caffe.predicted, rel=0.5)
     for one in found.values():
         assert one.ranks == caffe.ranks

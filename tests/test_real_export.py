@@ -15,15 +15,19 @@ from twofold.formats.caffe.model import CaffeModel
 
 pytestmark = pytest.mark.models
 
+#: Input sizes smaller than the model's own, where only the time suffers from a large one.
+SMALL = {"hed": (96, 96)}
+
 
 @pytest.mark.parametrize("name", list(models()))
 def test_the_exported_net_agrees_with_pytorch_on_photographs(name, tmp_path):
     real = model(name)
-    caffe = CaffeModel.load(real.prototxt, real.caffemodel)
+    size = SMALL.get(name, real.size)
+    caffe = CaffeModel.load(real.prototxt, real.caffemodel, {real.input: (1, 3, *size)})
     found = twofold.export(caffe, tmp_path / "net.onnx")
-    assert found.inputs[real.input] == (None, 3, *real.size)
+    assert found.inputs[real.input] == (None, 3, *size)
     options = real.options
-    cut = crops(photographs().holdout, 2, real.size, seed=3)
+    cut = crops(photographs().holdout, 2, size, seed=3)
     x = as_inputs(cut, options.color or "bgr", options.channel_mean(3), options.scale or 1.0)
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
     got = session.run(None, {real.input: x})
