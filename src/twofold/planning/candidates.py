@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twofold.conv import ConvLayer, Size
+from twofold.conv import ConvGeometry, ConvLayer, Size
 from twofold.errors import PlanError
-from twofold.lowrank.protocols import RankErrors
+from twofold.lowrank.protocols import RankErrors, Scheme
 from twofold.lowrank.schemes import scheme
 from twofold.planning.solve import pareto
 from twofold.planning.workload import Workload, chain_params, layer_params
@@ -93,7 +93,7 @@ def candidates_at(
         ranks: (n,), each within its largest rank.
         workload: how MACs are counted.
     """
-    chain = partial(scheme(factorization.scheme).chain, layer.geometry, factorization.variant)
+    chain = _chain(scheme(factorization.scheme), layer.geometry, factorization.variant)
     macs, params = workload.grid(layer, chain, [ranks])
     energy = np.asarray(factorization.energy_errors(), np.float64)[ranks]
     return tuple(
@@ -139,7 +139,7 @@ def useful_ranks(layer: ConvLayer, scheme_name: str, variant: str, workload: Wor
     kind = scheme(scheme_name)
     full = kind.full_rank(layer.geometry, variant)
     axes = [np.arange(1, limit + 1) for limit in full]
-    chain = partial(kind.chain, layer.geometry, variant)
+    chain = _chain(kind, layer.geometry, variant)
     useful = []
     for axis, ranks in enumerate(axes):
         others = [ranks if i == axis else np.ones(1, np.int64) for i in range(len(axes))]
@@ -153,11 +153,17 @@ def has_candidates(layer: ConvLayer, scheme_name: str, workload: Workload, multi
     kind, step = scheme(scheme_name), _step(layer, multiple)
     for variant in kind.variants(layer.geometry):
         full = kind.full_rank(layer.geometry, variant)
-        chain = partial(kind.chain, layer.geometry, variant)
+        chain = _chain(kind, layer.geometry, variant)
         macs, params = workload.grid(layer, chain, [np.array([step]) for _ in full])
         if step <= min(full) and _cheaper(layer, macs, params, workload).all():
             return True
     return False
+
+
+@lru_cache(maxsize=4096)
+def _chain(kind: Scheme, geometry: ConvGeometry, variant: str) -> Callable[[Size], tuple[ConvGeometry, ...]]:
+    """The stack of a scheme at some ranks; one object for one stack, so that its costs are known again."""
+    return partial(kind.chain, geometry, variant)
 
 
 def _step(layer: ConvLayer, multiple: int) -> int:
@@ -171,7 +177,7 @@ def _of_one(
     step = _step(layer, multiple)
     axes = [np.arange(step, limit + 1, step) for limit in factorization.max_ranks]
     kind = scheme(factorization.scheme)
-    chain = partial(kind.chain, layer.geometry, factorization.variant)
+    chain = _chain(kind, layer.geometry, factorization.variant)
     macs, params = workload.grid(layer, chain, axes)
     energy = np.asarray(factorization.energy_errors(), np.float64)[np.ix_(*axes)]
     where = np.nonzero(_cheaper(layer, macs, params, workload))

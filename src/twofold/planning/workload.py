@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,18 +101,39 @@ class Workload:
         Returns:
             MACs and params, each with one axis per rank.
         """
-        unit = chain((1,) * len(axes))
-        doubled = [chain(tuple(2 if i == axis else 1 for i in range(len(axes)))) for axis in range(len(axes))]
         meshes = np.meshgrid(*axes, indexing="ij", sparse=True)
         shape = tuple(len(axis) for axis in axes)
         macs, params = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        for i, (geometry, single) in enumerate(zip(unit, self.each(layer, unit), strict=True)):
+        for term in _terms(self, chain, len(axes), layer.geometry, layer.input_sizes, layer.runs):
             area = np.ones((), np.int64)
-            for ranks, larger in zip(meshes, doubled, strict=True):
-                area = area * ranks if larger[i].params > geometry.params else area
-            macs += area * single.numerator // single.denominator
-            params += geometry.params * area
+            for ranks, grows in zip(meshes, term.grows, strict=True):
+                area = area * ranks if grows else area
+            macs += area * term.macs.numerator // term.macs.denominator
+            params += term.params * area
         return macs, params
+
+
+@dataclass(frozen=True)
+class _Term:
+    """What a convolution of a stack costs at rank 1, and the ranks that this grows with."""
+
+    macs: int | Fraction
+    params: int
+    grows: tuple[bool, ...]
+
+
+@lru_cache(maxsize=4096)  # plans ask several times, and networks repeat their layers
+def _terms(
+    workload: Workload, chain: Callable[[Size], tuple[ConvGeometry, ...]], count: int,
+    geometry: ConvGeometry, sizes: tuple[Size, ...], runs: tuple[Fraction, ...],
+) -> tuple[_Term, ...]:  # fmt: skip
+    unit = chain((1,) * count)
+    doubled = [chain(tuple(2 if i == axis else 1 for i in range(count))) for axis in range(count)]
+    layer = ConvLayer("", geometry, None, input_sizes=sizes, runs=runs)
+    return tuple(
+        _Term(macs, one.params, tuple(larger[i].params > one.params for larger in doubled))
+        for i, (one, macs) in enumerate(zip(unit, workload.each(layer, unit), strict=True))
+    )
 
 
 def _skipped_params(skipped: Skipped) -> int:
