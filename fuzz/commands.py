@@ -77,7 +77,12 @@ def _run(name: str, number: int, typed: str, row: Row) -> str:
         path = reader.place(folder)
         path.write_bytes(reader.attack(number))
         before = {one.name for one in folder.iterdir()}
-        environment = {**os.environ, "TWOFOLD_LATENCY_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "TWOFOLD_LATENCY_CACHE": str(folder),
+            "TWOFOLD_CACHE": "",
+            "OMP_NUM_THREADS": "1",
+        }
         argv = [path.name if word == "*" else word for word in typed.split()]
         began = resource.getrusage(resource.RUSAGE_CHILDREN)
         run = subprocess.run(

@@ -196,6 +196,7 @@ def _child(folder: Path, typed: str, begin: Callable[[], object] | None, counted
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     os.chdir(folder)
     os.environ["TWOFOLD_LATENCY_CACHE"] = str(folder / "cache")
+    os.environ["TWOFOLD_CACHE"] = ""  # each run on its own
     tempfile.tempdir = str(folder / "tmp")
     counter = begin() if begin is not None else None
     try:

@@ -28,6 +28,8 @@ if (
 
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+# What one test has computed must not come back in another: tests of the cache name a folder of their own.
+os.environ["TWOFOLD_CACHE"] = ""
 
 
 #: What trains, plans or calibrates from end to end, or starts browsers and many processes.

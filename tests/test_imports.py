@@ -20,6 +20,7 @@ FLOW = (
     ("registry",),
     ("terminal", "system"),
     ("progress", "codec", "distributed"),
+    ("fingerprint",),
     ("files",),
     ("layer_types",),
     ("conv",),

@@ -16,9 +16,10 @@ from threadpoolctl import threadpool_info
 from .calibration.memory import free_memory
 from .conv import ConvGeometry
 from .errors import MissingExtraError, TwofoldError
+from .files.cache import cache_folder
+from .latency import table as tables
 from .latency.runtimes import RUNTIMES, cpu_name, default_threads, runtime
 from .latency.stacks import Stack
-from .latency.table import cache_folder
 from .text import aligned
 
 #: Packages that are always there.
@@ -135,6 +136,7 @@ class Diagnosis:
         cores: that this process may use.
         memory_free: bytes that this process may still take.
         latency_tables: folder of the times that were measured.
+        cache: folder of the results that `decompose` goes on from; None where it is switched off.
         packages: those that are always needed, with their versions.
         extras: those that may be missing.
         runtimes: in which nets can be timed.
@@ -147,6 +149,7 @@ class Diagnosis:
     cores: int
     memory_free: int
     latency_tables: str
+    cache: str | None
     packages: dict[str, str | None]
     extras: tuple[Extra, ...]
     runtimes: tuple[RuntimeState, ...]
@@ -167,6 +170,7 @@ class Diagnosis:
             ("algebra", algebra),
             ("packages", _versions(self.packages)),
             ("times", f"kept in {self.latency_tables}"),
+            ("cache", "switched off" if self.cache is None else f"results are kept in {self.cache}"),
         ]
         extras = [
             (one.name, _versions(one.packages), one.brings if not one.remedy else _missing(one))
@@ -205,7 +209,8 @@ def diagnose() -> Diagnosis:
         cpu=cpu_name(),
         cores=default_threads(),
         memory_free=free_memory(),
-        latency_tables=str(cache_folder()),
+        latency_tables=str(tables.cache_folder()),
+        cache=None if (folder := cache_folder()) is None else str(folder),
         packages={name: _version(name) for name in CORE},
         extras=tuple(_extra(name) for name in EXTRAS),
         runtimes=tuple(_runtime(name) for name in RUNTIMES),

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from twofold.calibration.arrays import read_npy
 from twofold.calibration.gather import Statistics
 from twofold.calibration.grouped import accumulator
 from twofold.calibration.sound import unsound
@@ -18,6 +17,7 @@ from twofold.calibration.statistics import StatisticsOptions
 from twofold.calibration.store import SavedStatistics, load_or_gather, load_statistics, save_statistics
 from twofold.conv import ConvGeometry, ConvLayer, LayerStatistics
 from twofold.errors import FormatError, InputError, OutputError
+from twofold.files.arrays import read_npy
 
 LAYER = LayerStatistics(4, np.zeros(3), np.eye(3), (np.eye(3),), None)
 

@@ -10,9 +10,9 @@ section 3, for the factored form with the covariance of the inputs).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..conv import Array, ConvLayer, Factors, FactorStatistics, LayerStatistics
 from ..errors import InputError, OptionError, remedy
+from ..lowrank.groups import one_group
 from ..progress import track
 from ..renamed import former_fields
 from .grouped import accumulator, factor_accumulator
@@ -28,7 +29,7 @@ from .memory import SHARE, free_memory, share_out
 from .runner import Runner
 from .shrink import shrunk
 from .statistics import StatisticsOptions, patch_size
-from .vectors import another_pass_fits
+from .vectors import another_pass_fits, over_the_limit
 
 #: Patches per value of a patch that are looked at where the user does not say how many positions: enough for
 #: covariances whose small eigenvalues still mean something.
@@ -79,11 +80,15 @@ class Statistics:
         layers: statistics by layer name.
         record: what they were gathered from and how, as plain JSON values.
         notes: what a user should know.
+        keys: a hash of all that they depend on, by layer name; empty where there is none.
+        again: gives those of a layer that are not in `layers`, since they are kept elsewhere.
     """
 
     layers: Mapping[str, LayerStatistics]
     record: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict)
+    again: Callable[[str], LayerStatistics] | None = None
 
 
 def stored_bytes(layers: Sequence[ConvLayer], options: CalibrationOptions) -> int:
@@ -94,9 +99,67 @@ def stored_bytes(layers: Sequence[ConvLayer], options: CalibrationOptions) -> in
     return sum(4 * geometry.groups * patch_size(geometry) ** 2 for geometry in kept)  # triangles in float64
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much is gathered of which layer, within the memory limit.
+
+    Attributes:
+        memory: bytes that covariances may take in all.
+        strips: bytes that the strips of one layer may take.
+        full: names of the layers whose covariance is gathered.
+        alone: names of the layers that are too large to be looked at in any way.
+    """
+
+    memory: int
+    strips: int
+    full: frozenset[str]
+    alone: tuple[str, ...]
+
+    @classmethod
+    def of(cls, layers: Sequence[ConvLayer], options: CalibrationOptions) -> Extent:
+        """That of some layers, by what is free now where the options set no limit."""
+        free = int(SHARE * free_memory())
+        memory = free if options.memory is None else options.memory
+        full = share_out(layers, memory)
+        over = [layer for layer in layers if layer.name not in full]
+        alone = tuple(
+            layer.name for layer in over if not another_pass_fits(layer.geometry, memory, free)
+        )  # fmt: skip
+        return cls(memory, free, full, alone)
+
+    def looked_at(self, layers: Sequence[ConvLayer]) -> list[ConvLayer]:
+        """Those of the layers that are looked at."""
+        return [layer for layer in layers if layer.name not in self.alone]
+
+    def options(self, layer: ConvLayer, inputs: Inputs, options: CalibrationOptions) -> StatisticsOptions:
+        """How a layer is looked at."""
+        return layer_options(layer, inputs, options, self.full, self.strips)
+
+    def moments(self, layer: ConvLayer) -> str:
+        """Which moments of a layer are gathered: of "patches", "strips", or single "values"."""
+        if layer.name in self.full:
+            return "patches"
+        limits = StatisticsOptions(0, strips=self.strips)
+        return "values" if over_the_limit(one_group(layer.geometry), limits) else "strips"
+
+    def notes(self, layers: Sequence[ConvLayer]) -> tuple[str, ...]:
+        """What a user should know of it."""
+        over = [layer.name for layer in self.looked_at(layers) if layer.name not in self.full]
+        return tuple(
+            f"{len(names)} layers are over the memory limit of {self.memory / 2**30:.2g} GiB and {what}: "
+            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+            for names, what in (
+                (over, "take another pass over the inputs"),
+                (self.alone, "are too large for another pass, so they are fitted to their weights alone"),
+            )
+            if names
+        )
+
+
 def gather(
-    runner: Runner, layers: Sequence[ConvLayer], inputs: Inputs, options: CalibrationOptions
-) -> Statistics:
+    runner: Runner, layers: Sequence[ConvLayer], inputs: Inputs, options: CalibrationOptions,
+    extent: Extent | None = None,
+) -> Statistics:  # fmt: skip
     """Collect the input statistics of every layer in one pass.
 
     Args:
@@ -104,21 +167,15 @@ def gather(
         layers: layers that the protected outputs depend on.
         inputs: samples; all are used.
         options: how.
+        extent: how much is gathered of each; as much as the memory limit allows these layers if None.
 
     Raises:
         InputError: a layer sees nothing, or values that are not finite.
     """
-    free = int(SHARE * free_memory())
-    memory = free if options.memory is None else options.memory
-    full = share_out(layers, memory)
-    alone = [
-        layer.name for layer in layers
-        if layer.name not in full and not another_pass_fits(layer.geometry, memory, free)
-    ]  # fmt: skip
-    layers = [layer for layer in layers if layer.name not in alone]
+    extent = extent or Extent.of(layers, options)
+    chosen = extent.looked_at(layers)
     accumulators = {
-        layer.name: accumulator(layer.geometry, layer_options(layer, inputs, options, full, free))
-        for layer in layers
+        layer.name: accumulator(layer.geometry, extent.options(layer, inputs, options)) for layer in chosen
     }
     metrics: dict[str, NDArray[np.float64]] = {}
     weighted = options.gradients and runner.differentiable
@@ -127,13 +184,12 @@ def gather(
     with mode(runner, options):
         for index, batch in enumerate(track(inputs, "collecting input statistics of layers")):
             asked = generator if weighted and index % stride == 0 else None
-            for seen in runner.record_inputs(layers, batch, asked):
+            for seen in runner.record_inputs(chosen, batch, asked):
                 accumulators[seen.layer].update(seen.inputs)
                 if seen.gradients is not None:
                     metrics[seen.layer] = metrics.get(seen.layer, 0) + _second_moment(seen.gradients)
-    notes = []
     found = {}
-    for layer in track(layers, "summing up"):
+    for layer in track(chosen, "summing up"):
         statistics = accumulators.pop(layer.name).result()
         _check(layer, statistics)
         if not layer.geometry.semantics.spatial:
@@ -141,26 +197,20 @@ def gather(
         # The metric mixes all outputs of a layer, which a stack with groups cannot follow.
         metric = metrics.get(layer.name) if layer.geometry.groups == 1 else None
         found[layer.name] = replace(statistics, gradient=_normalised(metric))
-    over = [name for name in found if name not in full]
-    for names, what in (
-        (over, "take another pass over the inputs"),
-        (alone, "are too large for another pass, so they are fitted to their weights alone"),
-    ):
-        if names:
-            notes.append(
-                f"{len(names)} layers are over the memory limit of {memory / 2**30:.2g} GiB and {what}: "
-                f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-            )
-    record = {
+    return Statistics(found, record_of(runner, inputs, options, extent), extent.notes(layers))
+
+
+def record_of(runner: Runner, inputs: Inputs, options: CalibrationOptions, extent: Extent) -> dict[str, Any]:
+    """What statistics are gathered from and how, as plain JSON values."""
+    return {
         "inputs": inputs.record(),
         "batch_statistics": bool(options.batch_statistics),
-        "gradients": weighted,
+        "gradients": options.gradients and runner.differentiable,
         "positions": options.positions,
         "seed": options.seed,
         "outputs": list(runner.outputs),
-        "weights_alone": alone,
+        "weights_alone": list(extent.alone),
     }
-    return Statistics(found, record, tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)

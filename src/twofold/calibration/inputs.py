@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from ..conv import frozen
 from ..errors import InputError, OptionError
+from ..files.arrays import read_npy, read_npz
 from ..renamed import former_fields
 from ..system import reading
-from .arrays import read_npy, read_npz
 from .memory import check_room
 
 #: Shape of one sample of an input, without the batch axis: (C, H, W) for images. None: any size.
@@ -140,6 +140,10 @@ class Inputs:
 
     def digest(self) -> str:
         """sha256 over names, shapes and values of all samples."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         sha = hashlib.sha256()
         for name in sorted(self.arrays):
             array = np.ascontiguousarray(self.arrays[name], "<f4")

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, InputError, OptionError
+from ..files.arrays import read_npy
 from ..formats.caffe.blob import WireBlob
 from ..formats.caffe.wire import WireError
 from ..system import is_file, reading
-from .arrays import read_npy
 from .memory import check_room
 
 

@@ -90,6 +90,15 @@ class OutputErrorMetric:
             )
         return math.sqrt(sum(squares) / len(squares))
 
+    def sums(self) -> dict[tuple[Hashable, str], NDArray[np.float64]]:
+        """All that was collected, by network and output: copies that `restore` takes."""
+        return {(key, name): one.copy() for key, sums in self._sums.items() for name, one in sums.items()}
+
+    def restore(self, sums: Mapping[tuple[Hashable, str], NDArray[np.float64]]) -> None:
+        """Go on from what another one had collected."""
+        for (key, name), one in sums.items():
+            self._sums.setdefault(key, {})[name] = one.copy()
+
     def by_output(self, key: Hashable) -> dict[str, float]:
         """The error of every output by itself."""
         return {name: math.sqrt(self._squared(name, *sums)) for name, sums in self._sums[key].items()}

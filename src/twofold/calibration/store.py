@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from twofold.calibration.arrays import read_npz
 from twofold.calibration.gather import Statistics
 from twofold.calibration.memory import check_room
 from twofold.calibration.sound import unsound
-from twofold.codec import from_plain
+from twofold.codec import from_plain, to_plain
 from twofold.conv import ConvLayer, LayerStatistics
 from twofold.errors import FormatError, InputError
+from twofold.files.arrays import read_npz
 from twofold.formats.base import commit, is_missing, reserved
 from twofold.system import reading
 
 VERSION = 1
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -47,33 +48,12 @@ def save_statistics(path: Path, saved: SavedStatistics) -> None:
     Raises:
         OutputError: the system rejects.
     """
-    arrays: dict[str, Any] = {}
-    for index, statistics in enumerate(saved.layers.values()):
-        matrices = {f"strip{axis}": strip for axis, strip in enumerate(statistics.strips)}
-        for key in ("covariance", "gradient"):
-            matrix = getattr(statistics, key)
-            if matrix is not None:
-                matrices[key] = matrix
-        arrays[f"{index}/mean"] = statistics.mean
-        for key, matrix in matrices.items():  # with the groups in front, where the layer has any
-            diagonal = matrix.ndim == statistics.mean.ndim
-            kept = matrix if diagonal else matrix[(..., *np.triu_indices(matrix.shape[-1]))]
-            arrays[f"{index}/{key}"] = kept
+    packed = [pack(name, statistics) for name, statistics in saved.layers.items()]
+    arrays = {f"{i}/{key}": array for i, (_, parts) in enumerate(packed) for key, array in parts.items()}
     header = {
         "version": VERSION,
         "provenance": dict(saved.provenance),
-        "layers": [
-            {
-                "name": name,
-                "count": s.count,
-                "strips": len(s.strips),
-                "full": s.covariance is not None,
-                "gradient": s.gradient is not None,
-                "diagonal": s.strips[0].ndim == s.mean.ndim,
-                "shrinkage": s.shrinkage,
-            }
-            for name, s in saved.layers.items()
-        ],
+        "layers": [entry for entry, _ in packed],
     }
     commit({path: lambda stream: np.savez(stream, header=np.array(json.dumps(header)), **arrays)}, force=True)
 
@@ -91,10 +71,43 @@ def load_statistics(path: Path) -> SavedStatistics:
         known = from_plain(_Header, header, "its header")
         if known.version > VERSION:
             raise FormatError(f"its version is {known.version}, and this twofold reads up to {VERSION}")
-        layers = {entry.name: _layer(arrays, index, entry) for index, entry in enumerate(known.layers)}
+        layers = {
+            entry.name: _layer(_parts(arrays, f"{index}/"), entry) for index, entry in enumerate(known.layers)
+        }
     except FormatError as error:
         raise FormatError(f"{path}: is no file of statistics: {error}; calibrate again") from error
     return SavedStatistics(MappingProxyType(layers), MappingProxyType(known.provenance))
+
+
+def pack(name: str, statistics: LayerStatistics) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The statistics of a layer as plain JSON values and arrays of numbers; see `unpack`.
+
+    Symmetric matrices become their upper triangles, with the groups in front where the layer has any.
+    """
+    matrices = {f"strip{axis}": strip for axis, strip in enumerate(statistics.strips)}
+    for key in ("covariance", "gradient"):
+        matrix = getattr(statistics, key)
+        if matrix is not None:
+            matrices[key] = matrix
+    arrays = {"mean": statistics.mean}
+    for key, matrix in matrices.items():
+        diagonal = matrix.ndim == statistics.mean.ndim
+        arrays[key] = matrix if diagonal else _triangle(matrix)
+    entry = _Entry(
+        name, statistics.count, len(statistics.strips), statistics.covariance is not None,
+        statistics.gradient is not None, statistics.strips[0].ndim == statistics.mean.ndim,
+        statistics.shrinkage,
+    )  # fmt: skip
+    return to_plain(entry), arrays
+
+
+def unpack(entry: Any, arrays: Mapping[str, Any]) -> LayerStatistics:
+    """The statistics of a layer from what `pack` gave, all arrays equal.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    return _layer(arrays, from_plain(_Entry, entry, "the statistics"))
 
 
 def load_or_gather(
@@ -170,13 +183,17 @@ class _Header:
     layers: tuple[_Entry, ...]
 
 
-def _layer(arrays: Mapping[str, Any], index: int, entry: _Entry) -> LayerStatistics:
+def _parts(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+def _layer(arrays: Mapping[str, Any], entry: _Entry) -> LayerStatistics:
     where = f"layer {entry.name!r}"
     if not 1 <= entry.count < 2**63 or not 0 <= entry.strips <= 8 or not 0 <= entry.shrinkage <= 1:
         raise FormatError(f"{where}: {entry} cannot be")
 
     def stored(name: str) -> Any:
-        array = arrays.get(f"{index}/{name}")
+        array = arrays.get(name)
         if array is None or array.dtype != np.float64 or array.ndim not in (1, 2, 3) or not array.size:
             found = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
             raise FormatError(f"{where}: its {name} is {found}, no array of float64")
@@ -202,9 +219,21 @@ def _layer(arrays: Mapping[str, Any], index: int, entry: _Entry) -> LayerStatist
     return LayerStatistics(entry.count, mean, covariance, strips, gradient, shrinkage=entry.shrinkage)
 
 
+def _triangle(matrix: Any) -> Any:
+    """The upper triangle (..., n (n + 1) / 2), row by row: indices would take more memory than values."""
+    return np.concatenate([matrix[..., i, i:] for i in range(matrix.shape[-1])], axis=-1)
+
+
 def _symmetric(triangle: Any, n: int) -> Any:
     matrix = np.empty((*triangle.shape[:-1], n, n))
-    matrix[(..., *np.triu_indices(n))] = triangle
-    lower = np.tril_indices(n, -1)
-    matrix[(..., *lower)] = matrix.swapaxes(-1, -2)[(..., *lower)]
+    start = 0
+    for i in range(n):
+        matrix[..., i, i:] = triangle[..., start : start + n - i]
+        start += n - i
+    for i in range(0, n, _BLOCK):  # by blocks, since single columns are slow to write
+        rows = slice(i, min(i + _BLOCK, n))
+        matrix[..., rows.stop :, rows] = matrix[..., rows, rows.stop :].swapaxes(-1, -2)
+        lower = (..., *np.tril_indices(rows.stop - i, -1))
+        block = matrix[..., rows, rows]
+        block[lower] = block.swapaxes(-1, -2)[lower]
     return matrix

@@ -49,6 +49,7 @@ ENTRIES = {
     "export": Entry("Deploy", "deploy", "Write a Caffe net as ONNX, checked in ONNX Runtime."),
     "quantize": Entry("Deploy", "deploy", "Write a net in int8, as ONNX, and measure what that costs."),
     "latency": Entry("Deploy", "times", "Layer times: those measured, and models to time on a device."),
+    "cache": Entry("Help", "cache", "What earlier runs have left for later ones: list it, or remove it."),
     "doctor": Entry("Help", "doctor", "List what is installed, and what each missing extra brings."),
 }
 

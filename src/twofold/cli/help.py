@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from ..errors import offering
 from ..terminal import say
-from .commands import ENTRIES, Commands
+from .commands import COMMAND, ENTRIES, Commands
 
 HEAD = """\
 Usage: twofold COMMAND ARGUMENTS [OPTIONS]
@@ -28,8 +28,8 @@ Exit codes: 0 done, 1 rejected (one line gives the reason), 2 wrong command line
 
 #: What a command that was interrupted keeps, and how to go on; the others begin again.
 RESUME = {
-    "decompose": "times that were measured are kept, and with --statistics FILE the statistics; "
-    "the same command goes on from there",
+    "decompose": "what was measured and fitted is kept (twofold cache show); the same command goes on from "
+    "there",
     "finetune": "--resume goes on from the newest snapshot",
 }
 AGAIN = "the same command begins again"
@@ -65,7 +65,11 @@ class Group(TyperGroup):
             with offering(self._offered(ctx)):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            hint = RESUME.get(ctx.invoked_subcommand or "", AGAIN)
+            from ..files.cache import cache_folder  # noqa: PLC0415 - imports numpy
+
+            begins_again = "--no-cache" in COMMAND.get() or cache_folder() is None
+            hints = {**RESUME, "decompose": AGAIN} if begins_again else RESUME
+            hint = hints.get(ctx.invoked_subcommand or "", AGAIN)
             say(f"twofold: interrupted; no file was left half-written; {hint}")
             raise typer.Exit(130) from None
 

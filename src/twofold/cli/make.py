@@ -23,6 +23,7 @@ from ..planning.options import DATA_SCHEMES
 from ..terminal import echo
 from . import inputs, times
 from . import report as reports
+from .cache import NoCache
 from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model
 from .config import FILE as RUN_FILE
 from .config import Config, run_file
@@ -124,6 +125,7 @@ def decompose(
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
     no_report: reports.NoReport = False,
+    no_cache: NoCache = False,
     config: Config = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -148,7 +150,7 @@ def decompose(
         result = decompose_model(
             model, **asdict(budget), **asdict(time), source=source, no_data=samples.no_data, ranks=fixed,
             rule=ranks.rule, multiple=ranks.multiple, schemes=ranks.scheme or None, only=ranks.only or (),
-            skip=ranks.skip or (), refine=ranks.refine,
+            skip=ranks.skip or (), refine=ranks.refine, cache=not no_cache,
         )  # fmt: skip
         extra = {RUN_FILE: run_file(context), **({} if no_report else reports.files_of(result))}
         finish(result, output, as_json=as_json, force=force, extra=extra)

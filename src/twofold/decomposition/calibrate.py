@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,18 @@ from ..calibration.source import (
 )
 from ..calibration.store import load_or_gather
 from ..calibration.synthetic import beside
-from ..conv import ConvLayer, Factors
-from ..errors import InputError, MissingExtraError, ModelError, OptionError, TwofoldError
+from ..conv import ConvLayer, Factors, FactorStatistics
+from ..errors import FormatError, InputError, MissingExtraError, ModelError, OptionError, TwofoldError
+from ..files.cache import Cache
 from ..formats.base import is_missing, preflight
 from ..lowrank import Factorization, corrected_stack
 from ..planning import MeasuredSensitivity
 from ..planning.workload import Workload
 from ..progress import track
+from .cache import RunCache, samples_digest, stacks_digest
 from .sensitivity import measure_sensitivity
+from .statistics import cached_statistics, content_keys
+from .stored import remainders_entry, remainders_of
 
 __all__ = ["Calibration", "WeightsOnly", "prepare"]
 
@@ -63,6 +68,7 @@ class Calibration:
         saved: file of statistics, or None.
         notes: what the user should know.
         asked: whether the user asked for a calibration; one that nobody asked for may fail.
+        cache: results of earlier runs.
     """
 
     runner: Runner
@@ -77,10 +83,16 @@ class Calibration:
     saved: Path | None = None
     notes: tuple[str, ...] = ()
     asked: bool = True
+    cache: RunCache = field(default_factory=RunCache)
 
     @classmethod
-    def prepare(cls, model: Any, source: CalibrationSource) -> Calibration:
+    def prepare(cls, model: Any, source: CalibrationSource, cache: Cache | None = None) -> Calibration:
         """Read or make the inputs of a model.
+
+        Args:
+            model: the model.
+            source: its inputs.
+            cache: results of earlier runs; None for none.
 
         Raises:
             MissingExtraError: the runtime that runs the model is not installed.
@@ -112,6 +124,7 @@ class Calibration:
         return cls(
             runner, fitted, holdout, sensitivity_inputs, has_holdout, options, model.sources(), source.metric,
             _accuracy(runner, source), source.statistics, fitted.provenance.notes, source.asked,
+            RunCache.of(cache, model, runner, fitted, options),
         )  # fmt: skip
 
     def first(self) -> Batch:
@@ -162,15 +175,16 @@ class Calibration:
         return OutputErrorMetric() if self.metric is None else MetricChange(self.metric)
 
     def statistics(self, layers: Sequence[ConvLayer]) -> Statistics:
-        """What layers see, gathered or read from the file that keeps it."""
+        """What layers see: gathered, or read from the file or the cache that keeps it."""
+        if self.saved is None:
+            return cached_statistics(self.cache, self.runner, layers, self.inputs, self.options)
 
         def look(missing: Sequence[ConvLayer]) -> Statistics:
             return gather(self.runner, missing, self.inputs, self.options)
 
-        if self.saved is None:
-            return look(layers)
         size = stored_bytes(layers, self.options)
-        return load_or_gather(self.saved, layers, look, self.sources, self.inputs.digest(), size)
+        found = load_or_gather(self.saved, layers, look, self.sources, self.inputs.digest(), size)
+        return replace(found, keys=content_keys(self.cache, found.layers))
 
     def holdout_patches(self, layers: Sequence[ConvLayer]) -> dict[str, Holdout]:
         """What layers see in samples that no fit has seen; nothing where there are no such samples."""
@@ -191,7 +205,7 @@ class Calibration:
         """What candidates of each layer do to the outputs."""
         return measure_sensitivity(
             self.runner, self.runner.reached(layers), factorizations, self.sensitivity_inputs, self.options,
-            workload=workload, multiple=multiple, new_measure=self.measure,
+            workload=workload, multiple=multiple, new_measure=self.measure, cache=self.cache,
         )  # fmt: skip
 
     def error(self, stacks: Stacks) -> float:
@@ -199,14 +213,21 @@ class Calibration:
 
         It is that of the network as it will run, whatever statistics it was looked at under.
         """
+        key = self.cache.key("error", samples_digest(self.holdout), stacks_digest(stacks))
+        known = self.cache.number("error", key) if self.metric is None else None
+        if known is not None:
+            return known
         measure = self.measure()
         for batch in track(self.holdout, "measuring the error of the outputs"):
             measure.add("", self.runner.run(batch), self.runner.run(batch, stacks))
-        return measure.error("")
+        error = measure.error("")
+        if self.metric is None:
+            self.cache.put("error", key, {"value": error})
+        return error
 
     def corrected(self, stacks: Stacks) -> Iterator[list[tuple[ConvLayer, Factors]]]:
         """Stacks whose last factors are refitted to what layers before have changed, by each ridge."""
-        seen = gather_remainders(self.runner, stacks, self.inputs, self.options)
+        seen = self._remainders(stacks)
         for ridge in CORRECTION_RIDGES:
             yield [
                 (
@@ -215,6 +236,17 @@ class Calibration:
                 )
                 for layer, stack in stacks
             ]
+
+    def _remainders(self, stacks: Stacks) -> dict[str, FactorStatistics]:
+        key = self.cache.key("remainders", samples_digest(self.inputs), stacks_digest(stacks))
+        entry = self.cache.get("remainders", key)
+        if entry is not None:
+            with suppress(FormatError):
+                return remainders_of(entry)
+        seen = gather_remainders(self.runner, stacks, self.inputs, self.options)
+        entry = remainders_entry(seen)
+        self.cache.put("remainders", key, entry.header, entry.arrays)
+        return seen
 
     def accuracy_of(self, stacks: Stacks) -> float:
         """Accuracy with stacks in the place of layers.
@@ -243,10 +275,10 @@ class WeightsOnly:
         return cls((f"weights only, since no calibration is possible: {error}",))
 
 
-def prepare(model: Any, source: CalibrationSource) -> Calibration | WeightsOnly:
+def prepare(model: Any, source: CalibrationSource, cache: Cache | None = None) -> Calibration | WeightsOnly:
     """Calibration of a model; weights only where nobody asked for one and none is possible."""
     try:
-        return Calibration.prepare(model, source)
+        return Calibration.prepare(model, source, cache)
     except (MissingExtraError, ModelError, InputError) as error:
         if source.asked:
             raise

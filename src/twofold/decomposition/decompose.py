@@ -11,6 +11,7 @@ from ..calibration.pixels import ImageSource
 from ..calibration.source import CalibrationSource
 from ..conv import ConvLayer, Skipped
 from ..errors import OptionError, PlanError
+from ..files.cache import Cache
 from ..formats.base import Model
 from ..latency.choose import RuntimeOptions, stopwatch
 from ..latency.stopwatch import Stopwatch
@@ -20,6 +21,7 @@ from ..planning.feasible import check_feasible
 from ..planning.options import DATA_SCHEMES, WEIGHT_SCHEMES
 from ..progress import note
 from ..renamed import former
+from .cache import standard_cache
 from .calibrate import Calibration, WeightsOnly, prepare
 from .keywords import Fields, Keywords, check, fit_of, plan_of, runtime_of, source_of
 from .pipeline import run
@@ -55,6 +57,7 @@ def decompose(
     plan: PlanOptions | None = None,
     source: CalibrationSource | None = None,
     fit: FitOptions | None = None,
+    cache: bool = True,
     **fields: Unpack[Fields],
 ) -> Result[Any]:
     """Replace large convolutions by stacks of smaller ones.
@@ -87,6 +90,8 @@ def decompose(
         plan: what else decides the ranks, as one value.
         source: all that can be said about inputs, as one value.
         fit: how factors are fitted, as one value.
+        cache: whether what earlier runs on the same model and inputs have measured and fitted is used, and
+            what this one does is kept for the next; see `twofold cache`. The result is the same.
         fields: fields of these options by their own names, instead of `plan`, `source`, `fit` or
             `RuntimeOptions`:
 
@@ -139,7 +144,8 @@ def decompose(
     if open_choice:
         options = replace(options, schemes=first_schemes(layers, options, timer, no_data=no_data))
     check_feasible(layers, options)  # before the long work
-    used = calibrate(model, source, no_data=no_data, rule=options.rule)
+    kept = standard_cache() if cache else None
+    used = calibrate(model, source, no_data=no_data, rule=options.rule, cache=kept)
     for text in used.notes:
         note(text)
     if open_choice:
@@ -148,8 +154,9 @@ def decompose(
 
 
 def calibrate(
-    model: Model, source: CalibrationSource, *, no_data: bool = False, rule: str | None = None
-) -> Calibration | WeightsOnly:
+    model: Model, source: CalibrationSource, *, no_data: bool = False, rule: str | None = None,
+    cache: Cache | None = None,
+) -> Calibration | WeightsOnly:  # fmt: skip
     """The calibration that `decompose` uses.
 
     Raises:
@@ -164,7 +171,7 @@ def calibrate(
         )
     if no_data or (rule in ("amct", "evbmf") and not source.asked):
         return WeightsOnly()
-    return prepare(model, source)
+    return prepare(model, source, cache)
 
 
 def first_schemes(

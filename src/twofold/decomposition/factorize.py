@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..calibration.shrink import SHRINKAGES, Holdout, drawn
 from ..conv import ConvLayer, LayerStatistics, SecondPass
@@ -11,6 +12,8 @@ from ..lowrank import Factorization, FitOptions, LayerFit, scheme
 from ..planning import Choice, Request
 from ..progress import track
 from .calibrate import Calibration
+from .recalled import RecalledFits
+from .statistics import LayerSource
 
 #: Of the largest useful ranks, where fits are judged: a rank that a plan might choose.
 _JUDGED = 2 / 3
@@ -40,7 +43,7 @@ class Factored:
 
 def factorize(
     layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], options: FitOptions,
-    calibration: Calibration | None, seen: dict[str, LayerStatistics],
+    calibration: Calibration | None, seen: LayerSource,
 ) -> Factored:  # fmt: skip
     """Factorize layers.
 
@@ -52,14 +55,24 @@ def factorize(
         seen: statistics of layers; taken out as they are used, since they are large.
     """
     second_pass = None if calibration is None else calibration.second_pass
-    holdout = {} if calibration is None else calibration.holdout_patches(layers)
+    fits = {
+        layer.name: RecalledFits.of(layer, wanted[layer.name], options, calibration, seen.keys)
+        for layer in layers
+    }
+    fitted_anew = [layer for layer in layers if fits[layer.name].stored is None]
+    holdout = {} if calibration is None else calibration.holdout_patches(fitted_anew)
     factored, shrinkages = {}, {}
     for layer in track(layers, "factoring layers"):
-        statistics = seen.pop(layer.name, None)
-        shrinkage, fitted = _Fit(layer, wanted[layer.name], options, second_pass).best(
-            statistics, holdout.pop(layer.name, None)
-        )
-        factored[layer.name] = fitted
+        kept = fits[layer.name]
+        fit = _Fit(layer, wanted[layer.name], options, second_pass)
+        if kept.stored is None:
+            shrinkage, fitted = fit.best(seen.take(layer.name), holdout.pop(layer.name, None))
+            factored[layer.name] = kept.keep(shrinkage, fitted)
+        else:
+            shrinkage, _ = kept.stored
+            factored[layer.name] = kept.recalled(
+                partial(fit.again, partial(seen.take, layer.name), shrinkage)
+            )
         if shrinkage:
             shrinkages[layer.name] = shrinkage
     return Factored(factored, shrinkages)
@@ -103,6 +116,14 @@ class _Fit:
                 break
             chosen, fitted, known, least = shrinkage, simpler, {}, lost
         return chosen, self._all(fitted, known)
+
+    def again(self, statistics: Callable[[], LayerStatistics | None], shrinkage: float) -> LayerFit:
+        """The layer as `best` fitted it, once the shrinkage is known."""
+        given = statistics()
+        fitted = LayerFit(self.layer, given, self.options, self.second_pass)
+        if given is None or not shrinkage:
+            return fitted
+        return fitted.under(drawn(given, self.layer.geometry, shrinkage))
 
     def _all(self, fitted: LayerFit, known: Mapping[Request, Factorization]) -> list[Factorization]:
         return [known.get(one) or _made(fitted, one) for one in self.requests]

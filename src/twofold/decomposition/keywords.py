@@ -62,6 +62,7 @@ class Keywords(Fields, total=False):
     plan: PlanOptions | None
     source: CalibrationSource | None
     fit: FitOptions | None
+    cache: bool
 
 
 def check(fields: Mapping[str, Any]) -> None:

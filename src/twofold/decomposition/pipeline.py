@@ -15,7 +15,7 @@ from ..calibration.assess import Assessment
 from ..calibration.gather import Statistics
 from ..calibration.measure import DOUBTFUL, quality_warning
 from ..calibration.runner import Stacks
-from ..conv import ConvLayer, Factors, LayerStatistics, Size, Skipped
+from ..conv import ConvLayer, Factors, Size, Skipped
 from ..errors import InputError, ModelError, PlanError, option
 from ..formats.base import Model
 from ..latency.stopwatch import Stopwatch
@@ -43,6 +43,7 @@ from .calibrate import Calibration, WeightsOnly
 from .factorize import Factored, factorize
 from .result import Result
 from .search import PlanTrial, within_drop, within_error
+from .statistics import LayerSource
 from .tryout import tryout
 
 M = TypeVar("M", bound=Model)
@@ -107,7 +108,7 @@ class _Looked:
     wanted: Mapping[str, Sequence[Request]]
     chosen: Sequence[ConvLayer]
     calibration: Calibration | WeightsOnly
-    statistics: dict[str, LayerStatistics]
+    statistics: LayerSource
     seen: Statistics
 
 
@@ -132,7 +133,8 @@ def _looked(model: Model, options: PlanOptions, calibration: Calibration | Weigh
         if known is None or known.asked:
             raise
         return _looked(model, options, WeightsOnly.because(error))
-    return _Looked(reached, wanted, chosen, calibration, dict(found.layers), replace(found, layers={}))
+    seen = replace(found, layers={}, again=None)
+    return _Looked(reached, wanted, chosen, calibration, LayerSource.of(found), seen)
 
 
 def _run(
@@ -187,6 +189,8 @@ def _run(
     tried = tryout(model, smaller) if known is None else tryout(model, smaller, known.runner, known.first())
     warnings = (*warnings, *tried.warnings(changed=bool(found.factors)))
     plan = replace(plan.named(smaller.replaced), notes=(*plan.notes, *warnings, *notes))
+    if known is not None:
+        known.cache.tell()
     shown = None if known is None else known.sample(SHOWN)
     return Result(smaller, plan, model, found.factors, shown, warnings, partial(curves, plan))
 

@@ -8,12 +8,15 @@ from twofold.calibration.gather import CalibrationOptions, mode
 from twofold.calibration.inputs import Inputs
 from twofold.calibration.measure import Measure
 from twofold.calibration.runner import Outputs, Runner
-from twofold.conv import ConvLayer, Factors, Size
+from twofold.conv import ConvLayer, Factors
 from twofold.lowrank.protocols import Factorization
 from twofold.planning.candidates import Candidate, candidate_at, candidates
-from twofold.planning.objective import Curve, MeasuredSensitivity
+from twofold.planning.objective import MeasuredSensitivity
 from twofold.planning.workload import Workload
 from twofold.progress import track
+
+from .cache import RunCache
+from .effects import Effects, Tries
 
 #: Shares of a layer's MACs that the candidates which are tried may cost.
 TRIED = (0.12, 0.25, 0.45, 0.75)
@@ -29,6 +32,7 @@ def measure_sensitivity(
     workload: Workload,
     multiple: int,
     new_measure: Callable[[], Measure],
+    cache: RunCache | None = None,
 ) -> MeasuredSensitivity:
     """Try a few candidates of every layer, each alone in the network.
 
@@ -41,34 +45,39 @@ def measure_sensitivity(
         workload: how MACs are counted.
         multiple: ranks are multiples of this.
         new_measure: makes the measure of the outputs' error.
+        cache: results of earlier runs; what was measured is kept there layer by layer.
 
     Returns:
         A curve per layer.
     """
-    tried = {
-        layer.name: [
-            one.trial(ranks) for one, ranks in _to_try(layer, factorizations[layer.name], workload, multiple)
-        ]
-        for layer in track(layers, "fitting what is tried")
-    }
-    stacks = [(layer, [stack for _, stack in tried[layer.name]]) for layer in layers]
-    measure = new_measure()
-    steps = sum(len(of_layer) for _, of_layer in stacks) * len(inputs)
-    with mode(runner, options):
-        runs = track(_trials(runner, stacks, inputs), "measuring what each layer does to the outputs", steps)
-        for name, index, reference, changed in runs:
-            measure.add((name, index), reference, changed)
-    curves = {}
-    for layer, of_layer in stacks:
-        errors = [measure.error((layer.name, index)) ** 2 for index in range(len(of_layer))]
-        energies = [energy for energy, _ in tried[layer.name]]
-        curves[layer.name] = Curve(tuple(zip(energies, errors, strict=True)))
-    return MeasuredSensitivity(curves)
+    tries = {layer.name: _to_try(layer, factorizations[layer.name], workload, multiple) for layer in layers}
+    effects = Effects.of(cache or RunCache(), tries, inputs, new_measure())
+    if effects.done < len(layers) * len(inputs):
+        stacks = _fitted(layers, tries, effects)
+        steps = sum(len(of_layer) for _, of_layer in stacks) * len(inputs)
+        with mode(runner, options), effects.kept():
+            runs = _trials(runner, stacks, inputs, effects.done)
+            text = "measuring what each layer does to the outputs"
+            for name, index, reference, changed in track(runs, text, steps):
+                effects.add(name, index, reference, changed)
+    return MeasuredSensitivity({layer.name: effects.curve(layer.name) for layer in layers})
+
+
+def _fitted(
+    layers: Sequence[ConvLayer], tries: Mapping[str, Tries], effects: Effects
+) -> list[tuple[ConvLayer, list[Factors]]]:
+    """The stacks to try."""
+    stacks = []
+    for layer in track(layers, "fitting what is tried"):
+        trials = [one.trial(ranks) for one, ranks in tries[layer.name]]
+        effects.energies[layer.name] = [float(energy) for energy, _ in trials]
+        stacks.append((layer, [stack for _, stack in trials]))
+    return stacks
 
 
 def _to_try(
     layer: ConvLayer, factorizations: Sequence[Factorization], workload: Workload, multiple: int
-) -> list[tuple[Factorization, Size]]:
+) -> Tries:
     """The best stack at each of a few costs, each once; at half the ranks where none is cheaper."""
     own = workload.layer_macs(layer)
     offered = {
@@ -100,9 +109,12 @@ def _trials_of(
 
 
 def _trials(
-    runner: Runner, stacks: Sequence[tuple[ConvLayer, Sequence[Factors]]], inputs: Inputs
+    runner: Runner, stacks: Sequence[tuple[ConvLayer, Sequence[Factors]]], inputs: Inputs, done: int
 ) -> Iterator[tuple[str, int, Outputs, Outputs]]:
-    for batch in inputs:
-        reference = runner.run(batch)
-        for name, index, changed in runner.trials(stacks, batch):
-            yield name, index, reference, changed
+    """Run batch by batch, layer by layer, but for the first `done` of these."""
+    for number, batch in enumerate(inputs):
+        left = stacks[max(0, done - number * len(stacks)) :]
+        if left:
+            reference = runner.run(batch)
+            for name, index, changed in runner.trials(left, batch):
+                yield name, index, reference, changed

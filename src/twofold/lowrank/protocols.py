@@ -65,6 +65,7 @@ class Factorization:
         tried: ranks that `trial` takes: those of a few quick fits; None where `trial` takes all ranks.
         ridge: multiple of the mean input variance that was added to the covariance; 0 without statistics.
         singular_values: see `RankErrors`.
+        origin: a hash of all that it was fitted to, where whoever made it knows one; "" else.
     """
 
     scheme: str
@@ -77,6 +78,7 @@ class Factorization:
     tried: tuple[Size, ...] | None = None
     ridge: float = 0.0
     singular_values: Array | None = None
+    origin: str = ""
 
     def energy_errors(self) -> Array:
         return self.errors()

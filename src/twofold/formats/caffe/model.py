@@ -14,6 +14,7 @@ import numpy as np
 from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError
 from ...files.source import Source, read_source, reject_changed
+from ...fingerprint import digest_of
 from ...renamed import moved
 from ...system import is_dir
 from ..base import commit, recover
@@ -166,6 +167,17 @@ class CaffeModel:
         if self.weights is not None and self.weights.source is not None:
             files[self.weights.source.path.name] = self.weights.source.sha256
         return files
+
+    def fingerprint(self) -> str:
+        """Give the sha256 of what the model is now, edits and all, for the cache of results."""
+        blobs = hashlib.sha256()
+        for layer in () if self.weights is None else self.weights.layers:
+            for blob in layer.blobs:
+                array = blob.array()
+                blobs.update(f"{layer.name} {array.dtype} {array.shape} ".encode())
+                blobs.update(np.ascontiguousarray(array).data)
+        definition = hashlib.sha256(self.definition.source).hexdigest()
+        return digest_of(definition, blobs.hexdigest(), self.inputs, self.replaced)
 
     def replace(self, factors: Mapping[str, Factors]) -> CaffeModel:
         """Put stacks of convolutions in the place of layers.

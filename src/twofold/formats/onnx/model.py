@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from ...conv import ConvLayer, Factors, Size, Skipped
 from ...errors import FormatError, ModelError, OptionError, OutputError, option
 from ...files.atomic import hidden_file
 from ...files.source import Source, hashed_source, read_source
+from ...fingerprint import digest_of
 from ...system import is_dir
 from ..base import commit, recover
 from ..graph import NetGraph
@@ -159,6 +161,12 @@ class OnnxModel:
         """The sha256 of each of its files, by file name."""
         names = (self.path.name, *self.files)
         return {name: source.sha256 for name, source in zip(names, self.read, strict=True)}
+
+    def fingerprint(self) -> str:
+        """Give the sha256 of what the model is now, edits and all, for the cache of results."""
+        message = hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
+        beside = [source.sha256 for source in self.read[1:]]
+        return digest_of(message, beside, list(self.files), self.inputs, self.replaced)
 
     def replace(self, factors: Mapping[str, Factors]) -> OnnxModel:
         """Put stacks of convolutions in the place of layers.

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from ...conv import ConvGeometry, ConvLayer, FactorConv, Factors, Skipped
 from ...errors import InputError, ModelError, OptionError, OutputError
+from ...fingerprint import Description, digest_of
 from ...progress import track
 from ..base import commit
 from ..graph import NetGraph
@@ -137,11 +138,14 @@ class TorchModel:
         digest = hashlib.sha256()
         for name, tensor in track(self.module.state_dict().items(), "hashing the module"):
             if isinstance(tensor, Tensor) and not is_lazy(tensor):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-                if not tensor.is_meta:
-                    flat = tensor.detach().cpu().contiguous().reshape(-1)
-                    digest.update(flat.view(torch.uint8).numpy().tobytes())
+                digest.update(f"{name} ".encode())
+                _add(digest, tensor)
         return {type(self.module).__name__: digest.hexdigest()}
+
+    def fingerprint(self) -> str:
+        """Give the sha256 of tensors, attributes and code of the module, for the cache of results."""
+        seen = Description(_tensor_digest, frozenset({"training", "example_inputs"}))
+        return digest_of(seen.of(self.module), self.replaced)
 
     def replace(self, factors: Mapping[str, Factors]) -> TorchModel:
         """Put stacks of convolutions in the place of layers, in a copy of the module.
@@ -191,6 +195,26 @@ class TorchModel:
 
         commit(files, force=force, check=reread)
         return (path, *extra)
+
+
+def _add(digest: hashlib._Hash, tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    if not tensor.is_meta:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+
+
+def _tensor_digest(value: Any) -> str | None:
+    """The sha256 of a tensor or an array; None of anything else."""
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(f"{value.dtype} {value.shape} ".encode() + value.tobytes()).hexdigest()
+    if not isinstance(value, Tensor):
+        return None
+    if is_lazy(value):
+        return "lazy"
+    digest = hashlib.sha256()
+    _add(digest, value)
+    return digest.hexdigest()
 
 
 def stack_names(name: str, count: int) -> tuple[str, ...]:

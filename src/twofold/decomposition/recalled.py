@@ -1,0 +1,152 @@
+"""Factorizations whose stacks are read from the cache, and fitted only where they are not in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+from ..conv import ConvLayer, Factors, Size
+from ..errors import FormatError
+from ..lowrank import Factorization, FitOptions, LayerFit, scheme
+from ..planning import Request
+from .cache import RunCache, layer_type_digest, samples_digest, scheme_digest
+from .calibrate import Calibration
+from .stored import StoredFit, fits_entry, fits_of, stack_entry, stack_of
+
+
+@dataclass(frozen=True, eq=False)
+class RecalledFits:
+    """The fits of a layer, as far as the cache has them.
+
+    Attributes:
+        layer: the layer.
+        requests: what is fitted.
+        cache: results of runs.
+        key: of the fits; "" where they are not cached: errors of schemes that fit every rank by itself depend
+            on what was asked for before.
+        stored: the covariance's shrinkage and the fits; None where they have to be made.
+    """
+
+    layer: ConvLayer
+    requests: Sequence[Request]
+    cache: RunCache = field(default_factory=RunCache)
+    key: str = ""
+    stored: tuple[float, Sequence[StoredFit]] | None = None
+
+    @classmethod
+    def of(
+        cls, layer: ConvLayer, requests: Sequence[Request], options: FitOptions,
+        calibration: Calibration | None, statistics: Mapping[str, str],
+    ) -> RecalledFits:  # fmt: skip
+        """Look them up.
+
+        Args:
+            layer: the layer.
+            requests: what is wanted of it.
+            options: of the fits.
+            calibration: inputs and what runs them; weights alone are not cached.
+            statistics: keys of the layers' statistics, by name.
+        """
+        nested = all(scheme(one.scheme).nested for one in requests)
+        if calibration is None or not nested:
+            return cls(layer, requests)
+        cache = calibration.cache
+        key = cache.key(
+            "fits", layer.name, layer_type_digest(layer.geometry), statistics.get(layer.name), list(requests),
+            [scheme_digest(one.scheme) for one in requests], options,
+            samples_digest(calibration.holdout) if calibration.has_holdout else None,
+        )  # fmt: skip
+        entry = cache.get("fits", key)
+        stored = None
+        if entry is not None:
+            try:
+                stored = fits_of(entry, requests)
+            except FormatError:
+                stored = None
+        return cls(layer, requests, cache, key, stored)
+
+    def keep(self, shrinkage: float, fits: Sequence[Factorization]) -> list[Factorization]:
+        """Store fits that were made; gives them with stacks that are stored when they are made."""
+        if not self.key:
+            return list(fits)
+        stored = [StoredFit.of(one) for one in fits]
+        entry = fits_entry(shrinkage, stored)
+        self.cache.put("fits", self.key, entry.header, entry.arrays)
+        return [self._one(one, partial(_given, found)) for one, found in zip(stored, fits, strict=True)]
+
+    def recalled(self, again: Callable[[], LayerFit]) -> list[Factorization]:
+        """The fits that are stored.
+
+        Args:
+            again: gives the layer ready to be fitted, for stacks that are not stored.
+        """
+        assert self.stored is not None, "Bug: no fits are stored"
+        fitted = _Once(again)
+        return [
+            self._one(one, partial(_fit, fitted, request))
+            for one, request in zip(self.stored[1], self.requests, strict=True)
+        ]
+
+    def _one(self, fit: StoredFit, make: Callable[[], Factorization]) -> Factorization:
+        stacks = _Stacks(self, fit, make)
+        return Factorization(
+            fit.scheme, fit.variant, self.layer.name, fit.max_ranks, lambda: fit.errors,
+            stacks.build, stacks.quick, None, fit.ridge, fit.singular_values, self.key,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Once:
+    """The layer ready to be fitted, made when a fit asks first, for all of its fits."""
+
+    again: Callable[[], LayerFit]
+
+    @cached_property
+    def fitted(self) -> LayerFit:
+        return self.again()
+
+
+@dataclass(frozen=True, eq=False)
+class _Stacks:
+    """The stacks of one factorization."""
+
+    of: RecalledFits
+    fit: StoredFit
+    make: Callable[[], Factorization]
+
+    @cached_property
+    def _made(self) -> Factorization:
+        return self.make()
+
+    def build(self, ranks: Size) -> Factors:
+        """See `Factorization`."""
+        return self._recall("final", ranks, lambda: (0.0, self._made.factors(ranks)))[1]
+
+    def quick(self, ranks: Size) -> tuple[float, Factors]:
+        """See `Factorization`."""
+        return self._recall("trial", ranks, lambda: self._made.trial(ranks))
+
+    def _recall(
+        self, use: str, ranks: Size, make: Callable[[], tuple[float, Factors]]
+    ) -> tuple[float, Factors]:
+        cache, fit = self.of.cache, self.fit
+        key = cache.key(use, self.of.key, fit.scheme, fit.variant, ranks)
+        entry = cache.get("factors", key)
+        if entry is not None:
+            try:
+                return stack_of(entry, self.of.layer, fit.scheme, fit.variant, ranks)
+            except FormatError:
+                entry = None
+        energy, stack = make()
+        entry = stack_entry(stack, energy)
+        cache.put("factors", key, entry.header, entry.arrays)
+        return energy, stack
+
+
+def _given(found: Factorization) -> Factorization:
+    return found
+
+
+def _fit(fitted: _Once, request: Request) -> Factorization:
+    return fitted.fitted.factorize(request.scheme, request.variant, request.max_ranks)

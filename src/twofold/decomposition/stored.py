@@ -1,0 +1,141 @@
+"""Fits, stacks and what a correction collects as entries of the cache, and back: all arrays equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..codec import from_plain, to_plain
+from ..conv import Array, ConvLayer, FactorConv, Factors, FactorStatistics, Size
+from ..errors import FormatError
+from ..files.cache import Entry
+from ..lowrank import Factorization, scheme
+from ..planning import Request
+
+
+@dataclass(frozen=True, eq=False)
+class StoredFit:
+    """A factorization as plans read it, without what makes stacks.
+
+    Attributes: see `lowrank.protocols.Factorization`.
+    """
+
+    scheme: str
+    variant: str
+    max_ranks: Size
+    ridge: float
+    errors: Array
+    singular_values: Array | None
+
+    @classmethod
+    def of(cls, found: Factorization) -> StoredFit:
+        """Read one."""
+        return cls(
+            found.scheme, found.variant, found.max_ranks, found.ridge, found.energy_errors(),
+            found.singular_values,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Fit:
+    scheme: str
+    variant: str
+    max_ranks: tuple[int, ...]
+    ridge: float
+
+
+@dataclass(frozen=True)
+class _Fits:
+    shrinkage: float
+    fits: tuple[_Fit, ...]
+
+
+def fits_entry(shrinkage: float, fits: Sequence[StoredFit]) -> Entry:
+    """The fits of a layer, and its covariance's shrinkage."""
+    header = _Fits(shrinkage, tuple(_Fit(one.scheme, one.variant, one.max_ranks, one.ridge) for one in fits))
+    arrays = {f"errors{i}": one.errors for i, one in enumerate(fits)}
+    arrays |= {f"values{i}": v for i, one in enumerate(fits) if (v := one.singular_values) is not None}
+    return Entry(to_plain(header), arrays)
+
+
+def fits_of(entry: Entry, requests: Sequence[Request]) -> tuple[float, list[StoredFit]]:
+    """What `fits_entry` was given.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    header = from_plain(_Fits, entry.header, "fits")
+    fits = []
+    for i, (one, request) in enumerate(zip(header.fits, requests, strict=False)):
+        errors = _array(entry, f"errors{i}")
+        shape = tuple(rank + 1 for rank in one.max_ranks)
+        if errors.shape != shape or (one.scheme, one.variant) != (request.scheme, request.variant):
+            raise FormatError(f"fits: {one} with errors of shape {errors.shape} is not {request}")
+        values = entry.arrays.get(f"values{i}")
+        fits.append(StoredFit(one.scheme, one.variant, one.max_ranks, one.ridge, errors, values))
+    if len(fits) != len(requests):
+        raise FormatError(f"there are {len(fits)} fits, and {len(requests)} are needed")
+    return header.shrinkage, fits
+
+
+def stack_entry(stack: Factors, energy: float) -> Entry:
+    """A stack, and the energy error that was predicted of it."""
+    arrays = {f"weight{i}": conv.weight for i, conv in enumerate(stack.convs)}
+    arrays |= {f"bias{i}": b for i, conv in enumerate(stack.convs) if (b := conv.bias) is not None}
+    return Entry({"energy": energy}, arrays)
+
+
+def stack_of(entry: Entry, layer: ConvLayer, name: str, variant: str, ranks: Size) -> tuple[float, Factors]:
+    """What `stack_entry` was given: the energy error and the stack.
+
+    Args:
+        entry: the entry.
+        layer: what the stack stands for.
+        name: of its scheme.
+        variant: which of the scheme's.
+        ranks: its ranks.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    energy = entry.header.get("energy")
+    convs = []
+    for i, geometry in enumerate(scheme(name).chain(layer.geometry, variant, ranks)):
+        weight = _array(entry, f"weight{i}")
+        if weight.shape != geometry.weight_shape:
+            raise FormatError(f"a stack of {layer.name}: its weight {i} has the shape {weight.shape}")
+        convs.append(FactorConv(geometry, weight, entry.arrays.get(f"bias{i}")))
+    if not isinstance(energy, float):
+        raise FormatError(f"a stack of {layer.name}: its energy error is {energy!r}")
+    return energy, Factors(name, ranks, tuple(convs))
+
+
+def remainders_entry(seen: Mapping[str, FactorStatistics]) -> Entry:
+    """What a correction collected, by layer."""
+    names = [one.name for one in fields(FactorStatistics)[1:]]
+    arrays = {f"{i} {name}": getattr(s, name) for i, s in enumerate(seen.values()) for name in names}
+    return Entry({"layers": list(seen), "counts": [one.count for one in seen.values()]}, arrays)
+
+
+def remainders_of(entry: Entry) -> dict[str, FactorStatistics]:
+    """What `remainders_entry` was given.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    names = [one.name for one in fields(FactorStatistics)[1:]]
+    layers, counts = entry.header.get("layers"), entry.header.get("counts")
+    if not isinstance(layers, list) or not isinstance(counts, list) or len(layers) != len(counts):
+        raise FormatError("remainders: their header is none")
+    return {
+        str(layer): FactorStatistics(int(count), *(_array(entry, f"{i} {name}") for name in names))
+        for i, (layer, count) in enumerate(zip(layers, counts, strict=True))
+    }
+
+
+def _array(entry: Entry, name: str) -> Any:
+    array = entry.arrays.get(name)
+    if array is None or array.dtype.kind != "f":
+        raise FormatError(f"its {name} is {'missing' if array is None else array.dtype}")
+    return array
