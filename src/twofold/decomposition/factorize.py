@@ -70,9 +70,8 @@ def factorize(
             factored[layer.name] = kept.keep(shrinkage, fitted)
         else:
             shrinkage, _ = kept.stored
-            factored[layer.name] = kept.recalled(
-                partial(fit.again, partial(seen.take, layer.name), shrinkage)
-            )
+            again = partial(fit.again, partial(seen.take, layer.name), shrinkage)
+            factored[layer.name] = kept.recalled(again)
         if shrinkage:
             shrinkages[layer.name] = shrinkage
     return Factored(factored, shrinkages)
