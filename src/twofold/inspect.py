@@ -15,7 +15,7 @@ from .lowrank.assemble import checked_weight
 from .planning import requests
 from .planning.amct import amct_mode, amct_rejection
 from .planning.candidates import has_candidates
-from .planning.options import DATA_SCHEMES, WEIGHT_SCHEMES, PlanOptions, scheme_rejection
+from .planning.options import DATA_SCHEMES, MORE_WEIGHT_SCHEMES, WEIGHT_SCHEMES, PlanOptions, scheme_rejection
 from .planning.rules import amct_layer_rank, no_candidate_reason
 from .planning.workload import Workload, layer_params
 from .progress import track
@@ -137,7 +137,7 @@ def inspect(model: Model, schemes: Sequence[str] | None = None, multiple: int = 
     if schemes is None:
         schemes, notes = _usual_schemes(model)
         if not requests(layers, PlanOptions(schemes=schemes, multiple=multiple)):
-            schemes = DATA_SCHEMES
+            schemes = MORE_WEIGHT_SCHEMES
     options = PlanOptions(schemes=tuple(schemes), multiple=multiple)
     workload = Workload.of(layers)
     inspected = [_inspect(layer, options, workload) for layer in track(layers, "inspecting layers")]

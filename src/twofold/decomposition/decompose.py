@@ -18,7 +18,7 @@ from ..latency.stopwatch import Stopwatch
 from ..lowrank import SCHEMES, FitOptions
 from ..planning import PlanOptions, requests
 from ..planning.feasible import check_feasible
-from ..planning.options import DATA_SCHEMES, WEIGHT_SCHEMES
+from ..planning.options import DATA_SCHEMES, MORE_WEIGHT_SCHEMES, WEIGHT_SCHEMES
 from ..progress import note
 from ..renamed import former
 from .cache import standard_cache
@@ -77,8 +77,8 @@ def decompose(
         speedup: how many times faster the network is to run in `runtime`, as measured there.
         runtime: what will run the network, such as "onnxruntime", or `RuntimeOptions`. Layers that it does
             not run faster stay.
-        schemes: names of the schemes that compete; by default "spatial" and "channel", or "spatial"
-            alone where the weights decide and that takes layers and reaches the budget.
+        schemes: names of the schemes that compete; by default "spatial", "channel" and
+            "depthwise"; where weights decide, "spatial" alone if that takes layers and reaches the budget.
         multiple: ranks are multiples of this, and at least this; 16 by default. The name of a device, as
             "ascend-fp16", also counts MACs as the device does: in whole blocks of channels.
         images: a folder, pattern, list file or paths of images to calibrate on, or images of Pillow.
@@ -203,5 +203,5 @@ def default_schemes(
     try:
         check_feasible(layers, few)
     except PlanError:
-        return DATA_SCHEMES
-    return WEIGHT_SCHEMES if requests(layers, few) else DATA_SCHEMES
+        return MORE_WEIGHT_SCHEMES
+    return WEIGHT_SCHEMES if requests(layers, few) else MORE_WEIGHT_SCHEMES

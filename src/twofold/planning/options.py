@@ -17,10 +17,12 @@ from twofold.text import ranks_text
 
 DEFAULT_MULTIPLE = 16
 """What AMCT uses; also the channel block of fp16 matrix units."""
-DATA_SCHEMES = ("spatial", "channel")
+DATA_SCHEMES = ("spatial", "channel", "depthwise")
 """What competes by default where inputs tell which is best."""
 WEIGHT_SCHEMES = ("spatial",)
 """What is used by default where the weights decide."""
+MORE_WEIGHT_SCHEMES = ("spatial", "channel")
+"""What is used there where the first takes no layer, or does not reach the budget."""
 
 
 @dataclass(frozen=True)
