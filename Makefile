@@ -21,10 +21,10 @@ browser: $(STAMP)  ## a Chromium for the tests of the report, where one can be i
 	$(BIN)/python -m tests.report.browser
 
 test: $(STAMP) browser  ## all tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 quick: $(STAMP)  ## the tests that together take a minute: no real models, no trainings, no pages
-	$(BIN)/python -m pytest -n auto -m "not models and not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not models and not slow"
 
 claims: $(STAMP)  ## the oldest versions that pyproject.toml allows, and no extras
 	$(BIN)/nox --no-error-on-missing-interpreters

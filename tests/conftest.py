@@ -35,22 +35,22 @@ os.environ["TWOFOLD_CACHE"] = ""
 #: What trains, plans or calibrates from end to end, or starts browsers and many processes.
 SLOW = (
     "benchmarks", "calibration/test_onnx_runner.py", "calibration/test_torch_runner.py",
-    "calibration/test_varying_outputs.py", "docs/test_pages.py", "finetune/test_command.py",
-    "finetune/test_int8_net.py", "finetune/test_parallel.py", "finetune/test_qat.py",
-    "finetune/test_train.py",
-    "formats/onnx/test_model.py", "int8/test_agree.py", "latency/test_target.py", "onnx_torch", "recover",
-    "report/test_browser.py", "report/test_report.py", "test_calibrated.py", "test_cli.py", "test_compare.py",
-    "test_decompose.py", "test_export.py", "test_fuzz.py", "test_kills.py", "test_quantize.py",
-    "test_system.py",
+    "calibration/test_varying_outputs.py", "docs/test_contributing.py", "docs/test_pages.py",
+    "finetune/test_command.py", "finetune/test_int8_net.py", "finetune/test_parallel.py",
+    "finetune/test_qat.py", "finetune/test_train.py", "formats/onnx/test_model.py", "int8/test_agree.py",
+    "latency/test_isolated.py", "latency/test_target.py", "onnx_torch", "recover", "report/test_browser.py",
+    "report/test_report.py", "test_amct_torch.py", "test_bare.py", "test_calibrated.py", "test_cli.py",
+    "test_compare.py", "test_compare_times.py", "test_completion.py", "test_decompose.py", "test_export.py",
+    "test_forms.py", "test_fuzz.py", "test_kills.py", "test_kinds.py", "test_quantize.py", "test_system.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow, and run real models first: nobody should wait at the end for the longest."""
+    """Mark what is slow, and run the longest first: real models, then what is slow."""
     for item in items:
         if Path(os.path.relpath(item.path, Path(__file__).parent)).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.get_closest_marker("models") is None)
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("models", "slow")])
 
 
 #: Runtimes that start no process.
