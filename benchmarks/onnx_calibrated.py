@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -58,24 +58,10 @@ class Outcome:
     kept: tuple[int, int]
 
 
-def outcome(
-    name: str, folder: Path, macs: float, *, data: bool = True, multiple: int = 4, count: int = COUNT,
-    size: tuple[int, int] | None = None,
-) -> Outcome:  # fmt: skip
-    """Decompose a network, with inputs or by its weights alone, and compare both.
-
-    Args:
-        name: of the network, in `ONNX_FILES`.
-        folder: where the smaller one is written.
-        macs: after / before.
-        data: whether there are inputs, or the weights alone.
-        multiple: of the ranks.
-        count: inputs to calibrate on.
-        size: (H, W) of the input, where it is not the network's usual one.
-    """
+def outcome(name: str, folder: Path, macs: float, *, data: bool = True, multiple: int = 4) -> Outcome:
+    """Decompose a network, with inputs or by its weights alone, and compare both."""
     file = ONNX_FILES[name]
-    file = file if size is None else replace(file, size=size)
-    calibration, holdout = inputs(file, count)
+    calibration, holdout = inputs(file)
     options = {"data": calibration} if data else {"no_data": True}
     original = twofold.load(file.path, inputs={file.input: file.shape})
     result = twofold.decompose(
@@ -101,15 +87,15 @@ def outcome(
     )
 
 
-def inputs(file: OnnxFile, count: int = COUNT) -> tuple[Floats, Floats]:
+def inputs(file: OnnxFile) -> tuple[Floats, Floats]:
     """Inputs to calibrate on, and others."""
     if file.name == "ocr-rec":
-        lines = [_words(seed) for seed in range(count + 12)]
+        lines = [_words(seed) for seed in range(COUNT + 12)]
         samples = np.concatenate([file.sample(written(line)) for line in lines])
-        return samples[:count], samples[count:]
+        return samples[:COUNT], samples[COUNT:]
     shots = photographs()
     return (
-        np.concatenate([file.sample(one) for one in crops(shots.calibration, count, file.size)]),
+        np.concatenate([file.sample(one) for one in crops(shots.calibration, COUNT, file.size)]),
         np.concatenate([file.sample(one) for one in shots.holdout.values()]),
     )
 

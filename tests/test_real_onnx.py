@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from benchmarks.onnx_calibrated import MACS, outcome
+from benchmarks.onnx_calibrated import MACS, Outcome, outcome
 from onnx import numpy_helper
 from zoo.onnx_models import ONNX_FILES, OnnxFile, read_text, run, written
 from zoo.photographs import photographs
@@ -134,17 +134,17 @@ def test_the_graph_in_torch_computes_the_same(name):
     assert difference([found[one].numpy() for one in outputs], run(file.path, file.input, x)) < 1e-4
 
 
-#: Of smaller photographs and fewer lines of text than in `benchmarks/onnx_calibrated.py`.
-@pytest.mark.parametrize(
-    ("name", "least", "given"),
-    [("nudenet", 0.8, {"size": (192, 192)}), ("ocr-rec", 0.75, {"count": 12})],
-)
-def test_calibrated_nets_still_find_and_read(name, least, given, tmp_path):
+def outcomes(name: str, folder: Path) -> tuple[Outcome, Outcome]:
+    """By the weights alone, and with inputs."""
     pytest.importorskip("torch")
-    blind, seeing = (
-        outcome(name, tmp_path / str(data), MACS[name], data=data, **given) for data in (False, True)
-    )
+    blind, seeing = (outcome(name, folder / str(data), MACS[name], data=data) for data in (False, True))
     assert seeing.ratio <= MACS[name]
+    return blind, seeing
+
+
+@pytest.mark.parametrize(("name", "least"), [("nudenet", 0.8), ("ocr-rec", 0.75)])
+def test_calibrated_nets_still_find_and_read(name, least, tmp_path):
+    blind, seeing = outcomes(name, tmp_path)
     assert seeing.measured == pytest.approx(seeing.predicted, rel=0.3)
     assert seeing.error < 0.3 * blind.error
     assert seeing.kept[0] >= least * seeing.kept[1] > 0
@@ -153,10 +153,6 @@ def test_calibrated_nets_still_find_and_read(name, least, given, tmp_path):
 
 def test_a_plan_keeps_its_promise_on_other_photographs(tmp_path):
     """Of what it protects: the map before the sigmoid, which is almost everywhere 0 behind it."""
-    pytest.importorskip("torch")
-    blind, seeing = (
-        outcome("ocr-det", tmp_path / str(data), MACS["ocr-det"], data=data, size=(160, 160))
-        for data in (False, True)
-    )
+    blind, seeing = outcomes("ocr-det", tmp_path)
     assert seeing.others == pytest.approx(seeing.measured, rel=0.3)
     assert seeing.others < 0.5 * blind.others
