@@ -16,8 +16,14 @@ from .runner import Outputs
 Metric = Callable[[Mapping[str, NDArray[np.float32]]], float]
 
 
-#: Relative errors of the outputs from which a net is hardly, and no longer, the one that it was.
-DOUBTFUL, LOST = 0.3, 1.0
+#: Relative errors of the outputs from which they want a look, are far from the original's, and are lost: at
+#: 0.7 half the variance of the outputs is error.
+NOTABLE, DOUBTFUL, LOST = 0.1, 0.3, 0.7
+
+
+def verdict(error: float) -> str:
+    """A relative error of the outputs in a word: "good", "look" or "lost"."""
+    return "good" if error < NOTABLE else "look" if error < LOST else "lost"
 
 
 def quality_warning(error: float) -> str | None:
@@ -27,8 +33,8 @@ def quality_warning(error: float) -> str | None:
     """
     if error >= LOST:
         return (
-            f"the outputs are lost: their error is {error:.2f} of what they vary, no better than a constant "
-            "in their place"
+            f"the outputs are lost: their error is {error:.2f} of what they vary, where a constant in their "
+            "place has 1.00"
         )
     if error >= DOUBTFUL:
         return f"the outputs are far from the original's: their error is {error:.2f} of what they vary"

@@ -43,14 +43,9 @@ def compare(
     with reserved(files, force=force):
         first, second = grouped(models)
         shapes = inputs.shapes(input)
-        on_batch = reports.Watch(report)
-        found = compare_models(
-            load(*first, inputs=shapes),
-            load(*second, inputs=shapes),
-            source,
-            threads=threads,
-            on_batch=on_batch,
-        )
+        pair = load(*first, inputs=shapes), load(*second, inputs=shapes)
+        on_batch = reports.Watch(report, color or ("bgr" if pair[0].format == "caffe" else "rgb"))
+        found = compare_models(*pair, source, threads=threads, on_batch=on_batch)
         sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
         found = replace(found, bytes=(sizes[0], sizes[1]))
         on_batch.write(found, f"{first[0]} and {second[0]}", force=force)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,14 +74,35 @@ def run_file(context: typer.Context) -> bytes:
     Names of files that are no Unicode have no place in TOML: such options are named in a comment.
     """
     lines = [_HEAD.format(context.info_name)]
-    for key, parameter in _keys(context).items():
+    for parameter, value in _given(context):
+        key = _key(parameter)
+        line = f"{key} = {_toml(value)}\n"
+        lines.append(line if _is_unicode(line) else f"# {key} is no Unicode; give it on the command line\n")
+    return "".join(lines).encode()
+
+
+def command_words(context: typer.Context) -> tuple[str, ...]:
+    """The command line that repeats a run, word by word, with the options that a file gave."""
+    arguments: list[str] = []
+    options: list[str] = []
+    for parameter, value in _given(context):
+        if parameter.param_type_name == "argument":
+            arguments.append(str(value))
+        elif isinstance(value, bool):
+            options += [min(parameter.opts, key=len)] if value else parameter.secondary_opts[:1]
+        else:
+            for one in value if parameter.multiple else [value]:
+                values = one if isinstance(one, (list, tuple)) else [one]
+                options += [min(parameter.opts, key=len), *map(str, values)]
+    return ("twofold", str(context.info_name), *arguments, *options)
+
+
+def _given(context: typer.Context) -> Iterator[tuple[Any, Any]]:
+    """What a run was given, by command line or file: the parameter and its value."""
+    for parameter in _keys(context).values():
         source = context.get_parameter_source(parameter.name)
         if source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP"):
-            line = f"{key} = {_toml(context.params[parameter.name])}\n"
-            lines.append(
-                line if _is_unicode(line) else f"# {key} is no Unicode; give it on the command line\n"
-            )
-    return "".join(lines).encode()
+            yield parameter, context.params[parameter.name]
 
 
 def _is_unicode(text: str) -> bool:

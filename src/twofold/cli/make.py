@@ -24,9 +24,10 @@ from ..terminal import echo
 from . import inputs, times
 from . import report as reports
 from .cache import NoCache
+from .commands import COMMAND
 from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model
 from .config import FILE as RUN_FILE
-from .config import Config, run_file
+from .config import Config, command_words, run_file
 
 Multiple = Annotated[
     str,
@@ -152,6 +153,7 @@ def decompose(
             rule=ranks.rule, multiple=ranks.multiple, schemes=ranks.scheme or None, only=ranks.only or (),
             skip=ranks.skip or (), refine=ranks.refine, cache=not no_cache,
         )  # fmt: skip
+        COMMAND.set(command_words(context))
         extra = {RUN_FILE: run_file(context), **({} if no_report else reports.files_of(result))}
         finish(result, output, as_json=as_json, force=force, extra=extra)
 

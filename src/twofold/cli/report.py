@@ -66,8 +66,10 @@ def attempt(make: Callable[[], T]) -> T | None:
 class Watch:
     """Keeps the first inputs of a comparison, with both outputs."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, color: str) -> None:
+        """Keep them for a folder, unless that is None; `color` is the order of the channels of images."""
         self.folder = folder
+        self._color = color
         self._samples: list[Sample] = []
 
     def __call__(self, batch: Batch, before: Outputs, after: Outputs) -> None:
@@ -75,7 +77,7 @@ class Watch:
         from ..report.capture import COUNT, samples  # noqa: PLC0415 - needs what only a report needs
 
         if self.folder is not None and len(self._samples) < COUNT:
-            self._samples += attempt(lambda: samples(batch, before, after)) or ()
+            self._samples += attempt(lambda: samples(batch, before, after, self._color)) or ()
             del self._samples[COUNT:]
 
     def write(self, found: Comparison, title: str, *, force: bool) -> None:

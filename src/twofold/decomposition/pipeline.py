@@ -178,6 +178,7 @@ def _run(
                 "held_out": known.has_holdout,
                 "outputs": list(known.runner.outputs),
                 "network": dict(assessed.network),
+                **({"metric": True} if known.metric is not None else {}),  # the error is in its unit
             },
         }
         plan = replace(plan, calibration=record, measured_error=error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from io import BytesIO
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..compare import SCORE, are_boxes, are_classes
 from ..decomposition.calibrate import Calibration
 from ..errors import MissingExtraError
 from ..formats.base import Model
-from .data import Box, Sample, Shown
+from .data import BRIGHTER, Box, Sample, Shown
 
 Array = NDArray[np.float32]
 
@@ -43,23 +44,28 @@ def capture(model: Model, calibration: Calibration, stacks: Stacks) -> tuple[Sam
     """
     # What is protected may lie before what the network gives: a detector's scores before its boxes.
     runner = runner_for(model, calibration.runner.network_outputs or calibration.runner.outputs)
-    color = calibration.inputs.provenance.color or ("bgr" if is_caffe(runner) else "rgb")
+    origin = calibration.inputs.provenance
+    color = origin.color or ("bgr" if is_caffe(runner) else "rgb")
     found: list[Sample] = []
     for batch in calibration.holdout:
-        found += samples(batch, runner.run(batch), runner.run(batch, stacks), color)
+        found += samples(batch, runner.run(batch), runner.run(batch, stacks), color, origin.preprocessing)
         if len(found) >= COUNT:
             break
     return tuple(found[:COUNT])
 
 
-def samples(batch: Batch, before: Outputs, after: Outputs, color: str = "bgr") -> tuple[Sample, ...]:
+def samples(
+    batch: Batch, before: Outputs, after: Outputs, color: str = "bgr",
+    preprocessing: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> tuple[Sample, ...]:  # fmt: skip
     """Images of a batch and of what two networks give for it.
 
     Args:
         batch: inputs by name; the first that looks like an image is shown.
         before: outputs by name.
         after: the same of the other network.
-        color: order of the input's channels.
+        color: order of the channels, of inputs and of outputs that are images.
+        preprocessing: how pixels became values, by input, as `Provenance` has it.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -67,10 +73,14 @@ def samples(batch: Batch, before: Outputs, after: Outputs, color: str = "bgr") -
     count = min(COUNT, *(len(value) for value in batch.values()))
     found = []
     for index in range(count):
-        images = [value[index] for value in batch.values() if _is_image(value)]
+        images = [(name, value[index]) for name, value in batch.items() if _is_image(value)]
         alone = len(before) == 1
-        outputs = (_shown(name, index, count, value, after[name], alone) for name, value in before.items())
-        image = _input_uri(images[0], color) if images else ""
+        outputs = (
+            _shown(name, index, count, value, after[name], alone, color) for name, value in before.items()
+        )
+        image = (
+            _uri(_in_order(_pixels(images[0][1], preprocessing.get(images[0][0])), color)) if images else ""
+        )
         kept = tuple(one for one in outputs if one is not None and (image or not one.boxes))
         found.append(Sample(image, kept))
     return tuple(one for one in found if one.outputs)
@@ -80,7 +90,9 @@ def _is_image(value: Array) -> bool:
     return value.ndim == 4 and value.shape[1] in (1, 3) and min(value.shape[2:]) >= _SMALLEST
 
 
-def _shown(name: str, index: int, count: int, before: Array, after: Array, alone: bool) -> Shown | None:
+def _shown(
+    name: str, index: int, count: int, before: Array, after: Array, alone: bool, color: str
+) -> Shown | None:
     if before.shape != after.shape and not are_boxes(before):
         return None
     if are_boxes(before):
@@ -92,10 +104,20 @@ def _shown(name: str, index: int, count: int, before: Array, after: Array, alone
     if are_classes(before, alone=alone):
         return Shown(name, classes=_classes(one.reshape(-1), other.reshape(-1)))
     if one.ndim == 3 and min(one.shape[1:]) >= _SMALLEST:
-        # Of several channels the strongest differs; their mean over all is one image for both.
-        low, high = float(one.mean(0).min()), float(one.mean(0).max())
-        return Shown(name, maps=tuple(_map_uri(value.mean(0), low, high) for value in (one, other)))
+        return Shown(name, maps=_maps(one, other, color))
     return None
+
+
+def _maps(before: Array, after: Array, color: str) -> tuple[str, ...]:
+    """Both outputs at the scale of the first, and their difference; three channels are in colour."""
+    if len(before) != 3:
+        # Of several channels the strongest differs; their mean over all is one image for both.
+        before, after = before.mean(0, keepdims=True), after.mean(0, keepdims=True)
+    low, high = float(before.min()), float(before.max())
+    span = (high - low) or 1.0
+    shades = [_bytes((value - low) / span) for value in (before, after)]
+    apart = _bytes(BRIGHTER * np.abs(after - before).mean(0, keepdims=True) / span)
+    return tuple(map(_uri, (*(_in_order(one, color) for one in shades), _in_order(apart, color))))
 
 
 def _boxes(rows: Array, image: int) -> tuple[Box, ...]:
@@ -112,21 +134,28 @@ def _classes(before: Array, after: Array) -> tuple[tuple[str, float, float], ...
     return tuple((f"class {int(i)}", float(before[i]), float(after[i])) for i in best)
 
 
-def _input_uri(image: Array, color: str) -> str:
-    """An input as an image, the values of each channel stretched to the whole range."""
-    # Channel by channel, which undoes a mean that was subtracted from each.
-    low, high = image.min((1, 2), keepdims=True), image.max((1, 2), keepdims=True)
-    shares = (image - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
-    pixels = (255 * shares).round().astype(np.uint8).transpose(1, 2, 0)
-    if pixels.shape[2] == 3 and color == "bgr":
-        pixels = pixels[:, :, ::-1]
-    return _uri(_fitted(pixels), "JPEG")
+def _pixels(image: Array, record: Mapping[str, Any] | None) -> NDArray[np.uint8]:
+    """An input as pixels (C, H, W): its preprocessing undone, or all channels stretched alike."""
+    if record is None:
+        low, high = float(image.min()), float(image.max())
+        return _bytes((image - low) / ((high - low) or 1.0))
+    mean, scale = (record.get(name) for name in ("mean", "scale"))
+    mean = mean["channels"] if isinstance(mean, Mapping) else mean
+    columns = [
+        np.reshape(start if one is None else one, (-1, 1, 1)) for one, start in ((mean, 0.0), (scale, 1.0))
+    ]
+    return _bytes((image / columns[1] + columns[0]) / 255)
 
 
-def _map_uri(values: Array, low: float, high: float) -> str:
-    """An output as shades of gray, at the scale of the original's."""
-    shades = np.clip((values - low) / ((high - low) or 1.0), 0.0, 1.0)
-    return _uri(_fitted((255 * shades).round().astype(np.uint8)[:, :, None]), "JPEG")
+def _bytes(values: Array) -> NDArray[np.uint8]:
+    """Values from 0 to 1 as bytes; what lies outside is cut off."""
+    return (255 * np.clip(values, 0.0, 1.0)).round().astype(np.uint8)
+
+
+def _in_order(pixels: NDArray[np.uint8], color: str) -> NDArray[np.uint8]:
+    """(C, H, W) as (H, W, C), red first."""
+    image = pixels.transpose(1, 2, 0)
+    return image[:, :, ::-1] if image.shape[2] == 3 and color == "bgr" else image
 
 
 def _fitted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -139,13 +168,14 @@ def _fitted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return resize(pixels, (max(1, round(pixels.shape[0] * factor)), max(1, round(pixels.shape[1] * factor))))
 
 
-def _uri(pixels: NDArray[np.uint8], image_format: str) -> str:
+def _uri(pixels: NDArray[np.uint8]) -> str:
     try:
         from PIL import Image  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingExtraError("showing inputs and outputs", "Pillow", "torch") from error
-    image: Any = Image.fromarray(np.ascontiguousarray(pixels.squeeze()))
+    image: Any = Image.fromarray(
+        np.ascontiguousarray(_fitted(pixels).squeeze(2 if pixels.shape[2] == 1 else ()))
+    )
     stream = BytesIO()
-    options: Mapping[str, Any] = {"quality": 82, "optimize": True}
-    image.save(stream, image_format, **options)
-    return f"data:image/{image_format.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    image.save(stream, "JPEG", quality=82, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -24,6 +24,8 @@ from ..system import is_dir
 #: Version of the layout; files of a later one are rejected.
 SCHEMA = 1
 JSON_FILE = "report.json"
+#: Times by which the image of a difference is brighter than the outputs'.
+BRIGHTER = 4
 #: (iteration, value) of what a training shows, rising.
 TrainingHistory = tuple[tuple[int, float], ...]
 #: Packages whose versions a report names where they are installed.
@@ -58,7 +60,7 @@ class Shown:
 
     Attributes:
         name: of the output.
-        maps: data URIs of images, at one scale.
+        maps: data URIs of images, at one scale, and of their difference behind them.
         boxes: found boxes.
         classes: (label, value before, value after) of the largest values, largest first.
     """

@@ -3,16 +3,18 @@
 Activations and normalisations are drawn as part of what they follow. A convolution that was decomposed is as
 many rows high as its stack is long, so that the network before and the network after have the same outline. A
 layer is as high as its highest block, so that between two layers there is always room to pass (`routes`).
+Where nothing changed over several layers, these are drawn as one block (`folding`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 
 from ..formats.graph import NetGraph, Node
+from .folding import Block, fold, layers_of
 
 #: Types that follow a layer and change neither sizes nor channels.
 _FOLDED = re.compile(
@@ -25,36 +27,19 @@ _FOLDED = re.compile(
 _GATE = re.compile("mul", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Block:
-    """What is drawn as one.
-
-    Attributes:
-        node: its first node.
-        with_op_types: types of the nodes that were drawn into it.
-        sources: positions of the blocks that feed it.
-        layer: its layer, from the top.
-        rows: how many rows it is high.
-        lane: its lane, from the left.
-    """
-
-    node: Node
-    with_op_types: tuple[str, ...]
-    sources: tuple[int, ...]
-    layer: int = 0
-    rows: int = 1
-    lane: int = 0
-
-
-def lay_out(graph: NetGraph, heights: Mapping[str, int]) -> tuple[Block, ...]:
+def lay_out(
+    graph: NetGraph, heights: Mapping[str, int], changed: Collection[str] | None = None
+) -> tuple[Block, ...]:
     """Place a network.
 
     Args:
         graph: the network.
         heights: rows of the convolutions that have more than one, by the name of the layer.
+        changed: names of the layers that were decomposed; runs of others are folded. None folds nothing.
     """
-    blocks = _folded(graph)
-    layers = _layers(blocks)
+    blocks = _with_activations(graph)
+    blocks = blocks if changed is None else fold(blocks, changed)
+    layers = layers_of(blocks)
     lanes = _lanes(blocks, layers)
     return tuple(
         replace(block, layer=layer, rows=heights.get(block.node.layer or "", 1), lane=lane)
@@ -62,22 +47,7 @@ def lay_out(graph: NetGraph, heights: Mapping[str, int]) -> tuple[Block, ...]:
     )
 
 
-def _layers(blocks: Sequence[Block]) -> list[int]:
-    """One below the lowest source; what has no source, right above what it feeds first."""
-    found: list[int] = []
-    for block in blocks:
-        found.append(max((found[i] + 1 for i in block.sources), default=0))
-    highest: dict[int, int] = {}
-    for block, layer in zip(blocks, found, strict=True):
-        for source in block.sources:
-            highest[source] = min(highest.get(source, layer), layer)
-    return [
-        layer if block.sources else highest.get(i, 1) - 1
-        for i, (block, layer) in enumerate(zip(blocks, found, strict=True))
-    ]
-
-
-def _folded(graph: NetGraph) -> list[Block]:
+def _with_activations(graph: NetGraph) -> list[Block]:
     gated = _gated(graph)
     readers = _readers(graph)
     of_node: list[int] = []

@@ -1,4 +1,4 @@
-"""A plan as a notebook shows it: its numbers and a bar per layer, in the notebook's own colours."""
+"""A result as a notebook shows it: its headline and a row per decomposed layer, without script or style."""
 
 from __future__ import annotations
 
@@ -10,29 +10,22 @@ from ..decomposition.result import Result
 from .data import Made, Report
 from .sections import layers, summary
 
-_WAS, _IS = "#8193a8", "#d9731a"
-_BAR = '<i style="display:block;height:4px;border-radius:2px;background:{};width:{:.2f}%"></i>'
-
 
 def fragment(result: Result[Any]) -> str:
-    """What a notebook shows of a result: HTML without script or style sheet."""
-    plan = result.plan
-    report = Report("", Made(), plan)
-    heads = ("layer", "shape", "becomes, or why it stays", "", *layers.columns(plan))
-    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in heads)
-    body = Markup("").join(map(_row, layers.rows(plan)))
-    return str(
-        Markup(
-            '<div style="overflow-x:auto"><p>{}</p>'
-            "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
-        ).format(summary.sentence(report), head, body)
-    )
+    """What a notebook shows of a result: HTML in the notebook's own colours."""
+    head = summary.headline(Report("", Made(), result.plan))
+    verdict = Markup(" <b>({})</b>").format(head.verdict) if head.verdict else ""
+    text = Markup("<p><b>{}</b>{}<br>{}</p>").format(head.text, verdict, head.details)
+    rows = layers.changed(result.plan)
+    if rows:
+        heads = ("layer", "shape", "becomes", *(cell.head for cell in rows[0].cells))
+        titles = Markup("").join(Markup("<th>{}</th>").format(name) for name in heads)
+        body = Markup("").join(map(_row, rows))
+        text += Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(titles, body)
+    return str(Markup('<div style="overflow-x:auto">{}</div>').format(text))
 
 
 def _row(row: layers.Row) -> Markup:
-    shares = zip((_WAS, _IS) if row.changed else (_WAS,), row.bar, strict=False)
-    bars = Markup("").join(Markup(_BAR).format(color, share) for color, share in shares)
-    cells = Markup("").join(Markup("<td>{}</td>").format(text) for text, _ in row.cells)
-    return Markup('<tr><th>{}</th><td>{}</td><td>{}</td><td style="min-width:120px">{}</td>{}</tr>').format(
-        row.layer, row.shape, row.becomes, bars, cells
-    )
+    values = (row.shape, row.becomes, *(cell.text for cell in row.cells))
+    cells = Markup("").join(Markup("<td>{}</td>").format(text) for text in values)
+    return Markup("<tr><th>{}</th>{}</tr>").format(row.layer, cells)

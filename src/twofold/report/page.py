@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from ..calibration.measure import LOST, NOTABLE, verdict
 from ..compare import TIMES
 from ..text import error_text
 from . import svg
+from .data import BRIGHTER
 from .sections import curves, images, layers, network, origin, summary, training
 
 if TYPE_CHECKING:
     from .data import Report
+
+
+#: A part of a name with the separators behind it; characters of one that may break anywhere; of a word that
+#: is taken for a name.
+_PART = re.compile(r"[^./_:\\-]*[./_:\\-]*")
+_LONGEST, _WORD = 32, 20
 
 
 def _asset(name: str) -> str:
@@ -29,9 +38,26 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["error"] = error_text
+    environment.filters["value"] = svg.value
+    environment.filters["name"] = breakable
+    environment.filters["names"] = _breakable_words
+    environment.filters["verdict"] = verdict
     environment.filters["arrow"] = svg.arrow
     environment.globals["tip"] = svg.tip
     return environment
+
+
+def breakable(name: str) -> Markup:
+    """A name that breaks behind its separators only, unless a part of it is longer than a line."""
+    parts = [part for part in _PART.findall(name) if part]
+    long = Markup('<span class="long">{}</span>')
+    return Markup("<wbr>").join(long.format(part) if len(part) > _LONGEST else escape(part) for part in parts)
+
+
+def _breakable_words(text: str) -> Markup:
+    """A sentence whose long words are names."""
+    words = (breakable(word) if len(word) > _WORD else escape(word) for word in text.split(" "))
+    return Markup(" ").join(words)
 
 
 def page(report: Report) -> str:
@@ -44,16 +70,18 @@ def page(report: Report) -> str:
         style=Markup(_asset("style.css")),
         script=Markup(_asset("script.js")),
         kind=summary.kind(report),
-        sentence=summary.sentence(report),
+        headline=summary.headline(report),
         tiles=summary.tiles(report),
-        drawing=network.drawing(report),
+        drawings=network.drawings(report),
         tradeoffs=tuple(curves.network_charts(report)),
-        columns=() if plan is None else layers.columns(plan),
-        rows=() if plan is None else layers.rows(plan, report.graph),
+        rows=() if plan is None else layers.changed(plan, report.graph),
+        unchanged=None if plan is None else layers.unchanged(plan, report.graph),
         charts=curves.layer_charts(report),
         schemes=curves.schemes(report),
-        rank_note=curves.rank_note(report),
         samples=images.samples(report),
+        brighter=BRIGHTER,
+        notable=NOTABLE,
+        lost=LOST,
         trainings=training.charts(report),
         origin=origin.origin(report),
     )  # fmt: skip

@@ -13,10 +13,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from .layout import Block
+from .folding import Block
 
 #: Sizes of a block, distances between blocks where no track needs more, and between two tracks.
-WIDTH, HEIGHT = 176, 40
+WIDTH, HEIGHT = 200, 40
 _GUTTER, _GAP, _TRACK = 36, 18, 8
 #: Between the places at which edges enter one block.
 _PORT = 12

@@ -1,4 +1,7 @@
-"""Line charts as inline SVG: axes, lines, and points that tell what they are when they are pointed at."""
+"""Line charts as inline SVG: axes, lines, and points that tell what they are when they are pointed at.
+
+Axes begin and end beside the data, with room, so that no point lies on an axis.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from markupsafe import Markup
 
 #: A point (x, y).
 Point = tuple[float, float]
-#: Errors below this share of the largest lie off a chart: they would squeeze everything else.
+#: Values of lines below this fraction of the largest lie off a logarithmic chart: they would squeeze others.
 _FLOOR = 1e-4
+#: Room beside the data, as a fraction of their range.
+_ROOM = 0.05
 
 
 @dataclass(frozen=True)
@@ -54,19 +59,22 @@ class Mark:
 
 @dataclass(frozen=True)
 class Axes:
-    """Size and labels of a chart; `log` is the vertical axis."""
+    """Size and titles of a chart; `log` is the vertical axis."""
 
     width: int
     height: int
-    x_label: str = ""
-    y_label: str = ""
-    x_range: tuple[float, float] | None = None
+    x_label: str
+    y_label: str
     log: bool = True
-    left: int = 58
+    left: int = 64
     bottom: int = 40
     top: int = 14
     right: int = 16
     ticks: int = 6
+
+    def can_show(self, y: float) -> bool:
+        """Whether a value has a place on the vertical axis; 0 has none on a logarithmic one."""
+        return y > 0 or not self.log
 
 
 def tip(text: str, *, focus: bool = False) -> Markup:
@@ -85,6 +93,11 @@ def number(value: float) -> str:
     return f"{value:.10g}" if 1e-3 <= abs(value) < 1e5 or not value else f"{value:.0e}".replace("e-0", "e-")
 
 
+def value(value: float) -> str:
+    """A value of an output, in the same places as its neighbours."""
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """Round values between two, about so many."""
     span = high - low
@@ -92,7 +105,7 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
         return [low]
     raw = span / max(count, 1)
     unit = 10 ** math.floor(math.log10(raw))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * 0.999)
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * 0.7)
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -115,15 +128,15 @@ class _Scale:
     y: tuple[float, float]
 
     @classmethod
-    def of(cls, axes: Axes, points: Sequence[Point]) -> _Scale:
-        xs = [x for x, _ in points] or [0.0, 1.0]
-        ys = [y for _, y in points if y > 0] or [1.0]
-        high = max(ys)
-        low = max(min(ys), high * _FLOOR) if axes.log else 0.0
+    def of(cls, axes: Axes, lines: Sequence[Line], marks: Sequence[Mark]) -> _Scale:
+        on_lines = [point for line in lines for point in line.points]
+        of_marks = [mark.at for mark in marks]
         if axes.log:
-            low, high = low / 1.25, high * 1.25
-        x = axes.x_range or (min(xs), max(xs))
-        return cls(axes, x if x[1] > x[0] else (x[0] - 1, x[0] + 1), (low, high if high > low else low + 1))
+            highest = max((y for _, y in (*on_lines, *of_marks)), default=1.0)
+            on_lines = [(x, y) for x, y in on_lines if axes.can_show(y) and y >= highest * _FLOOR]
+        points = (*on_lines, *of_marks)
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        return cls(axes, _with_room(xs, log=False), _with_room(ys, log=axes.log))
 
     def px(self, x: float) -> float:
         room = self.axes.width - self.axes.left - self.axes.right
@@ -132,13 +145,23 @@ class _Scale:
     def py(self, y: float) -> float:
         room = self.axes.height - self.axes.top - self.axes.bottom
         if self.axes.log:
-            share = math.log(max(y, self.y[0]) / self.y[0]) / math.log(self.y[1] / self.y[0])
+            share = math.log(y / self.y[0]) / math.log(self.y[1] / self.y[0])
         else:
             share = (y - self.y[0]) / (self.y[1] - self.y[0])
         return self.axes.top + (1 - share) * room
 
     def inside(self, y: float) -> bool:
-        return not self.axes.log or y >= self.y[0]
+        return self.y[0] <= y
+
+
+def _with_room(values: Sequence[float], *, log: bool) -> tuple[float, float]:
+    """From a little below the least to a little above the largest."""
+    low, high = (min(values), max(values)) if values else (1.0, 1.0)
+    if log:
+        room = (high / low) ** _ROOM if high > low else 2.0
+        return low / room, high * room
+    room = _ROOM * (high - low) if high > low else 1.0
+    return low - room, high + room
 
 
 def chart(axes: Axes, lines: Sequence[Line], marks: Sequence[Mark], title: str) -> Markup:
@@ -150,8 +173,8 @@ def chart(axes: Axes, lines: Sequence[Line], marks: Sequence[Mark], title: str) 
         marks: on top of them.
         title: what it shows, for readers who do not see it.
     """
-    every = [point for line in lines for point in line.points] + [mark.at for mark in marks]
-    scale = _Scale.of(axes, every)
+    marks = [mark for mark in marks if axes.can_show(mark.at[1])]
+    scale = _Scale.of(axes, lines, marks)
     inner = [*_grid(scale), *(part for line in lines for part in _line(scale, line))]
     inner += [_mark(scale, mark) for mark in marks]
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
@@ -174,20 +197,17 @@ def _grid(scale: _Scale) -> list[Markup]:
         parts.append(
             Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(axes.left - 6, at + 4, number(y))
         )
-    if axes.x_label:
-        middle = (axes.left + right) / 2
-        parts.append(
-            Markup('<text class="label mid" x="{}" y="{}">{}</text>').format(
-                middle, axes.height - 5, axes.x_label
-            )
+    across, up = (axes.left + right) / 2, (axes.top + base) / 2
+    parts.append(
+        Markup('<text class="label mid" x="{}" y="{}">{}</text>').format(
+            across, axes.height - 5, axes.x_label
         )
-    if axes.y_label:
-        middle = (axes.top + base) / 2
-        parts.append(
-            Markup('<text class="label mid" transform="translate(13 {}) rotate(-90)">{}</text>').format(
-                middle, axes.y_label
-            )
+    )
+    parts.append(
+        Markup('<text class="label mid" transform="translate(13 {}) rotate(-90)">{}</text>').format(
+            up, axes.y_label
         )
+    )
     return parts
 
 

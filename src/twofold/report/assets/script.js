@@ -13,7 +13,8 @@
   };
   const linked = (target, on) => {
     const link = target.dataset.link;
-    if (link) all("#graph .node").forEach((n) => n.dataset.link === link && n.classList.toggle("lit", on));
+    const graph = target.closest(".graph");
+    if (link && graph) all(".node", graph).forEach((n) => n.dataset.link === link && n.classList.toggle("lit", on));
   };
   const holder = (event) => event.target.closest && event.target.closest("[data-tip]");
   let over = null;
@@ -62,7 +63,7 @@
     const code = copy.querySelector("code");
     const pick = (dot) => {
       all(".picked", figure).forEach((one) => one.classList.remove("picked"));
-      dot.classList.add("picked");
+      all(`[data-budget="${dot.dataset.budget}"]`, figure).forEach((one) => one.classList.add("picked"));
       code.textContent = copy.dataset.command.replaceAll("{R}", dot.dataset.budget);
     };
     all("[data-budget]", figure).forEach((dot) => {
@@ -82,76 +83,122 @@
     });
   });
 
-  // The network is moved and zoomed by its viewBox.
-  const graph = document.getElementById("graph");
-  if (!graph) return;
-  const whole = { w: Number(graph.dataset.width), h: Number(graph.dataset.height) };
-  const view = { x: 0, y: 0, w: whole.w };
-  const height = () => view.w * graph.clientHeight / Math.max(graph.clientWidth, 1);
-  const draw = () => {
-    const room = { x: whole.w * 0.5, y: whole.h * 0.5 };
-    view.x = Math.max(-room.x, Math.min(view.x, whole.w - view.w + room.x));
-    view.y = Math.max(-room.y, Math.min(view.y, Math.max(whole.h - height(), 0) + room.y));
-    graph.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${height()}`);
-  };
-  const widest = () => Math.max(whole.w, whole.h * graph.clientWidth / Math.max(graph.clientHeight, 1));
-  const zoom = (factor, px = graph.clientWidth / 2, py = graph.clientHeight / 2) => {
-    const before = view.w / graph.clientWidth;
-    view.w = Math.min(Math.max(view.w * factor, 200), widest() * 1.5);
-    const after = view.w / graph.clientWidth;
-    view.x += px * (before - after);
-    view.y += py * (before - after);
-    draw();
-  };
-  const center = () => { view.x = (whole.w - view.w) / 2; view.y = 0; draw(); };
-  const fit = {
-    in: () => zoom(0.75),
-    out: () => zoom(1 / 0.75),
-    // Text stays as large as it is drawn, and no smaller than two thirds of that.
-    width: () => { view.w = Math.max(Math.min(whole.w, 1.5 * graph.clientWidth), graph.clientWidth); center(); },
-    all: () => { view.w = widest(); center(); },
-  };
-  all("[data-zoom]").forEach((button) => button.addEventListener("click", () => fit[button.dataset.zoom]()));
-  graph.addEventListener("wheel", (event) => {
-    if (document.activeElement !== graph && !event.ctrlKey) return;
-    event.preventDefault();
-    const box = graph.getBoundingClientRect();
-    zoom(Math.exp(event.deltaY * 0.0015), event.clientX - box.left, event.clientY - box.top);
-  }, { passive: false });
-  const fingers = new Map();
-  graph.addEventListener("pointerdown", (event) => {
-    fingers.set(event.pointerId, event);
-    graph.setPointerCapture(event.pointerId);
-    graph.classList.add("moving");
-    graph.focus({ preventScroll: true });
-  });
-  graph.addEventListener("pointermove", (event) => {
-    const last = fingers.get(event.pointerId);
-    if (!last) return;
-    const scale = view.w / graph.clientWidth;
-    const others = [...fingers.values()].filter((one) => one.pointerId !== event.pointerId);
-    if (others.length === 1) {
-      const apart = (one) => Math.hypot(one.clientX - others[0].clientX, one.clientY - others[0].clientY);
-      const box = graph.getBoundingClientRect();
-      zoom(apart(last) / Math.max(apart(event), 1), others[0].clientX - box.left, others[0].clientY - box.top);
-    } else {
-      view.x -= (event.clientX - last.clientX) * scale;
-      view.y -= (event.clientY - last.clientY) * scale;
+  // A drawn network is moved and zoomed by its viewBox; it opens at the first change.
+  const viewer = (canvas) => {
+    const graph = canvas.querySelector(".graph");
+    const heads = graph.querySelector(".heads");
+    const whole = { w: Number(graph.dataset.width), h: Number(graph.dataset.height) };
+    const view = { x: 0, y: 0, w: whole.w };
+    const topOf = (node) => Number(node.querySelector("rect").getAttribute("y"));
+    const changes = [...new Set(all(".split", graph).map(topOf))].sort((a, b) => a - b);
+    const scale = () => view.w / Math.max(graph.clientWidth, 1);
+    const height = () => graph.clientHeight * scale();
+    const above = 44;
+    const draw = () => {
+      const room = { x: whole.w * 0.5, y: whole.h * 0.5 };
+      view.x = Math.max(-room.x, Math.min(view.x, whole.w - view.w + room.x));
+      view.y = Math.max(-room.y, Math.min(view.y, Math.max(whole.h - height(), 0) + room.y));
+      graph.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${height()}`);
+      heads.setAttribute("transform", `translate(0 ${view.y})`);
+    };
+    const widest = () => Math.max(whole.w, whole.h * graph.clientWidth / Math.max(graph.clientHeight, 1));
+    const zoom = (factor, px = graph.clientWidth / 2, py = graph.clientHeight / 2) => {
+      const before = scale();
+      view.w = Math.min(Math.max(view.w * factor, 200), widest() * 1.5);
+      view.x += px * (before - scale());
+      view.y += py * (before - scale());
       draw();
-    }
-    fingers.set(event.pointerId, event);
-  });
-  const lift = (event) => { fingers.delete(event.pointerId); if (!fingers.size) graph.classList.remove("moving"); };
-  ["pointerup", "pointercancel"].forEach((name) => graph.addEventListener(name, lift));
-  graph.addEventListener("keydown", (event) => {
-    const step = view.w / 10;
-    const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
-    if (event.key === "+") zoom(0.75);
-    else if (event.key === "-") zoom(1 / 0.75);
-    else if (moves[event.key]) { view.x += moves[event.key][0]; view.y += moves[event.key][1]; draw(); }
-    else return;
-    event.preventDefault();
-  });
-  addEventListener("resize", draw);
-  fit.width();
+    };
+    const center = () => { view.x = (whole.w - view.w) / 2; };
+    const fit = {
+      in: () => zoom(0.75),
+      out: () => zoom(1 / 0.75),
+      // Text stays as large as it is drawn, and no smaller than two thirds of that.
+      width: () => {
+        view.w = Math.max(Math.min(whole.w, 1.5 * graph.clientWidth), graph.clientWidth);
+        center();
+        draw();
+      },
+      all: () => { view.w = widest(); center(); view.y = 0; draw(); },
+    };
+    all("[data-zoom]", canvas).forEach((button) => button.addEventListener("click", () => fit[button.dataset.zoom]()));
+
+    const said = canvas.querySelector("output");
+    const go = (top) => { view.y = top - above; draw(); };
+    let change = 0;
+    all("[data-step]", canvas).forEach((button) => button.addEventListener("click", () => {
+      change = (change + Number(button.dataset.step) + changes.length) % changes.length;
+      go(changes[change]);
+      said.textContent = `${change + 1} of ${changes.length}`;
+    }));
+    const search = canvas.querySelector("input");
+    const names = (node) => (node.dataset.names || node.dataset.tip.split("\n")[0]).toLowerCase();
+    let match = -1;
+    const find = (step) => {
+      all(".match", graph).forEach((node) => node.classList.remove("match"));
+      const wanted = search.value.trim().toLowerCase();
+      const found = wanted ? all(".node", graph).filter((node) => names(node).includes(wanted)) : [];
+      found.sort((a, b) => topOf(a) - topOf(b));
+      const links = [...new Set(found.map((node) => node.dataset.link))];
+      match = links.length ? (match + step + links.length) % links.length : -1;
+      said.textContent = wanted ? (links.length ? `${match + 1} of ${links.length}` : "no such layer") : "";
+      const matched = found.filter((node) => node.dataset.link === links[match]);
+      matched.forEach((node) => node.classList.add("match"));
+      if (matched.length) go(topOf(matched[0]));
+    };
+    search.addEventListener("input", () => { match = -1; find(1); });
+    search.addEventListener("keydown", (event) => { if (event.key === "Enter") find(event.shiftKey ? -1 : 1); });
+
+    graph.addEventListener("wheel", (event) => {
+      if (document.activeElement !== graph && !event.ctrlKey) return;
+      event.preventDefault();
+      const box = graph.getBoundingClientRect();
+      zoom(Math.exp(event.deltaY * 0.0015), event.clientX - box.left, event.clientY - box.top);
+    }, { passive: false });
+    // One finger scrolls the page, and moves the drawing sideways; two move and zoom it.
+    graph.addEventListener("touchmove", (event) => { if (event.touches.length > 1) event.preventDefault(); }, { passive: false });
+    const fingers = new Map();
+    graph.addEventListener("pointerdown", (event) => {
+      fingers.set(event.pointerId, event);
+      graph.setPointerCapture(event.pointerId);
+      graph.classList.add("moving");
+      graph.focus({ preventScroll: true });
+    });
+    graph.addEventListener("pointermove", (event) => {
+      const last = fingers.get(event.pointerId);
+      if (!last) return;
+      const others = [...fingers.values()].filter((one) => one.pointerId !== event.pointerId);
+      if (others.length === 1) {
+        const apart = (one) => Math.hypot(one.clientX - others[0].clientX, one.clientY - others[0].clientY);
+        const box = graph.getBoundingClientRect();
+        zoom(apart(last) / Math.max(apart(event), 1), others[0].clientX - box.left, others[0].clientY - box.top);
+      }
+      const share = others.length ? 0.5 : 1;
+      view.x -= (event.clientX - last.clientX) * scale() * share;
+      if (others.length || event.pointerType !== "touch") view.y -= (event.clientY - last.clientY) * scale() * share;
+      draw();
+      fingers.set(event.pointerId, event);
+    });
+    const lift = (event) => { fingers.delete(event.pointerId); if (!fingers.size) graph.classList.remove("moving"); };
+    ["pointerup", "pointercancel"].forEach((name) => graph.addEventListener(name, lift));
+    graph.addEventListener("keydown", (event) => {
+      const step = view.w / 10;
+      const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+      if (event.key === "+") zoom(0.75);
+      else if (event.key === "-") zoom(1 / 0.75);
+      else if (moves[event.key]) { view.x += moves[event.key][0]; view.y += moves[event.key][1]; draw(); }
+      else return;
+      event.preventDefault();
+    });
+    // What is folded away has no size yet.
+    let width = 0;
+    new ResizeObserver(() => {
+      const opened = !width;
+      if (graph.clientWidth === width) return;
+      width = graph.clientWidth;
+      if (!width) return;
+      if (opened) { fit.width(); go(changes[0]); } else draw();
+    }).observe(graph);
+  };
+  all(".canvas").forEach(viewer);
 })();

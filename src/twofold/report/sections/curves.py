@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from ...conv import Size
 from ...planning.candidates import label
+from ...planning.options import FixedRanks, PlanOptions
 from ...planning.plan import Plan
 from ...planning.tradeoff import LayerCurves, RankCurve, Tradeoff
-from ...text import count_text, error_text, ranks_text
+from ...text import count_text, error_text
 from ..data import Report
 from ..svg import Axes, Line, Mark, chart
 
-#: Options that name a budget, each with its value, or stand for one.
+#: Options that name a budget, or stand for one; and those of a budget of time alone. Each has a value.
 _BUDGETS = frozenset(
     {"--macs", "--params", "--error", "--accuracy-drop", "--energy", "--speedup", "--latency", "--rule"}
 )
+_OF_TIME = frozenset({"--runtime", "--threads", "--latency-table"})
 
 
 @dataclass(frozen=True)
 class LayerChart:
-    """One small chart: a layer's name, what it became, and its curves."""
+    """One small chart: a layer's name, what it became ("" for one that stays), and its curves."""
 
     layer: str
     becomes: str
@@ -37,13 +40,17 @@ class NetworkChart:
 
     Attributes:
         heading: what it shows.
-        svg: the chart.
+        wide: the chart.
+        narrow: the same for a phone.
+        unseen: points that a logarithmic axis has no place for, in words.
         command: with {R} where the budget goes.
         budget: what stands there first.
     """
 
     heading: str
-    svg: Markup
+    wide: Markup
+    narrow: Markup
+    unseen: tuple[str, ...]
     command: str
     budget: str
 
@@ -76,9 +83,15 @@ def _layer(plan: Plan, layer: LayerCurves) -> LayerChart:
         text = f"chosen: {choice.label}\nerror {error_text(choice.relative_error)}\n"
         text += f"MACs {count_text(choice.macs[1])} of {count_text(choice.macs[0])}"
         marks.append(Mark((choice.ranks[0], choice.relative_error), "chosen", text))
-    axes = Axes(300, 176, left=44, bottom=24, top=8, right=10, ticks=4)
+    axes = Axes(300, 200, _rank_title(layer), "relative error", left=56, top=8, right=12, ticks=4)
     svg = chart(axes, lines, marks, f"error of {layer.layer} by rank")
-    return LayerChart(layer.layer, "stays as it is" if choice is None else choice.label, svg)
+    return LayerChart(layer.layer, "" if choice is None else choice.label, svg)
+
+
+def _rank_title(layer: LayerCurves) -> str:
+    """Of schemes with several ranks the first is on the axis."""
+    several = any(len(ranks) > 1 for curve in layer.curves for ranks in curve.ranks)
+    return "rank (the first of several)" if several else "rank"
 
 
 def _rank_line(curve: RankCurve, plan: Plan) -> Line:
@@ -101,28 +114,29 @@ def network_charts(report: Report) -> Iterator[NetworkChart]:
 
 
 def _network(report: Report, found: Tradeoff) -> NetworkChart:
-    error = "output error, predicted" if found.measured else "lost energy, root of the sum over layers"
+    error = "output error, predicted" if found.measured else "lost energy, root of the sum"
     points = tuple(zip(found.ratios, found.errors, strict=True))
     budgets = tuple(_budget(ratio) for ratio in found.ratios)
-    tips = tuple(
-        f"{found.label} {ratio:.3f} of the original\n{error}: {error_text(value)}\nclick: its command"
-        for ratio, value in points
-    )
-    marks = []
+
+    def words(ratio: float, value: float) -> str:
+        return f"{found.label} {ratio:.3f} of the original's\n{error}: {error_text(value)}"
+
+    tips = tuple(f"{words(*point)}\nclick: its command" for point in points)
+    budget = _budget(found.chosen[0])
+    marks = [
+        Mark(found.chosen, "chosen", f"this plan\n{words(*found.chosen)}", "this plan", budget, below=True)
+    ]
     if found.reference is not None:
-        ratio, value = found.reference
-        text = (
-            f"the reference rule's ranks (AMCT), with factors fitted as here\n{found.label} {ratio:.3f}\n"
-            f"{error}: {error_text(value)}"
-        )
-        marks.append(Mark((ratio, value), "reference", text, "reference rule (AMCT)"))
-    ratio, value = found.chosen
-    text = f"this plan\n{found.label} {ratio:.3f}\n{error}: {error_text(value)}"
-    marks.append(Mark((ratio, value), "chosen", text, "this plan", _budget(ratio), below=True))
-    axes = Axes(720, 360, f"{found.label} after / before", error, x_range=(0.0, 1.0), ticks=10)
-    svg = chart(axes, [Line(points, "curve", tips, budgets)], marks, f"{error} against {found.label}")
+        text = f"the ranks of AMCT's rank rule, with factors fitted as here\n{words(*found.reference)}"
+        marks.insert(0, Mark(found.reference, "amct", text, "AMCT's rank rule"))
+    titles = f"{found.label} after / before", f"{error} (relative)" if found.measured else error
+    wide, narrow = (
+        chart(axes, [Line(points, "curve", tips, budgets)], marks, f"{error} against {found.label}")
+        for axes in (Axes(720, 360, *titles, ticks=10), Axes(340, 300, *titles, left=56, ticks=5))
+    )
+    unseen = tuple(mark.tip.replace("\n", ", ") for mark in marks if not mark.at[1])
     heading = "Error against " + ("time" if found.budget == "latency" else found.label)
-    return NetworkChart(heading, svg, _command(report.made.command, found.budget), _budget(ratio))
+    return NetworkChart(heading, wide, narrow, unseen, _command(report, found.budget), budget)
 
 
 def _budget(ratio: float) -> str:
@@ -130,19 +144,21 @@ def _budget(ratio: float) -> str:
     return f"{min(math.ceil(ratio * 1000 - 1e-9) / 1000, 1.0):g}"
 
 
-def _command(words: Sequence[str], budget: str) -> str:
+def _command(report: Report, budget: str) -> str:
     """The command with {R} in the place of its budget, into another folder."""
+    words = report.made.command
     if not words:
-        return f"twofold.decompose(model, {budget}={{R}})"
+        return _call(report, budget)
+    left_out = _BUDGETS if budget == "latency" else _BUDGETS | _OF_TIME
     kept: list[str] = []
     rest = iter(words)
     for word in rest:
-        if word in _BUDGETS:
+        if word in left_out:
             next(rest, None)
-        elif word.partition("=")[0] not in _BUDGETS and word != "--force":
+        elif word in ("-o", "--output"):
+            kept += [word, next(rest, "out").rstrip("/") + "-{R}"]
+        elif word != "--force":
             kept.append(word)
-            if word in ("-o", "--output"):
-                kept.append(next(rest, "out").rstrip("/") + "-{R}")
     return f"{' '.join(map(_quoted, kept))} --{budget} {{R}}"
 
 
@@ -152,10 +168,26 @@ def _quoted(word: str) -> str:
     return shlex.quote(stem) + word[len(stem) :]
 
 
-def rank_note(report: Report) -> str:
-    """What the horizontal axis means where a scheme has several ranks."""
-    layers = report.tradeoff_curves.layers if report.tradeoff_curves else ()
-    several = next(
-        (ranks for one in layers for curve in one.curves for ranks in curve.ranks if len(ranks) > 1), None
-    )
-    return "" if several is None else f"of several ranks, such as {ranks_text(several)}, the first counts"
+def _call(report: Report, budget: str) -> str:
+    """The call from Python with {R} in the place of its budget: `model` and `data` are the caller's."""
+    assert report.plan is not None, "Bug: a trade-off without a plan"
+    options, plain = report.plan.options, PlanOptions()
+    given = {
+        "schemes": options.schemes,
+        "multiple": options.device or options.multiple,
+        "only": options.only,
+        "skip": options.skip,
+        "ranks": {one.pattern: _rank(one) for one in options.ranks},
+    }
+    usual = {"multiple": plain.multiple, "only": (), "skip": (), "ranks": {}}
+    words = ["no_data=True" if report.plan.calibration is None else "data=data", f"{budget}={{R}}"]
+    if budget == "latency" and report.plan.timing is not None:
+        given["runtime"] = report.plan.timing.setting.partition(" ")[0]
+    words += [f"{name}={value!r}" for name, value in given.items() if value != usual.get(name)]
+    return f"twofold.decompose(model, {', '.join(words)})"
+
+
+def _rank(fixed: FixedRanks) -> Size | int | str:
+    if fixed.ranks is None:
+        return "full"
+    return fixed.ranks[0] if len(fixed.ranks) == 1 else fixed.ranks

@@ -1,12 +1,14 @@
 """The network before and after, side by side: what became of each convolution can be pointed at.
 
 The network before is drawn in a mirror, so that the longest paths of both run beside each other in the
-middle, and what branches off goes outwards.
+middle, and what branches off goes outwards. Runs of layers in which nothing changed are one block each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -17,38 +19,60 @@ from ...lowrank import scheme
 from ...planning.plan import Choice, Plan
 from ...text import count_text, error_text, shape_text
 from ..data import Report
-from ..layout import Block, lay_out
+from ..folding import Block
+from ..layout import lay_out
 from ..routes import HEIGHT, WIDTH, Point, Routes, height_of, route
 from ..svg import arrow, tip
 
-_BETWEEN, _MARGIN = 96, 16
+_BETWEEN, _MARGIN = 64, 16
 _TOP = 34
 #: Radius of an edge's corners.
 _ROUND = 6.0
+#: Names that are listed of a folded run.
+_LISTED = 12
+#: What parts of a name follow.
+_SEPARATOR = re.compile(r"[^\w]|_")
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """The image and how large it is."""
+    """The image and how large it is.
+
+    Attributes:
+        svg: what is drawn.
+        width: of the whole, in pixels.
+        height: of the whole.
+        folded: how many layers stand in blocks of several.
+    """
 
     svg: Markup
     width: int
     height: int
-    complete: bool
+    folded: int
 
 
-def drawing(report: Report) -> Drawing | None:
-    """Draw both networks; None where the structure is not known."""
-    plan = report.plan
-    if report.graph is None or plan is None or not report.graph.nodes:
-        return None
+def drawings(report: Report) -> tuple[Drawing, ...]:
+    """Draw both networks with runs of unchanged layers folded and, where there are such, every layer, too.
+
+    Nothing where the structure is not known, or nothing changed.
+    """
+    plan, graph = report.plan, report.graph
+    if graph is None or plan is None or not graph.nodes or not plan.choices:
+        return ()
     choices = {choice.layer: choice for choice in plan.choices}
     chains = {
         name: scheme(one.scheme).chain(one.geometry, one.variant, one.ranks) for name, one in choices.items()
     }
-    blocks = lay_out(report.graph, {name: len(chain) for name, chain in chains.items()})
-    canvas = _Canvas(blocks, route(blocks), plan, choices, chains)
-    return Drawing(Markup("").join(canvas.parts()), canvas.width, canvas.height, report.graph.complete)
+    heights = {name: len(chain) for name, chain in chains.items()}
+
+    def draw(changed: Collection[str] | None) -> Drawing:
+        blocks = lay_out(graph, heights, changed)
+        canvas = _Canvas(blocks, route(blocks), plan, choices, chains)
+        folded = sum(len(block.folded) for block in blocks)
+        return Drawing(Markup("").join(canvas.parts()), canvas.width, canvas.height, folded)
+
+    first = draw(choices)
+    return (first, draw(None)) if first.folded else (first,)
 
 
 @dataclass(frozen=True)
@@ -69,20 +93,27 @@ class _Canvas:
 
     def parts(self) -> Iterator[Markup]:
         skipped = {one.name: one for one in self.plan.skipped}
-        for right, name in ((0, "before"), (1, "after")):
-            yield Markup('<text class="head" x="{}" y="20">{}</text>').format(self._x(0, WIDTH, right), name)
         if self.routes.width == WIDTH:  # beside branches, bands would cross what they do not belong to
             yield from map(self._band, (one for one in self.blocks if one.node.layer in self.choices))
         for right in (0, 1):
             yield from (self._edge(way, right) for way in self.routes.ways.values())
         for block in self.blocks:
             choice = self.choices.get(block.node.layer or "")
-            if choice is None:
+            if block.folded:
+                yield from (self._fold(block, right) for right in (0, 1))
+            elif choice is None:
                 stays = skipped.get(block.node.layer or "")
                 yield from (self._plain(block, right, stays) for right in (0, 1))
-                continue
-            yield self._before(block, choice)
-            yield from self._stack(block, choice)
+            else:
+                yield self._before(block, choice)
+                yield from self._stack(block, choice)
+        # The heads stay in sight: the page moves them along with the view.
+        yield Markup('<g class="heads"><rect x="-4000" y="-4000" width="{}" height="{}"/>').format(
+            self.width + 8000, 4000 + _TOP - 6
+        )
+        for right, name in ((0, "before"), (1, "after")):
+            yield Markup('<text x="{}" y="19">{}</text>').format(self._x(0, WIDTH, right), name)
+        yield Markup("</g>")
 
     def _x(self, x: float, width: int, right: int) -> float:
         """Left end, in one of the two networks, of what the routes have at x."""
@@ -93,18 +124,33 @@ class _Canvas:
         return self._x(x, WIDTH, right), y + _TOP + (height_of(row + 1) - HEIGHT)
 
     def _box(
-        self, at: tuple[float, int], height: int, css: str, words: tuple[str, str], text: str, link: str
-    ) -> Markup:
+        self, at: tuple[float, int], height: int, css: str, words: tuple[str, str], text: str, link: str,
+        names: str = "",
+    ) -> Markup:  # fmt: skip
         x, y = at
         attributes = Markup(' data-link="{}"').format(link) if link else ""
+        attributes += Markup(' data-names="{}"').format(names) if names else ""
         middle = y + height / 2
         return Markup(
             '<g class="node {}" {}{}><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>'
             '<text class="title" x="{}" y="{}">{}</text><text class="sub" x="{}" y="{}">{}</text></g>'
         ).format(
             css, tip(arrow(text)), attributes, x, y, WIDTH, height,
-            x + 10, middle - 3, _cut(words[0], 21), x + 10, middle + 13, _cut(arrow(words[1]), 25),
+            x + 10, middle - 3, _end_of(words[0], 25), x + 10, middle + 13,
+            textwrap.shorten(arrow(words[1]), 30, placeholder=" …"),
         )  # fmt: skip
+
+    def _fold(self, block: Block, right: int) -> Markup:
+        nodes = [one.node for one in block.folded]
+        count = f"{len(nodes)} unchanged"
+        listed = [f"{node.name} ({node.op_type})" for node in nodes[:_LISTED]]
+        listed += [f"and {len(nodes) - _LISTED} more"] if len(nodes) > _LISTED else []
+        names = "\n".join(node.name for node in nodes)
+        words = (count, f"to {_end_of(nodes[-1].name, 26)}")
+        link = f"{block.node.name}/{block.layer}.{block.lane}"
+        return self._box(
+            self._place(block, right), HEIGHT, "fold", words, "\n".join([count, *listed]), link, names
+        )
 
     def _plain(self, block: Block, right: int, stays: Skipped | None) -> Markup:
         node = block.node
@@ -207,6 +253,9 @@ def _shape_line(shape: Shape | None) -> list[str]:
     return [] if not shape else ["gives " + " × ".join("?" if size is None else str(size) for size in shape)]
 
 
-def _cut(text: str, most: int) -> str:
-    """Long names keep their ends, which tell them apart."""
-    return text if len(text) <= most else f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
+def _end_of(text: str, most: int) -> str:
+    """The last parts of a long name, which tell names apart; of one long word its end."""
+    if len(text) <= most:
+        return text
+    starts = [match.end() for match in _SEPARATOR.finditer(text) if len(text) - match.end() < most]
+    return "…" + text[starts[0] if starts else len(text) + 1 - most :]
