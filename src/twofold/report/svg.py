@@ -111,14 +111,14 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between two; with 2 and 5 between where there are few."""
+    """Powers of ten between two; 2 and 5 as well where there are few, and round values where fewer."""
     found: list[float] = []
     for factors in ((1,), (1, 2, 5)):
         decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
         found = [f * 10.0**d for d in decades for f in factors if low * 0.999 <= f * 10.0**d <= high * 1.001]
         if len(found) >= 3:
-            break
-    return found
+            return found
+    return nice_ticks(low, high, 4)
 
 
 @dataclass(frozen=True)
@@ -241,6 +241,7 @@ def _mark(scale: _Scale, mark: Mark) -> Markup:
         return dot
     width = scale.axes.width
     end = x > 0.3 * width if mark.below else x > 0.65 * width
+    below = mark.below and end  # at the left end the curve goes down there
     return dot + Markup('<text class="name {}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-        "end" if end else "", x + (-10 if end else 10), y + (18 if mark.below else -9), mark.label
+        "end" if end else "", x + (-10 if end else 10), y + (18 if below else -9), mark.label
     )

@@ -86,9 +86,15 @@ def headline(report: Report) -> Headline:
         details = f"In int8 instead of float32, over {found.samples[1]} inputs."
         return _judged([fewer(found.bytes, "bytes")], found.outputs.values(), details)
     if report.training is not None:
-        how = "of the net as it computes in int8" if report.training.int8 else "of the decomposed net"
-        return Headline(f"The training {how}", "", "")
+        return _of_training(report.training)
     return Headline("", "", "")
+
+
+def _of_training(training: Training) -> Headline:
+    last = max((points[-1][0] for points in (training.losses, *training.tests.values()) if points), default=0)
+    scores = (f"{name} {points[-1][1]:.4g}" for name, points in training.tests.items() if points)
+    text = ", ".join([f"{last} {training.counted}s", *scores])
+    return Headline(text, "", "Of the net as it computes in int8." if training.int8 else "")
 
 
 def _judged(gain: list[str], errors: Iterable[float | None], details: str) -> Headline:
@@ -156,7 +162,7 @@ def tiles(report: Report) -> tuple[Tile, ...]:
         found += _compared(report.comparison)
     if report.quantized is not None:
         found += _of_outputs(report.quantized.outputs, "int8 against float32")
-        found.append(_counts("Size", report.quantized.bytes, "bytes of the files"))
+        found.append(_counts("Bytes", report.quantized.bytes, "bytes of the files"))
     if report.training is not None:
         found += _scores(report.training)
     return tuple(found)
@@ -169,7 +175,7 @@ def _compared(one: Comparison) -> Iterator[Tile]:
         yield _counts("MACs", one.macs, "MACs per image")
     yield _counts("Weights", one.params, "weights of convolutions")
     if one.bytes:
-        yield _counts("Size", one.bytes, "bytes of the files")
+        yield _counts("Bytes", one.bytes, "bytes of the files")
     for time in one.times:
         yield _seconds(f"in {time.runtime}", time.seconds, time.ratio, time.spread, tells=time.tells)
 
@@ -198,7 +204,7 @@ def _spent(plan: Plan) -> Iterator[Tile]:
     yield _counts("MACs", totals.macs, f"MACs per {plan.macs_per}")
     yield _counts("Weights", totals.params, "weights of convolutions")
     before, after = (count * _BYTES for count in totals.params)
-    yield _counts("Size", (before, after), "bytes, weights in float32")
+    yield _counts("Bytes", (before, after), "bytes, weights in float32")
     if plan.timing is not None:
         yield _timing(plan.timing.network, plan.timing.setting)
 
