@@ -44,7 +44,7 @@ def compare(
         first, second = grouped(models)
         shapes = inputs.shapes(input)
         pair = load(*first, inputs=shapes), load(*second, inputs=shapes)
-        on_batch = reports.Watch(report, color or ("bgr" if pair[0].format == "caffe" else "rgb"))
+        on_batch = reports.Watch(report, samples.color or ("bgr" if pair[0].format == "caffe" else "rgb"))
         found = compare_models(*pair, source, threads=threads, on_batch=on_batch)
         sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
         found = replace(found, bytes=(sizes[0], sizes[1]))
