@@ -207,12 +207,43 @@ def loader():
             torch.utils.data.TensorDataset(example(16), torch.zeros(16)), batch_size=4
         ),
         lambda: example(16).numpy(),
+        # As data sets give them: without a batch axis, and what else there is beside.
+        lambda: list(example(16)),
+        lambda: iter(example(16).numpy()),
+        lambda: torch.utils.data.TensorDataset(example(16), torch.zeros(16)),
+        lambda: [(image, index, {"id": index}) for index, image in enumerate(example(16))],
+        lambda: [{"image": image, "label": 3, "name": "a"} for image in example(16)],
     ],
 )
 def test_data_of_every_kind(net, data):
     _, found = handed_over(net, data())
     assert found["x"].shape == (16, 16, 12, 12)
     np.testing.assert_array_equal(found["x"][0], example(16)[0].numpy())
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3)), (1, 9, 9)),
+        (
+            nn.Sequential(nn.Conv1d(4, 32, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(32, 3)),
+            (4, 20),
+        ),
+        (
+            nn.Sequential(nn.Conv1d(4, 32, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(32, 3)),
+            (2, 4, 20),
+        ),
+        (nn.Sequential(nn.Unflatten(1, (1, 9)), nn.Conv2d(1, 32, 3)), (5, 9, 9)),
+        (nn.Linear(20, 3), (4, 20)),
+    ],
+    ids=["one channel", "a signal", "a batch of signals", "a batch without channels", "a batch of vectors"],
+)
+def test_a_first_item_is_a_batch_or_a_sample_by_what_the_module_runs_on(module, shape):
+    runner, found = handed_over(module.eval(), [torch.randn(shape), torch.randn(shape)])
+    single = shape in ((1, 9, 9), (4, 20)) and not isinstance(module, nn.Linear)
+    (array,) = found.values()
+    assert array.shape == ((2, *shape) if single else (2 * shape[0], *shape[1:]))
+    assert tuple(*runner.inputs.values()) == (shape if single else shape[1:])
 
 
 def test_a_loader_from_beginning_to_end(net):

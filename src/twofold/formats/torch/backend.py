@@ -11,8 +11,9 @@ from torch import nn
 
 from ...conv import Size
 from ...errors import InputError
-from .inputs import Arguments, as_tensors, peeked
+from .inputs import Arguments, as_tensors
 from .model import TorchModel
+from .peek import peeked
 
 
 def adopt(value: nn.Module | TorchModel, example_inputs: Any = None) -> TorchModel:
@@ -25,7 +26,7 @@ def adopt(value: nn.Module | TorchModel, example_inputs: Any = None) -> TorchMod
 
 
 def peek(model: TorchModel, data: Any) -> tuple[Any, Any]:
-    """The first sample of some data as example inputs, and data that still hold it; see `inputs.peeked`."""
+    """The first sample of some data as example inputs, and data that still hold it; see `peek.peeked`."""
     return peeked(model.module, data)
 
 

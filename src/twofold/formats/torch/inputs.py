@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +72,7 @@ def as_tensors(module: nn.Module, example_inputs: Any) -> Any:
         return {name: as_tensors(module, value) for name, value in example_inputs.items()}
     if type(example_inputs) in (tuple, list):
         return tuple(as_tensors(module, value) for value in example_inputs)
-    return _tensor(example_inputs, module) if isinstance(example_inputs, np.ndarray) else example_inputs
+    return as_tensor(example_inputs, module) if isinstance(example_inputs, np.ndarray) else example_inputs
 
 
 def _parameter_names(module: nn.Module, count: int) -> tuple[str, ...]:
@@ -82,40 +81,6 @@ def _parameter_names(module: nn.Module, count: int) -> tuple[str, ...]:
     names = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     rest = next((one.name for one in parameters if one.kind == one.VAR_POSITIONAL), "input")
     return tuple([*names, *(f"{rest}{i}" for i in range(count))][:count])
-
-
-def peeked(module: nn.Module, data: Any) -> tuple[Any, Any]:
-    """The first sample of some data as example inputs, and data that still hold it.
-
-    Args:
-        module: decides how many values of a tuple go in: as many as its forward must have, so that of a
-            loader's (input, label) only the input does.
-        data: what forward takes, or an iterable of it: batches, as arrays, tensors, tuples or dicts.
-
-    Raises:
-        InputError: there is nothing, or nothing that can be read as arguments.
-    """
-    first = data
-    if not (hasattr(data, "shape") or isinstance(data, Mapping)):
-        try:
-            iterator = iter(data)
-        except TypeError:
-            raise InputError(
-                f"data must be tensors or an iterable of them, got {type(data).__name__}"
-            ) from None
-        first = next(iterator, None)
-        if first is None:
-            raise InputError("there is not a single sample: the inputs are empty")
-        data = itertools.chain([first], iterator)
-    if isinstance(first, (tuple, list)) and first and isinstance(first[0], Mapping):
-        first = first[0]
-    if isinstance(first, Mapping):
-        taken = inputs_among(module, first)
-        if len(taken) == 1 and not accepts(module, next(iter(taken))):  # named otherwise: the only argument
-            return (_one_sample(next(iter(taken.values())), module),), data
-        return {name: _one_sample(value, module) for name, value in taken.items()}, data
-    items = first if isinstance(first, (tuple, list)) else (first,)
-    return tuple(_one_sample(value, module) for value in items[: _needed(module)]), data
 
 
 #: What data sets call that which stands beside an input.
@@ -156,20 +121,7 @@ def _parameters(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, one in parameters.items() if one.kind in kinds)
 
 
-def _needed(module: nn.Module) -> int:
-    """Number of arguments that a forward must have; at least one."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(module.forward).parameters.values()
-    return max(1, sum(one.kind in kinds and one.default is one.empty for one in parameters))
-
-
-def _one_sample(value: Any, module: nn.Module) -> Any:
-    if not hasattr(value, "shape"):
-        raise InputError(f"data must give tensors or arrays, got a {type(value).__name__}")
-    return _tensor(value, module)[:1]
-
-
-def _tensor(value: Any, module: nn.Module) -> Tensor:
+def as_tensor(value: Any, module: nn.Module) -> Tensor:
     """A tensor or an array as a tensor like the module's parameters."""
     tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     like = next((one for one in module.parameters() if one.is_floating_point()), None)
