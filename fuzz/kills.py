@@ -87,7 +87,7 @@ def attack(folder: Path, typed: str, event: int, *, over: bool) -> str:
     (folder / "out" / "s.npz").unlink(missing_ok=True)  # plans say whether they read or gathered it
     again = run(folder, f"{typed} --force")
     if again.code:
-        return f"it does not run again: {again.said[-500:]}"
+        return f"it does not run again: {again.problem or again.said[-500:]}"
     new = contents(folder)
     if left := litter(folder):
         return f"left behind: {', '.join(left)}"

@@ -28,7 +28,7 @@ from .readers import READERS, Reader
 from .table import Row
 
 #: Seconds of processor time that one attack may take, and of waiting before its process is ended.
-SLOW, STUCK = 10.0, 120.0
+SLOW, STUCK = 10.0, 900.0
 #: Bytes of memory that one attack may take, beside ten times its own size.
 MEMORY = 2 << 30
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -78,8 +79,8 @@ _LATE = (
     "twofold.int8.qdq",
 )
 
-#: How long a command may take, in seconds.
-_STUCK = 120.0
+#: Seconds of processor time that a command may take, and of waiting, which is long: machines are busy.
+SLOW, STUCK = 60, 1800.0
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def run(folder: Path, typed: str, begin: Callable[[], object] | None = None) -> 
 
 def _wait(child: int, said: int) -> tuple[bytes, int]:
     """Read what a child says until it ends; gives also how."""
-    until, output = time.monotonic() + _STUCK, b""
+    until, output = time.monotonic() + STUCK, b""
     os.set_blocking(said, False)
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -192,6 +193,7 @@ def _wait(child: int, said: int) -> tuple[bytes, int]:
 def _child(folder: Path, typed: str, begin: Callable[[], object] | None, counted: int) -> int:
     from twofold.cli import main  # noqa: PLC0415 - imported already, where there is time for it
 
+    resource.setrlimit(resource.RLIMIT_CPU, (SLOW, SLOW + 5))
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - the process ends
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     os.chdir(folder)

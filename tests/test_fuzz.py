@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 
 import pytest
 
@@ -17,7 +18,7 @@ pytest.importorskip("h5py")
 pytest.importorskip("lmdb")
 
 import fuzz.__main__ as fuzz_main
-from fuzz import commands, disks, kills, layers, mutate, options, pool
+from fuzz import commands, disks, kills, layers, mutate, options, pool, worlds
 from fuzz.__main__ import FRACTIONS, _batches
 from fuzz.readers import READERS, Reader
 from fuzz.table import Row, table
@@ -108,6 +109,17 @@ def test_harm_is_noticed(tmp_path, monkeypatch):
     assert [one.number for one in batch.findings] == [1, 2, 3]
     assert row.harm == 3
     assert "bad" in table([row, Row("fine", 1, 1)])
+
+
+def test_a_command_is_ended_by_the_time_that_it_computes(tmp_path, monkeypatch):
+    """Not by the time that a busy machine lets it wait."""
+
+    def compute():
+        while True:
+            pass
+
+    monkeypatch.setattr(worlds, "SLOW", 1)
+    assert worlds.run(tmp_path, "doctor", compute).problem == f"ended by signal {signal.SIGXCPU.value}"
 
 
 def test_the_seeds_of_all_readers_come_first_and_runs_differ():
