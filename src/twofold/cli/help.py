@@ -13,13 +13,12 @@ from .commands import COMMAND, ENTRIES, Commands
 
 HEAD = """\
 Usage: twofold COMMAND ARGUMENTS [OPTIONS]
-
 Make trained convolutional networks faster: replace large convolutions with stacks of smaller ones.
+Nets and images to try it with are in examples/fashion.
 
   twofold inspect net.prototxt net.caffemodel                  list the layers and their cost
   twofold decompose net.prototxt net.caffemodel -o out/        write a smaller net and its plan
   twofold compare net.prototxt net.caffemodel out/             compare error, cost and time
-Nets and images to try it with are in examples/fashion.
 """
 TAIL = """
 For ONNX, net.onnx replaces both files. Every command has --help with examples, and --json.
