@@ -28,7 +28,7 @@ def test_a_ratio_that_may_be_one_is_called_noise():
     clear, noisy = (shown(times=(time,)) for time in times)
     assert "too noisy to tell" not in clear
     assert "0.592 ± 0.500, too noisy to tell" in noisy
-    assert "median of second / first" in clear
+    assert "median of after / before" in clear
 
 
 def test_scores_are_told_from_places():

@@ -106,9 +106,8 @@ def test_the_commands_on_a_model_of_one_file(net, capsys):
     assert re.search(r"one +16->64 3x3 +1.33M", capsys.readouterr().out)
     assert main(["decompose", net, "-o", "out/", "--macs", "0.4", "--no-data"]) == 0
     out, err = capsys.readouterr()
-    warning, *ruined = err.splitlines()
-    assert warning == f"warning: {UNMEASURED}"
-    assert all("decomposed layers have an error above 0.3" in line for line in ruined)
+    (warning,) = err.splitlines()
+    assert warning.startswith(f"warning: {UNMEASURED.partition(';')[0]}; ")
     assert "out/net.onnx, out/plan.json" in out
     plan = Plan.load("out/plan.json")
     assert plan.totals.macs_ratio <= 0.4

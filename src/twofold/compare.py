@@ -32,7 +32,7 @@ SCORE = 0.3
 OVERLAP = 0.7
 #: How times and their ratio are to be read.
 TIMES = (
-    "times: each the median of its runs; their ratio is the median of second / first, run in turn, "
+    "times: each the median of its runs; their ratio is the median of after / before, run in turn, "
     "so that it need not be that of the medians; ± half the distance of its quartiles"
 )
 #: How far the scores of classes may be from a sum of 1.
@@ -125,7 +125,7 @@ class Comparison:
         lines = aligned([tuple(row[column] for column in shown) for row in rows], {1, 2, 3})
         legend = f"; boxes: score {SCORE:g} or more, overlap above {OVERLAP:g}" if self.has_boxes else ""
         lines.append(f"over {self.samples} inputs{legend}")
-        costs: list[tuple[str, ...]] = [("", "first", "second", "ratio")]
+        costs: list[tuple[str, ...]] = [("", "before", "after", "after / before")]
         costs.append(("MACs of convolutions", *map(_counted, self.macs), _ratio(self.macs)))
         costs.append(("params of convolutions", *map(_counted, self.params), _ratio(self.params)))
         if self.bytes is not None:

@@ -49,11 +49,9 @@ from .tryout import tryout
 M = TypeVar("M", bound=Model)
 
 _log = logging.getLogger(__name__)
-#: The warning of a plan that no inputs were looked at for.
-UNMEASURED = (
-    "made from the weights alone: how much the network's outputs change was not measured, and may be far "
-    "more than errors of weights; give data or images"
-)
+#: The warning of a plan from the weights alone, and how it begins.
+_WEIGHTS_ALONE = "made from the weights alone, so that the change of the network's outputs was not measured"
+UNMEASURED = f"{_WEIGHTS_ALONE}; give data or images"
 #: Relative errors of a layer's weight above this mostly cost a network its accuracy.
 _LARGE = 0.3
 #: Inputs that a result keeps, to show them.
@@ -185,7 +183,7 @@ def _run(
         warnings = (*warnings, *known.inputs.provenance.warnings, *_warnings(known, options, error, assessed))
         notes = (*notes, *seen.notes, *assessed.notes, *correction)
     elif found.factors:
-        warnings = (*warnings, UNMEASURED, *_ruined(plan))
+        warnings = (*warnings, _unmeasured(plan))
     smaller = model.replace(found.factors)
     tried = tryout(model, smaller) if known is None else tryout(model, smaller, known.runner, known.first())
     warnings = (*warnings, *tried.warnings(changed=bool(found.factors)))
@@ -196,16 +194,17 @@ def _run(
     return Result(smaller, plan, model, found.factors, shown, warnings, partial(curves, plan))
 
 
-def _ruined(plan: Plan) -> tuple[str, ...]:
-    """A warning where the weights alone lose so much that the network is probably of no use."""
+def _unmeasured(plan: Plan) -> str:
+    """The warning of a plan from the weights alone: whether they lose so much that accuracy goes with it."""
     errors = {one.layer: one.relative_error or 0.0 for one in plan.choices}
     large = {name: error for name, error in errors.items() if error > _LARGE}
     if not large:
-        return ()
+        return UNMEASURED
     worst = max(large, key=large.__getitem__)
+    count = f"{len(large)} of {len(plan.choices)} decomposed layers"
     return (
-        f"{len(large)} of {len(plan.choices)} decomposed layers have an error above {_LARGE}, {worst} "
-        f"{error_text(large[worst])}: accuracy is probably lost; give data or images, or a larger budget",
+        f"{_WEIGHTS_ALONE}; {count} have an error above {_LARGE}, {worst} {error_text(large[worst])}, so "
+        "that accuracy is probably lost: give data or images, or a larger budget"
     )
 
 
