@@ -25,6 +25,10 @@ T = TypeVar("T")
 _local = threading.local()
 #: Whether work that lasts says so by plain lines where stderr is no terminal; the command line asks for it.
 LINES: ContextVar[bool] = ContextVar("lines", default=False)
+#: Whether nothing is said but errors and results.
+QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+#: Whether every step of every stage has a line of its own, on a terminal, too.
+VERBOSE: ContextVar[bool] = ContextVar("verbose", default=False)
 #: Seconds until a stage has its first line, and from one to the next.
 _QUIET, _PAUSE = 5.0, 60.0
 
@@ -41,7 +45,7 @@ class _Lines:
         """One more is done."""
         self._done += 1
         now = time.monotonic()
-        if now >= self._next:
+        if now >= self._next or VERBOSE.get():
             self._next = now + _PAUSE
             far = f"{self._done}" if self._total is None else f"{self._done} of {self._total}"
             more = f", {text}" if text else ""
@@ -52,7 +56,7 @@ class _Lines:
 def _spoken(items: Iterable[T], lines: _Lines) -> Iterator[T]:
     for item in items:
         yield item
-        lines.advance()
+        lines.advance(str(getattr(item, "name", "")) if VERBOSE.get() else "")
 
 
 @contextmanager
@@ -76,8 +80,8 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if not sys.stderr.isatty():
-        yield from _spoken(items, _Lines(description, total)) if LINES.get() else items
+    if VERBOSE.get() or QUIET.get() or not sys.stderr.isatty():
+        yield from _spoken(items, _Lines(description, total)) if _lines_wanted() else items
         return
     shared: Progress | None = getattr(_local, "progress", None)
     progress = shared or _new_progress()
@@ -98,8 +102,18 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 def note(text: str) -> None:
     """Say at once what the result will say, too, where progress is said by lines: on the command line."""
-    if LINES.get():
+    if _lines_wanted():
         say(f"note: {text}")
+
+
+def warn(text: str) -> None:
+    """The same of what must not be overlooked."""
+    if _lines_wanted():
+        say(f"warning: {text}")
+
+
+def _lines_wanted() -> bool:
+    return LINES.get() and not QUIET.get()
 
 
 def _new_progress() -> Progress:
@@ -137,8 +151,8 @@ def meter(description: str, done: int, total: int) -> Iterator[Callable[[str], N
     Yields:
         What to call after every step, with what there is to tell.
     """
-    if not sys.stderr.isatty():
-        yield _Lines(description, total, done).advance if LINES.get() else lambda text: None
+    if VERBOSE.get() or QUIET.get() or not sys.stderr.isatty():
+        yield _Lines(description, total, done).advance if _lines_wanted() else lambda text: None
         return
     with _new_progress() as progress:
         description = visible(description)

@@ -14,7 +14,8 @@ from ..conv import ConvLayer
 from ..decomposition.result import Result
 from ..errors import OptionError
 from ..formats.base import Model
-from ..terminal import echo, paths_text, say
+from ..progress import note, warn
+from ..terminal import echo, paths_text
 from . import inputs
 
 Definition = Annotated[
@@ -42,8 +43,8 @@ def load_model(
     model = load(definition, weights, inputs=inputs.shapes(given))
     if whole and any(isinstance(layer, ConvLayer) and layer.weight is None for layer in model.convolutions()):
         raise OptionError(f"{definition}: this is the definition alone; give its weights after it")
-    for note in model.notes:
-        say(f"note: {note}")
+    for text in model.notes:
+        note(text)
     return model
 
 
@@ -53,7 +54,7 @@ def finish(
 ) -> None:  # fmt: skip
     """Save a result, with `extra` files, and print it; `keep` is the plan that is not to be written again."""
     for warning in result.warnings:
-        say(f"warning: {warning}")
+        warn(warning)
     files = result.save(output, force=force, keep=keep, extra=extra)
     if as_json:
         echo(

@@ -12,7 +12,9 @@ import typer
 from ..backends import load_beside
 from ..decomposition.apply import apply_plan
 from ..decomposition.decompose import decompose as decompose_model
+from ..decomposition.dry_run import dry_run as find_out
 from ..decomposition.result import PLAN_FILE
+from ..errors import OptionError
 from ..formats.base import reserved, sizes_of
 from ..inspect import inspect as inspect_model
 from ..lowrank import REFINE
@@ -20,6 +22,7 @@ from ..lowrank.schemes import SCHEMES
 from ..planning import RULES, FixedRanks, Plan
 from ..planning.devices import PRESETS, parse_multiple
 from ..planning.options import DATA_SCHEMES
+from ..progress import QUIET, VERBOSE
 from ..terminal import echo
 from . import inputs, times
 from . import report as reports
@@ -127,6 +130,14 @@ def decompose(
     follow_links: inputs.FollowLinks = False,
     no_report: reports.NoReport = False,
     no_cache: NoCache = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done, and what it would take; write nothing."),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors and the result.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="A line for every layer and step of every stage.")
+    ] = False,
     config: Config = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -142,17 +153,26 @@ def decompose(
 
     Example: twofold decompose net.prototxt net.caffemodel -o out/ --speedup 2 --runtime onnxruntime
     """
+    if quiet and verbose:
+        raise OptionError("--quiet and --verbose contradict each other; give one")
+    QUIET.set(quiet)
+    VERBOSE.set(verbose)
     source = samples.source()
     fixed = tuple(map(FixedRanks.parse, ranks.rank or ()))
     model = load_model(definition, weights, input, whole=True)
+    options: dict[str, Any] = {
+        **asdict(budget), **asdict(time), "source": source, "no_data": samples.no_data, "ranks": fixed,
+        "rule": ranks.rule, "multiple": ranks.multiple, "schemes": ranks.scheme or None,
+        "only": ranks.only or (), "skip": ranks.skip or (), "refine": ranks.refine, "cache": not no_cache,
+    }  # fmt: skip
+    if dry_run:
+        found = find_out(model, **options)
+        echo(json.dumps(found.to_json(), indent=2) if as_json else found)
+        raise typer.Exit(1 if found.problem else 0)
     names = (PLAN_FILE, RUN_FILE) if no_report else (PLAN_FILE, RUN_FILE, *reports.FILES)
     files = [*model.targets(output), *(output / name for name in names)]
     with reserved(files, force=force, sizes=sizes_of([model])):
-        result = decompose_model(
-            model, **asdict(budget), **asdict(time), source=source, no_data=samples.no_data, ranks=fixed,
-            rule=ranks.rule, multiple=ranks.multiple, schemes=ranks.scheme or None, only=ranks.only or (),
-            skip=ranks.skip or (), refine=ranks.refine, cache=not no_cache,
-        )  # fmt: skip
+        result = decompose_model(model, **options)
         COMMAND.set(command_words(context))
         extra = {RUN_FILE: run_file(context), **({} if no_report else reports.files_of(result))}
         finish(result, output, as_json=as_json, force=force, extra=extra)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from ..backends import with_data
 from ..calibration.pixels import ImageSource
@@ -130,27 +130,71 @@ def decompose(
         >>> [path.name for path in result.save("out/")]
         ['net.prototxt', 'net.caffemodel', 'plan.json']
     """
-    check(fields)
-    source = source_of(source, fields, images=images, data=data)
-    fit, timing = fit_of(fit, fields), runtime_of(runtime, fields)
+    return prepared(
+        model, macs=macs, error=error, speedup=speedup, runtime=runtime, schemes=schemes, multiple=multiple,
+        images=images, data=data, no_data=no_data, example_inputs=example_inputs, plan=plan, source=source,
+        fit=fit, cache=cache, **fields,
+    ).run()  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A decomposition before its work.
+
+    Attributes:
+        model: the model.
+        options: of the plan.
+        calibration: inputs and what runs them, or the weights alone.
+        fit: of the factors.
+        timer: tells times, for plans that are made by them.
+    """
+
+    model: Any
+    options: PlanOptions
+    calibration: Calibration | WeightsOnly
+    fit: FitOptions | None
+    timer: Stopwatch | None
+
+    def run(self) -> Result[Any]:
+        """Do it."""
+        return run(self.model, self.options, self.calibration, self.fit, self.timer)
+
+
+def prepared(model: Any, *, feasible: bool = True, **given: Unpack[Keywords]) -> Prepared:
+    """What `decompose` is going to do: options are read, and inputs.
+
+    Args:
+        model: see `decompose`.
+        feasible: whether a budget that shapes rule out is rejected.
+        given: the options of `decompose`.
+
+    Raises: as `decompose`.
+    """
+    check({name: value for name, value in given.items() if name not in Keywords.__annotations__})
+    fields = cast("Fields", given)
+    source = source_of(given.get("source"), fields, images=given.get("images"), data=given.get("data"))
+    fit, timing = fit_of(given.get("fit"), fields), runtime_of(given.get("runtime"), fields)
+    plan, schemes, no_data = given.get("plan"), given.get("schemes"), given.get("no_data", False)
     options = plan_of(
-        plan, fields, macs=macs, error=error, speedup=speedup, schemes=schemes, multiple=multiple
-    )
-    (model,), data = with_data((model,), example_inputs, source.data)
+        plan, fields, macs=given.get("macs"), error=given.get("error"), speedup=given.get("speedup"),
+        schemes=schemes, multiple=given.get("multiple"),
+    )  # fmt: skip
+    (model,), data = with_data((model,), given.get("example_inputs"), source.data)
     source = replace(source, data=data)
     timer = stopwatch(options.budget, timing)
     layers = model.convolutions()
     open_choice = plan is None and schemes is None
     if open_choice:
         options = replace(options, schemes=first_schemes(layers, options, timer, no_data=no_data))
-    check_feasible(layers, options)  # before the long work
-    kept = standard_cache() if cache else None
+    if feasible:
+        check_feasible(layers, options)  # before the long work
+    kept = standard_cache() if given.get("cache", True) else None
     used = calibrate(model, source, no_data=no_data, rule=options.rule, cache=kept)
     for text in used.notes:
         note(text)
     if open_choice:
         options = replace(options, schemes=default_schemes(used, timer, layers, options))
-    return run(model, options, used, fit, timer)
+    return Prepared(model, options, used, fit, timer)
 
 
 def calibrate(

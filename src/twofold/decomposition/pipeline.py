@@ -36,10 +36,11 @@ from ..planning import (
 from ..planning.options import left_alone
 from ..planning.tradeoff import ReadErrors, TradeoffCurves
 from ..planning.workload import Workload
-from ..progress import track
+from ..progress import LINES, note, track
 from ..text import error_text
 from .by_time import plan_by_time
 from .calibrate import Calibration, WeightsOnly
+from .estimate import Estimate
 from .factorize import Factored, factorize
 from .result import Result
 from .search import PlanTrial, within_drop, within_error
@@ -121,18 +122,20 @@ def _looked(model: Model, options: PlanOptions, calibration: Calibration | Weigh
         raise ModelError("the net has no convolutions, so there is nothing to decompose")
     known = calibration if isinstance(calibration, Calibration) else None
     try:
-        reached = layers if known is None else _reached(layers, known)
-        wanted = requests(reached, options)
-        chosen = [layer for layer in reached if isinstance(layer, ConvLayer) and layer.name in wanted]
+        connected = layers if known is None else reached(layers, known)
+        wanted = requests(connected, options)
+        chosen = [layer for layer in connected if isinstance(layer, ConvLayer) and layer.name in wanted]
         for layer in chosen:
             checked_weight(layer)  # before the long work
+        if known is not None and chosen and LINES.get():
+            note(f"this takes {Estimate.of(known, chosen, wanted)}; what the cache has takes no time")
         found = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
     except (InputError, ModelError) as error:
         if known is None or known.asked:
             raise
         return _looked(model, options, WeightsOnly.because(error))
     seen = replace(found, layers={}, again=None)
-    return _Looked(reached, wanted, chosen, calibration, LayerSource.of(found), seen)
+    return _Looked(connected, wanted, chosen, calibration, LayerSource.of(found), seen)
 
 
 def _run(
@@ -370,7 +373,7 @@ def _stacks_of(plan: Plan) -> list[tuple[str, str, str, Size]]:
     return [(one.layer, one.scheme, one.variant, one.ranks) for one in plan.choices]
 
 
-def _reached(
+def reached(
     layers: Sequence[ConvLayer | Skipped], calibration: Calibration
 ) -> tuple[ConvLayer | Skipped, ...]:
     """The layers; those that nothing protected depends on as `Skipped`, since nothing tells their effect.

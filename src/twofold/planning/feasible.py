@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.conv import ConvLayer, Size, Skipped
-from twofold.planning.budget import COSTS
-from twofold.planning.make import Request, make_plan, requests
+from twofold.planning.budget import COSTS, Cost
+from twofold.planning.devices import PRESETS, BlockCost
+from twofold.planning.make import Request, make_plan, problem_of, requests
+from twofold.planning.objective import EqualWeights
 from twofold.planning.options import PlanOptions
+from twofold.planning.workload import Workload
 
 
 def check_feasible(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> None:
@@ -28,16 +31,39 @@ def check_feasible(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) 
     Raises:
         PlanError: a budget out of reach, patterns that match nothing, fixed ranks that do not exist.
     """
-    wanted = requests(layers, options)
+    shapes = _shapes(layers, options)
     budget = options.budget
     if budget is None or options.rule is not None or budget.metric not in COSTS:
         return
-    by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
-    shapes = {
-        name: [_Shape.least(by_name[name], request, options) for request in of_layer]
-        for name, of_layer in wanted.items()
-    }
     make_plan(layers, shapes, options)
+
+
+def least_ratio(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> float | None:
+    """The lowest ratio of MACs, or of weights where the budget is of these, that shapes allow.
+
+    None for rules, which choose every rank by themselves.
+
+    Raises:
+        PlanError: patterns that match nothing, fixed ranks that do not exist.
+    """
+    shapes = _shapes(layers, options)
+    if options.rule is not None:
+        return None
+    workload, metric = Workload.of(layers), "macs" if options.budget is None else options.budget.metric
+    metric = metric if metric in COSTS else "macs"
+    cost: Cost = COSTS[metric].build(workload)
+    if options.device is not None and metric == "macs":
+        cost = BlockCost(workload, PRESETS[options.device])
+    problem = problem_of(layers, shapes, options, EqualWeights(), cost)
+    return problem.least / problem.total if problem.total else None
+
+
+def _shapes(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> dict[str, list[_Shape]]:
+    by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
+    return {
+        name: [_Shape.least(by_name[name], request, options) for request in of_layer]
+        for name, of_layer in requests(layers, options).items()
+    }
 
 
 @dataclass(frozen=True)

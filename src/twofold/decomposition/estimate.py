@@ -1,0 +1,163 @@
+"""How long a calibrated run will take, and how much memory: from one forward, sizes of layers, and a clock.
+
+The parts are counted, not remembered: samples times forwards, operations of the linear algebra over the rate
+that this machine shows at the moment. It is right within a factor of two or three, and says "about".
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..calibration.gather import GRADIENT_SAMPLES, Extent
+from ..calibration.statistics import covariance_bytes, patch_size
+from ..conv import ConvLayer
+from ..lowrank import scheme
+from ..planning import Request
+from .calibrate import Calibration
+from .sensitivity import TRIED
+
+#: Seconds after which nothing is timed again.
+_PATIENCE = 1.0
+#: Sides of the matrices whose product shows the machine's rate.
+_SIDE = 384
+#: Of that rate, what factorizations reach.
+_EFFICIENCY = 0.25
+#: Fits that judge the shrinkage of a layer's covariance, at most.
+_JUDGED = 4
+#: Passes over the held-out samples behind the plan: errors of four networks, and of the outputs, each twice.
+_LAST_PASSES = 10
+#: A forward with gradients takes so many plain ones.
+_BACKWARD = 3.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, in seconds and bytes.
+
+    Attributes:
+        statistics: collecting what layers are given.
+        fits: fitting them.
+        effects: measuring what each does to the outputs.
+        rest: stacks at the chosen ranks, and what is measured of the whole network.
+        memory: bytes of samples, weights and covariances, what a runtime takes aside.
+    """
+
+    statistics: float
+    fits: float
+    effects: float
+    rest: float
+    memory: int
+
+    @classmethod
+    def of(
+        cls, calibration: Calibration, layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]]
+    ) -> Estimate:
+        """Run one sample, and count.
+
+        Args:
+            calibration: inputs and what runs them.
+            layers: those that may be decomposed.
+            wanted: what is fitted of each.
+        """
+        forward, rate = _forward(calibration), _rate()
+        fitted, holdout = calibration.inputs.count, calibration.holdout.count
+        extent = Extent.of(layers, calibration.options)
+        moments = sum(2.0 * _rows(layer, calibration, extent) * _square(layer) for layer in layers)
+        gradients = calibration.options.gradients and calibration.runner.differentiable
+        backward = _BACKWARD * min(fitted, GRADIENT_SAMPLES) if gradients else 0.0
+        judging = holdout if calibration.has_holdout else 0
+        work = sum(_fitting(layer, wanted[layer.name], judged=bool(judging)) for layer in layers)
+        chosen = sum(8.0 * _square(layer) * layer.geometry.c_out for layer in layers)
+        trials = len(TRIED) * len(layers) * calibration.sensitivity_inputs.count
+        return cls(
+            (fitted + backward) * forward + moments / rate,
+            judging * forward + work / (rate * _EFFICIENCY),
+            trials * forward / 2,  # what lies behind a layer: half of the network in the mean
+            (_LAST_PASSES * holdout + 2 * fitted) * forward + chosen / (rate * _EFFICIENCY),
+            _memory(calibration, layers, extent),
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Of all parts."""
+        return self.statistics + self.fits + self.effects + self.rest
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"seconds": self.seconds, **asdict(self)}
+
+    def __str__(self) -> str:
+        parts = {
+            "statistics": self.statistics, "fits": self.fits, "effects of layers": self.effects,
+            "stacks and errors": self.rest,
+        }  # fmt: skip
+        told = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items())
+        return f"about {_duration(self.seconds)} and {_amount(self.memory)} of memory ({told})"
+
+
+def _forward(calibration: Calibration) -> float:
+    """Seconds of a sample in the network, within a batch of the usual size."""
+    batch = calibration.first()
+    return _seconds(lambda: calibration.runner.run(batch)) / len(next(iter(batch.values())))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Of one repetition: the median of three, or the first where that lasts."""
+    times: list[float] = []
+    while len(times) < 3 and sum(times) < _PATIENCE:
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return max(sorted(times)[len(times) // 2], 1e-9)
+
+
+def _rate() -> float:
+    """Operations per second of a product of float64 matrices."""
+    a = np.random.default_rng(0).standard_normal((_SIDE, _SIDE))
+    return 2 * _SIDE**3 / _seconds(lambda: a @ a)
+
+
+def _rows(layer: ConvLayer, calibration: Calibration, extent: Extent) -> float:
+    """Patches of a layer that are looked at."""
+    positions = extent.options(layer, calibration.inputs, calibration.options).positions
+    outputs = [math.prod(layer.geometry.output_size(size)) for size in layer.input_sizes] or [positions]
+    return float(calibration.inputs.count * sum(min(positions, one) for one in outputs))
+
+
+def _square(layer: ConvLayer) -> float:
+    return float(layer.geometry.groups * patch_size(layer.geometry) ** 2)
+
+
+def _fitting(layer: ConvLayer, requests: Sequence[Request], *, judged: bool) -> float:
+    """Operations of the fits of a layer: what each makes of the covariance, and its eigenproblem."""
+    geometry, works = layer.geometry, []
+    for one in requests:
+        full = max(scheme(one.scheme).full_rank(geometry, one.variant))
+        side = patch_size(geometry) / max(geometry.kernel)
+        works.append(2 * _square(layer) * min(full, geometry.c_out) + 10.0 * (side**3 + full**3))
+    return sum(works) + (_JUDGED * works[0] if judged else 0.0)
+
+
+def _memory(calibration: Calibration, layers: Sequence[ConvLayer], extent: Extent) -> int:
+    full = [layer for layer in layers if layer.name in extent.full]
+    samples = {id(one): one for one in (calibration.inputs, calibration.holdout)}.values()
+    kept = sum(array.nbytes for one in samples for array in one.arrays.values())
+    weights = sum(layer.weight.nbytes for layer in layers if layer.weight is not None)
+    covariances = sum(8 * int(_square(layer)) for layer in full)
+    return kept + 3 * weights + covariances + max((covariance_bytes(one.geometry) for one in full), default=0)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
