@@ -31,6 +31,8 @@ Floats = NDArray[np.float32]
 
 #: Net -> its MACs after / before.
 MACS = {"nudenet": 0.7, "ocr-det": 0.85, "ocr-rec": 0.85}
+#: Fraction of what the original finds or reads that must be found or read again.
+LEAST = {"nudenet": 0.8, "ocr-rec": 0.75}
 COUNT = 24
 SCORE, OVERLAP = 0.25, 0.7
 
@@ -149,7 +151,8 @@ _KEPT = {"nudenet": _same_boxes, "ocr-det": _same_places, "ocr-rec": _same_text}
 
 
 def main() -> int:
-    """Measure and print; gives the exit code."""
+    """Measure and print; 1 if a net that was fitted to inputs finds or reads less than it must."""
+    failed = False
     table = Table(
         "net", "fitted to", "MACs", "predicted", "measured", "on others", "output on others",
         "found or read alike",
@@ -160,9 +163,10 @@ def main() -> int:
                 one = outcome(name, Path(folder), macs, data=data)
             errors = (f"{value:.4f}" for value in (one.predicted, one.measured, one.others, one.error))
             kept = f"{one.kept[0]} of {one.kept[1]}"
+            failed |= data and one.kept[0] < LEAST.get(name, 0.0) * one.kept[1]
             table.add_row(name, "inputs" if data else "weights", f"{one.ratio:.3f}", *errors, kept)
     Console().print(table)
-    return 0
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from benchmarks.onnx_calibrated import MACS, Outcome, outcome
+from benchmarks.onnx_calibrated import LEAST, MACS, Outcome, outcome
 from onnx import numpy_helper
 from zoo.onnx_models import ONNX_FILES, OnnxFile, read_text, run, written
 from zoo.photographs import photographs
@@ -142,9 +142,10 @@ def outcomes(name: str, folder: Path) -> tuple[Outcome, Outcome]:
     return blind, seeing
 
 
-@pytest.mark.parametrize(("name", "least"), [("nudenet", 0.8), ("ocr-rec", 0.75)])
-def test_calibrated_nets_still_find_and_read(name, least, tmp_path):
-    blind, seeing = outcomes(name, tmp_path)
+def test_a_calibrated_net_still_finds(tmp_path):
+    """The text that another still reads takes minutes; the benchmark holds it to the same."""
+    blind, seeing = outcomes("nudenet", tmp_path)
+    least = LEAST["nudenet"]
     assert seeing.measured == pytest.approx(seeing.predicted, rel=0.3)
     assert seeing.error < 0.3 * blind.error
     assert seeing.kept[0] >= least * seeing.kept[1] > 0
