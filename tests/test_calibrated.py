@@ -101,6 +101,7 @@ def test_an_error_that_few_inputs_tell_is_no_certain_one(files, count, said):
 def test_without_inputs_images_are_synthetic_and_it_is_said(files):
     result = twofold.decompose(twofold.load(*files), macs=0.5)
     assert result.plan.calibration["inputs"]["source_type"] == "synthetic"
+    assert any("that are synthetic: yours may show half or twice" in one for one in result.warnings)
     assert any("synthetic" in note and "(assumed)" in note for note in result.plan.notes)
     assert re.search(r"output, measured on \d+ inputs that no factor was fitted to: 0\.\d+", str(result.plan))
 

@@ -160,6 +160,8 @@ class Calibration:
         """
         count = f"{self.holdout.count} input{'s' * (self.holdout.count != 1)}"
         measured = f"the error of the outputs was measured on {count}"
+        if self.inputs.provenance.source_type == "synthetic":
+            return f"{measured} that are synthetic: yours may show half or twice as much; give some of them"
         if not self.has_holdout:
             found = f"{measured} that factors were fitted to, too, so that it is too small for others"
         elif self.holdout.count < FEW_HOLDOUT:
