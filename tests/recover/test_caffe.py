@@ -190,8 +190,8 @@ def test_the_report_shows_the_course_and_the_layers_of_the_plan(pair, tmp_path, 
     assert holdout == tuple(map(tuple, told["curve"]))
     assert report.plan == Plan.load("out/plan.json")
     page = Path("better/report.html").read_text()
-    assert page.count('<svg id="graph"') == 1
-    assert page.count('<svg class="chart"') == 2
+    assert page.count('<svg class="graph"') >= 1
+    assert page.count('<svg class="chart"') == 4  # for wide screens and narrow ones
     for choice in report.plan.choices:
         assert choice.label in page
     Path("better/report.html").unlink()

@@ -10,7 +10,7 @@ from ..conv import ConvLayer, Skipped
 from ..errors import PlanError
 from ..planning import PlanOptions, requests
 from ..planning.feasible import check_feasible, least_ratio
-from ..planning.options import DATA_SCHEMES, select
+from ..planning.options import MORE_WEIGHT_SCHEMES, select
 from ..planning.rules import no_candidate_reason
 from ..terminal import visible
 from ..text import aligned
@@ -109,7 +109,7 @@ def dry_run(model: Any, **options: Unpack[Keywords]) -> DryRun:
     wanted = requests(layers, found.options)
     widest = found.options
     if options.get("plan") is None and options.get("schemes") is None:  # more compete where that is needed
-        widest = replace(widest, schemes=tuple(dict.fromkeys((*widest.schemes, *DATA_SCHEMES))))
+        widest = replace(widest, schemes=tuple(dict.fromkeys((*widest.schemes, *MORE_WEIGHT_SCHEMES))))
     if not problem:
         try:
             check_feasible(layers, found.options)  # now that it is known what the inputs reach

@@ -128,7 +128,8 @@ def _looked(model: Model, options: PlanOptions, calibration: Calibration | Weigh
         for layer in chosen:
             checked_weight(layer)  # before the long work
         if known is not None and chosen and LINES.get():
-            note(f"this takes {Estimate.of(known, chosen, wanted)}; what the cache has takes no time")
+            less = "" if known.cache.cache is None else "; what the cache has takes no time"
+            note(f"this takes {Estimate.of(known, chosen, wanted)}{less}")
         found = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
     except (InputError, ModelError) as error:
         if known is None or known.asked:
