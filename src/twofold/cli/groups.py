@@ -25,16 +25,19 @@ class Command(TyperCommand):
 
 def spread(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command as typer reads it: each field of a parameter's dataclass is an option of its own."""
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    # Not `get_type_hints`: before Python 3.11 it makes Optional of what has None as default.
+    given = inspect.signature(command, eval_str=True).parameters
+    groups: dict[str, Any] = {
+        name: one.annotation for name, one in given.items() if is_dataclass(one.annotation)
+    }
     if not groups:
         return command
     parameters: dict[str, inspect.Parameter] = {}
-    for name, parameter in inspect.signature(command).parameters.items():
+    for name, parameter in given.items():
         if name in groups:
             parameters |= _options(groups[name])
         else:
-            parameters[name] = parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY)
+            parameters[name] = parameter.replace(kind=parameter.KEYWORD_ONLY)
 
     @wraps(command)
     def flat(**given: Any) -> Any:

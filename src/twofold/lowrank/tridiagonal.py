@@ -61,7 +61,7 @@ class Tridiagonal:
 
     def vectors(self, count: int) -> Array:
         """Return the eigenvectors of the `count` largest eigenvalues: (n, count), orthonormal."""
-        _, Z, info = lapack.sstevd(self.diagonal, self.beside, compute_v=1)
+        _, Z, info = _solve(self.diagonal, self.beside, compute_v=1)
         _converged(info, "sstevd")
         backwards = np.asfortranarray(Z[::-1, ::-1][:, :count])
         reflectors, start = np.zeros((len(self.scales),) * 2, dtype=np.float32, order="F"), 0
@@ -75,6 +75,10 @@ class Tridiagonal:
         )
         assert info == 0, f"Bug: sormqr refuses its argument {-info}"
         return backwards[::-1]
+
+
+#: Divide and conquer; old versions of SciPy have the slower QR iteration alone.
+_solve = getattr(lapack, "sstevd", None) or lapack.sstev
 
 
 def _converged(info: int, routine: str) -> None:
