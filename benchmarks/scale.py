@@ -1,7 +1,7 @@
 """What a run costs as models grow: CPU time by the number of layers, peak memory by the size of the weights.
 
 Every row is a run of the installed command in a process of its own, on a net of random weights. What it wrote
-is opened anew and its cost checked before a number counts.
+is opened again and its cost checked before a number counts.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import twofold
 from twofold.cli import main
 from twofold.decomposition import calibrate, effects, factorize, recalled, sensitivity, statistics
 from twofold.decomposition.cache import RunCache, standard_cache
-from twofold.files.cache import Cache, Entry
+from twofold.files.cache import Cache, Entry, cache_folder
 from twofold.fingerprint import Description
 
 #: Two layers to decompose, small enough to be fitted in a moment.
@@ -433,3 +433,18 @@ def test_a_format_without_a_fingerprint_is_not_cached():
         pass
 
     assert RunCache.of(Cache(Path("nowhere")), Model(), None, None, None).cache is None
+
+
+@pytest.mark.parametrize("home", ["~/.cache/twofold", "/somewhere/twofold"])
+def test_without_a_home_directory_nothing_is_kept(home, monkeypatch):
+    monkeypatch.delenv("TWOFOLD_CACHE", raising=False)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: Path(home))
+    assert cache_folder() == (None if home.startswith("~") else Path(home) / "results")
+
+
+def test_a_folder_that_may_not_be_searched_has_nothing(tmp_path, monkeypatch):
+    def deny(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.stat", deny)
+    assert not Cache(tmp_path).has("fits", "0" * 64)

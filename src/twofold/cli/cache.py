@@ -55,7 +55,7 @@ def show(as_json: AsJson = False) -> None:
 
 @app.command()
 def clear(as_json: AsJson = False) -> None:
-    """Remove what is kept; runs at work go on, and whatever they lack is computed anew.
+    """Remove what is kept; runs at work go on, and whatever they lack is computed again.
 
     Example: twofold cache clear
     """

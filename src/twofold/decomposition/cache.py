@@ -141,7 +141,7 @@ class RunCache:
         parts = [PIECES[piece].format(count) for piece, count in self.read.items() if count and PIECES[piece]]
         if parts and self.cache is not None:
             off = option("cache=False", "--no-cache")
-            note(f"read from the cache, {self.cache.folder}: {', '.join(parts)}; {off} computes all anew")
+            note(f"read from the cache, {self.cache.folder}: {', '.join(parts)}; {off} computes all again")
 
 
 def scheme_digest(name: str) -> str:

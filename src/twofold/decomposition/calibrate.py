@@ -177,7 +177,7 @@ class Calibration:
         return OutputErrorMetric() if self.metric is None else MetricChange(self.metric)
 
     def statistics(self, layers: Sequence[ConvLayer]) -> Statistics:
-        """What layers see: gathered, or read from the file or the cache that keeps it."""
+        """The input statistics of layers: gathered, or read from the file or the cache that keeps them."""
         if self.saved is None:
             return cached_statistics(self.cache, self.runner, layers, self.inputs, self.options)
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..codec import strict_json
 from ..errors import FormatError, OutputError, option
 from ..progress import LINES, note
-from ..system import reading
+from ..system import exists, reading
 from .arrays import read_npz
 from .atomic import commit
 
@@ -39,13 +39,15 @@ _NAME = re.compile(r"([a-z]+)-[0-9a-f]{64}\.npz")
 
 
 def cache_folder() -> Path | None:
-    """Where results are cached; None where the user wants none."""
+    """Where results are cached; None where the user wants none, or has no home directory."""
     moved = os.environ.get(FOLDER_VARIABLE)
     if moved is not None:
         return Path(moved) if moved else None
     import platformdirs  # noqa: PLC0415 - planning by MACs loads with numpy and scipy alone
 
-    return platformdirs.user_cache_path("twofold") / "results"
+    folder = platformdirs.user_cache_path("twofold")
+    # Without a home directory the path would be one in the working directory, named "~".
+    return folder / "results" if folder.is_absolute() else None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Cache:
                 header = strict_json(str(arrays.pop("header")), "header")
         except FormatError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
-                _tell(f"{error}; what it held is computed anew")
+                _tell(f"{error}; what it held is computed again")
             return None
         with suppress(OSError):  # a folder that others keep for reading
             os.utime(path)
@@ -116,7 +118,10 @@ class Cache:
 
     def has(self, piece: str, key: str) -> bool:
         """Whether there is an entry, readable or not."""
-        return self._path(piece, key).exists()
+        try:
+            return exists(self._path(piece, key))
+        except FormatError:  # a folder that may not be searched
+            return False
 
     def put(self, piece: str, key: str, entry: Entry) -> None:
         """Keep an entry, over an older one; where that is not possible, a note tells why, once."""
@@ -134,7 +139,7 @@ class Cache:
         except OutputError as error:
             self._writes = False
             off = option("cache=False", "--no-cache")
-            _tell(f"results are not cached, so another run begins anew ({off} ends this note): {error}")
+            _tell(f"results are not cached, so another run starts again ({off} ends this note): {error}")
 
     def entries(self) -> Iterator[Stored]:
         """All that is stored, in no order."""
