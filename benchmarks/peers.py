@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -205,9 +206,11 @@ def original() -> Hed:
 
 def export(net: nn.Module, path: Path) -> None:
     """Write a module as ONNX."""
-    torch.onnx.export(
-        net.eval(), (torch.zeros(1, 3, SIDE, SIDE),), str(path), dynamo=False, input_names=["data"]
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that needs no other package is called old
+        torch.onnx.export(
+            net.eval(), (torch.zeros(1, 3, SIDE, SIDE),), str(path), dynamo=False, input_names=["data"]
+        )
 
 
 # ---- what measures
