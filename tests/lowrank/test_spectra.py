@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg.lapack
 from tests.lowrank.cases import GEOMETRIES, make_layer
 from threadpoolctl import ThreadpoolController
 
@@ -216,7 +217,10 @@ def test_float32_finds_the_optimum_at_every_rank_or_leaves_it_to_float64(decay):
 
 
 @pytest.mark.parametrize("n", [2, 3, 50, 200])
-def test_a_tridiagonal_form_tells_values_and_vectors(n):
+@pytest.mark.parametrize("solver", ["sstevd", "sstev"])  # the second where SciPy is old
+def test_a_tridiagonal_form_tells_values_and_vectors(n, solver, monkeypatch):
+    if hasattr(scipy.linalg.lapack, solver):
+        monkeypatch.setattr("twofold.lowrank.tridiagonal._solve", getattr(scipy.linalg.lapack, solver))
     A = np.random.default_rng(n).standard_normal((n, n + 5)).astype(np.float32)
     S = A @ A.T
     values = np.linalg.eigvalsh(S.astype(np.float64))
