@@ -26,9 +26,8 @@ from twofold.fingerprint import Description
 NET = HEAD.replace("dim: 16", "dim: 8") + "".join(
     part.replace("num_output: 64", "num_output: 24") for part in (conv("one", "data"), conv("two", "one"))
 )
-#: Of schemes whose fits are kept: not `depthwise`, which fits every rank by itself.
-KEPT = ("spatial", "channel")
-OPTIONS = {"macs": 0.6, "multiple": 4, "refine": 1, "schemes": KEPT}
+#: One whose fit has all ranks, one that fits every rank by itself.
+OPTIONS = {"macs": 0.6, "multiple": 4, "refine": 1, "schemes": ("spatial", "depthwise")}
 
 
 class Work:
@@ -124,7 +123,7 @@ def test_results_are_the_same_of_modules_and_onnx_files(tmp_path, folder, monkey
     x = torch.randn(12, 3, 12, 12)
 
     def state():
-        found = twofold.decompose(module.eval(), data=x, ranks={"2": 4}, macs=0.9, multiple=2, schemes=KEPT)
+        found = twofold.decompose(module.eval(), data=x, ranks={"2": 4}, macs=0.9, multiple=2)
         return {name: value.numpy() for name, value in found.model.module.state_dict().items()}
 
     first = state()
@@ -386,14 +385,6 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
     assert not other.has("error", keys[1])
     assert len(other.clear()) == len(left)
     assert (tmp_path / "of-the-user.npz").exists()
-
-
-def test_schemes_that_fit_every_rank_by_itself_are_not_cached(files, x, folder, monkeypatch):
-    options = {"schemes": ("depthwise", "spatial"), "cache": True}
-    work = Work(monkeypatch)
-    first = work.during(lambda: written(files, x, **options))
-    assert work.during(lambda: written(files, x, **options))["_made"] == first["_made"] > 0
-    assert "fits" not in entries(folder)
 
 
 # ---- what users see

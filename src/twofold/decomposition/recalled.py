@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
-from ..conv import ConvLayer, Factors, Size
+from ..conv import Array, ConvLayer, Factors, Size
 from ..errors import FormatError
 from ..lowrank import Factorization, FitOptions, LayerFit, scheme
 from ..planning import Request
@@ -23,8 +23,7 @@ class RecalledFits:
         layer: the layer.
         requests: what is fitted.
         cache: results of runs.
-        key: of the fits; "" where they are not cached: errors of schemes that fit every rank by itself depend
-            on what was asked for before.
+        key: of the fits; "" where they are not cached.
         stored: the covariance's shrinkage and the fits; None where they have to be made.
     """
 
@@ -48,8 +47,7 @@ class RecalledFits:
             calibration: inputs and what runs them; weights alone are not cached.
             statistics: keys of the layers' statistics, by name.
         """
-        nested = all(scheme(one.scheme).nested for one in requests)
-        if calibration is None or not nested:
+        if calibration is None:
             return cls(layer, requests)
         cache = calibration.cache
         key = cache.key(
@@ -91,8 +89,9 @@ class RecalledFits:
     def _one(self, fit: StoredFit, make: Callable[[], Factorization]) -> Factorization:
         stacks = _Stacks(self, fit, make)
         return Factorization(
-            fit.scheme, fit.variant, self.layer.name, fit.max_ranks, lambda: fit.errors,
-            stacks.build, stacks.quick, None, fit.ridge, fit.singular_values, self.key,
+            fit.scheme, fit.variant, self.layer.name, fit.max_ranks, stacks.errors, stacks.build,
+            stacks.quick, fit.tried, fit.ridge, fit.singular_values, self.key,
+            None if fit.known is None else lambda: stacks.known,
         )  # fmt: skip
 
 
@@ -119,13 +118,31 @@ class _Stacks:
     def _made(self) -> Factorization:
         return self.make()
 
+    @cached_property
+    def known(self) -> dict[Size, float]:
+        """See `Factorization`: what is stored, and what was read or made since."""
+        return dict(self.fit.known or {})
+
+    def errors(self) -> Array:
+        """See `Factorization`."""
+        if self.fit.errors is not None:
+            return self.fit.errors
+        return scheme(self.fit.scheme).error_curve(self.of.layer.geometry, self.fit.max_ranks, self.known)
+
     def build(self, ranks: Size) -> Factors:
         """See `Factorization`."""
-        return self._recall("final", ranks, lambda: (0.0, self._made.factors(ranks)))[1]
+        error, stack = self._recall("final", ranks, lambda: self._final(ranks))
+        if self.fit.known:
+            self.known[ranks] = error
+        return stack
 
     def quick(self, ranks: Size) -> tuple[float, Factors]:
         """See `Factorization`."""
         return self._recall("trial", ranks, lambda: self._made.trial(ranks))
+
+    def _final(self, ranks: Size) -> tuple[float, Factors]:
+        stack = self._made.factors(ranks)
+        return (self._made.known or dict)().get(ranks, 0.0), stack
 
     def _recall(
         self, use: str, ranks: Size, make: Callable[[], tuple[float, Factors]]

@@ -18,22 +18,27 @@ from ..planning import Request
 class StoredFit:
     """A factorization as plans read it, without what makes stacks.
 
-    Attributes: see `lowrank.protocols.Factorization`.
+    Attributes: see `lowrank.protocols.Factorization`; `errors` is None where those that are known predict
+        the others.
     """
 
     scheme: str
     variant: str
     max_ranks: Size
     ridge: float
-    errors: Array
+    errors: Array | None
     singular_values: Array | None
+    known: Mapping[Size, float] | None = None
+    tried: tuple[Size, ...] | None = None
 
     @classmethod
     def of(cls, found: Factorization) -> StoredFit:
         """Read one."""
+        errors = found.energy_errors()
+        known = None if found.known is None else dict(found.known())
         return cls(
-            found.scheme, found.variant, found.max_ranks, found.ridge, found.energy_errors(),
-            found.singular_values,
+            found.scheme, found.variant, found.max_ranks, found.ridge, errors if known is None else None,
+            found.singular_values, known, found.trial_ranks(),
         )  # fmt: skip
 
 
@@ -43,6 +48,8 @@ class _Fit:
     variant: str
     max_ranks: tuple[int, ...]
     ridge: float
+    known: tuple[tuple[tuple[int, ...], float], ...] | None
+    tried: tuple[tuple[int, ...], ...] | None
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,17 @@ class _Fits:
 
 def fits_entry(shrinkage: float, fits: Sequence[StoredFit]) -> Entry:
     """The fits of a layer, and its covariance's shrinkage."""
-    header = _Fits(shrinkage, tuple(_Fit(one.scheme, one.variant, one.max_ranks, one.ridge) for one in fits))
-    arrays = {f"errors{i}": one.errors for i, one in enumerate(fits)}
+    header = _Fits(
+        shrinkage,
+        tuple(
+            _Fit(
+                one.scheme, one.variant, one.max_ranks, one.ridge,
+                None if one.known is None else tuple(one.known.items()), one.tried,
+            )
+            for one in fits
+        ),
+    )  # fmt: skip
+    arrays = {f"errors{i}": e for i, one in enumerate(fits) if (e := one.errors) is not None}
     arrays |= {f"values{i}": v for i, one in enumerate(fits) if (v := one.singular_values) is not None}
     return Entry(to_plain(header), arrays)
 
@@ -68,12 +84,16 @@ def fits_of(entry: Entry, requests: Sequence[Request]) -> tuple[float, list[Stor
     header = from_plain(_Fits, entry.header, "fits")
     fits = []
     for i, (one, request) in enumerate(zip(header.fits, requests, strict=False)):
-        errors = _array(entry, f"errors{i}")
-        shape = tuple(rank + 1 for rank in one.max_ranks)
-        if errors.shape != shape or (one.scheme, one.variant) != (request.scheme, request.variant):
-            raise FormatError(f"fits: {one} with errors of shape {errors.shape} is not {request}")
+        if (one.scheme, one.variant) != (request.scheme, request.variant):
+            raise FormatError(f"fits: {one} is not {request}")
+        known = None if one.known is None else dict(one.known)
+        errors = _array(entry, f"errors{i}") if known is None else None
+        if errors is not None and errors.shape != tuple(rank + 1 for rank in one.max_ranks):
+            raise FormatError(f"fits: {one} has errors of the shape {errors.shape}")
         values = entry.arrays.get(f"values{i}")
-        fits.append(StoredFit(one.scheme, one.variant, one.max_ranks, one.ridge, errors, values))
+        fits.append(
+            StoredFit(one.scheme, one.variant, one.max_ranks, one.ridge, errors, values, known, one.tried)
+        )
     if len(fits) != len(requests):
         raise FormatError(f"there are {len(fits)} fits, and {len(requests)} are needed")
     return header.shrinkage, fits

@@ -11,6 +11,7 @@ rank are asked for another pass over the data fits the last convolution, and tel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import log
 
@@ -94,18 +95,16 @@ class DepthwiseFits:
 
     def energy_errors(self) -> Array:
         """Measured for the ranks that were fitted, an estimate for the others."""
+        if self.problem.energy > 0:
+            for rank in self._anchors():
+                self._draft(rank)
+        return error_curve(self.layer.geometry, self.limit, self.known())
+
+    def known(self) -> dict[Size, float]:
+        """Energy errors at the ranks that were fitted so far; none where all errors vanish."""
         if not self.problem.energy > 0:
-            return np.zeros(self.limit + 1)
-        self._fit(self._anchors()[0])
-        for rank in self._anchors()[1:]:
-            self._draft(rank)
-        measured = {rank: fit.error for rank, fit in (self.drafts | self.fits | self.seen).items()}
-        curve = np.ones(self.limit + 1)
-        curve[1:] = np.minimum(_curve(np.arange(1, self.limit + 1), measured), 1.0)
-        curve[list(measured)] = list(measured.values())
-        if self.limit == full_rank(self.layer.geometry):
-            curve[-1] = 0.0
-        return curve
+            return {}
+        return {(rank,): fit.error for rank, fit in (self.drafts | self.fits | self.seen).items()}
 
     def trial(self, ranks: Size) -> tuple[float, Factors]:
         found = self._draft(ranks[0])
@@ -189,8 +188,21 @@ def fit_terms(given: Problem, scheme: str, rank: int) -> Factorization:
     ridge = 0.0 if given.statistics is None else given.options.ridge
     return Factorization(
         scheme, "", given.layer.name, (rank,), fits.energy_errors, fits.build, fits.trial, fits.trial_ranks(),
-        ridge,
+        ridge, known=fits.known,
     )  # fmt: skip
+
+
+def error_curve(geometry: ConvGeometry, limit: int, known: Mapping[Size, float]) -> Array:
+    """Energy errors at the ranks 0..limit from those at some ranks; see `Scheme.error_curve`."""
+    if not known:
+        return np.zeros(limit + 1)
+    measured = {rank: error for (rank,), error in known.items()}
+    curve = np.ones(limit + 1)
+    curve[1:] = np.minimum(_curve(np.arange(1, limit + 1), measured), 1.0)
+    curve[list(measured)] = list(measured.values())
+    if limit == full_rank(geometry):
+        curve[-1] = 0.0
+    return curve
 
 
 def term_problem(given: Problem) -> TermProblem:

@@ -7,9 +7,9 @@ convolutions; energies and their losses add up. Ranks count the channels of one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -78,6 +78,10 @@ class OverGroups:
         chain = self.inner.chain(one_group(geometry), variant, ranks)
         return tuple(widened(part, geometry.groups) for part in chain)
 
+    def error_curve(self, geometry: ConvGeometry, limits: Size, known: Mapping[Size, float]) -> Array:
+        """See `Scheme`; of all groups together."""
+        return self.inner.error_curve(one_group(geometry), limits, known)
+
     def factorize(
         self, layer: ConvLayer, variant: str, statistics: LayerStatistics | None = None, *,
         max_ranks: Size | None = None, options: FitOptions | None = None,
@@ -114,7 +118,11 @@ class OverGroups:
             energies = [_output_energy(one.pair, its) for one, its in zip(begun, seen, strict=True)]
         else:
             energies = problems.energies
-        return done[0] if len(done) == 1 else _joined(layer.name, done, energies, problems.relay)
+        if len(done) == 1:
+            return done[0]
+        return _joined(
+            layer.name, done, energies, problems.relay, partial(self.error_curve, layer.geometry, ranks)
+        )
 
     def _check(self, layer: ConvLayer, variant: str) -> None:
         reason = self.rejection(layer.geometry)
@@ -234,13 +242,25 @@ def _output_energy(pair: Factors, seen: FactorStatistics) -> float:
 
 
 def _joined(
-    layer: str, parts: Sequence[Factorization], energies: Sequence[float], relay: Relay | None
-) -> Factorization:
+    layer: str, parts: Sequence[Factorization], energies: Sequence[float], relay: Relay | None,
+    curve: Callable[[Mapping[Size, float]], Array],
+) -> Factorization:  # fmt: skip
     """The factorizations of all groups, read at the same ranks; each weighs as its energy does."""
     energy_weights = np.array(energies) / (sum(energies) or 1.0)
 
+    def known() -> dict[Size, float]:
+        of_parts = [part.known() for part in parts if part.known is not None]
+        fitted = dict.fromkeys(ranks for errors in of_parts for ranks in errors)
+        return {
+            ranks: float(np.dot([errors.get(ranks, 0.0) for errors in of_parts], energy_weights))
+            for ranks in fitted
+        }
+
     def errors() -> Array:
-        return np.asarray(np.stack([part.energy_errors() for part in parts], axis=-1) @ energy_weights)
+        found = [part.energy_errors() for part in parts]
+        if parts[0].known is not None:
+            return curve(known())
+        return np.asarray(np.stack(found, axis=-1) @ energy_weights)
 
     def quick(ranks: Size) -> tuple[float, Factors]:
         lost, stacks = zip(*(part.trial(ranks) for part in parts), strict=True)
@@ -253,4 +273,5 @@ def _joined(
     return replace(
         parts[0], layer=layer, errors=errors, quick=quick, build=build,
         ridge=max(part.ridge for part in parts), singular_values=None,
+        known=None if parts[0].known is None else known,
     )  # fmt: skip

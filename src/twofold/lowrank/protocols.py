@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import ClassVar, Protocol
@@ -66,6 +66,8 @@ class Factorization:
         ridge: multiple of the mean input variance that was added to the covariance; 0 without statistics.
         singular_values: see `RankErrors`.
         origin: a hash of all that it was fitted to, where whoever made it knows one; "" else.
+        known: gives the energy errors of the ranks that were fitted so far, where every rank is a fit of its
+            own; None where one fit has all ranks.
     """
 
     scheme: str
@@ -79,6 +81,7 @@ class Factorization:
     ridge: float = 0.0
     singular_values: Array | None = None
     origin: str = ""
+    known: Callable[[], Mapping[Size, float]] | None = None
 
     def energy_errors(self) -> Array:
         return self.errors()
@@ -178,5 +181,18 @@ class Scheme:
 
         Raises:
             ModelError: weights are missing or not finite, or statistics do not fit the layer.
+        """
+        raise NotImplementedError
+
+    def error_curve(self, geometry: ConvGeometry, limits: Size, known: Mapping[Size, float]) -> Array:
+        """Energy errors at all ranks as those at some ranks predict them, where ranks are not nested.
+
+        Args:
+            geometry: of the layer.
+            limits: largest ranks.
+            known: energy errors of what was fitted, by ranks; they are in the result as they are.
+
+        Returns:
+            (max_rank + 1, ...), see `RankErrors.energy_errors`.
         """
         raise NotImplementedError

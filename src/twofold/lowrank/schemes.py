@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from twofold.conv import ConvGeometry, Size
+from collections.abc import Mapping
+
+from twofold.conv import Array, ConvGeometry, Size
 from twofold.lowrank import depthwise
 from twofold.lowrank.grouped import OverGroups
 from twofold.lowrank.pair import channel_fit, fit, project
@@ -122,6 +124,9 @@ class Depthwise(Scheme):
 
     def fit(self, problem: Problem, variant: str, ranks: Size) -> Factorization:
         return depthwise.fit_terms(problem, self.name, ranks[0])
+
+    def error_curve(self, geometry: ConvGeometry, limits: Size, known: Mapping[Size, float]) -> Array:
+        return depthwise.error_curve(geometry, limits[0], known)
 
 
 def _one_tap(geometry: ConvGeometry) -> str | None:
