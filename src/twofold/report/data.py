@@ -233,6 +233,8 @@ class Report:
             raise FormatError(f"the report has layout {schema}; this twofold reads layout {SCHEMA}")
         plan = document.pop("plan", None)
         report = from_plain(cls, document, "the report")
+        if plan is None and report.tradeoff_curves is not None:
+            raise FormatError("the report has trade-off curves and lacks the plan that they belong to")
         return report if plan is None else replace(report, plan=plan_from_plain(plan))
 
     @classmethod
