@@ -10,6 +10,7 @@ prediction is further from the measured time than 15 %, or if the network is slo
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import subprocess
 import sys
@@ -94,8 +95,12 @@ def files_of(name: str) -> tuple[Path, ...]:
     return model(name).files()
 
 
-def decompose(case: Case, folder: Path) -> tuple[Path, ...]:
-    """Run the command; gives the files that it wrote."""
+def decompose(case: Case, folder: Path, cache: Path) -> tuple[Path, ...]:
+    """Run the command; gives the files that it wrote.
+
+    What it fits for one runtime serves the next: results are the same with the cache and without, and times
+    of networks are never in it.
+    """
     files = files_of(case.model)
     argv = [sys.executable, "-m", "twofold", "decompose", *map(str, files), "-o", str(folder / "out")]
     argv += ["--runtime", case.runtime, "--threads", str(THREADS), *case.options]
@@ -105,7 +110,9 @@ def decompose(case: Case, folder: Path) -> tuple[Path, ...]:
     if case.crops:
         np.save(folder / "crops.npy", inputs(case.model, photographs().calibration, case.crops, seed=0))
         argv += ["--data", str(folder / "crops.npy")]
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        argv, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "TWOFOLD_CACHE": str(cache)}
+    )
     return tuple(folder / "out" / path.name for path in files)
 
 
@@ -165,33 +172,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", help="only these models")
     parser.add_argument("--runtime", action="append", help="only these runtimes")
+    parser.add_argument("--cache", type=Path, help="folder for results; by default one of this run's own")
     given = parser.parse_args(argv)
     table = Table(
         "model", "runtime", "before, ms", "after, ms", "ratio", "times faster", "predicted", "MACs",
         "output error", "", title=f"{THREADS} threads, {platform.machine()}, batch 1",
     )  # fmt: skip
     failed = 0
-    for case in cases():
-        if (given.model and case.model not in given.model) or (
-            given.runtime and case.runtime not in given.runtime
-        ):
-            continue
-        with tempfile.TemporaryDirectory() as place:
-            files = files_of(case.model)
-            after = decompose(case, Path(place))
-            plan = Plan.load(Path(place) / "out" / "plan.json")
-            lost = error(case.model, files, after)
-            timer = here(case.runtime, THREADS)
-            pair = timer.pair(load(case.model, files), load(case.model, after))
-        missed = failures(case, plan, pair, lost)
-        failed += bool(missed)
-        ratio, spread = pair.ratio.median, (pair.ratio.high - pair.ratio.low) / 2
-        table.add_row(
-            case.model, str(timer.setting),
-            f"{1e3 * pair.first.median:.1f}", f"{1e3 * pair.second.median:.1f}",
-            f"{ratio:.3f} ± {spread:.3f}", f"{1 / ratio:.2f}", f"{predicted(plan):.3f}",
-            f"{plan.totals.macs_ratio:.3f}", f"{lost:.4f}", "; ".join(missed),
-        )  # fmt: skip
+    with tempfile.TemporaryDirectory() as own:
+        for case in cases():
+            if (given.model and case.model not in given.model) or (
+                given.runtime and case.runtime not in given.runtime
+            ):
+                continue
+            with tempfile.TemporaryDirectory() as place:
+                files = files_of(case.model)
+                after = decompose(case, Path(place), given.cache or Path(own))
+                plan = Plan.load(Path(place) / "out" / "plan.json")
+                lost = error(case.model, files, after)
+                timer = here(case.runtime, THREADS)
+                pair = timer.pair(load(case.model, files), load(case.model, after))
+            missed = failures(case, plan, pair, lost)
+            failed += bool(missed)
+            ratio, spread = pair.ratio.median, (pair.ratio.high - pair.ratio.low) / 2
+            table.add_row(
+                case.model, str(timer.setting),
+                f"{1e3 * pair.first.median:.1f}", f"{1e3 * pair.second.median:.1f}",
+                f"{ratio:.3f} ± {spread:.3f}", f"{1 / ratio:.2f}", f"{predicted(plan):.3f}",
+                f"{plan.totals.macs_ratio:.3f}", f"{lost:.4f}", "; ".join(missed),
+            )  # fmt: skip
     Console(width=180).print(table)
     return min(failed, 1)
 

@@ -101,6 +101,6 @@ def _header(stream: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype[Any
         raise ValueError(f"{what} holds Python objects, which are not read")
     if dtype.kind not in "biufcSU":
         raise ValueError(f"{what} holds {dtype}, no numbers or text")
-    if any(size < 0 for size in shape):
+    if any(type(size) is not int or size < 0 for size in shape):  # NumPy lets True and False pass
         raise ValueError(f"{what} has the shape {shape}")
     return shape, dtype, fortran

@@ -56,10 +56,11 @@ def _problem(
             f"{name}: is {here} in this model and {there} in the plan; "
             "use the model that the plan was made for, or make a new plan"
         )
-    return _problem_of_scheme(choice)
+    return problem_of_scheme(choice)
 
 
-def _problem_of_scheme(choice: Choice) -> str | None:
+def problem_of_scheme(choice: Choice) -> str | None:
+    """Why no stack is what a choice says, for a layer of the shape that it names; None where one is."""
     name = choice.layer
     try:
         kind = scheme(choice.scheme)

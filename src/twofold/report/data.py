@@ -15,6 +15,7 @@ from ..compare import Comparison
 from ..errors import FormatError
 from ..formats.graph import NetGraph
 from ..int8.quantize import Quantized
+from ..planning.check import problem_of_scheme
 from ..planning.codec import plan_from_plain, plan_to_plain
 from ..planning.plan import Plan, tool_version
 from ..planning.tradeoff import TradeoffCurves
@@ -235,7 +236,13 @@ class Report:
         report = from_plain(cls, document, "the report")
         if plan is None and report.tradeoff_curves is not None:
             raise FormatError("the report has trade-off curves and lacks the plan that they belong to")
-        return report if plan is None else replace(report, plan=plan_from_plain(plan))
+        if plan is None:
+            return report
+        report = replace(report, plan=plan_from_plain(plan))
+        for choice in report.plan.choices if report.plan else ():
+            if problem := problem_of_scheme(choice):
+                raise FormatError(f"the report's plan: {problem}")
+        return report
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
