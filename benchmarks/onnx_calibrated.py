@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -60,15 +60,26 @@ class Outcome:
     kept: tuple[int, int]
 
 
-def outcome(name: str, folder: Path, macs: float, *, data: bool = True, multiple: int = 4) -> Outcome:
-    """Decompose a network, with inputs or by its weights alone, and compare both."""
+def outcome(
+    name: str, folder: Path, macs: float, *, data: bool = True, side: int | None = None, count: int = COUNT
+) -> Outcome:
+    """Decompose a network, with inputs or by its weights alone, and compare both.
+
+    Args:
+        name: of the network.
+        folder: where the result is written.
+        macs: after / before.
+        data: whether there are inputs to calibrate on.
+        side: of the images, instead of the network's own.
+        count: of the inputs.
+    """
     file = ONNX_FILES[name]
-    calibration, holdout = inputs(file)
+    if side is not None:
+        file = replace(file, size=(side, side))
+    calibration, holdout = inputs(file, count)
     options = {"data": calibration} if data else {"no_data": True}
     original = twofold.load(file.path, inputs={file.input: file.shape})
-    result = twofold.decompose(
-        original, macs=macs, multiple=multiple, schemes=("spatial", "channel"), **options
-    )
+    result = twofold.decompose(original, macs=macs, multiple=4, schemes=("spatial", "channel"), **options)
     path = result.save(folder)[0]
     protected = OutputErrorMetric()
     runner = runner_for(original)
@@ -89,15 +100,15 @@ def outcome(name: str, folder: Path, macs: float, *, data: bool = True, multiple
     )
 
 
-def inputs(file: OnnxFile) -> tuple[Floats, Floats]:
+def inputs(file: OnnxFile, count: int = COUNT) -> tuple[Floats, Floats]:
     """Inputs to calibrate on, and others."""
     if file.name == "ocr-rec":
-        lines = [_words(seed) for seed in range(COUNT + 12)]
+        lines = [_words(seed) for seed in range(count + 12)]
         samples = np.concatenate([file.sample(written(line)) for line in lines])
-        return samples[:COUNT], samples[COUNT:]
+        return samples[:count], samples[count:]
     shots = photographs()
     return (
-        np.concatenate([file.sample(one) for one in crops(shots.calibration, COUNT, file.size)]),
+        np.concatenate([file.sample(one) for one in crops(shots.calibration, count, file.size)]),
         np.concatenate([file.sample(one) for one in shots.holdout.values()]),
     )
 

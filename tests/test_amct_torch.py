@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -89,7 +87,7 @@ def test_the_signatures_are_the_references():
     assert list(inspect.signature(decompose_network).parameters) == ["model", "decompose_info_path"]
 
 
-def test_a_script_for_the_reference_runs_unchanged(tmp_path):
+def test_a_script_for_the_reference_runs_unchanged(tmp_path, monkeypatch, capsys):
     script = tmp_path / "script.py"
     script.write_text(
         "import torch\n"
@@ -104,9 +102,7 @@ def test_a_script_for_the_reference_runs_unchanged(tmp_path):
         "new.load_state_dict(torch.load('weights.pth'))\n"
         "assert changes == same == {'0': ['0.0', '0.1']}, changes\n"
     )
-    run = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(COMPAT), os.environ.get("PYTHONPATH", "")])},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    assert run.stderr == ""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(COMPAT)
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().err == ""

@@ -26,6 +26,8 @@ from twofold.planning import Budget, Plan, PlanOptions
 
 pytest.importorskip("torch")
 
+#: For what is not about schemes: the default is tried by `test_data_beat_weights_at_the_same_cost`.
+SPATIAL = ["--scheme", "spatial"]
 COLOUR = NET.replace("dim: 16", "dim: 3").replace("dim: 12 dim: 12", "dim: 20 dim: 20")
 
 
@@ -89,7 +91,9 @@ def test_a_net_that_lost_its_outputs_is_not_handed_over_in_silence(files, tmp_pa
      (24, "on 3 inputs alone"), (25, None)],
 )  # fmt: skip
 def test_an_error_that_few_inputs_tell_is_no_certain_one(files, count, said):
-    result = twofold.decompose(twofold.load(*files), macs=0.5, data=samples(count), refine=0)
+    result = twofold.decompose(
+        twofold.load(*files), macs=0.5, data=samples(count), schemes="spatial", refine=0
+    )
     found = [one for one in result.warnings if "was measured on" in one]
     assert len(found) == (said is not None)
     if said is not None:
@@ -140,7 +144,7 @@ def test_an_error_budget_is_kept_by_what_is_measured(files):
     model = twofold.load(*files)
     sizes = []
     for limit in (0.05, 0.2):
-        plan = twofold.decompose(model, error=limit, data=samples(), multiple=4).plan
+        plan = twofold.decompose(model, error=limit, data=samples(), multiple=4, schemes="spatial").plan
         assert plan.measured_error <= limit
         assert plan.options.budget.value == limit
         sizes.append(plan.totals.macs[1])
@@ -160,7 +164,8 @@ def test_an_accuracy_budget_is_kept(files):
     def accuracy(predict):
         return float((predict({"data": x})["out"].mean(axis=(2, 3)).argmax(axis=1) == labels).mean())
 
-    plan = twofold.decompose(model, accuracy_drop=0.1, accuracy=accuracy, data=samples(), multiple=4).plan
+    given = {"data": samples(), "multiple": 4, "schemes": "spatial"}
+    plan = twofold.decompose(model, accuracy_drop=0.1, accuracy=accuracy, **given).plan
     assert 0 < plan.totals.macs_ratio < 0.7
     after = next(float(note.split()[-2]) for note in plan.notes if note.startswith("accuracy 1.0000 before"))
     assert 0.9 <= after <= 1
@@ -179,7 +184,9 @@ def test_a_metric_of_the_user_is_protected(files):
         calls.append(outputs["out"].shape)
         return float(np.sqrt((outputs["out"][:, 0] ** 2).mean()))
 
-    plan = twofold.decompose(model, macs=0.4, data=samples(), metric=metric, multiple=4).plan
+    plan = twofold.decompose(
+        model, macs=0.4, data=samples(), metric=metric, multiple=4, schemes="spatial"
+    ).plan
     assert plan.measured_error is not None
     assert calls
     assert all(shape[1:] == (5, 12, 12) for shape in calls)
@@ -187,9 +194,10 @@ def test_a_metric_of_the_user_is_protected(files):
 
 def test_statistics_are_kept_for_the_next_plan(files, tmp_path, monkeypatch):
     model, kept = twofold.load(*files), tmp_path / "seen.npz"
-    first = twofold.decompose(model, macs=0.4, data=samples(), statistics=kept)
+    given = {"macs": 0.4, "schemes": "spatial", "statistics": kept}
+    first = twofold.decompose(model, data=samples(), **given)
     monkeypatch.setattr("twofold.decomposition.calibrate.gather", lambda *_: pytest.fail("gathered again"))
-    second = twofold.decompose(model, macs=0.4, data=samples(), statistics=kept)
+    second = twofold.decompose(model, data=samples(), **given)
     assert replace(second.plan, notes=()) == replace(first.plan, notes=())
     assert any("were read from" in note for note in second.plan.notes)
     with pytest.raises(InputError, match="from other inputs"):
@@ -220,6 +228,7 @@ def test_a_memory_limit_costs_passes_and_not_the_result(files):
             data=samples(),
             calibration=CalibrationOptions(memory=memory),
             multiple=4,
+            schemes="spatial",
             refine=0,  # alternations need the covariance as a whole
         )
         for memory in (1, None)
@@ -231,7 +240,7 @@ def test_a_memory_limit_costs_passes_and_not_the_result(files):
 def test_a_fitted_plan_takes_its_factors_from_the_model_beside_it(files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", samples())
-    assert main(["decompose", *files, "-o", "out", "--macs", "0.4", "--data", "x.npy"]) == 0
+    assert main(["decompose", *files, "-o", "out", "--macs", "0.4", "--data", "x.npy", *SPATIAL]) == 0
     before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
     Path("train_val.prototxt").write_text(TRAIN_VAL)
     assert main(["apply", "out/plan.json", "train_val.prototxt", files[1], "-o", "out"]) == 0
@@ -265,7 +274,7 @@ def test_a_folder_of_images_from_the_command_line(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     files = write(tmp_path, COLOUR)
     images(tmp_path / "photos")
-    options = ["--images", "photos", "--mean", "104,117,123", "--crops", "4", "--scale", "0.01"]
+    options = [*SPATIAL, "--images", "photos", "--mean", "104,117,123", "--crops", "4", "--scale", "0.01"]
     assert main(["decompose", *files, "-o", "out", "--macs", "0.5", "--multiple", "4", *options]) == 0
     out, err = capsys.readouterr()
     assert "1 of 7 images were skipped" in err
@@ -279,7 +288,7 @@ def test_a_folder_of_images_from_the_command_line(tmp_path, monkeypatch, capsys)
     assert "10 synthetic images are looked at beside yours" in capsys.readouterr().err
     record = Plan.load("more/plan.json").calibration["inputs"]
     assert record["count"] == 6 * 4 - 3 + 10 - 3  # three of the ten stand beside those that are held out
-    assert main(["compare", *files, "out", *options]) == 0
+    assert main(["compare", *files, "out", *options[len(SPATIAL) :]]) == 0
     text = capsys.readouterr().out
     assert "relative error" in text
     assert "time in PyTorch" in text

@@ -98,7 +98,7 @@ def test_inspect_lists_every_convolution(small, capsys):
 
 
 def test_the_table_says_why_a_layer_stays(small, capsys):
-    assert main(["decompose", *small, "-o", "out", "--skip", "o[nm]e", "--macs", "0.6"]) == 0
+    assert main(["decompose", *small, "-o", "out", "--skip", "o[nm]e", "--macs", "0.6", "--no-data"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"one .*skipped on request", out)
     assert re.search(r"out .*1x1", out)
@@ -108,7 +108,7 @@ def test_the_table_says_why_a_layer_stays(small, capsys):
 def test_the_training_twin_gets_the_same_decisions_in_the_same_folder(small, tmp_path, capsys):
     """As the README has it: the weights are there already, byte for byte, and the plan is the one given."""
     (tmp_path / "train_val.prototxt").write_text(TRAIN_VAL)
-    assert main(["decompose", *small, "-o", "out/", "--macs", "0.4"]) == 0
+    assert main(["decompose", *small, "-o", "out/", "--macs", "0.4", "--no-data"]) == 0
     before = content(tmp_path / "out")
     assert main(["apply", "out/plan.json", "train_val.prototxt", small[1], "-o", "out/"]) == 0
     after = content(tmp_path / "out")
@@ -148,14 +148,15 @@ def test_existing_files_are_refused_before_the_work(small, tmp_path, capsys, mon
         )
         rejected(capsys, ["decompose", *small, "-o", "out"], rf"out/{name}: exists already.*--force")
     assert content(tmp_path / "out") == {name: b"mine"}
-    assert main(["decompose", *small, "-o", "out", "--force"]) == 0
+    assert main(["decompose", *small, "-o", "out", "--force", "--no-data"]) == 0
     assert (tmp_path / "out" / name).read_bytes() != b"mine"
 
 
 def test_a_result_may_replace_its_own_input(small, tmp_path, capsys):
     before = image()
     wanted = opencv(*small, before)
-    assert main(["decompose", *small, "-o", ".", "--force", "--rank", "*=full", "--skip", "out"]) == 0
+    argv = ["decompose", *small, "-o", ".", "--force", "--rank", "*=full", "--skip", "out", "--no-data"]
+    assert main(argv) == 0
     capsys.readouterr()
     assert "one_0" in Path(small[0]).read_text()
     assert_close(opencv(*small, before)[0], wanted[0])
@@ -163,9 +164,14 @@ def test_a_result_may_replace_its_own_input(small, tmp_path, capsys):
 
 def test_full_rank_gives_the_same_output(small, capsys):
     x = image()
-    for scheme in ("spatial", "channel", "input", "tucker2"):
+    for scheme, more in (
+        ("spatial", []),
+        ("channel", ["--no-data"]),
+        ("input", []),
+        ("tucker2", ["--no-data"]),
+    ):
         argv = ["decompose", *small, "-o", scheme, "--scheme", scheme, "--rank", "*=full", "--only", "t*"]
-        assert main(argv) == 0
+        assert main([*argv, *more]) == 0
         files = [f"{scheme}/net.prototxt", f"{scheme}/net.caffemodel"]
         assert_close(opencv(*files, x)[0], opencv(*small, x)[0])
     capsys.readouterr()
@@ -182,7 +188,7 @@ def test_a_dearer_layer_of_the_reference_is_said(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert re.search(r"stem.*spatial.*1\.\d\d\d", out)
     assert "costs more" in out or "more expensive" in out
-    assert main(["decompose", *files, "-o", "better"]) == 0
+    assert main(["decompose", *files, "-o", "better", "--no-data"]) == 0
     assert "files were copied unchanged" in capsys.readouterr().out
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
+import runpy
 import sys
 from dataclasses import replace
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ import pytest
 from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, image, opencv, random_blobs, write
 
 import twofold
+from twofold.cli import main
 from twofold.conv import FactorConv, Factors
 from twofold.decomposition.apply import apply_plan
 from twofold.decomposition.decompose import decompose
@@ -199,7 +200,7 @@ def test_the_reference_call_never_overwrites_its_inputs(files, tmp_path):
             twofold.auto_decomposition(*files, new, str(tmp_path / "new.caffemodel"))
 
 
-def test_a_script_for_the_reference_runs_unchanged(files, tmp_path):
+def test_a_script_for_the_reference_runs_unchanged(files, tmp_path, monkeypatch, capsys):
     script = tmp_path / "script.py"
     script.write_text(
         "import amct_caffe\n"
@@ -207,11 +208,10 @@ def test_a_script_for_the_reference_runs_unchanged(files, tmp_path):
         f"auto_decomposition(model_file={files[0]!r}, weights_file={files[1]!r},\n"
         "    new_model_file='new.prototxt', new_weights_file='new.caffemodel')\n"
     )
-    run = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(COMPAT)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert run.stderr == ""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(COMPAT)
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().err == ""
     assert re.search(r"two_0", (tmp_path / "new.prototxt").read_text())
 
 
@@ -243,20 +243,19 @@ def test_a_layer_without_name_is_left_alone(tmp_path):
     assert "has no name" in skipped.reason
 
 
-def test_an_output_that_cannot_show_a_name_is_no_error(tmp_path):
+def test_an_output_that_cannot_show_a_name_is_no_error(tmp_path, monkeypatch):
     files = write(tmp_path, HEAD + conv("caf\udce9\u4e2d", "data"))
-    code = f"import twofold; twofold.auto_decomposition(*{files!r}, 'new.prototxt', 'new.caffemodel')"
-    command = [sys.executable, "-m", "twofold", "inspect", *files]
-    for argv in ([sys.executable, "-c", code], command):
-        run = subprocess.run(
-            argv,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONIOENCODING": "latin-1"},
-            capture_output=True,
-            check=False,
-        )
-        assert run.returncode == 0, run.stderr
-        assert b"caf\\udce9\\u4e2d" in run.stdout
+    monkeypatch.chdir(tmp_path)
+    for call, returned in (
+        (lambda: twofold.auto_decomposition(*files, "new.prototxt", "new.caffemodel"), None),
+        (lambda: main(["inspect", *files]), 0),
+    ):
+        stdout = TextIOWrapper(BytesIO(), encoding="latin-1")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stdout)
+            assert call() == returned
+        stdout.flush()
+        assert b"caf\\udce9\\u4e2d" in stdout.buffer.getvalue()
 
 
 @pytest.mark.parametrize("scheme", ["spatial", "channel", "input", "tucker2"])

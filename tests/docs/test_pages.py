@@ -30,12 +30,19 @@ def prepared(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Results that pages share, as those of a reader who follows them: most begin with the same net."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def world(prepared, tmp_path, monkeypatch):
+def world(prepared, kept, tmp_path, monkeypatch):
     """A copy of it, which is the working directory; times that are measured stay in it."""
     shutil.copytree(prepared, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TWOFOLD_LATENCY_CACHE", str(tmp_path / "times"))
+    monkeypatch.setenv("TWOFOLD_CACHE", str(kept))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
 

@@ -12,7 +12,7 @@ import twofold
 from twofold.finetune import TrainOptions, train
 from twofold.finetune.data import Datum
 
-SIDE, CLASSES = 32, 4
+SIDE, CLASSES = 16, 4
 INPUT = f"""layer {{ name: "data" type: "Input" top: "data"
   input_param {{ shape {{ dim: 1 dim: 3 dim: {SIDE} dim: {SIDE} }} }} }}
 """
