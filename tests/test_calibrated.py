@@ -102,6 +102,19 @@ def test_an_error_that_few_inputs_tell_is_no_certain_one(files, count, said):
         assert found[0] in result.plan.notes
 
 
+def test_an_error_that_differs_much_from_input_to_input_has_an_interval(files, tmp_path):
+    """A few inputs are noise, which no low rank keeps: how many of them are held out is chance."""
+    rng = np.random.default_rng(11)
+    x, odd = samples(100, seed=11), rng.random(100) < 0.15
+    x[odd] = rng.normal(size=x[odd].shape)
+    result = twofold.decompose(twofold.load(*files), macs=0.5, data=x[:50], refine=0)
+    (warning,) = (one for one in result.warnings if "was measured on 7 inputs that differ in it" in one)
+    low, high, more = map(float, re.search(r"show (\S+) to (\S+); give (\d+) times", warning).groups())
+    assert low < output_error(files, result, x[50:], tmp_path / "out") < high
+    assert low * high == pytest.approx(result.plan.measured_error**2, rel=0.02)
+    assert 1.5 ** (2 * more**0.5) > high / low > 1.5**2  # so many inputs make it certain
+
+
 def test_without_inputs_images_are_synthetic_and_it_is_said(files):
     result = twofold.decompose(twofold.load(*files), macs=0.5)
     assert result.plan.calibration["inputs"]["source_type"] == "synthetic"

@@ -16,7 +16,7 @@ from twofold.calibration.inputs import from_arrays
 class Runner:
     """Gives x and what it is made of; stacks change it by `shift`, (N, 1), of each sample."""
 
-    outputs = ("scores", "boxes", "classes", "far")
+    outputs = ("scores", "other", "boxes", "classes", "far")
 
     def __init__(self, shift: np.ndarray) -> None:
         self.shift = shift
@@ -24,7 +24,7 @@ class Runner:
     def run(self, batch, stacks=()):
         x = batch["x"] + (self.shift[batch["x"][:, 0].astype(int)] if stacks else 0)
         boxes = np.resize(x, (1, 1, 2, 7))
-        return {"scores": x[:, 1:], "boxes": boxes, "classes": np.round(x), "far": 10 * x.T}
+        return {"scores": x[:, 1:], "other": x, "boxes": boxes, "classes": np.round(x), "far": 10 * x.T}
 
 
 def inputs(count: int):
@@ -33,14 +33,19 @@ def inputs(count: int):
     return from_arrays(values, {"x": (9,)})
 
 
-@pytest.mark.parametrize(
-    ("lost", "effective"), [([0, 0, 3, 0], 1), ([1, 1, 1, 1], 4), ([0, 2, 2, 0], 2), ([0, 0, 0, 0], 4)]
-)
+@pytest.mark.parametrize("lost", [[0, 0, 3, 0], [1, 1, 1, 1], [1, 2, 1, 4], [0, 0, 0, 0]])
 @pytest.mark.parametrize("batch", [1, 3, 4])
-def test_how_many_samples_share_an_error(lost, effective, batch):
+def test_how_much_the_error_differs_from_sample_to_sample(lost, batch):
     shift = np.array(lost, np.float32)[:, None] / 8
-    found = assess(Runner(shift), ("scores",), inputs(4).batched(batch), [object()])
-    assert found.effective == pytest.approx(effective)
+    found = assess(Runner(shift), ("scores", "other"), inputs(4).batched(batch), [object()])
+    x = np.stack(inputs(4).arrays["x"]).astype(np.float64)
+    logs = []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for sample in range(4):  # each left out once
+            ref, rest = np.delete(x, sample, 0), np.delete(shift, sample, 0)
+            logs.append(np.log(np.mean(rest**2) * (1 / np.var(ref[:, 1:]) + 1 / np.var(ref))) / 2)
+        true = np.sqrt(3 / 4 * np.sum((np.array(logs) - np.mean(logs)) ** 2))
+    assert found.spread == pytest.approx({(0, 0, 3, 0): np.inf, (0,) * 4: 0.0}.get(tuple(lost), true))
     # Boxes and classes have no relative error; the rest is measured over all values.
     assert list(found.network) == ["far"]
     x = np.stack(inputs(4).arrays["x"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -29,13 +30,14 @@ from ..calibration.source import (
 from ..calibration.store import load_or_gather
 from ..calibration.synthetic import beside
 from ..conv import ConvLayer, Factors, FactorStatistics
-from ..errors import FormatError, InputError, MissingExtraError, ModelError, OptionError, TwofoldError
+from ..errors import FormatError, InputError, MissingExtraError, ModelError, OptionError, TwofoldError, option
 from ..files.cache import Cache
 from ..formats.base import is_missing, preflight
 from ..lowrank import Factorization, corrected_stack
 from ..planning import MeasuredSensitivity
 from ..planning.workload import Workload
 from ..progress import track
+from ..text import error_text
 from .cache import RunCache, samples_digest, stacks_digest
 from .sensitivity import measure_sensitivity
 from .statistics import cached_statistics, content_keys
@@ -43,8 +45,9 @@ from .stored import remainders_entry, remainders_of
 
 __all__ = ["Calibration", "WeightsOnly", "prepare"]
 
-#: Errors that fewer samples share are off by a factor of two at times, however many were measured on.
-_FEWEST_SHARING = 2.0
+#: An error that other samples may show so many times as large, or as small, is no certain one; two standard
+#: errors decide. More than `_ANY` times says that it is not known at all.
+_UNCERTAIN, _ANY = 1.5, 10.0
 #: Batch statistics mean something for so many samples at least.
 _SMALLEST_STATISTICS_BATCH = 8
 #: The held-out samples choose among these, and no correction.
@@ -139,7 +142,7 @@ class Calibration:
     def assess(self, model: Any, stacks: Stacks) -> Assessment:
         """How certain the error with stacks in it is, and what the model's own outputs lose."""
         if not stacks or self.metric is not None:
-            return Assessment(self.holdout.count)
+            return Assessment()
         protected = self.runner.outputs
         ends = [
             name for name in self.runner.network_outputs if name not in {*protected, *self.runner.varying}
@@ -152,11 +155,12 @@ class Calibration:
                 return replace(assess(self.runner, protected, self.holdout, stacks), notes=(note,))
         return assess(self.runner, protected, self.holdout, stacks)
 
-    def doubt(self, effective: float) -> str | None:
-        """What a user should be told of measured errors that few samples tell; None where enough do.
+    def doubt(self, error: float, spread: float) -> str | None:
+        """What a user should be told of a measured error that is no certain one; None where it is.
 
         Args:
-            effective: how many samples share the error.
+            error: of the outputs.
+            spread: standard error of its logarithm.
         """
         count = f"{self.holdout.count} input{'s' * (self.holdout.count != 1)}"
         measured = f"the error of the outputs was measured on {count}"
@@ -166,10 +170,16 @@ class Calibration:
             found = f"{measured} that factors were fitted to, too, so that it is too small for others"
         elif self.holdout.count < FEW_HOLDOUT:
             found = f"{measured} alone, so that others may show twice as much"
-        elif effective < _FEWEST_SHARING:
-            return f"{measured}, and one has most of it: others may show half or twice as much; give more"
         else:
-            return None
+            factor = math.exp(min(2 * spread, math.log(_ANY)))
+            if factor <= _UNCERTAIN:
+                return None
+            more = math.ceil((math.log(factor) / math.log(_UNCERTAIN)) ** 2)
+            return (
+                f"{measured} that differ in it: others may show {error_text(error / factor)} to "
+                f"{error_text(error * factor)}; give {more} times as many inputs, or measure it on others: "
+                f"{option('twofold.compare', 'compare')}"
+            )
         return f"{found}; give {ENOUGH} inputs or more"
 
     def measure(self) -> Measure:

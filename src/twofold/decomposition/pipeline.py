@@ -228,7 +228,7 @@ def _warnings(
     calibration: Calibration, options: PlanOptions, error: float, assessed: Assessment
 ) -> Iterator[str]:
     """What must not be overlooked in what was measured."""
-    doubt = calibration.doubt(assessed.effective)
+    doubt = calibration.doubt(error, assessed.spread)
     if doubt is not None:
         yield doubt
     if calibration.metric is not None:  # in a unit of the user's
