@@ -61,8 +61,9 @@ class Outcome:
 
 
 def outcome(
-    name: str, folder: Path, macs: float, *, data: bool = True, side: int | None = None, count: int = COUNT
-) -> Outcome:
+    name: str, folder: Path, macs: float, *, data: bool = True, side: int | None = None, count: int = COUNT,
+    only: Sequence[str] = (),
+) -> Outcome:  # fmt: skip
     """Decompose a network, with inputs or by its weights alone, and compare both.
 
     Args:
@@ -72,14 +73,16 @@ def outcome(
         data: whether there are inputs to calibrate on.
         side: of the images, instead of the network's own.
         count: of the inputs.
+        only: patterns of the layers that may be decomposed; all where there is none.
     """
     file = ONNX_FILES[name]
     if side is not None:
         file = replace(file, size=(side, side))
     calibration, holdout = inputs(file, count)
     options = {"data": calibration} if data else {"no_data": True}
+    options |= {"macs": macs, "multiple": 4, "schemes": ("spatial", "channel"), "only": only}
     original = twofold.load(file.path, inputs={file.input: file.shape})
-    result = twofold.decompose(original, macs=macs, multiple=4, schemes=("spatial", "channel"), **options)
+    result = twofold.decompose(original, **options)
     path = result.save(folder)[0]
     protected = OutputErrorMetric()
     runner = runner_for(original)

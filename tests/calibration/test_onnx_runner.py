@@ -189,7 +189,9 @@ def test_sizes_that_are_free_are_taken_from_the_data(tmp_path):
             if dim.dim_value == 12:
                 dim.Clear()
     assert runner_for(load(tmp_path, free)).inputs == {"x": (16, None, None)}
-    plan = twofold.decompose(load(tmp_path, free), data=batch(4)["x"], macs=0.5, multiple=4).plan
+    plan = twofold.decompose(
+        load(tmp_path, free), data=batch(4)["x"], macs=0.5, multiple=4, schemes="spatial"
+    ).plan
     assert plan.measured_error < 1
     given = load(tmp_path, free, inputs={"x": (1, 16, 9, 9)})
     assert runner_for(given).inputs == {"x": (16, 9, 9)}
@@ -202,7 +204,7 @@ def test_a_batch_of_several_gives_what_one_sample_at_a_time_gives(tmp_path):
     assert fixed.inputs == free.inputs == {"x": (16, 12, 12)}
     np.testing.assert_allclose(fixed.run(x)["logits"], free.run(x)["logits"], rtol=1e-5, atol=1e-5)
     model = load(tmp_path, net(10))
-    plan = twofold.decompose(model, data=x["x"], macs=0.5, multiple=4).plan
+    plan = twofold.decompose(model, data=x["x"], macs=0.5, multiple=4, schemes="spatial").plan
     assert plan.measured_error < 1
     given = runner_for(load(tmp_path, net(10), inputs={"x": (4, 16, 9, 9)}))
     assert (given.batching.size, given.inputs) == (4, {"x": (16, 9, 9)})
@@ -291,7 +293,7 @@ def test_old_files_list_initializers_as_inputs(tmp_path, ir):
         made.graph.input.append(helper.make_tensor_value_info(stored.name, stored.data_type, stored.dims))
     x = batch(4)
     model = load(tmp_path, made)
-    result = twofold.decompose(model, data=x["x"], macs=0.5, multiple=4)
+    result = twofold.decompose(model, data=x["x"], macs=0.5, multiple=4, schemes="spatial")
     assert result.model.replaced
     written = result.save(tmp_path / "out")[0]
     (expected,) = small.run(written, **x)
@@ -305,7 +307,7 @@ def test_operators_without_gradients_are_named(tmp_path):
     model = load(tmp_path, made)
     runner = runner_for(model)
     assert not runner.differentiable
-    plan = twofold.decompose(model, data=batch(4)["x"], macs=0.5, multiple=4).plan
+    plan = twofold.decompose(model, data=batch(4)["x"], macs=0.5, multiple=4, schemes="spatial").plan
     assert not plan.calibration["gradients"]
     assert any("no gradients are known of Hardmax" in note for note in plan.notes)
 
@@ -319,7 +321,7 @@ def test_half_precision(tmp_path):
     for value in (*made.graph.input, *made.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
     model = load(tmp_path, made)
-    result = twofold.decompose(model, data=batch(4)["x"], macs=0.5, multiple=4)
+    result = twofold.decompose(model, data=batch(4)["x"], macs=0.5, multiple=4, schemes="spatial")
     assert result.plan.measured_error < 1
     layers, x = layers_of(model), batch()
     stack = LayerFit(layers[0]).factorize("channel", "").factors((8,))

@@ -136,7 +136,7 @@ def test_the_module_stays_as_it_is(net):
     net.train()
     net.one.weight.requires_grad_(False)
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    result = twofold.decompose(net, data=[example(8, seed) for seed in range(3)], macs=0.4, multiple=4)
+    result = twofold.decompose(net, data=[example(8, i) for i in range(3)], macs=0.4, schemes="spatial")
     assert net.training
     assert net.two.weight.requires_grad
     assert not net.one.weight.requires_grad
@@ -247,7 +247,7 @@ def test_a_first_item_is_a_batch_or_a_sample_by_what_the_module_runs_on(module, 
 
 
 def test_a_loader_from_beginning_to_end(net):
-    plan = twofold.decompose(net, data=loader(), macs=0.4, multiple=4).plan
+    plan = twofold.decompose(net, data=loader(), macs=0.4, multiple=4, schemes="spatial").plan
     assert plan.calibration["inputs"]["count"] == 14  # two more are held out
     assert plan.calibration["gradients"]
     assert plan.measured_error < 1
@@ -270,12 +270,13 @@ def test_data_beat_weights(net):
 
 def test_examples_alone_make_images_or_serve_themselves():
     colour = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3))
-    plan = twofold.decompose(colour, example_inputs=torch.randn(1, 3, 20, 20), macs=0.6, multiple=4).plan
+    asked = {"macs": 0.6, "multiple": 4, "schemes": "channel"}
+    plan = twofold.decompose(colour, example_inputs=torch.randn(1, 3, 20, 20), **asked).plan
     assert plan.calibration["inputs"]["source_type"] == "synthetic"
     assert plan.calibration["batch_statistics"]
     assert not int(colour[1].num_batches_tracked)
     signal = nn.Sequential(nn.Conv1d(40, 64, 9), nn.ReLU(), nn.Conv1d(64, 64, 9))
-    plan = twofold.decompose(signal, example_inputs=torch.randn(3, 40, 50), macs=0.6, multiple=4).plan
+    plan = twofold.decompose(signal, example_inputs=torch.randn(3, 40, 50), **asked).plan
     assert plan.calibration["inputs"]["count"] == 3
     assert not plan.calibration["batch_statistics"]
     assert any("example inputs alone" in note for note in plan.notes)
@@ -308,7 +309,7 @@ def test_half_precision_is_fed_as_such(net):
     half = net.to(torch.bfloat16)
     runner = runner_of(half, example().to(torch.bfloat16))
     assert runner.run(batch())["output"].dtype == np.float32
-    plan = twofold.decompose(half, data=[example(8)], macs=0.4, multiple=4).plan
+    plan = twofold.decompose(half, data=[example(8)], macs=0.4, multiple=4, schemes="spatial").plan
     assert plan.measured_error < 1
 
 

@@ -86,7 +86,7 @@ def test_what_stands_before_is_protected_and_said(tmp_path, made):
     if made is suppressed:  # one image at a time, as its own shapes want it
         proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     loaded = twofold.load(write(tmp_path / "net.onnx", proto))
-    result = twofold.decompose(loaded, macs=0.6, multiple=4, data=x)
+    result = twofold.decompose(loaded, macs=0.6, multiple=4, data=x, schemes="spatial")
     assert set(result.plan.calibration["measured"]["outputs"]) <= {"b", "scores"}
     assert 0 < result.plan.measured_error < 1.5
     assert any("depends on the values" in note and "'b'" in note for note in result.plan.notes)
@@ -126,7 +126,7 @@ def test_a_module_that_returns_lists(threshold):
     """Some boxes, and none."""
     torch.manual_seed(0)
     net, x = Detector(threshold), torch.rand(18, 3, 16, 16)
-    result = twofold.decompose(net, macs=0.5, multiple=4, data=x)
+    result = twofold.decompose(net, macs=0.5, multiple=4, data=x, schemes="spatial")
     assert result.plan.calibration["measured"]["outputs"] == ["h"]
     with torch.no_grad():
         before, after = (one.h(one.b(one.a(x).relu()).relu()) for one in (net, result.model.module))
@@ -138,7 +138,7 @@ def test_a_module_that_returns_lists(threshold):
 
 def test_inner_modules_are_protected_by_name():
     net, x = Detector(0.05), torch.rand(18, 3, 16, 16)
-    plan = twofold.decompose(net, macs=0.5, multiple=4, data=x, targets="b").plan
+    plan = twofold.decompose(net, macs=0.5, multiple=4, data=x, targets="b", schemes="spatial").plan
     assert plan.calibration["measured"]["outputs"] == ["b"]
     with pytest.raises(OptionError, match="no module of that name"):
         twofold.decompose(net, macs=0.5, multiple=4, data=x, targets="c")

@@ -64,7 +64,7 @@ def assert_close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-
 
 def test_the_result_is_a_new_module_of_plain_ones(net):
     before = copy.deepcopy(net.state_dict())
-    result = decompose(net, ranks={"conv1": 16, "body.2": 32}, example_inputs=image())
+    result = decompose(net, ranks={"conv1": 16, "body.2": 32}, example_inputs=image(), no_data=True)
     new = result.model.module
     assert dict(result.model.replaced) == {
         "conv1": ("conv1.0", "conv1.1"), "body.2": ("body.2.0", "body.2.1")
@@ -300,7 +300,7 @@ def test_it_pickles_and_copies(net):
 
 
 def test_the_file_has_no_more_than_the_weights(net, tmp_path):
-    result = decompose(net, ranks={"conv1": 8}, only="conv1", example_inputs=image())
+    result = decompose(net, ranks={"conv1": 8}, only="conv1", example_inputs=image(), no_data=True)
     path, _ = result.save(tmp_path)
     count = sum(tensor.numel() for tensor in result.model.module.state_dict().values())
     assert path.stat().st_size < 4 * count + 16384
@@ -327,7 +327,7 @@ def test_it_compiles(net):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_becomes_an_onnx_model_whose_names_tell_its_own(net, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    new, x = decompose(net, macs=0.6, example_inputs=image()).model.module, image()
+    new, x = decompose(net, macs=0.6, example_inputs=image(), no_data=True).model.module, image()
     path = tmp_path / "net.onnx"
     torch.onnx.export(new, (x,), str(path), input_names=["x"], dynamo=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -336,7 +336,7 @@ def test_it_becomes_an_onnx_model_whose_names_tell_its_own(net, tmp_path):
 
 
 def test_it_trains(net):
-    new, x = decompose(net, macs=0.5, example_inputs=image()).model.module.train(), image()
+    new, x = decompose(net, macs=0.5, example_inputs=image(), no_data=True).model.module.train(), image()
     optimizer = torch.optim.SGD(new.parameters(), 0.1)
     losses = []
     for _ in range(5):
@@ -349,7 +349,7 @@ def test_it_trains(net):
 
 
 def test_a_state_is_loaded_into_a_rebuilt_structure(net, tmp_path):
-    result = decompose(net, macs=0.5, example_inputs=image())
+    result = decompose(net, macs=0.5, example_inputs=image(), schemes="spatial")
     state, plan = result.save(tmp_path)
     torch.manual_seed(7)
     state = torch.load(state, weights_only=True)
@@ -360,7 +360,8 @@ def test_a_state_is_loaded_into_a_rebuilt_structure(net, tmp_path):
 
 
 def test_plans_are_the_same_each_time(net, tmp_path):
-    first, again = (decompose(net, macs=0.5, example_inputs=image()).save(tmp_path / n) for n in "ab")
+    asked = {"macs": 0.5, "example_inputs": image(), "schemes": "spatial"}
+    first, again = (decompose(net, **asked).save(tmp_path / n) for n in "ab")
     plan, state = twofold.Plan.load(first[1]), torch.load(first[0], weights_only=True)
     applied = apply_plan(plan, net, state, example_inputs=image()).save(tmp_path / "c")
     for files in (again, applied):
@@ -368,7 +369,7 @@ def test_plans_are_the_same_each_time(net, tmp_path):
 
 
 def test_a_fitted_plan_takes_its_factors_from_a_module_too(net):
-    result, x = decompose(net, macs=0.5, example_inputs=image()), image()
+    result, x = decompose(net, macs=0.5, example_inputs=image(), schemes="spatial"), image()
     again = apply_plan(result.plan, net, result.model.module, example_inputs=x).model.module
     assert_close(again(x), result.model.module(x), 0)
     with pytest.raises(PlanError, match="fitted to inputs"):
