@@ -510,6 +510,32 @@ TWIN = OUTPUT.replace('"Input" top: "data" input_param', '"Input" top: "data" to
 )
 
 
+LAST = {
+    "Deconvolution": ("convolution_param { num_output: 12 kernel_size: 4 stride: 2 pad: 1 }", (64, 12, 4, 4)),
+    "InnerProduct": ("inner_product_param { num_output: 24 }", (24, 64 * 144)),
+    "Convolution": ("convolution_param { num_output: 12 kernel_size: 1 }", (12, 64, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("tail", ["", 'layer { name: "r" type: "ReLU" bottom: "up" top: "up" }'])
+@pytest.mark.parametrize("layer_type", LAST)
+def test_the_last_layer_keeps_its_name_whatever_its_type_and_top(tmp_path, layer_type, tail):
+    parameters, shape = LAST[layer_type]
+    text = HEAD + conv("one", "data")
+    text += f'layer {{ name: "dc" type: "{layer_type}" bottom: "one" top: "up" {parameters} }} {tail}'
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=shape) / np.prod(shape[1:]) ** 0.5
+    bias = np.zeros(shape[layer_type == "Deconvolution"])
+    blobs = {"dc": [one.astype(np.float32) for one in (weight, bias)]}
+    files, x = write(tmp_path, text, random_blobs(HEAD + conv("one", "data")) | blobs), image()
+    result = twofold.decompose(twofold.load(*files), ranks={"dc": "full"}, only="dc", no_data=True)
+    assert [choice.becomes for choice in result.plan.choices] == [("dc_0", "dc")]
+    prototxt, caffemodel, _ = result.save(tmp_path / "out")
+    name = "up" if layer_type == "Convolution" else "dc"  # OpenCV calls convolutions by their tops
+    (got,), (wanted,) = opencv(prototxt, caffemodel, x, name), opencv(*files, x, name)
+    assert_close(got, wanted)
+
+
 @pytest.mark.parametrize("tail", ["", 'layer { name: "p" type: "Softmax" bottom: "conv6-2" top: "p" }'])
 def test_a_layer_that_gives_an_output_keeps_its_name(tmp_path, tail):
     """OpenCV asks for outputs by layer; and the training net's weights must fit the net's."""

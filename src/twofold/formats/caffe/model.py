@@ -183,9 +183,10 @@ class CaffeModel:
         """Put stacks of convolutions in the place of layers.
 
         The new layers are called NAME_0, NAME_1 and so on; the last has the original's top, so nothing after
-        it changes. Where the layer gives an output of the net, the last keeps its name, by which users of
-        OpenCV ask for the output. Layers that share the weight are replaced alike, each with its own bias. A
-        V0 net becomes a V1 net, since V0 layers have one size for both axes.
+        it changes. Where the layer gives an output of the net, even one that a ReLU works on in place, the
+        last keeps its name, by which users of OpenCV ask for the output. Layers that share the weight are
+        replaced alike, each with its own bias. A V0 net becomes a V1 net, since V0 layers have one size for
+        both axes.
 
         Args:
             factors: name of a layer that `convolutions` gives as `ConvLayer` -> its stack.
@@ -418,7 +419,8 @@ class _Names:
             self.layers.update(layer.name for layer in weights.layers)
         self.blobs = {blob for spec in specs for blob in (*spec.bottoms, *spec.tops)}
         self.blobs.update(document.root.to_fields().texts("input"))
-        read = {blob for spec in specs if not _is_end(spec) for blob in spec.bottoms}
+        # What works in place, as a ReLU, leaves an output an output.
+        read = {blob for spec in specs if not _is_end(spec) for blob in {*spec.bottoms} - {*spec.tops}}
         self.outputs = {spec.name for spec in specs if spec.tops and read.isdisjoint(spec.tops)}
         self.given: dict[str, tuple[list[str], list[str]]] = {}
 
