@@ -62,7 +62,7 @@ class Outcome:
 
 def outcome(
     name: str, folder: Path, macs: float, *, data: bool = True, side: int | None = None, count: int = COUNT,
-    only: Sequence[str] = (),
+    multiple: int = 4, only: Sequence[str] = (),
 ) -> Outcome:  # fmt: skip
     """Decompose a network, with inputs or by its weights alone, and compare both.
 
@@ -73,6 +73,7 @@ def outcome(
         data: whether there are inputs to calibrate on.
         side: of the images, instead of the network's own.
         count: of the inputs.
+        multiple: of which ranks are; every one is tried, which takes most of the time.
         only: patterns of the layers that may be decomposed; all where there is none.
     """
     file = ONNX_FILES[name]
@@ -80,7 +81,7 @@ def outcome(
         file = replace(file, size=(side, side))
     calibration, holdout = inputs(file, count)
     options = {"data": calibration} if data else {"no_data": True}
-    options |= {"macs": macs, "multiple": 4, "schemes": ("spatial", "channel"), "only": only}
+    options |= {"macs": macs, "multiple": multiple, "schemes": ("spatial", "channel"), "only": only}
     original = twofold.load(file.path, inputs={file.input: file.shape})
     result = twofold.decompose(original, **options)
     path = result.save(folder)[0]
