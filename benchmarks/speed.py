@@ -189,7 +189,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             with tempfile.TemporaryDirectory() as place:
                 files = files_of(case.model)
-                after = decompose(case, Path(place), given.cache or Path(own))
+                try:
+                    after = decompose(case, Path(place), given.cache or Path(own))
+                except subprocess.CalledProcessError:  # the command has said why
+                    failed += 1
+                    table.add_row(case.model, case.runtime, *[""] * 7, "no plan keeps what is asked")
+                    continue
                 plan = Plan.load(Path(place) / "out" / "plan.json")
                 lost = error(case.model, files, after)
                 timer = here(case.runtime, THREADS)
