@@ -74,11 +74,11 @@ def _problem(folder: Path, ran: Ran, old: dict[str, bytes]) -> str:
     if ran.code:
         kept = {name: content for name, content in found.items() if name in old}
         more = [name for name in found.keys() - old.keys() if not name.startswith(_EARLY)]
-        # Where the disk does not even let go, the next run completes what was decided.
-        new = found if "the next load or save in that folder completes it" in ran.said else old
-        if problem := _lost(old, kept, new):
+        # Where the disk does not even let go, the next run completes what was decided: `recover` has, above.
+        completed = "the next load or save in that folder completes it" in ran.said
+        if problem := _lost(old, kept, found if completed else old):
             return problem
-        if more:
+        if more and not completed:
             return f"written by a command that failed: {', '.join(more)}"
     sweep(folder / "tmp")
     left = litter(folder)
