@@ -90,6 +90,8 @@ class RankCurve:
                 f"a curve has as many ranks as MACs and errors, got {len(self.ranks)}, {len(self.macs)} and "
                 f"{len(self.errors)}"
             )
+        if not all(self.ranks):
+            raise ValueError(f"a curve has one rank or more at every point, got {self.ranks}")
 
 
 @dataclass(frozen=True)
