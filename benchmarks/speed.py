@@ -40,8 +40,6 @@ from twofold.planning import Plan
 THREADS = 2
 #: Largest difference between the predicted and the measured time of a network.
 PREDICTION = 0.15
-#: A speed that was asked for is kept by this fraction of it.
-KEPT = 0.95
 #: Largest error on photographs that no run has seen.
 ERROR = 0.10
 #: What is asked on the calibration inputs: on other images an error comes out up to half as large again, and
@@ -50,6 +48,8 @@ ASKED, ASKED_OF_TWO = 0.068, 0.045
 #: HED: how many times faster it must be by runtime, and at which error on photographs that no run has seen.
 GAINS = {"onnxruntime": 6.0, "openvino": 4.5, "opencv": 3.2, "torch": 3.2, "ncnn": 2.2, "mnn": 2.2}
 HED_ERROR, HED_CROPS = 0.08, 66
+#: A plan keeps a speed that it was asked for within 5 %, so more is asked than must be shown.
+MARGIN = 1.05
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def cases() -> list[Case]:
     """All rows: what must be shown, then that no model gets slower in any runtime."""
     runtimes = [one.name for one in installed() if {"caffe", "onnx", "torch"} & set(one.reads)]
     shown = [
-        Case("hed", name, ("--speedup", str(GAINS[name])), HED_CROPS, GAINS[name], HED_ERROR)
+        Case("hed", name, ("--speedup", f"{MARGIN * GAINS[name]:g}"), HED_CROPS, GAINS[name], HED_ERROR)
         for name in runtimes
         if name in GAINS
     ]
@@ -150,7 +150,7 @@ def failures(case: Case, plan: Plan, pair: Pair, lost: float) -> list[str]:
     """What a row does not keep."""
     ratio, noise = pair.ratio.median, (pair.ratio.high - pair.ratio.low) / 2
     found = []
-    if case.gain is not None and ratio > 1 / (KEPT * case.gain):
+    if case.gain is not None and ratio > 1 / case.gain:
         found.append(f"{case.gain:g} times faster is wanted")
     if lost > case.error:
         found.append(f"error at most {case.error:g}")

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -385,6 +386,16 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
     assert not other.has("error", keys[1])
     assert len(other.clear()) == len(left)
     assert (tmp_path / "of-the-user.npz").exists()
+
+
+def test_a_scheme_whose_fits_do_not_tell_what_they_know_is_not_cached(files, x, folder, monkeypatch):
+    """A scheme of the user's may fit every rank by itself and give no more than errors."""
+    made = factorize._made
+    monkeypatch.setattr(factorize, "_made", lambda *given: replace(made(*given), known=None))
+    plain = written(files, x, cache=False)
+    assert written(files, x) == written(files, x) == plain
+    assert "fits" not in entries(folder)
+    assert entries(folder)["statistics"]
 
 
 # ---- what users see

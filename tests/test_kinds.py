@@ -22,7 +22,7 @@ from twofold.formats.torch.model import TorchModel  # noqa: E402
 from twofold.recover import RecoverOptions, recover  # noqa: E402
 
 Run = Callable[[np.ndarray], np.ndarray]
-OPTIONS = RecoverOptions(steps=100, rate=1e-2, batch=8)
+OPTIONS = RecoverOptions(steps=160, rate=1e-2, batch=8)
 
 
 def numbers(*shape: int, seed: int) -> np.ndarray:
@@ -97,7 +97,7 @@ def check(original, result, size: tuple[int, ...], runs: Callable[[object], Run]
     assert before > 0.05
     source = CalibrationSource(data=samples(64, size, seed=3))
     found = recover(original, result.model, source, OPTIONS)
-    assert found.after < 0.95 * found.before
+    assert found.after < 0.9 * found.before
     after = relative(runs(found.model)(holdout), ref)
     assert after < 0.95 * before
     (output,) = twofold.compare(original, found.model, CalibrationSource(data=holdout)).outputs

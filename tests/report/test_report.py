@@ -31,7 +31,7 @@ from twofold.report.page import page
 from twofold.report.plot import plot
 from twofold.report.routes import WIDTH, height_of, route
 from twofold.report.sections.origin import _calibration
-from twofold.report.svg import log_ticks, nice_ticks
+from twofold.report.svg import Axes, Line, chart, log_ticks, nice_ticks
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
 
@@ -411,6 +411,16 @@ def test_ticks_are_round_and_inside():
     assert nice_ticks(16, 250, 4) == [50.0, 100.0, 150.0, 200.0, 250.0]
     assert log_ticks(0.004, 2.0) == pytest.approx([0.01, 0.1, 1.0])
     assert log_ticks(0.02, 0.3) == pytest.approx([0.02, 0.05, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("error", [0.3, 7e-13, 3e-15, 1.5e-16])
+def test_a_chart_of_errors_that_are_rounding_alone_is_drawn(error):
+    """Full rank of a layer with one output: nothing is lost but the last digits."""
+    low, high = error / 2, 2 * error
+    assert all(low * 0.99 <= tick <= high * 1.01 for tick in log_ticks(low, high))
+    assert len(log_ticks(low, high)) >= 2
+    line = Line(((1.0, error),), "curve", ("",))
+    assert "circle" in chart(Axes(300, 200, "rank", "relative error"), [line], [], "error by rank")
 
 
 def test_one_function_reports_on_everything(result, tmp_path):

@@ -65,8 +65,11 @@ class RecalledFits:
         return cls(layer, requests, cache, key, stored)
 
     def keep(self, shrinkage: float, fits: Sequence[Factorization]) -> list[Factorization]:
-        """Store fits that were made; gives them with stacks that are stored when they are made."""
-        if not self.key:
+        """Store fits that were made; gives them with stacks that are stored when they are made.
+
+        Errors that depend on what was fitted before, and do not tell how, cannot be stored.
+        """
+        if not self.key or any(one.known is None and not scheme(one.scheme).nested for one in fits):
             return list(fits)
         stored = [StoredFit.of(one) for one in fits]
         entry = fits_entry(shrinkage, stored)

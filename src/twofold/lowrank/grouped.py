@@ -257,10 +257,10 @@ def _joined(
         }
 
     def errors() -> Array:
-        found = [part.energy_errors() for part in parts]
-        if parts[0].known is not None:
+        of_parts = [part.energy_errors() for part in parts]
+        if parts[0].known is not None:  # and they know what these errors are read from now
             return curve(known())
-        return np.asarray(np.stack(found, axis=-1) @ energy_weights)
+        return np.asarray(np.stack(of_parts, axis=-1) @ energy_weights)
 
     def quick(ranks: Size) -> tuple[float, Factors]:
         lost, stacks = zip(*(part.trial(ranks) for part in parts), strict=True)

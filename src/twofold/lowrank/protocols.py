@@ -148,7 +148,8 @@ class Scheme:
     Attributes:
         name: key in the registry; lower case.
         summary: one line for users: which convolutions come out.
-        nested: whether one factorization has all ranks at once; else every rank is a fit of its own.
+        nested: whether one factorization has all ranks at once; else every rank is a fit of its own. Fits of
+            such a scheme are cached where they tell what is `known`, from which `error_curve` reads the rest.
     """
 
     name: str

@@ -238,11 +238,11 @@ class Report:
             raise FormatError("the report has trade-off curves and lacks the plan that they belong to")
         if plan is None:
             return report
-        report = replace(report, plan=plan_from_plain(plan))
-        for choice in report.plan.choices if report.plan else ():
+        read = plan_from_plain(plan)
+        for choice in read.choices:
             if problem := problem_of_scheme(choice):
                 raise FormatError(f"the report's plan: {problem}")
-        return report
+        return replace(report, plan=read)
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
