@@ -20,6 +20,7 @@ import twofold
 from twofold.cli import main
 from twofold.decomposition import calibrate, effects, factorize, recalled, sensitivity, statistics
 from twofold.decomposition.cache import RunCache, standard_cache
+from twofold.decomposition.recalled import RecalledFits
 from twofold.files.cache import Cache, Entry, cache_folder
 from twofold.fingerprint import Description
 
@@ -101,18 +102,26 @@ def entries(folder: Path) -> dict[str, int]:
 # ---- the same bytes, and nothing twice
 
 
-@pytest.mark.parametrize("budget", [{"macs": 0.6}, {"macs": None, "error": 0.4}])
+@pytest.mark.parametrize(
+    "budget",
+    [{"macs": 0.6}, {"macs": 0.6, "schemes": "depthwise"}, {"macs": None, "error": 0.4}],
+    ids=["mixed", "rank by rank", "error"],
+)
 def test_results_are_the_same_with_and_without(files, x, folder, monkeypatch, budget):
-    plain = written(files, x, cache=False, **budget)
+    with monkeypatch.context() as patch:  # the fits as they are made, with nothing around them
+        patch.setattr(factorize.RecalledFits, "of", lambda layer, requests, *_: RecalledFits(layer, requests))
+        plain = written(files, x, cache=False, **budget)
+    assert written(files, x, cache=False, **budget) == plain
     assert not folder.exists()
     work = Work(monkeypatch)
     assert written(files, x, **budget) == plain
     work.done.clear()
     assert written(files, x, **budget) == plain
     assert not work.done  # the whole run was read
-    other = written(files, x, cache=False, macs=0.4, error=None)
+    budget = {**budget, "macs": 0.4, "error": None}
+    other = written(files, x, cache=False, **budget)
     work.done.clear()
-    assert written(files, x, macs=0.4, error=None) == other
+    assert written(files, x, **budget) == other
     assert other != plain
     assert work.done["gather"] == work.done["_made"] == work.done["add"] == 0
     assert work.done["_fit"] <= 2  # the chosen schemes of two layers, at other ranks
