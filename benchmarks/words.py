@@ -138,7 +138,7 @@ def craft_bench(fitted: int = 32, judged: int = 120) -> Bench:
     )
 
 
-def ddddocr_bench(fitted: int = 256, judged: int = 1000) -> Bench:
+def ddddocr_bench(fitted: int = 128, judged: int = 500) -> Bench:
     """ddddocr on drawn captchas."""
     file, characters = ONNX_FILES["ddddocr"], captcha_characters()
     shown, others = captchas(fitted, seed=0), captchas(judged, seed=1)
