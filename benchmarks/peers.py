@@ -1,12 +1,13 @@
-"""The same network by other tools, side by side: HED, a VGG-16 edge detector, at one ratio of MACs.
+"""The same network by other tools, side by side, at one ratio of MACs: HED or CRAFT, which find
+edges or words, both on VGG-16, the latter's with BatchNorm.
 
 Every tool works in an environment and a process of its own, on the same module, and writes ONNX. The files
-are opened alike: MACs by the convolutions in the graph, the error of the logits on crops of photographs that
-no tool has seen, ||out - ref|| / ||ref - mean(ref)||, and the time in ONNX Runtime beside the original. What
-does not install or does not finish is a row that says so. Takes an hour on two cores, most of it AIMET's
-search and CP.
+are opened alike: MACs by the convolutions in the graph, the error of the outputs (of logits, where a sigmoid
+ends the net) on crops of photographs that no tool has seen, ||out - ref|| / ||ref - mean(ref)||, and the time
+in ONNX Runtime beside the original. What does not install or does not finish is a row that says so. Takes an
+hour on two cores, most of it AIMET's search and CP.
 
-    python -m benchmarks.peers [--only NAME ...]
+    python -m benchmarks.peers [--net hed|craft] [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from zoo.craft import craft
 from zoo.models import model
+from zoo.onnx_models import ONNX_FILES
 from zoo.packages import cache_root
-from zoo.photographs import photographs
+from zoo.photographs import ImageSource, photographs
+from zoo.words import pages
 
 import twofold
 from benchmarks.calibrated import HELD_OUT, inputs_of
@@ -60,7 +64,7 @@ class Peer:
 
     label: str
     packages: tuple[str, ...]
-    method: Callable[[Hed, Path], nn.Module]
+    method: Callable[[nn.Module, Path], nn.Module]
 
 
 # ---- what runs in the environment of a tool
@@ -101,7 +105,7 @@ def macs(net: nn.Module) -> dict[str, int]:
     return found
 
 
-def calibrated(net: Hed, folder: Path, **options: Any) -> nn.Module:
+def calibrated(net: nn.Module, folder: Path, **options: Any) -> nn.Module:
     """By twofold, on the crops."""
     data = np.load(folder / "calibration.npy")
     result = twofold.decompose(net, data=data, **options)
@@ -109,7 +113,7 @@ def calibrated(net: Hed, folder: Path, **options: Any) -> nn.Module:
     return module
 
 
-def equal_energy(net: Hed, folder: Path) -> nn.Module:
+def equal_energy(net: nn.Module, folder: Path) -> nn.Module:
     """By twofold's data-aware scheme `channel`, one energy in every layer, as BALF has it."""
     low, high = 0.5, 1.0
     found: nn.Module | None = None
@@ -126,7 +130,7 @@ def equal_energy(net: Hed, folder: Path) -> nn.Module:
     return found
 
 
-def aimet(net: Hed, folder: Path, *, greedy: bool) -> nn.Module:
+def aimet(net: nn.Module, folder: Path, *, greedy: bool) -> nn.Module:
     """By AIMET's spatial SVD: one ratio for all layers, or its greedy search with the error on crops."""
     from aimet_torch.common.defs import CompressionScheme, CostMetric, GreedySelectionParameters  # noqa: PLC0415 - in the tool's environment alone
     from aimet_torch.compress import ModelCompressor  # noqa: PLC0415 - in the tool's environment alone
@@ -160,7 +164,7 @@ def aimet(net: Hed, folder: Path, *, greedy: bool) -> nn.Module:
     return module
 
 
-def tensorly(net: Hed, _: Path, *, factorization: str) -> nn.Module:
+def tensorly(net: nn.Module, _: Path, *, factorization: str) -> nn.Module:
     """By tensorly-torch, layer by layer at one ratio, from the weights."""
     import tltorch  # noqa: PLC0415 - in the tool's environment alone
 
@@ -191,10 +195,25 @@ PEERS: Mapping[str, Peer] = {
 }
 
 
-def original() -> Hed:
+@dataclass(frozen=True)
+class Net:
+    """A network that the tools are given.
+
+    Attributes:
+        make: the module.
+        inputs: from images, a count and a seed: (N, 3, SIDE, SIDE).
+        ending: the last operator of its graph, whatever a tool makes of it.
+    """
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[[Mapping[str, ImageSource], int, int], NDArray[np.float32]]
+    ending: str
+
+
+def hed() -> nn.Module:
     """HED as a module."""
-    hed = model("hed")
-    layers = twofold.load(hed.prototxt, hed.caffemodel).convolutions()
+    real = model("hed")
+    layers = twofold.load(real.prototxt, real.caffemodel).convolutions()
     return Hed(
         {
             one.name: one
@@ -202,6 +221,20 @@ def original() -> Hed:
             if isinstance(one, ConvLayer) and one.geometry.layer_type == "convolution"
         }
     ).eval()
+
+
+def craft_inputs(images: Mapping[str, ImageSource], count: int, seed: int) -> NDArray[np.float32]:
+    """Words drawn on crops, as CRAFT takes them."""
+    file = ONNX_FILES["craft"]
+    return np.concatenate([file.normalized(page.image) for page in pages(images, count, SIDE, seed)])
+
+
+NETS = {
+    "hed": Net(
+        hed, lambda images, count, seed: inputs_of(model("hed"), dict(images), count, seed), "Sigmoid"
+    ),
+    "craft": Net(craft, craft_inputs, "Conv"),
+}
 
 
 def export(net: nn.Module, path: Path) -> None:
@@ -237,13 +270,14 @@ def python_of(peer: Peer) -> Path:
     return python
 
 
-def work(name: str, peer: Peer, folder: Path) -> tuple[float, float]:
+def work(name: str, peer: Peer, net: str, folder: Path) -> tuple[float, float]:
     """Run a tool; gives seconds of CPU and peak memory in bytes.
 
     Raises:
         RuntimeError: it does not finish.
     """
-    argv = [str(python_of(peer)), "-m", "benchmarks.peers", "--inside", name, "--folder", str(folder)]
+    argv = [str(python_of(peer)), "-m", "benchmarks.peers", "--inside", name, "--net", net]
+    argv += ["--folder", str(folder)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
     log = folder / f"{name}.log"
     with log.open("w") as file:
@@ -258,13 +292,14 @@ def _last(text: str) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
 
 
-def logits(path: Path, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What goes into the last sigmoid."""
+def logits(path: Path, batch: NDArray[np.float32], ending: str) -> NDArray[np.float32]:
+    """The output, or what goes into its sigmoid."""
     proto = onnx.load(path)
     (last,) = (node for node in proto.graph.node if proto.graph.output[0].name in node.output)
-    if last.op_type != "Sigmoid":
+    if last.op_type != ending:
         raise RuntimeError(f"{path}: ends with {last.op_type}")
-    proto.graph.output[0].name = last.input[0]
+    if ending == "Sigmoid":
+        proto.graph.output[0].name = last.input[0]
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, {"data": one[None]})[0] for one in batch])
 
@@ -281,36 +316,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", action="append", choices=PEERS, help="only these rows")
+    parser.add_argument("--net", choices=NETS, default="hed", help="the network")
     parser.add_argument("--inside", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
+    net = NETS[given.net]
     if given.inside:
-        export(PEERS[given.inside].method(original(), given.folder), given.folder / f"{given.inside}.onnx")
+        smaller = PEERS[given.inside].method(net.make(), given.folder)
+        export(smaller, given.folder / f"{given.inside}.onnx")
         return 0
     table = Table(
-        "tool", "MACs", "error", "CPU seconds", "peak GB", "time in ONNX Runtime", title=f"HED, {MACS}"
-    )
+        "tool", "MACs", "error", "CPU seconds", "peak GB", "time in ONNX Runtime",
+        title=f"{given.net}, {MACS}",
+    )  # fmt: skip
     errors: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        hed = model("hed")
-        np.save(folder / "calibration.npy", inputs_of(hed, photographs().calibration, CROPS, seed=0))
-        unseen = inputs_of(hed, photographs().holdout, HELD_OUT, seed=1)
-        export(original(), folder / "hed.onnx")
-        ref = logits(folder / "hed.onnx", unseen)
+        before = folder / "original.onnx"
+        np.save(folder / "calibration.npy", net.inputs(photographs().calibration, CROPS, 0))
+        unseen = net.inputs(photographs().holdout, HELD_OUT, 1)
+        export(net.make(), before)
+        ref = logits(before, unseen, net.ending)
         timer = here("onnxruntime", THREADS)
         for name in given.only or PEERS:
             try:
-                seconds, memory = work(name, PEERS[name], folder)
+                seconds, memory = work(name, PEERS[name], given.net, folder)
             except RuntimeError as error:
                 table.add_row(PEERS[name].label, str(error))
                 continue
             path = folder / f"{name}.onnx"
-            out = logits(path, unseen)
+            out = logits(path, unseen, net.ending)
             errors[name] = float(np.linalg.norm(out - ref) / np.linalg.norm(ref - ref.mean()))
-            pair = timer.pair(twofold.load(folder / "hed.onnx"), twofold.load(path))
+            pair = timer.pair(twofold.load(before), twofold.load(path))
             table.add_row(
-                PEERS[name].label, f"{cost(path) / cost(folder / 'hed.onnx'):.3f}", f"{errors[name]:.4f}",
+                PEERS[name].label, f"{cost(path) / cost(before):.3f}", f"{errors[name]:.4f}",
                 f"{seconds:.0f}", f"{memory / 1e9:.1f}", f"{pair.ratio.median:.2f}",
             )  # fmt: skip
     Console(width=160).print(table)

@@ -55,12 +55,13 @@ class OnnxFile:
 
     def sample(self, image: ImageSource) -> NDArray[np.float32]:
         """An RGB image (H, W, 3) as input; for a net that takes gray ones (H, W) will do, too."""
-        return self.normalized(cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA))
+        resized = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
+        return self.normalized(resized.astype(np.uint8))
 
     def normalized(self, image: ImageSource) -> NDArray[np.float32]:
         """An image as input in the size that it has."""
         if self.color == "gray" and image.ndim == 3:
-            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.uint8)
         ordered = np.atleast_3d(image[..., ::-1] if self.color == "bgr" else image).astype(np.float32)
         values = (ordered - np.array(self.mean, np.float32)) * np.array(self.scale, np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
