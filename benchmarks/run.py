@@ -16,6 +16,7 @@ MODULES = (
     "benchmarks.speed",
     "benchmarks.recover",
     "benchmarks.fashion",
+    "benchmarks.words",
     "benchmarks.int8",
 )
 

@@ -3,8 +3,8 @@
 CRAFT, a text detector (VGG-16 with BatchNorm, a PyTorch module) finds drawn words on photographs: the F-score
 of its boxes against those that were drawn, one box for one word where they overlap by half. ddddocr, an ONNX
 file, reads drawn captchas: those that it reads without a mistake, upper and lower case taken for the same.
-Both are fitted to drawn images of other photographs and other characters than they are judged on. Output
-error is ||out - ref|| / ||ref - mean(ref)||. Takes half an hour on two cores, nearly all of it CRAFT.
+Both are fitted to drawn images of other photographs, and with other texts, than they are judged on. Output
+error is ||out - ref|| / ||ref - mean(ref)||. Takes about twenty minutes of one core, most of it for CRAFT.
 
     python -m benchmarks.words [--only craft|ddddocr] [--macs RATIO]
 """
