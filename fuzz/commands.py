@@ -44,9 +44,9 @@ COMMANDS = {
         "decompose net.prototxt net.caffemodel -o out --macs 0.8 --multiple 2 --data data.npy --statistics *",
     ),
     "npy": ("decompose net.prototxt net.caffemodel -o out --data *",),
-    "npz": ("compare net.prototxt net.caffemodel net.prototxt net.caffemodel --data *",),
+    "npz": ("compare net.prototxt net.caffemodel net.prototxt net.caffemodel --data * --runtime torch",),
     "mean": ("decompose net.prototxt net.caffemodel -o out --mean *",),
-    "image": ("compare net.prototxt net.caffemodel net.prototxt net.caffemodel --images *",),
+    "image": ("compare net.prototxt net.caffemodel net.prototxt net.caffemodel --images * --runtime none",),
 }
 _NET = ("prototxt/net.prototxt", "caffemodel/net.caffemodel")
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

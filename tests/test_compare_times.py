@@ -12,7 +12,8 @@ from tests.small import NET, write
 import twofold
 from twofold.calibration.gather import CalibrationOptions
 from twofold.calibration.source import CalibrationSource
-from twofold.errors import ModelError
+from twofold.cli import main
+from twofold.errors import ModelError, OptionError
 from twofold.latency import clock
 from twofold.latency.runtimes import installed
 from twofold.latency.runtimes.opencv import OpenCv
@@ -36,6 +37,37 @@ def test_every_runtime_of_the_kind(both, monkeypatch):
     for one in found.times:
         assert min(one.seconds) > 0
         assert f"time in {one.runtime}" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("named", "wanted"),
+    [
+        ((), []),
+        (("opencv",), ["OpenCV DNN"]),
+        ("torch", ["PyTorch CPU"]),
+        (["torch", "opencv", "torch"], ["PyTorch CPU", "OpenCV DNN"]),
+    ],
+)
+def test_only_the_runtimes_that_are_named(both, named, wanted):
+    found = twofold.compare(*both, SOURCE, runtimes=named, threads=1)
+    assert [time.runtime.partition(",")[0] for time in found.times] == wanted
+
+
+def test_a_runtime_that_does_not_exist_is_rejected_before_the_work(both):
+    with pytest.raises(OptionError, match="caffe2"):
+        twofold.compare(*both, SOURCE, runtimes=["caffe2"], on_batch=lambda *_: pytest.fail("work was done"))
+
+
+def test_what_the_command_is_told(tmp_path, capsys):
+    files = [str(path) for path in write(tmp_path)]
+    assert main(["compare", *files, *files, "--runtime", "opencv", "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "time in OpenCV DNN, 1 thread(s)" in printed
+    assert printed.count("time in ") == 1
+    assert main(["compare", *files, *files, "--runtime", "none"]) == 0
+    assert "time in " not in capsys.readouterr().out
+    assert main(["compare", *files, *files, "--runtime", "none", "--runtime", "opencv"]) == 1
+    assert "--runtime none" in capsys.readouterr().err
 
 
 def test_a_runtime_that_fails_is_a_note_and_no_end(both, monkeypatch):

@@ -19,8 +19,9 @@ from .calibration.runners import runner_for
 from .calibration.source import CalibrationSource, calibration_inputs
 from .errors import ModelError, TwofoldError, without
 from .formats.base import Model
+from .latency.choose import here
 from .latency.nets import form_for
-from .latency.runtimes import default_threads, installed
+from .latency.runtimes import installed
 from .latency.stopwatch import LocalTimer
 from .planning.workload import Workload, layer_params
 from .progress import track
@@ -102,7 +103,7 @@ class Comparison:
         samples: number of inputs.
         macs: over all convolutions, per image; 0 where input sizes are not known.
         params: weights of all convolutions.
-        times: in every runtime that is installed and can run them, at the batch that the models declare.
+        times: in every runtime that was asked for and can run them, at the batch that the models declare.
         notes: about the inputs, and runtimes that cannot run them.
         bytes: size of the files; None where they are not known.
     """
@@ -158,10 +159,11 @@ def compare(
     image_options: Any = None,
     data: Any = None,
     example_inputs: Any = None,
+    runtimes: Sequence[str] | None = None,
     threads: int | None = None,
     on_batch: Callable[[Batch, Outputs, Outputs], None] | None = None,
 ) -> Comparison:
-    """Run two models on the same inputs, and time them in every runtime that is installed.
+    """Run two models on the same inputs, and time them in the runtimes that are installed.
 
     Args:
         first: the original: what `load` gives, or a `torch.nn.Module`.
@@ -172,12 +174,16 @@ def compare(
         image_options: as in `decompose`.
         data: the inputs, as in `decompose`, instead of a source.
         example_inputs: of modules, as in `decompose`.
+        runtimes: names of those that the models are timed in; none of them for no times, and by default all
+            that are installed and run such models.
         threads: of the runtimes; None for all cores.
         on_batch: is shown every batch with the outputs of both, to keep what it wants.
 
     Raises:
         ModelError: the models differ in their inputs or outputs, or cannot be run.
         InputError: no inputs can be read or made.
+        OptionError: a runtime is unknown, or threads are out of range.
+        MissingExtraError: a runtime that is named is not installed.
 
     Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")
@@ -189,6 +195,7 @@ def compare(
         True
     """
     source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
+    timers = [here(name, threads) for name in _named(runtimes)]
     (first, second), data = with_data((first, second), example_inputs, source.data)
     source = replace(source, data=data)
     probe = runner_for(first, source.targets)
@@ -214,7 +221,7 @@ def compare(
     for of_model in layers:
         macs.append(0 if workload.per_position else sum(map(workload.layer_macs, of_model)))
         params.append(sum(map(layer_params, of_model)))
-    times, notes = _times(first, second, threads or default_threads())
+    times, notes = _times(first, second, timers, told=runtimes is not None)
     outputs = found.outputs()
     return Comparison(
         outputs, inputs.count, (macs[0], macs[1]), (params[0], params[1]), times,
@@ -335,20 +342,37 @@ def overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def _times(first: Model, second: Model, threads: int) -> tuple[tuple[TimeComparison, ...], tuple[str, ...]]:
-    """Both models in turn in every runtime that runs models of their kind; notes on those that cannot."""
+def _named(runtimes: Sequence[str] | None) -> Sequence[str]:
+    """The runtimes to time in, each once."""
+    if runtimes is None:
+        return [one.name for one in installed()]
+    if isinstance(runtimes, str):
+        return [runtimes]
+    return list(dict.fromkeys(runtimes))
+
+
+def _times(
+    first: Model, second: Model, timers: Sequence[LocalTimer], *, told: bool
+) -> tuple[tuple[TimeComparison, ...], tuple[str, ...]]:
+    """Both models in turn in every runtime; notes on those that cannot run them.
+
+    Args:
+        first: the original.
+        second: the other.
+        timers: of the runtimes.
+        told: whether somebody asked for just these, and wants to know where models of a kind are not run.
+    """
     formats = [backend_of(model) for model in (first, second)]
     times, notes = [], []
-    for runtime in track(
-        [one for one in installed() if all(form_for(one, each) for each in formats)], "timing both models"
-    ):
+    fitting = [one for one in timers if told or all(form_for(one.runtime, each) for each in formats)]
+    for timer in track(fitting, "timing both models"):
         try:
-            pair = LocalTimer(runtime, threads).pair(first, second)
+            pair = timer.pair(first, second)
         except TwofoldError as error:
-            notes.append(f"no time in {runtime.label}: {error}")
+            notes.append(f"no time in {timer.runtime.label}: {error}")
             continue
         seconds, spread = (pair.first.median, pair.second.median), (pair.ratio.high - pair.ratio.low) / 2
-        label = f"{runtime.label}, {threads} thread(s)"
+        label = f"{timer.runtime.label}, {timer.threads} thread(s)"
         times.append(TimeComparison(label, seconds, pair.ratio.median, spread))
     return tuple(times), tuple(notes)
 

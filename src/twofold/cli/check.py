@@ -27,6 +27,7 @@ def compare(
         ),
     ],
     samples: inputs.Compared,
+    runtime: times.Compared = None,
     threads: times.Threads = None,
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
@@ -45,7 +46,9 @@ def compare(
         shapes = inputs.shapes(input)
         pair = load(*first, inputs=shapes), load(*second, inputs=shapes)
         on_batch = reports.Watch(report, samples.color or ("bgr" if pair[0].format == "caffe" else "rgb"))
-        found = compare_models(*pair, source, threads=threads, on_batch=on_batch)
+        found = compare_models(
+            *pair, source, runtimes=times.compared(runtime), threads=threads, on_batch=on_batch
+        )
         sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
         found = replace(found, bytes=(sizes[0], sizes[1]))
         on_batch.write(found, f"{first[0]} and {second[0]}", force=force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..backends import load
+from ..errors import OptionError
 from ..latency.forms import FORMS
 from ..latency.offline import export_models
 from ..latency.runtimes import RUNTIMES
@@ -34,10 +36,34 @@ def _option(text: str, metavar: str | None = None) -> Any:
 Speedup = Annotated[float | None, _option("Budget: how many times faster the net runs.", "S")]
 Latency = Annotated[float | None, _option("Budget: time after / before.", "R")]
 Runtime = Annotated[str | None, _option("What will run the net: " + ", ".join(RUNTIMES) + ".", "NAME")]
+Compared = Annotated[
+    list[str] | None,
+    _option(
+        "Runtime to time both models in, or none. Default: all that are installed: "
+        + ", ".join(RUNTIMES)
+        + ".",
+        "NAME",
+    ),
+]
 Threads = Annotated[int | None, _option("Threads of the runtime. Default: all cores.", "N")]
 LatencyTable = Annotated[
     Path | None, _option("Times from a device that is not here (twofold latency export).", "FILE")
 ]
+
+
+def compared(runtimes: Sequence[str] | None) -> Sequence[str] | None:
+    """The runtimes to time in; None where the user names none of them.
+
+    Raises:
+        OptionError: runtimes beside the word "none".
+    """
+    if not runtimes:
+        return None
+    if "none" not in runtimes:
+        return runtimes
+    if len(set(runtimes)) > 1:
+        raise OptionError("--runtime none: no times are taken; give it without other runtimes")
+    return ()
 
 
 @dataclass(frozen=True)
