@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import backend_of, with_data
+from .calibration.batches import unmixed
 from .calibration.detections import box_lists, equal_rows
 from .calibration.inputs import Batch
 from .calibration.measure import OutputErrorMetric, quality_warning
@@ -205,7 +206,7 @@ def compare(
         raise ModelError(
             f"the models take different inputs: {dict(runners[0].inputs)} and {dict(runners[1].inputs)}"
         )
-    inputs = calibration_inputs(runners[0], source)
+    inputs = unmixed(runners[1], calibration_inputs(runners[0], source))
     varying = runners[0].varying & set(names)
     if varying:  # lists belong to an image each
         inputs = inputs.batched(1)

@@ -83,11 +83,13 @@ class Inputs:
         arrays: input name -> (N, *shape) float32, the same N for all; read-only.
         provenance: where they come from.
         batch: samples per batch; the last batch may be smaller.
+        largest: most samples that the network takes together, see `batches`; None for any number.
     """
 
     arrays: Mapping[str, NDArray[np.float32]]
     provenance: Provenance
     batch: int = DEFAULT_BATCH
+    largest: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -114,8 +116,8 @@ class Inputs:
             yield {name: array[start : start + self.batch] for name, array in self.arrays.items()}
 
     def batched(self, size: int) -> Inputs:
-        """The same samples in batches of `size`."""
-        return replace(self, batch=size)
+        """The same samples in batches of `size`, or of as many as the network takes."""
+        return replace(self, batch=min(size, self.largest or size))
 
     def take(self, rows: Sequence[int] | slice) -> Inputs:
         """Some of the samples, by position; for a held-out part, say."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, OptionError, option
 from ..renamed import former_fields
 from .accuracy import Accuracy
+from .batches import unmixed
 from .companions import accompanied, images_among
 from .gather import CalibrationOptions
 from .images import ImageOptions, load_images
@@ -154,7 +155,8 @@ def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
         inputs = accompanied(inputs, runner.inputs, seed=source.image_options.seed)
     origin = inputs.provenance
     inputs = replace(inputs, provenance=replace(origin, notes=(*runner.notes, *origin.notes)))
-    return inputs.batched(min(max(_BATCH_VALUES // values_of_sample(inputs), 1), _LARGEST_BATCH))
+    size = min(max(_BATCH_VALUES // values_of_sample(inputs), 1), _LARGEST_BATCH)
+    return unmixed(runner, inputs.batched(size))
 
 
 class _Shown:

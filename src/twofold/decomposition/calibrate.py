@@ -11,6 +11,7 @@ from typing import Any
 
 from ..calibration.accuracy import Accuracy, top1
 from ..calibration.assess import Assessment, assess
+from ..calibration.batches import unmixed
 from ..calibration.correction import gather_remainders
 from ..calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
 from ..calibration.inputs import Batch, Inputs
@@ -149,7 +150,8 @@ class Calibration:
         ]
         if ends:
             try:
-                return assess(runner_for(model, (*protected, *ends)), protected, self.holdout, stacks)
+                runner = runner_for(model, (*protected, *ends))
+                return assess(runner, protected, unmixed(runner, self.holdout), stacks)
             except (InputError, ModelError) as error:  # accuracies and losses need labels, which inputs lack
                 note = f"errors of {', '.join(ends)} were not measured: {error}"
                 return replace(assess(self.runner, protected, self.holdout, stacks), notes=(note,))
