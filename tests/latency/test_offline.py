@@ -74,7 +74,7 @@ def test_a_filled_table_makes_a_plan(folder, tmp_path, capsys):
 def test_without_the_networks_own_time_the_layers_stand_for_it(folder, tmp_path):
     fill(folder / TABLE, network="")
     found = read_table(folder / TABLE)
-    assert found.network is None
+    assert found.seconds_of_network is None
     result = twofold.decompose(
         twofold.load(*write(tmp_path)), latency=0.6, latency_table=folder / TABLE, no_data=True, multiple=4
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from twofold.latency import clock
 from twofold.latency.clock import Time
 from twofold.latency.layers import layer_costs
 from twofold.latency.stacks import Stack
-from twofold.latency.stopwatch import LocalTimer, Pair
+from twofold.latency.stopwatch import LocalTimer, NetworkTime, Pair
 from twofold.latency.table import Setting
 from twofold.planning import Budget, Plan, PlanOptions, requests
 from twofold.planning.workload import Workload
@@ -82,6 +83,9 @@ class Formula:
 
     def whole(self, model: Any) -> float:
         return self.convolutions(model) + self.around
+
+    def network(self, model: Any, layers: Sequence[Stack]) -> NetworkTime:
+        return NetworkTime(self.whole(model), {one.key: self.stack(one) for one in layers})
 
     def pair(self, model: Any, other: Any) -> Pair:
         before = self.whole(model)
@@ -198,6 +202,29 @@ def test_a_limit_that_the_network_does_not_reach_is_said(tmp_path):
     assert f"{1 / ratio(found):.2f} times faster, which is {1 - 0.3 / ratio(found):.0%} short of 3.33" in note
 
 
+class AnotherHour(Formula):
+    """Its table was filled while the machine was slower."""
+
+    def seconds(self, groups: Sequence[Sequence[Stack]], *, anew: bool = False) -> Mapping[str, Time]:
+        return {key: time.scaled(3.0) for key, time in super().seconds(groups, anew=anew).items()}
+
+
+def test_times_of_another_hour_are_put_in_proportion_to_the_network_of_now(tmp_path):
+    slow, now = (plan(tmp_path, timer, 0.5) for timer in (AnotherHour(), Formula()))
+    assert [(one.layer, one.ranks) for one in slow.choices] == [(one.layer, one.ranks) for one in now.choices]
+    assert slow.timing.factor == pytest.approx(1.0)
+    assert slow.timing.network.predicted == pytest.approx(now.timing.network.predicted)
+    for one, other in zip(slow.choices, now.choices, strict=True):
+        assert one.timing.measured == pytest.approx(other.timing.measured)
+
+
+def test_a_limit_out_of_reach_is_refused_before_anything_is_fitted(tmp_path, monkeypatch):
+    pipeline = import_module("twofold.decomposition.pipeline")
+    monkeypatch.setattr(pipeline, "factorize", lambda *_: pytest.fail("layers were fitted"))
+    with pytest.raises(PlanError, match=r"a time ratio of 0.0100 is out of reach"):
+        plan(tmp_path, Formula(around=0.01), 0.01)
+
+
 def test_a_limit_out_of_reach_is_refused_with_what_would_do(tmp_path):
     with pytest.raises(
         PlanError, match=r"a time ratio of 0.0100 is out of reach: the lowest reachable ratio"
@@ -247,7 +274,7 @@ def test_times_of_layers_are_summed_over_uses_and_measured_in_one_group(tmp_path
     wanted = requests(layers, PlanOptions(multiple=4, schemes=("channel",)))
     chosen = [layer for layer in layers if isinstance(layer, ConvLayer)]
     timer = Formula()
-    prices = layer_costs(chosen, wanted, timer, 1, Workload.of(layers), None)
+    prices = layer_costs(model, chosen, wanted, timer, 1, Workload.of(layers))
     assert timer.asked == [2]
     assert prices.own["one"] == pytest.approx(chosen[0].macs * 1e-9)
     assert prices.base == pytest.approx(0.0)

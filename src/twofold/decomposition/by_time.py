@@ -91,9 +91,29 @@ class TimedPlan:
         return self.prices.corrected(self.prices.factor * step)
 
 
+def priced(
+    model: Model, layers: Layers, wanted: Mapping[str, Sequence[Request]], timer: Stopwatch
+) -> LatencyCost:
+    """Times of single layers and of what may replace them, which shapes alone decide.
+
+    Args:
+        model: the original.
+        layers: all its convolutions.
+        wanted: by name of the layer, the schemes and variants that compete.
+        timer: tells times.
+
+    Raises:
+        PlanError: times are not known.
+        InputError: the sizes of the model's inputs are not known.
+        ModelError: the runtime cannot run the model.
+    """
+    chosen = list(_chosen(layers, wanted).values())
+    return layer_costs(model, chosen, wanted, timer, batch_of(model), Workload.of(layers))
+
+
 def plan_by_time(
     model: Model, layers: Layers, wanted: Mapping[str, Sequence[Request]], timer: Stopwatch,
-    limit: float | None, plan: Callable[[LatencyCost], PlanTrial],
+    prices: LatencyCost, limit: float | None, plan: Callable[[LatencyCost], PlanTrial],
 ) -> PlanTrial:  # fmt: skip
     """The plan whose network keeps a limit of time at the smallest error.
 
@@ -106,18 +126,15 @@ def plan_by_time(
         layers: all its convolutions.
         wanted: by name of the layer, the schemes and variants that compete.
         timer: tells times.
+        prices: see `priced`.
         limit: time after / before to reach; None where another budget decides.
         plan: makes a plan by prices.
 
     Raises:
         PlanError: the limit is out of reach, or times are not known.
-        InputError: the sizes of the model's inputs are not known.
-        ModelError: the runtime cannot run the model.
+        ModelError: the runtime cannot run what is made.
     """
-    batch, workload = batch_of(model), Workload.of(layers)
-    chosen = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted}
-    whole = timer.whole(model)
-    prices = layer_costs(list(chosen.values()), wanted, timer, batch, workload, whole)
+    batch, chosen = batch_of(model), _chosen(layers, wanted)
     tried: list[TimedPlan] = []
     while len(tried) < _ATTEMPTS:
         try:
@@ -137,6 +154,11 @@ def plan_by_time(
         # The fraction of the gains that it shows is known now: with it the plan predicts, and is held to it.
         best = _timed(model, chosen, timer, batch, best.corrected(), best.attempt)
     return _handed_back(best, layers, limit, timer)
+
+
+def _chosen(layers: Layers, wanted: Mapping[str, Sequence[Request]]) -> dict[str, ConvLayer]:
+    """The layers that may be replaced, by name."""
+    return {layer.name: layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted}
 
 
 def _timed(

@@ -18,6 +18,7 @@ from ..calibration.runner import Stacks
 from ..conv import ConvLayer, Factors, Size, Skipped
 from ..errors import InputError, ModelError, PlanError, option
 from ..formats.base import Model
+from ..latency.cost import LatencyCost
 from ..latency.stopwatch import Stopwatch
 from ..lowrank import FitOptions
 from ..lowrank.assemble import checked_weight
@@ -33,12 +34,13 @@ from ..planning import (
     make_plan,
     requests,
 )
+from ..planning.feasible import check_feasible
 from ..planning.options import left_alone
 from ..planning.tradeoff import ReadErrors, TradeoffCurves
 from ..planning.workload import Workload
 from ..progress import LINES, note, track
 from ..text import error_text
-from .by_time import plan_by_time
+from .by_time import plan_by_time, priced
 from .calibrate import Calibration, WeightsOnly
 from .estimate import Estimate
 from .factorize import Factored, factorize
@@ -79,7 +81,7 @@ def run(
         timer: tells times, for plans that are made by them.
     """
     try:
-        return _run(model, options, _looked(model, options, calibration), fit or FitOptions(), timer)
+        return _run(model, options, _looked(model, options, calibration, timer), fit or FitOptions(), timer)
     except PlanError as error:
         stopped = calibration.runner.stopped if isinstance(calibration, Calibration) else ()
         if not stopped:
@@ -101,6 +103,7 @@ class _Looked:
         calibration: what they were looked at by.
         statistics: of their inputs; `factorize` uses them up, since they are large.
         seen: how they were gathered, without them.
+        prices: of the layers and of what may replace them, where the plan is made by time.
     """
 
     layers: Sequence[ConvLayer | Skipped]
@@ -109,9 +112,12 @@ class _Looked:
     calibration: Calibration | WeightsOnly
     statistics: LayerSource
     seen: Statistics
+    prices: LatencyCost | None
 
 
-def _looked(model: Model, options: PlanOptions, calibration: Calibration | WeightsOnly) -> _Looked:
+def _looked(
+    model: Model, options: PlanOptions, calibration: Calibration | WeightsOnly, timer: Stopwatch | None
+) -> _Looked:
     """Gather the statistics of all layers that may be decomposed.
 
     Synthetic images that nobody asked for must not stand in the way: where layers cannot be looked at with
@@ -127,6 +133,8 @@ def _looked(model: Model, options: PlanOptions, calibration: Calibration | Weigh
         chosen = [layer for layer in connected if isinstance(layer, ConvLayer) and layer.name in wanted]
         for layer in chosen:
             checked_weight(layer)  # before the long work
+        prices = None if timer is None else priced(model, connected, wanted, timer)
+        check_feasible(connected, options, prices)
         if known is not None and chosen and LINES.get():
             less = "" if known.cache.cache is None else "; what the cache has takes no time"
             note(f"this takes {Estimate.of(known, chosen, wanted)}{less}")
@@ -134,9 +142,9 @@ def _looked(model: Model, options: PlanOptions, calibration: Calibration | Weigh
     except (InputError, ModelError) as error:
         if known is None or known.asked:
             raise
-        return _looked(model, options, WeightsOnly.because(error))
+        return _looked(model, options, WeightsOnly.because(error), timer)
     seen = replace(found, layers={}, again=None)
-    return _Looked(connected, wanted, chosen, calibration, LayerSource.of(found), seen)
+    return _Looked(connected, wanted, chosen, calibration, LayerSource.of(found), seen, prices)
 
 
 def _run(
@@ -150,7 +158,7 @@ def _run(
     if known is not None and chosen:
         objective = known.sensitivity(chosen, factored.layers, Workload.of(layers), options.multiple)
     trial = _Planner(model, layers, factored, options, objective, known)
-    if timer is None:
+    if timer is None or looked.prices is None:
         found = trial.search()
     else:
         limit = options.budget.value if options.budget and options.budget.metric == "latency" else None
@@ -160,7 +168,7 @@ def _run(
             trial = replace(trial, cost=prices)
             return trial.search()
 
-        found = plan_by_time(model, layers, wanted, timer, limit, by)
+        found = plan_by_time(model, layers, wanted, timer, looked.prices, limit, by)
     plan = found.plan
     stacks, curves, shrinkages = (
         trial.stacks(found),

@@ -125,12 +125,14 @@ class LatencyCost:
         curves: of every layer, by scheme and variant.
         whole: seconds of the network.
         factor: see above.
+        scales: by layer, what times from the table are multiplied with to be those of now.
     """
 
     own: Mapping[str, float]
     curves: Mapping[str, Mapping[SchemeKey, Curve]]
     whole: float
     factor: float = 1.0
+    scales: Mapping[str, float] = field(default_factory=dict)
     name: str = field(default="latency", init=False)
     label: str = field(default="time", init=False)
 

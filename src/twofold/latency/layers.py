@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..conv import ConvGeometry, ConvLayer, Size
 from ..errors import PlanError
@@ -51,34 +52,40 @@ def probe_groups(
 
 
 def layer_costs(
-    layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], timer: Stopwatch, batch: int,
-    workload: Workload, whole: float | None,
+    model: Any, layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], timer: Stopwatch,
+    batch: int, workload: Workload,
 ) -> LatencyCost:  # fmt: skip
-    """Times of all layers that may be replaced, and of their candidates; see `probe_groups`.
+    """Times of a network, of all layers that may be replaced, and of their candidates; see `probe_groups`.
 
     Args:
+        model: the network.
         layers: those that may be replaced.
         wanted: by name of the layer, the schemes and variants that compete.
         timer: tells times.
         batch: images per run.
         workload: counts MACs.
-        whole: seconds of the network; None where that is not known, and these layers stand for it.
     """
-    times = timer.seconds(probe_groups(layers, wanted, timer.block, batch, workload))
-    own, curves = {}, {}
+    groups = probe_groups(layers, wanted, timer.block, batch, workload)
+    times = timer.seconds(groups)
+    network = timer.network(model, [layer for layer, *_ in groups])
+    own, curves, scales = {}, {}, {}
     for layer in layers:
-        own[layer.name] = _seconds(times, layer, (layer.geometry,), batch)
+        before = _seconds(times, layer, (layer.geometry,), batch)
+        now = [network.layers.get(stack.key) for stack in uses(layer, (layer.geometry,), batch)]
+        own[layer.name] = sum(one for one in now if one is not None) if None not in now else before
+        scales[layer.name] = scale = own[layer.name] / before if before else 1.0
         curves[layer.name] = {
             key: Curve(
-                {r: _seconds(times, layer, _chain(layer, key, r), batch) for r in ranks},
+                {r: scale * _seconds(times, layer, _chain(layer, key, r), batch) for r in ranks},
                 block_of(layer, timer.block),
             )
             for key, ranks in _probes(layer, wanted[layer.name], timer.block, workload).items()
         }
     total = sum(own.values())
-    known = total if whole is None else whole
+    # Where nothing tells the time of the network, these layers stand for it.
+    known = total if network.seconds is None else network.seconds
     # More than the whole network the layers cannot take; a difference is a matter of layouts and caches.
-    return LatencyCost(own, curves, known, min(1.0, known / total) if total else 1.0)
+    return LatencyCost(own, curves, known, min(1.0, known / total) if total else 1.0, scales)
 
 
 def verified(
@@ -100,26 +107,28 @@ def verified(
     curves = {name: dict(of_layer) for name, of_layer in prices.curves.items()}
     timings = {}
     for name, (layer, key, ranks) in chosen.items():
-        own, found = prices.own[name], _seconds(times, layer, chains[name], batch)
+        scale = prices.scales.get(name, 1.0)
+        own, found = prices.own[name], scale * _seconds(times, layer, chains[name], batch)
         spread = max(times[stack.key].spread for stack in uses(layer, chains[name], batch))
         predicted = prices.layer_seconds(name, *key, ranks)
         timings[name] = Timing((own, predicted), (own, found), spread)
         if abs(found / predicted - 1) > _SURPRISE:
-            curves[name] = _again(layer, curves[name], timer, batch)
+            curves[name] = _again(layer, curves[name], timer, batch, scale)
         curve = curves[name][key]
         curves[name][key] = replace(curve, points={**curve.points, ranks: found})
     return replace(prices, curves=curves), timings
 
 
 def _again(
-    layer: ConvLayer, curves: Mapping[SchemeKey, Curve], timer: Stopwatch, batch: int
+    layer: ConvLayer, curves: Mapping[SchemeKey, Curve], timer: Stopwatch, batch: int, scale: float
 ) -> dict[SchemeKey, Curve]:
     """The curves of a layer, measured anew."""
     points = {key: tuple(curve.points) for key, curve in curves.items()}
     times = timer.seconds(_groups(layer, _chains(layer, points), batch), anew=True)
     return {
         key: replace(
-            curve, points={r: _seconds(times, layer, _chain(layer, key, r), batch) for r in curve.points}
+            curve,
+            points={r: scale * _seconds(times, layer, _chain(layer, key, r), batch) for r in curve.points},
         )
         for key, curve in curves.items()
     }

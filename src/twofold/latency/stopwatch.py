@@ -33,6 +33,19 @@ class Pair:
     ratio: Time
 
 
+@dataclass(frozen=True)
+class NetworkTime:
+    """A network, and some of its layers by themselves.
+
+    Attributes:
+        seconds: of the network; None where this cannot be known.
+        layers: seconds of stacks by key, run in turn with it; none where they were timed another day.
+    """
+
+    seconds: float | None
+    layers: Mapping[str, float] = field(default_factory=dict)
+
+
 class Stopwatch(Protocol):
     """Tells how long stacks and networks take."""
 
@@ -56,8 +69,13 @@ class Stopwatch(Protocol):
             PlanError: a time is not known and cannot be measured.
         """
 
-    def whole(self, model: Any) -> float | None:
-        """Seconds of a network; None where this cannot be known."""
+    def network(self, model: Any, layers: Sequence[Stack]) -> NetworkTime:
+        """A network in turn with its layers as they are, where it can be run.
+
+        Args:
+            model: the network.
+            layers: its layers as stacks of one.
+        """
 
     def pair(self, model: Any, other: Any) -> Pair | None:
         """Two networks in turn; None where they cannot be run."""
@@ -123,10 +141,17 @@ class LocalTimer:
         drift = table.times[first.key].median / times.pop(first.key).median
         return {key: time.scaled(drift) for key, time in times.items()}
 
-    def whole(self, model: Any) -> float:
-        """See `Stopwatch.whole`."""
-        with opened(self.runtime, self.threads, model) as runs:
-            return Time.of(interleaved(runs, Effort(seconds=5.0, least=5, most=21))[0]).median
+    def network(self, model: Any, layers: Sequence[Stack]) -> NetworkTime:
+        """See `Stopwatch.network`.
+
+        What lies around the layers is what the network takes beyond them. Timed in turn, a machine that is
+        slower now than it was for one of both makes nothing of it.
+        """
+        unique = {stack.key: stack for stack in layers}
+        with opened(self.runtime, self.threads, model) as (whole,):
+            runs = [whole, *(self.runtime.stack(stack, self.threads) for stack in unique.values())]
+            first, *others = (Time.of(one).median for one in interleaved(runs, _WHOLE))
+        return NetworkTime(first, dict(zip(unique, others, strict=True)))
 
     def pair(self, model: Any, other: Any) -> Pair:
         """See `Stopwatch.pair`."""
@@ -144,14 +169,14 @@ class TableTimer:
         setting: what the table says of the device.
         block: its channel block.
         times: by key of the stack.
-        network: seconds of the whole network, None where the table does not say.
+        seconds_of_network: None where the table does not say.
         source: the table's file, for messages.
     """
 
     setting: Setting
     block: int
     times: Mapping[str, Time]
-    network: float | None
+    seconds_of_network: float | None
     source: str
 
     def seconds(self, groups: Sequence[Sequence[Stack]], *, anew: bool = False) -> Mapping[str, Time]:
@@ -165,9 +190,9 @@ class TableTimer:
                     )
         return self.times
 
-    def whole(self, model: Any) -> float | None:
-        """See `Stopwatch.whole`."""
-        return self.network
+    def network(self, model: Any, layers: Sequence[Stack]) -> NetworkTime:
+        """See `Stopwatch.network`."""
+        return NetworkTime(self.seconds_of_network)
 
     def pair(self, model: Any, other: Any) -> Pair | None:
         """See `Stopwatch.pair`."""

@@ -18,7 +18,9 @@ from twofold.planning.options import PlanOptions
 from twofold.planning.workload import Workload
 
 
-def check_feasible(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> None:
+def check_feasible(
+    layers: Sequence[ConvLayer | Skipped], options: PlanOptions, cost: Cost | None = None
+) -> None:
     """Reject what `make_plan` would reject whatever the layers' factorizations say.
 
     What a stack costs follows from shapes alone. Law: options that are rejected here are rejected by
@@ -27,15 +29,17 @@ def check_feasible(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) 
     Args:
         layers: all convolutions of the model.
         options: of the plan to come.
+        cost: the unit of the budget where it is neither MACs nor params; without it such budgets pass.
 
     Raises:
         PlanError: a budget out of reach, patterns that match nothing, fixed ranks that do not exist.
     """
-    shapes = _shapes(layers, options)
+    shapes = _shapes(layers, options, all_ranks=cost is not None)
     budget = options.budget
-    if budget is None or options.rule is not None or budget.metric not in COSTS:
+    known = {*COSTS, *([] if cost is None else [cost.name])}
+    if budget is None or options.rule is not None or budget.metric not in known:
         return
-    make_plan(layers, shapes, options)
+    make_plan(layers, shapes, options, cost=cost if cost and budget.metric == cost.name else None)
 
 
 def least_ratio(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> float | None:
@@ -58,10 +62,24 @@ def least_ratio(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> 
     return problem.least / problem.total if problem.total else None
 
 
-def _shapes(layers: Sequence[ConvLayer | Skipped], options: PlanOptions) -> dict[str, list[_Shape]]:
+def _shapes(
+    layers: Sequence[ConvLayer | Skipped], options: PlanOptions, *, all_ranks: bool = False
+) -> dict[str, list[_Shape]]:
+    """What stands for the factorizations of each layer.
+
+    Args:
+        layers: all convolutions of the model.
+        options: of the plan to come.
+        all_ranks: whether the least ranks need not be the cheapest, as where times were measured.
+    """
     by_name = {layer.name: layer for layer in layers if isinstance(layer, ConvLayer)}
     return {
-        name: [_Shape.least(by_name[name], request, options) for request in of_layer]
+        name: [
+            _Shape(one.scheme, one.variant, one.max_ranks)
+            if all_ranks
+            else _Shape.least(by_name[name], one, options)
+            for one in of_layer
+        ]
         for name, of_layer in requests(layers, options).items()
     }
 
