@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .decomposition.result import Result
     from .errors import TwofoldError
     from .export import export
+    from .inspect import inspect
     from .int8.quantize import quantize
     from .latency.choose import RuntimeOptions
     from .lowrank.options import FitOptions
@@ -62,6 +63,7 @@ _HOMES = {
     "compare": "compare",
     "decompose": "decomposition.decompose",
     "export": "export",
+    "inspect": "inspect",
     "load": "backends",
     "quantize": "int8.quantize",
     "recover": "recover",
@@ -94,6 +96,7 @@ __all__ = [
     "compare",
     "decompose",
     "export",
+    "inspect",
     "load",
     "quantize",
     "recover",

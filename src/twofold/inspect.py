@@ -5,7 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from .backends import as_model
 from .calibration.runners import runner_for
 from .conv import ConvLayer, Skipped
 from .errors import InputError, MissingExtraError, ModelError
@@ -124,14 +126,31 @@ def _cell(cost: RankCost) -> str:
     )
 
 
-def inspect(model: Model, schemes: Sequence[str] | None = None, multiple: int = 16) -> Inspection:
+def inspect(
+    model: Any, schemes: Sequence[str] | None = None, multiple: int = 16, *, example_inputs: Any = None
+) -> Inspection:
     """List a model's convolutions.
 
     Args:
-        model: what `load` gives; without weights only shapes are known.
+        model: what `load` gives, a `torch.nn.Module`, or what `decompose` gives; without weights only shapes
+            are known.
         schemes: those that may take a layer; by default what `decompose` uses for this model.
         multiple: ranks are multiples of this, and at least this.
+        example_inputs: of a module, as in `decompose`; without them its MACs are not known.
+
+    Returns:
+        What prints as a table.
+
+    Raises:
+        OptionError: it is no model.
+        ModelError: it cannot be read.
+
+    Examples:
+        >>> found = twofold.inspect(twofold.load("net.prototxt", "net.caffemodel"))
+        >>> [layer.name for layer in found.layers if not layer.reason][:2]
+        ['conv1', 'conv2']
     """
+    model = as_model(model, example_inputs)
     notes: tuple[str, ...] = ()
     layers = model.convolutions()
     if schemes is None:
