@@ -218,6 +218,48 @@ def test_times_of_another_hour_are_put_in_proportion_to_the_network_of_now(tmp_p
         assert one.timing.measured == pytest.approx(other.timing.measured)
 
 
+class BusyHour(Formula):
+    """Its table was filled while something else took the processor from what replaces layers."""
+
+    def seconds(self, groups: Sequence[Sequence[Stack]], *, anew: bool = False) -> Mapping[str, Time]:
+        found = dict(super().seconds(groups, anew=anew))
+        if not anew:
+            slow = {stack.key for group in groups for stack in group[1:]}
+            found |= {key: found[key].scaled(20.0) for key in slow}
+        return found
+
+
+def test_old_times_rule_no_limit_out(tmp_path):
+    timer = BusyHour()
+    found = plan(tmp_path, timer, 0.5)
+    assert 0.45 < ratio(found) <= 0.5
+    assert found.timing.network.predicted == pytest.approx(found.timing.network.measured, rel=0.02)
+
+
+class Reordering(Formula):
+    """By itself every stack takes a while longer, for the layouts of its input and output."""
+
+    def seconds(self, groups: Sequence[Sequence[Stack]], *, anew: bool = False) -> Mapping[str, Time]:
+        found = super().seconds(groups, anew=anew)
+        return {key: exactly(time.median + self.more) for key, time in found.items()}
+
+    def network(self, model: Any, layers: Sequence[Stack]) -> NetworkTime:
+        found = super().network(model, layers)
+        return NetworkTime(found.seconds, {key: one + self.more for key, one in found.layers.items()})
+
+    more = 0.02
+
+
+def test_what_every_stack_takes_by_itself_alone_changes_no_gain(tmp_path):
+    found, plain = plan(tmp_path, Reordering(around=0.0), 0.2), plan(tmp_path, Formula(around=0.0), 0.2)
+    assert [(one.layer, one.scheme, one.ranks) for one in found.choices] == [
+        (one.layer, one.scheme, one.ranks) for one in plain.choices
+    ]
+    network = found.timing.network
+    assert network.predicted == pytest.approx(plain.timing.network.predicted)
+    assert network.predicted == pytest.approx(network.measured, rel=0.02)
+
+
 def test_a_limit_out_of_reach_is_refused_before_anything_is_fitted(tmp_path, monkeypatch):
     pipeline = import_module("twofold.decomposition.pipeline")
     monkeypatch.setattr(pipeline, "factorize", lambda *_: pytest.fail("layers were fitted"))

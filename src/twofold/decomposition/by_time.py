@@ -12,7 +12,8 @@ from ..latency.cost import LatencyCost
 from ..latency.layers import layer_costs, verified
 from ..latency.nets import batch_of
 from ..latency.stopwatch import Pair, Stopwatch
-from ..planning import Plan, Request
+from ..planning import Plan, PlanOptions, Request
+from ..planning.feasible import check_feasible
 from ..planning.options import left_alone
 from ..planning.timing import NetworkTiming, Timing
 from ..planning.workload import Workload
@@ -92,23 +93,35 @@ class TimedPlan:
 
 
 def priced(
-    model: Model, layers: Layers, wanted: Mapping[str, Sequence[Request]], timer: Stopwatch
-) -> LatencyCost:
+    model: Model, layers: Layers, wanted: Mapping[str, Sequence[Request]], timer: Stopwatch,
+    options: PlanOptions,
+) -> LatencyCost:  # fmt: skip
     """Times of single layers and of what may replace them, which shapes alone decide.
+
+    Times that were measured in another run, on a busier machine perhaps, rule out no budget: they are
+    measured anew before.
 
     Args:
         model: the original.
         layers: all its convolutions.
         wanted: by name of the layer, the schemes and variants that compete.
         timer: tells times.
+        options: of the plan to come.
 
     Raises:
-        PlanError: times are not known.
+        PlanError: times are not known, or the budget is out of reach.
         InputError: the sizes of the model's inputs are not known.
         ModelError: the runtime cannot run the model.
     """
     chosen = list(_chosen(layers, wanted).values())
-    return layer_costs(model, chosen, wanted, timer, batch_of(model), Workload.of(layers))
+    given = (model, chosen, wanted, timer, batch_of(model), Workload.of(layers))
+    prices = layer_costs(*given)
+    try:
+        check_feasible(layers, options, prices)
+    except PlanError:
+        prices = layer_costs(*given, anew=True)
+        check_feasible(layers, options, prices)
+    return prices
 
 
 def plan_by_time(

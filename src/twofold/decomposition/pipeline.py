@@ -133,8 +133,8 @@ def _looked(
         chosen = [layer for layer in connected if isinstance(layer, ConvLayer) and layer.name in wanted]
         for layer in chosen:
             checked_weight(layer)  # before the long work
-        prices = None if timer is None else priced(model, connected, wanted, timer)
-        check_feasible(connected, options, prices)
+        check_feasible(connected, options)
+        prices = None if timer is None else priced(model, connected, wanted, timer, options)
         if known is not None and chosen and LINES.get():
             less = "" if known.cache.cache is None else "; what the cache has takes no time"
             note(f"this takes {Estimate.of(known, chosen, wanted)}{less}")

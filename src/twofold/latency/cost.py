@@ -117,8 +117,11 @@ class LatencyCost:
     """A cost in seconds of the whole network; see `planning.Cost`.
 
     The network's time is what lies around its layers, `whole - factor * sum of layers`, plus `factor` times
-    what they become. `factor` says how much of a gain of single layers the network as a whole shows: layouts
-    are changed and activations fused around them, too.
+    what they become. `factor` says how much of a gain of single layers the network as a whole shows.
+
+    By itself a layer takes longer than in a network, where its input and output need no other layout (on
+    OpenVINO HED's layers sum to 1.25 times the network). What replaces it takes as much longer, so that the
+    gain is right, and what lies around the layers may be less than nothing.
 
     Attributes:
         own: seconds of every layer as it is.

@@ -53,7 +53,7 @@ def probe_groups(
 
 def layer_costs(
     model: Any, layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], timer: Stopwatch,
-    batch: int, workload: Workload,
+    batch: int, workload: Workload, *, anew: bool = False,
 ) -> LatencyCost:  # fmt: skip
     """Times of a network, of all layers that may be replaced, and of their candidates; see `probe_groups`.
 
@@ -64,9 +64,10 @@ def layer_costs(
         timer: tells times.
         batch: images per run.
         workload: counts MACs.
+        anew: measure even what is known.
     """
     groups = probe_groups(layers, wanted, timer.block, batch, workload)
-    times = timer.seconds(groups)
+    times = timer.seconds(groups, anew=anew)
     network = timer.network(model, [layer for layer, *_ in groups])
     own, curves, scales = {}, {}, {}
     for layer in layers:
@@ -84,8 +85,7 @@ def layer_costs(
     total = sum(own.values())
     # Where nothing tells the time of the network, these layers stand for it.
     known = total if network.seconds is None else network.seconds
-    # More than the whole network the layers cannot take; a difference is a matter of layouts and caches.
-    return LatencyCost(own, curves, known, min(1.0, known / total) if total else 1.0, scales)
+    return LatencyCost(own, curves, known, 1.0, scales)
 
 
 def verified(
