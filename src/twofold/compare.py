@@ -27,6 +27,7 @@ from .latency.stopwatch import LocalTimer
 from .planning.workload import Workload, layer_params
 from .progress import track
 from .text import aligned, count_text, error_text
+from .views import Tabular
 
 #: Boxes of the original with at least this score are looked for.
 SCORE = 0.3
@@ -95,8 +96,8 @@ class TimeComparison:
         return abs(self.ratio - 1) > self.spread
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Tabular):
     """What a comparison found; pairs are (first, second).
 
     Attributes:
@@ -138,6 +139,12 @@ class Comparison:
             costs.append((f"time in {time.runtime}", *pair, f"{time.ratio:.3f} ± {time.spread:.3f}{noisy}"))
         how = [TIMES] if self.times else []
         return "\n".join([*lines, "", *aligned(costs, {1, 2, 3}), *how, *self.notes])
+
+    @property
+    def title(self) -> str:
+        """See `Tabular`."""
+        ratio = f", {_ratio(self.macs)} of the MACs" if all(self.macs) else ""
+        return f"{', '.join(one.name for one in self.outputs)} over {self.samples} inputs{ratio}"
 
     @property
     def has_classes(self) -> bool:

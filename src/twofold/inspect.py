@@ -22,6 +22,7 @@ from .planning.rules import amct_layer_rank, no_candidate_reason
 from .planning.workload import Workload, layer_params
 from .progress import track
 from .text import aligned, count_text, error_text, shape_text
+from .views import Tabular
 
 #: Shares of a layer's own MACs for which the table shows ranks.
 FRACTIONS = (0.25, 0.5, 0.75)
@@ -67,8 +68,8 @@ class Inspected:
     ranks: tuple[RankCost, ...]
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Tabular):
     """All convolutions of a model; prints as a table.
 
     Attributes:
@@ -80,6 +81,15 @@ class Inspection:
     layers: tuple[Inspected, ...]
     options: PlanOptions
     notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """See `Tabular`."""
+        return f"{self._eligible} of {len(self.layers)} convolutions eligible"
+
+    @property
+    def _eligible(self) -> int:
+        return sum(not layer.reason for layer in self.layers)
 
     def __str__(self) -> str:
         fractions = (f"at {fraction} of MACs" for fraction in FRACTIONS)
@@ -100,7 +110,7 @@ class Inspection:
         unknown = any(layer.macs is None for layer in self.layers)
         total = (
             "all convolutions",
-            f"{sum(not layer.reason for layer in self.layers)} of {len(self.layers)} eligible",
+            f"{self._eligible} of {len(self.layers)} eligible",
             " + ".join([count_text(macs)] * (macs > 0) + ["?"] * unknown) or "0",
             count_text(sum(layer.params for layer in self.layers)),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from .lazy import resolve
 
 #: Class -> what makes HTML of a value of it, both as "package.module:name".
@@ -19,3 +21,18 @@ def html(value: object) -> str | None:
     maker = next((_makers[name] for name in names if name in _makers), None)
     shown: str | None = None if maker is None else resolve(maker)(value)
     return shown
+
+
+class Tabular:
+    """Prints as a table, which a notebook shows as it stands; one line where it is part of something else."""
+
+    @property
+    def title(self) -> str:
+        """The value in a few words."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.title}>"
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="overflow-x: auto">{escape(str(self))}</pre>'

@@ -21,6 +21,7 @@ from twofold.planning.candidates import Candidate, label
 from twofold.planning.options import PlanOptions
 from twofold.planning.timing import NetworkTiming, Timing
 from twofold.planning.workload import Workload, layer_params
+from twofold.views import Tabular
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -119,8 +120,8 @@ def ratio(pair: tuple[int, int]) -> float:
     return pair[1] / pair[0] if pair[0] else 1.0
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Tabular):
     """A decision over all convolutions of one model.
 
     Attributes:
@@ -190,6 +191,14 @@ class Plan:
         """The plan with the names of the convolutions that each layer became."""
         choices = tuple(replace(choice, becomes=replaced.get(choice.layer, ())) for choice in self.choices)
         return replace(self, choices=choices)
+
+    @property
+    def title(self) -> str:
+        """See `Tabular`."""
+        count = len(self.choices)
+        every = count + len(self.skipped)
+        ratio = self.totals.macs_ratio if every else 1.0
+        return f"{count} of {every} convolutions decomposed, {ratio:.3f} of the MACs"
 
     def __str__(self) -> str:
         from twofold.planning.table import plan_table  # noqa: PLC0415 - the table is built from plans
