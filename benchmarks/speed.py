@@ -45,11 +45,12 @@ ERROR = 0.10
 #: What is asked on the calibration inputs: on other images an error comes out up to half as large again, and
 #: that of a classifier with two outputs twice as large.
 ASKED, ASKED_OF_TWO = 0.068, 0.045
-#: HED: how many times faster it must be by runtime, and at which error on photographs that no run has seen.
+#: HED: how many times faster it must be by runtime, and what is asked: a plan keeps a speed within 5 %, and
+#: where the error leaves room, more is asked than must be shown.
 GAINS = {"onnxruntime": 6.0, "openvino": 4.5, "opencv": 3.2, "torch": 3.2, "ncnn": 2.2, "mnn": 2.2}
+ASKED_GAINS = {"onnxruntime": 6.3, "openvino": 5.0, "opencv": 3.4, "torch": 3.4, "ncnn": 2.4, "mnn": 2.4}
+#: The largest error of HED on photographs that no run has seen.
 HED_ERROR, HED_CROPS = 0.08, 66
-#: A plan keeps a speed that it was asked for within 5 %, so more is asked than must be shown.
-MARGIN = 1.05
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def cases() -> list[Case]:
     """All rows: what must be shown, then that no model gets slower in any runtime."""
     runtimes = [one.name for one in installed() if {"caffe", "onnx", "torch"} & set(one.reads)]
     shown = [
-        Case("hed", name, ("--speedup", f"{MARGIN * GAINS[name]:g}"), HED_CROPS, GAINS[name], HED_ERROR)
+        Case("hed", name, ("--speedup", f"{ASKED_GAINS[name]:g}"), HED_CROPS, GAINS[name], HED_ERROR)
         for name in runtimes
         if name in GAINS
     ]
