@@ -80,6 +80,27 @@ def grouped(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     Raises:
         OptionError: they are not two models.
     """
+    found = model_files(paths)
+    if len(found) != 2 or any(map(is_definition_alone, found)):
+        raise OptionError(
+            f"two models are compared; {' '.join(map(str, paths))} names {len(found)}: for each give a "
+            "prototxt and a caffemodel, an ONNX file, or the folder of a plan"
+        )
+    return found[0], found[1]
+
+
+def model_files(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
+    """Sort the paths of models into the files of each.
+
+    Args:
+        paths: for each model its files, or the folder that holds it.
+
+    Returns:
+        The files of each model; of the last perhaps a definition alone.
+
+    Raises:
+        OptionError: a folder holds no single model.
+    """
     found: list[tuple[Path, ...]] = []
     waiting: Path | None = None
     for path in paths:
@@ -88,17 +109,21 @@ def grouped(paths: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
             waiting = None
         elif is_dir(path):
             found.append(_files_in(path))
-        elif path.suffix.lower() in (*_suffixes(), *_PYTHON):
-            found.append((path,))
-        else:
+        elif _is_definition(path):
             waiting = path
-    if len(found) != 2 or waiting is not None:
-        raise OptionError(
-            f"two models are compared; {' '.join(map(str, paths))} names "
-            f"{len(found) + (waiting is not None)}: for each give a prototxt and a caffemodel, an ONNX file, "
-            "or the folder of a plan"
-        )
-    return found[0], found[1]
+        else:
+            found.append((path,))
+    return found if waiting is None else [*found, (waiting,)]
+
+
+def is_definition_alone(files: Sequence[Path]) -> bool:
+    """Whether the files of a model lack its weights."""
+    return len(files) == 1 and _is_definition(files[0])
+
+
+def _is_definition(path: Path) -> bool:
+    """Whether a file is one that weights follow."""
+    return path.suffix.lower() not in {*_suffixes(), *_PYTHON}
 
 
 def _files_in(folder: Path) -> tuple[Path, ...]:

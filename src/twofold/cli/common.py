@@ -50,12 +50,24 @@ def load_model(
 
 def finish(
     result: Result[Model], output: Path, *, as_json: bool, force: bool, keep: Path | None = None,
-    extra: Mapping[str, bytes] | None = None,
+    extra: Mapping[str, bytes] | None = None, told: bool = True,
 ) -> None:  # fmt: skip
-    """Save a result, with `extra` files, and print it; `keep` is the plan that is not to be written again."""
+    """Save a result, with `extra` files, and print it.
+
+    Args:
+        result: what was made.
+        output: the folder.
+        as_json: print JSON.
+        force: overwrite existing files.
+        keep: the plan that is not to be written again.
+        extra: more files, by name.
+        told: whether it is printed, and not only saved.
+    """
     for warning in result.warnings:
         warn(warning)
     files = result.save(output, force=force, keep=keep, extra=extra)
+    if not told:
+        return
     if as_json:
         echo(
             json.dumps(

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,24 +69,53 @@ def _key(parameter: Any) -> str:
     return str(parameter.name if not longest.startswith("-") else longest.lstrip("-"))
 
 
-def run_file(context: typer.Context) -> bytes:
+@dataclass(frozen=True)
+class Run:
+    """A run of a command: what it was given, by command line or file.
+
+    Attributes:
+        command: its name.
+        given: parameters and their values.
+    """
+
+    command: str
+    given: Sequence[tuple[Any, Any]]
+
+
+def of_run(context: typer.Context, **instead: Any) -> Run:
+    """The run of one model.
+
+    Args:
+        context: of the command.
+        instead: values of parameters where another was given, since that was of several models; empty ones
+            are left out.
+    """
+    given = [(parameter, instead.get(parameter.name, value)) for parameter, value in _given(context)]
+    names = {parameter.name for parameter, _ in given}
+    more = [(one, instead[one.name]) for one in _keys(context).values() if one.name in {*instead} - names]
+    chosen = [(one, value) for one, value in (*given, *more) if value not in ((), [], None)]
+    order = [parameter.name for parameter in context.command.params]
+    return Run(str(context.info_name), sorted(chosen, key=lambda pair: order.index(pair[0].name)))
+
+
+def run_file(run: Run) -> bytes:
     """The options that a run was given, by command line or file, as a file that repeats it.
 
     Names of files that are no Unicode have no place in TOML: such options are named in a comment.
     """
-    lines = [_HEAD.format(context.info_name)]
-    for parameter, value in _given(context):
+    lines = [_HEAD.format(run.command)]
+    for parameter, value in run.given:
         key = _key(parameter)
         line = f"{key} = {_toml(value)}\n"
         lines.append(line if _is_unicode(line) else f"# {key} is no Unicode; give it on the command line\n")
     return "".join(lines).encode()
 
 
-def command_words(context: typer.Context) -> tuple[str, ...]:
+def command_words(run: Run) -> tuple[str, ...]:
     """The command line that repeats a run, word by word, with the options that a file gave."""
     arguments: list[str] = []
     options: list[str] = []
-    for parameter, value in _given(context):
+    for parameter, value in run.given:
         if parameter.param_type_name == "argument":
             arguments.append(str(value))
         elif isinstance(value, bool):
@@ -94,7 +124,7 @@ def command_words(context: typer.Context) -> tuple[str, ...]:
             for one in value if parameter.multiple else [value]:
                 values = one if isinstance(one, (list, tuple)) else [one]
                 options += [min(parameter.opts, key=len), *map(str, values)]
-    return ("twofold", str(context.info_name), *arguments, *options)
+    return ("twofold", run.command, *arguments, *options)
 
 
 def _given(context: typer.Context) -> Iterator[tuple[Any, Any]]:

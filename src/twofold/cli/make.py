@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +15,9 @@ from ..backends import load_beside
 from ..decomposition.apply import apply_plan
 from ..decomposition.decompose import decompose as decompose_model
 from ..decomposition.dry_run import dry_run as find_out
-from ..decomposition.result import PLAN_FILE
-from ..errors import OptionError
-from ..formats.base import reserved, sizes_of
+from ..decomposition.result import PLAN_FILE, Result
+from ..errors import OptionError, PlanError
+from ..formats.base import Model, reserved, sizes_of
 from ..inspect import inspect as inspect_model
 from ..lowrank import REFINE
 from ..lowrank.schemes import SCHEMES
@@ -24,13 +26,13 @@ from ..planning.devices import PRESETS, parse_multiple
 from ..planning.options import DATA_SCHEMES
 from ..progress import QUIET, VERBOSE
 from ..terminal import echo
-from . import inputs, times
+from . import inputs, several, times
 from . import report as reports
 from .cache import NoCache
 from .commands import COMMAND
 from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model
 from .config import FILE as RUN_FILE
-from .config import Config, command_words, run_file
+from .config import Config, command_words, of_run, run_file
 
 Multiple = Annotated[
     str,
@@ -126,6 +128,7 @@ def decompose(
     ranks: Ranks,
     samples: inputs.Calibrated,
     weights: Weights = None,
+    others: several.Others = None,
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
     no_report: reports.NoReport = False,
@@ -152,6 +155,8 @@ def decompose(
     Example: twofold decompose net.onnx -o out/ --macs 0.4 --input images=1x3x640x640
 
     Example: twofold decompose net.prototxt net.caffemodel -o out/ --speedup 2 --runtime onnxruntime
+
+    Example: twofold decompose models/*.onnx -o out/ --macs 0.5 --images photos/ --preset imagenet
     """
     if quiet and verbose:
         raise OptionError("--quiet and --verbose contradict each other; give one")
@@ -159,23 +164,48 @@ def decompose(
     VERBOSE.set(verbose)
     source = samples.source()
     fixed = tuple(map(FixedRanks.parse, ranks.rank or ()))
-    model = load_model(definition, weights, input, whole=True)
     options: dict[str, Any] = {
         **asdict(budget), **asdict(time), "source": source, "no_data": samples.no_data, "ranks": fixed,
         "rule": ranks.rule, "multiple": ranks.multiple, "schemes": ranks.scheme or None,
         "only": ranks.only or (), "skip": ranks.skip or (), "refine": ranks.refine, "cache": not no_cache,
     }  # fmt: skip
-    if dry_run:
-        found = find_out(model, **options)
-        echo(json.dumps(found.to_json(), indent=2) if as_json else found)
-        raise typer.Exit(1 if found.problem else 0)
-    names = (PLAN_FILE, RUN_FILE) if no_report else (PLAN_FILE, RUN_FILE, *reports.FILES)
-    files = [*model.targets(output), *(output / name for name in names)]
-    with reserved(files, force=force, sizes=sizes_of([model])):
-        result = decompose_model(model, **options)
-        COMMAND.set(command_words(context))
-        extra = {RUN_FILE: run_file(context), **({} if no_report else reports.files_of(result))}
-        finish(result, output, as_json=as_json, force=force, extra=extra)
+
+    def one(files: Sequence[Path], folder: Path, *, told: bool = True) -> Result[Model] | None:
+        model = load_model(files[0], files[1] if files[1:] else None, input, whole=True)
+        if dry_run:
+            found = find_out(model, **options)
+            echo(json.dumps(found.to_json(), indent=2) if as_json else found)
+            if found.problem:
+                raise typer.Exit(1) if told else PlanError(found.problem)
+            return None
+        names = (PLAN_FILE, RUN_FILE) if no_report else (PLAN_FILE, RUN_FILE, *reports.FILES)
+        targets = [*model.targets(folder), *(folder / name for name in names)]
+        with reserved(targets, force=force, sizes=sizes_of([model])):
+            result = decompose_model(model, **options)
+            run = of_run(
+                context,
+                definition=files[0],
+                weights=files[1] if files[1:] else None,
+                others=(),
+                output=folder,
+            )
+            COMMAND.set(command_words(run))
+            extra = {RUN_FILE: run_file(run), **({} if no_report else reports.files_of(result))}
+            finish(result, folder, as_json=as_json, force=force, extra=extra, told=told)
+        return result
+
+    models = several.models_of(definition, weights, others or ())
+    if len(models) == 1:
+        one(models[0], output)
+        return
+    if samples.statistics is not None:
+        raise OptionError("--statistics: a file holds those of one model; the cache keeps those of all")
+    if dry_run and as_json:
+        raise OptionError("--dry-run --json: takes one model")
+    done = several.decompose_each(models, output, partial(one, told=False))
+    several.tell(done, as_json=as_json)
+    if any(row.problem for row in done):
+        raise typer.Exit(1)
 
 
 def apply(

@@ -1,0 +1,145 @@
+"""Several models in one call: each into a folder of its own, and one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..backends import is_definition_alone, model_files
+from ..decomposition.result import Result
+from ..errors import OptionError, TwofoldError
+from ..formats.base import Model
+from ..system import explain
+from ..terminal import echo, say, visible
+from ..text import aligned, error_text
+
+Others = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[MODEL]...",
+        help="More models, each decomposed by itself into a folder of its name below --output.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one model.
+
+    Attributes:
+        model: its first file.
+        folder: where its files are; "" where there are none.
+        decomposed: number of convolutions that were decomposed.
+        macs: MACs after / before; None where it failed.
+        error: measured error of the outputs; None where it was not measured.
+        problem: why it failed; "" where it did not.
+    """
+
+    model: str
+    folder: str = ""
+    decomposed: int = 0
+    macs: float | None = None
+    error: float | None = None
+    problem: str = ""
+
+
+def models_of(definition: Path, weights: Path | None, others: Sequence[Path]) -> list[tuple[Path, ...]]:
+    """The files of each model that a command line names.
+
+    Raises:
+        OptionError: the weights of one are missing, or a folder holds no single model.
+    """
+    every = [definition, *([] if weights is None else [weights]), *others]
+    if len(every) == 1:
+        return [(definition,)]
+    found = model_files(every)
+    alone = [files[0] for files in found if is_definition_alone(files)]
+    if alone and len(every) == 2:
+        return [(every[0], every[1])]  # opening them says what is wrong
+    if alone:
+        raise OptionError(f"{alone[0]}: this is the definition alone; give its weights after it")
+    return found
+
+
+def folders(models: Sequence[Sequence[Path]], output: Path) -> list[Path]:
+    """The folder of each model below `output`: the name of its first file without the suffix.
+
+    Where two have one name, the folders that they lie in tell them apart.
+
+    Raises:
+        OptionError: that does not tell them apart either.
+    """
+    firsts = [files[0] for files in models]
+    names = [path.stem for path in firsts]
+    if len(set(names)) < len(names):
+        names = [f"{path.resolve().parent.name}-{path.stem}" for path in firsts]
+    for number, name in enumerate(names):
+        other = names.index(name)
+        if other < number:
+            raise OptionError(
+                f"{firsts[other]} and {firsts[number]} would both be written into {output / name}; decompose "
+                "them in two calls"
+            )
+    return [output / name for name in names]
+
+
+def decompose_each(
+    models: Sequence[Sequence[Path]],
+    output: Path,
+    one: Callable[[Sequence[Path], Path], Result[Model] | None],
+) -> list[Done]:
+    """Decompose models one after the other.
+
+    Args:
+        models: the files of each.
+        output: the folder of their folders.
+        one: decomposes the model of some files into a folder; None where it writes nothing.
+    """
+    done = []
+    for number, (files, folder) in enumerate(zip(models, folders(models, output), strict=True), 1):
+        say(f"{number} of {len(models)}: {visible(str(files[0]))}")
+        try:
+            result = one(files, folder)
+        except Exception as error:
+            why = explain(error) or (str(error) if isinstance(error, TwofoldError) else None)
+            if why is None:
+                raise  # a bug: whoever reports it needs the traceback
+            say(f"twofold: {why}")
+            done.append(Done(str(files[0]), problem=why))
+            continue
+        if result is not None:
+            plan = result.plan
+            done.append(
+                Done(
+                    str(files[0]), str(folder), len(plan.choices), plan.totals.macs_ratio, plan.measured_error
+                )
+            )
+    return done
+
+
+def tell(done: Sequence[Done], *, as_json: bool) -> None:
+    """Print what became of all; nothing where nothing was written and nothing failed."""
+    if as_json:
+        echo(json.dumps([asdict(one) for one in done], indent=2))
+        return
+    if not done:
+        return
+    rows = [("model", "decomposed", "MACs", "output error", "written to")]
+    for one in done:
+        failed = one.macs is None
+        rows.append(
+            (
+                visible(one.model),
+                "" if failed else str(one.decomposed),
+                "" if one.macs is None else f"{one.macs:.3f}",
+                "" if failed else "not measured" if one.error is None else error_text(one.error),
+                f"failed: {visible(one.problem)}" if failed else visible(one.folder),
+            )
+        )
+    echo("\n".join(aligned(rows, right=(1, 2, 3))))
