@@ -335,6 +335,18 @@ def test_measured_times_are_kept_and_new_ones_put_in_proportion(cache, monkeypat
     assert len(list(cache.glob("*.json"))) == 1
 
 
+def test_few_stacks_are_open_at_a_time_and_all_are_measured(cache, monkeypatch):
+    paper = Paper()
+    monkeypatch.setattr(clock, "time", paper)
+    group = [Stack((twofold.ConvGeometry.of(8, 8, (k, k)),), (64, 64)) for k in range(1, 24)]
+    times = LocalTimer(paper, 1).seconds([group])
+    assert [times[one.key].median for one in group] == pytest.approx([1e-3 * k for k in range(1, 24)])
+    assert max(paper.opened) <= 8
+    paper.scale = 3.0
+    again = LocalTimer(paper, 1).seconds([group], anew=True)
+    assert [again[one.key].median for one in group] == pytest.approx([1e-3 * k for k in range(1, 24)])
+
+
 class Paper:
     """A runtime on which a kernel of 3 takes 3 ms and one of 1 takes 1 ms, and the clock that shows it."""
 
@@ -342,15 +354,21 @@ class Paper:
     scale = 1.0
     now = 0.0
 
+    def __init__(self) -> None:
+        self.opened: list[int] = []
+
     def perf_counter(self) -> float:
         return self.now
 
     def running(self, threads: int):
         from contextlib import nullcontext
 
+        self.opened.append(0)
         return nullcontext()
 
     def stack(self, stack: Stack, threads: int):
+        self.opened[-1] += 1
+
         def run() -> None:
             self.now += stack.chain[0].kernel[0] * 1e-3 * self.scale
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -69,6 +69,10 @@ class Effort:
     least: int = 7
     most: int = 25
     longest: float = math.inf
+
+    def times(self, fraction: float) -> Effort:
+        """The same rounds at least, in a fraction of the time."""
+        return replace(self, seconds=self.seconds * fraction)
 
 
 def interleaved(runs: Sequence[Callable[[], object]], effort: Effort = Effort()) -> list[list[float]]:

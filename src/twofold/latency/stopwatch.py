@@ -18,6 +18,11 @@ from .table import Setting, Table, load, save
 _WHOLE = Effort(seconds=10.0, least=7, most=301, longest=20.0)
 
 
+#: Stacks that are open at a time, the layer as it is counted: what each holds of memory (HED's 10 GB in ncnn,
+#: where all of a layer's were) need not be there for all.
+_OPEN = 8
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two networks, timed in turn.
@@ -115,14 +120,16 @@ class LocalTimer:
         missing = list({tuple(stack.key for stack in group): group for group in missing}.values())
         try:
             for group in track(missing, f"timing layers in {self.runtime.label}"):
-                table = table.with_times(self._measured(group, table, anew))
+                for part in _parts(group):
+                    effort = self.effort.times(len(part) / len(group))
+                    table = table.with_times(self._measured(part, table, anew, effort))
         finally:
             self._table = table
             if missing:
                 save(table)
         return table.times
 
-    def _measured(self, group: Sequence[Stack], table: Table, anew: bool) -> dict[str, Time]:
+    def _measured(self, group: Sequence[Stack], table: Table, anew: bool, effort: Effort) -> dict[str, Time]:
         """Times of the stacks of a group that are missing, or of all.
 
         Where the layer itself has a time already, the new ones are put in proportion to it, as if all had
@@ -134,7 +141,7 @@ class LocalTimer:
         together = {first.key: first, **wanted}
         with self.runtime.running(self.threads):
             runs: list[Run] = [self.runtime.stack(stack, self.threads) for stack in together.values()]
-            samples = interleaved(runs, self.effort)
+            samples = interleaved(runs, effort)
         times = dict(zip(together, map(Time.of, samples), strict=True))
         if first.key not in table.times:
             return times
@@ -159,6 +166,13 @@ class LocalTimer:
             first, second = interleaved(runs, _WHOLE)
         ratios = [b / a for a, b in zip(first, second, strict=True)]
         return Pair(Time.of(first), Time.of(second), Time.of(ratios))
+
+
+def _parts(group: Sequence[Stack]) -> list[list[Stack]]:
+    """A group as groups that are not too large, each with the layer as it is."""
+    first, *others = group
+    step = _OPEN - 1
+    return [[first, *others[start : start + step]] for start in range(0, max(len(others), 1), step)]
 
 
 @dataclass(frozen=True, eq=False)
