@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.planning.cases import best_by_exhaustion
 
-from twofold.planning.solve import Knapsack, _Relaxation, pareto, solve
+from twofold.planning.solve import Knapsack, _fill, _Relaxation, pareto, solve
 
 # Sums of a handful of doubles; everything here is of order 1 to 1e4.
 TOLERANCE = 1e-9
@@ -71,6 +71,30 @@ def test_a_search_cut_short_stays_honest(problem, width):
     assert found.bound <= expected * (1 + TOLERANCE) + 1e-15
     if found.exact:
         assert found.error == pytest.approx(expected, rel=TOLERANCE, abs=1e-15)
+
+
+def test_a_search_cut_short_claims_no_more_than_it_found():
+    """Where one partial sum alone is kept, the best is missed now and then, and is not called the best."""
+    missed = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        costs = [np.concatenate(([30.0], rng.integers(0, 29, 6))) for _ in range(5)]
+        errors = [np.concatenate(([0.0], rng.integers(1, 40, 6))) for _ in range(5)]
+        limit = float(rng.integers(sum(c.min() for c in costs), 90))
+        expected = best_by_exhaustion(costs, errors, limit)
+        found = solve(costs, errors, limit, max_states=1)
+        assert found.bound <= expected <= found.error
+        if found.error > expected:
+            missed += 1
+            assert not found.exact
+            assert found.bound < found.error
+    assert missed > 3
+
+
+def test_what_fits_to_the_last_unit_is_taken():
+    """A dear item off the hull: the relaxation does not take it, and it costs exactly what is left."""
+    groups = Knapsack.of([np.array([0.0, 2.0, 3.0, 10.0])], [np.array([10.0, 5.0, 4.9, 0.0])]).groups
+    assert _fill(groups, [1], 3.0) == [2]
 
 
 def network(layers: int, ranks: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
