@@ -168,14 +168,15 @@ def test_what_inputs_are_in_the_mean_counts(tmp_path):
     assert error(rounded(plain, int8), plain, inputs) < 0.4 * before
 
 
-def test_layers_without_statistics_are_said_and_stay(tmp_path, monkeypatch):
+@pytest.mark.parametrize("memory", [0, 400_000])  # the latter holds covariances of strips
+def test_layers_without_statistics_are_said_and_stay(tmp_path, monkeypatch, memory):
     operator, shape, sample = LAYERS["convolution"]
     plain, int8 = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
     prepare(net(operator, shape, sample), plain)
     inputs = samples(sample, 1)
     write_int8(plain, int8, inputs)
     before = int8.read_bytes()
-    monkeypatch.setattr("twofold.calibration.gather.free_memory", lambda: 0)
+    monkeypatch.setattr("twofold.calibration.gather.free_memory", lambda: memory)
     (note,) = round_to_outputs(plain, int8, inputs)
     assert "1 layers are over the memory limit, and their weights are rounded one by one: layer" in note
     assert onnx.load_from_string(before).graph.initializer == onnx.load(int8).graph.initializer
