@@ -162,6 +162,8 @@ def test_a_wrong_factor_is_never_saved(model, tmp_path):
     wrong = result.original.replace({"two": replace(stack, convs=convs)})
     with pytest.raises(OutputError, match="two: what was written loses"):
         replace(result, model=wrong).save(tmp_path / "out")
+    with pytest.raises(OutputError, match="two: what was written lacks the layer"):
+        result.check(result.original)
     assert not (tmp_path / "out").exists()
 
 
