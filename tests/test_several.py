@@ -30,7 +30,9 @@ def words(*names: str) -> list[str]:
 
 def test_each_has_a_folder_and_a_line(nets, capsys):
     assert main(["decompose", *words("first", "second"), "-o", "out", *QUICK]) == 0
-    table = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert "1 of 2: first.prototxt" in printed.err
+    table = printed.out.splitlines()
     assert [line.split()[0] for line in table] == ["model", "first.prototxt", "second.prototxt"]
     assert all("not measured" in line for line in table[1:])
     for name in ("first", "second"):
@@ -59,6 +61,11 @@ def test_one_that_fails_does_not_stop_the_others(nets, capsys):
     assert rows[1]["macs"] is None
     assert rows[1]["problem"] in printed.err
     assert {path.name for path in Path("out").iterdir()} == {"first", "net"}
+
+
+def test_quiet_says_nothing_but_the_table(nets, capsys):
+    assert main(["decompose", *words("first", "second"), "-o", "out", *QUICK, "--quiet"]) == 0
+    assert "of 2" not in capsys.readouterr().err
 
 
 def test_onnx_files_and_a_format_that_holds_its_weights(nets, capsys):

@@ -14,6 +14,7 @@ from ..backends import is_definition_alone, model_files
 from ..decomposition.result import Result
 from ..errors import OptionError, TwofoldError
 from ..formats.base import Model
+from ..progress import QUIET
 from ..system import explain
 from ..terminal import echo, say, visible
 from ..text import aligned, error_text
@@ -103,7 +104,8 @@ def decompose_each(
     """
     done = []
     for number, (files, folder) in enumerate(zip(models, folders(models, output), strict=True), 1):
-        say(f"{number} of {len(models)}: {visible(str(files[0]))}")
+        if not QUIET.get():
+            say(f"{number} of {len(models)}: {visible(str(files[0]))}")
         try:
             result = one(files, folder)
         except Exception as error:
