@@ -11,6 +11,9 @@ from torch import nn
 import twofold
 from twofold.calibration.batches import NOTE, unmixed
 from twofold.calibration.inputs import Inputs, Provenance
+from twofold.calibration.source import CalibrationSource
+from twofold.decomposition.decompose import calibrate
+from twofold.errors import OptionError
 
 SAMPLES = np.random.default_rng(0).normal(size=(24, 3, 16, 16)).astype(np.float32)
 CAFFE = """name: "net"
@@ -114,6 +117,11 @@ class _Runner:
         (lambda x: x.reshape(1, 3, -1, 16), 1),
         (lambda x: np.concatenate([x, x]) if len(x) > 1 else x, 1),
         (lambda x: np.where(len(x) > 1, np.nan, x), 1),
+        (lambda x: np.where(x > 0, x, -np.inf), None),  # a mask
+        (lambda x: np.where(x > 0, x, np.nan), None),
+        (np.mean, None),  # a loss
+        (lambda x: x.reshape(1, len(x), -1), None),  # the batch on another axis
+        (lambda x: x.mean(axis=0, keepdims=True), 1),
         (lambda x: x * (1 + 1e-5 * len(x)), None),  # rounding
     ],
 )
@@ -123,6 +131,27 @@ def test_what_mixes_samples(function, largest):
     assert (found.largest, found.batch) == (largest, largest or 16)
     assert (NOTE in found.provenance.notes) == (largest is not None)
     assert found.batched(8).batch == (largest or 8)
+
+
+def test_such_a_net_is_taught_one_sample_at_a_time():
+    module = Net(1).eval()
+    given = {"example_inputs": torch.zeros(1, 3, 16, 16)}
+    smaller = twofold.decompose(module, macs=0.5, data=SAMPLES, **given)
+    given |= {"data": SAMPLES}
+    with pytest.raises(OptionError, match="one at a time: batch 1"):
+        twofold.recover(module, smaller, options=twofold.RecoverOptions(steps=2, batch=8), **given)
+    found = twofold.recover(module, smaller, options=twofold.RecoverOptions(steps=40, rate=1e-3), **given)
+    assert found.after < found.before
+
+
+def test_batch_statistics_need_a_batch(tmp_path):
+    (tmp_path / "net").mkdir()
+    norm = 'layer { name: "bn" type: "BatchNorm" bottom: "one" top: "one" }\nlayer { name: "relu"'
+    text = CAFFE.format("dim: 1").replace('layer { name: "relu"', norm)
+    model = twofold.load(*write(tmp_path / "net", text))
+    used = calibrate(model, CalibrationSource())
+    assert not used.options.batch_statistics
+    assert any("a batch of one has none" in note for note in used.notes)
 
 
 def test_boxes_that_differ_in_number_are_no_sign():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, ModelError
 from .inputs import Inputs
@@ -12,7 +14,8 @@ from .runner import Outputs, Runner
 
 #: Relative difference of outputs from which it is none of rounding.
 _MIXED = 1e-3
-NOTE = "samples are run one at a time: in batches the network mixes them"
+NOTE = "samples are run one at a time: in batches the network mixes or rejects them"
+Array = NDArray[Any]
 
 
 def unmixed(runner: Runner, inputs: Inputs) -> Inputs:
@@ -45,21 +48,38 @@ def unmixed(runner: Runner, inputs: Inputs) -> Inputs:
         mixed = any(_differ(name, together, alone) for name in names)
     if not mixed:
         return inputs
-    origin = replace(inputs.provenance, notes=(*inputs.provenance.notes, NOTE))
-    return replace(inputs, provenance=origin, batch=1, largest=1)
+    return replace(inputs.noted(NOTE), batch=1, largest=1)
 
 
 def _differ(name: str, together: Outputs, alone: list[Outputs]) -> bool:
     """Whether an output of two samples is another than those of both, one after the other."""
     first, second = (one[name] for one in alone)
     pair = together[name]
-    if pair.shape == first.shape == second.shape and np.array_equal(first, second):
-        expected = first  # no sample's own, as SSD's boxes to begin with
-    elif first.ndim and first.shape[1:] == second.shape[1:] == pair.shape[1:]:
-        expected = np.concatenate([first, second])
-    else:
-        return True
-    if pair.shape != expected.shape:
-        return True
-    away = float(np.linalg.norm((pair - expected).ravel().astype(np.float64)))
-    return not away <= _MIXED * float(np.linalg.norm(expected.ravel().astype(np.float64)))
+    if pair.shape in ((), (1,)) and first.shape == second.shape == pair.shape:
+        return False  # one number for all, as a loss
+    expected = _expected(pair, first, second)
+    return expected is None or not _near(pair, expected)
+
+
+def _expected(pair: Array, first: Array, second: Array) -> Array | None:
+    """What two outputs are together, in the shape of `pair`; None where they have no such shape."""
+    if not pair.ndim == first.ndim == second.ndim or not pair.ndim:
+        return None
+    grown = [axis for axis in range(pair.ndim) if pair.shape[axis] != first.shape[axis]]
+    if not grown:  # no sample's own, as SSD's boxes to begin with
+        return first if np.array_equal(first, second, equal_nan=True) else None
+    axis = grown[0]
+    rest = [shape[:axis] + shape[axis + 1 :] for shape in (pair.shape, first.shape, second.shape)]
+    if len(set(rest)) > 1 or pair.shape[axis] != first.shape[axis] + second.shape[axis]:
+        return None
+    return np.concatenate([first, second], axis=axis)
+
+
+def _near(found: Array, expected: Array) -> bool:
+    """Whether values differ by rounding alone; those that are not finite are the same."""
+    finite = np.isfinite(expected)
+    if not np.array_equal(found[~finite], expected[~finite], equal_nan=True):
+        return False
+    wanted = expected[finite].astype(np.float64)
+    away = float(np.linalg.norm(found[finite] - wanted))
+    return away <= _MIXED * float(np.linalg.norm(wanted))

@@ -119,6 +119,11 @@ class Inputs:
         """The same samples in batches of `size`, or of as many as the network takes."""
         return replace(self, batch=min(size, self.largest or size))
 
+    def noted(self, note: str) -> Inputs:
+        """The same samples, with something more to be known of them."""
+        origin = replace(self.provenance, notes=(*self.provenance.notes, note))
+        return replace(self, provenance=origin)
+
     def take(self, rows: Sequence[int] | slice) -> Inputs:
         """Some of the samples, by position; for a held-out part, say."""
         index = rows if isinstance(rows, slice) else list(rows)

@@ -52,10 +52,10 @@ def _apply(context: typer.Context, path: Path | None) -> None:
             raise OptionError(
                 f"{path}: {key} is no option of {context.info_name}; did you mean {', '.join(close)}?"
             )
-        if isinstance(value, Mapping) or (isinstance(value, list) and not parameter.multiple):
+        several = parameter.multiple or parameter.nargs == -1
+        if isinstance(value, Mapping) or (isinstance(value, list) and not several):
             raise OptionError(f"{path}: {key} takes one value, found {json.dumps(value, default=str)}")
-        many = parameter.multiple and not isinstance(value, list)
-        defaults[parameter.name] = [value] if many else value
+        defaults[parameter.name] = [value] if several and not isinstance(value, list) else value
     context.default_map = defaults
 
 
@@ -117,7 +117,7 @@ def command_words(run: Run) -> tuple[str, ...]:
     options: list[str] = []
     for parameter, value in run.given:
         if parameter.param_type_name == "argument":
-            arguments.append(str(value))
+            arguments += map(str, value if parameter.nargs == -1 else [value])
         elif isinstance(value, bool):
             options += [min(parameter.opts, key=len)] if value else parameter.secondary_opts[:1]
         else:

@@ -16,7 +16,7 @@ from ..decomposition.apply import apply_plan
 from ..decomposition.decompose import decompose as decompose_model
 from ..decomposition.dry_run import dry_run as find_out
 from ..decomposition.result import PLAN_FILE, Result
-from ..errors import OptionError, PlanError
+from ..errors import OptionError
 from ..formats.base import Model, reserved, sizes_of
 from ..inspect import inspect as inspect_model
 from ..lowrank import REFINE
@@ -170,14 +170,8 @@ def decompose(
         "only": ranks.only or (), "skip": ranks.skip or (), "refine": ranks.refine, "cache": not no_cache,
     }  # fmt: skip
 
-    def one(files: Sequence[Path], folder: Path, *, told: bool = True) -> Result[Model] | None:
+    def one(files: Sequence[Path], folder: Path, *, told: bool = True) -> Result[Model]:
         model = load_model(files[0], files[1] if files[1:] else None, input, whole=True)
-        if dry_run:
-            found = find_out(model, **options)
-            echo(json.dumps(found.to_json(), indent=2) if as_json else found)
-            if found.problem:
-                raise typer.Exit(1) if told else PlanError(found.problem)
-            return None
         names = (PLAN_FILE, RUN_FILE) if no_report else (PLAN_FILE, RUN_FILE, *reports.FILES)
         targets = [*model.targets(folder), *(folder / name for name in names)]
         with reserved(targets, force=force, sizes=sizes_of([model])):
@@ -195,15 +189,23 @@ def decompose(
         return result
 
     models = several.models_of(definition, weights, others or ())
+    if dry_run:
+        if len(models) > 1:
+            raise OptionError("--dry-run: takes one model")
+        found = find_out(load_model(definition, weights, input, whole=True), **options)
+        echo(json.dumps(found.to_json(), indent=2) if as_json else found)
+        raise typer.Exit(1 if found.problem else 0)
     if len(models) == 1:
         one(models[0], output)
         return
     if samples.statistics is not None:
         raise OptionError("--statistics: a file holds those of one model; the cache keeps those of all")
-    if dry_run and as_json:
-        raise OptionError("--dry-run --json: takes one model")
-    done = several.decompose_each(models, output, partial(one, told=False))
-    several.tell(done, as_json=as_json)
+    done: list[several.Done] = []
+    try:
+        for row in several.decompose_each(models, output, partial(one, told=False)):
+            done.append(row)
+    finally:  # after Ctrl-C, too
+        several.tell(done, as_json=as_json)
     if any(row.problem for row in done):
         raise typer.Exit(1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ from ..backends import is_definition_alone, model_files
 from ..decomposition.result import Result
 from ..errors import OptionError, TwofoldError
 from ..formats.base import Model
+from ..planning import Plan
 from ..progress import QUIET
 from ..system import explain
 from ..terminal import echo, say, visible
@@ -22,7 +23,7 @@ from ..text import aligned, error_text
 Others = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="[MODEL]...",
+        metavar="MODEL",
         help="More models, each decomposed by itself into a folder of its name below --output.",
         show_default=False,
     ),
@@ -65,6 +66,12 @@ def models_of(definition: Path, weights: Path | None, others: Sequence[Path]) ->
         return [(every[0], every[1])]  # opening them says what is wrong
     if alone:
         raise OptionError(f"{alone[0]}: this is the definition alone; give its weights after it")
+    for first, *more in found:
+        if len(found) > 1 and more and (more[0].suffix == ".prototxt" or first.suffix == ".caffemodel"):
+            raise OptionError(
+                f"{first} is followed by {more[0]}: of several models each prototxt is followed by its "
+                "weights"
+            )
     return found
 
 
@@ -79,7 +86,7 @@ def folders(models: Sequence[Sequence[Path]], output: Path) -> list[Path]:
     firsts = [files[0] for files in models]
     names = [path.stem for path in firsts]
     if len(set(names)) < len(names):
-        names = [f"{path.resolve().parent.name}-{path.stem}" for path in firsts]
+        names = [f"{path.parent.resolve().name}-{path.stem}" for path in firsts]
     for number, name in enumerate(names):
         other = names.index(name)
         if other < number:
@@ -93,44 +100,36 @@ def folders(models: Sequence[Sequence[Path]], output: Path) -> list[Path]:
 def decompose_each(
     models: Sequence[Sequence[Path]],
     output: Path,
-    one: Callable[[Sequence[Path], Path], Result[Model] | None],
-) -> list[Done]:
-    """Decompose models one after the other.
+    one: Callable[[Sequence[Path], Path], Result[Model]],
+) -> Iterator[Done]:
+    """Decompose models one after the other, each when it is asked for.
 
     Args:
         models: the files of each.
         output: the folder of their folders.
-        one: decomposes the model of some files into a folder; None where it writes nothing.
+        one: decomposes the model of some files into a folder.
     """
-    done = []
     for number, (files, folder) in enumerate(zip(models, folders(models, output), strict=True), 1):
         if not QUIET.get():
-            say(f"{number} of {len(models)}: {visible(str(files[0]))}")
+            say(f"{number} of {len(models)}: {files[0]}")
         try:
-            result = one(files, folder)
+            yield _done(files[0], folder, one(files, folder).plan)
         except Exception as error:
             why = explain(error) or (str(error) if isinstance(error, TwofoldError) else None)
             if why is None:
                 raise  # a bug: whoever reports it needs the traceback
             say(f"twofold: {why}")
-            done.append(Done(str(files[0]), problem=why))
-            continue
-        if result is not None:
-            plan = result.plan
-            done.append(
-                Done(
-                    str(files[0]), str(folder), len(plan.choices), plan.totals.macs_ratio, plan.measured_error
-                )
-            )
-    return done
+            yield Done(str(files[0]), problem=why)
+
+
+def _done(first: Path, folder: Path, plan: Plan) -> Done:
+    return Done(str(first), str(folder), len(plan.choices), plan.totals.macs_ratio, plan.measured_error)
 
 
 def tell(done: Sequence[Done], *, as_json: bool) -> None:
-    """Print what became of all; nothing where nothing was written and nothing failed."""
+    """Print what became of all."""
     if as_json:
         echo(json.dumps([asdict(one) for one in done], indent=2))
-        return
-    if not done:
         return
     rows = [("model", "decomposed", "MACs", "output error", "written to")]
     for one in done:

@@ -118,6 +118,9 @@ class Calibration:
             unsure = inputs.provenance.assumed or is_caffe(runner)
             options = replace(options, batch_statistics=synthetic and unsure)
         options = replace(options, batch_statistics=options.batch_statistics and runner.has_batch_statistics)
+        if options.batch_statistics and inputs.largest == 1:
+            options = replace(options, batch_statistics=False)
+            inputs = inputs.noted("batch normalisations use their stored statistics: a batch of one has none")
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
         fitted, holdout = split(inputs)

@@ -127,22 +127,29 @@ def _looked(
     if not layers:
         raise ModelError("the net has no convolutions, so there is nothing to decompose")
     known = calibration if isinstance(calibration, Calibration) else None
+
+    def without(error: InputError | ModelError) -> _Looked:
+        if known is None or known.asked:
+            raise error
+        return _looked(model, options, WeightsOnly.because(error), timer)
+
     try:
         connected = layers if known is None else reached(layers, known)
-        wanted = requests(connected, options)
-        chosen = [layer for layer in connected if isinstance(layer, ConvLayer) and layer.name in wanted]
-        for layer in chosen:
-            checked_weight(layer)  # before the long work
-        check_feasible(connected, options)
-        prices = None if timer is None else priced(model, connected, wanted, timer, options)
+    except (InputError, ModelError) as error:
+        return without(error)
+    wanted = requests(connected, options)
+    chosen = [layer for layer in connected if isinstance(layer, ConvLayer) and layer.name in wanted]
+    for layer in chosen:
+        checked_weight(layer)  # before the long work
+    check_feasible(connected, options)
+    prices = None if timer is None else priced(model, connected, wanted, timer, options)
+    try:
         if known is not None and chosen and LINES.get():
             less = "" if known.cache.cache is None else "; what the cache has takes no time"
             note(f"this takes {Estimate.of(known, chosen, wanted)}{less}")
         found = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
     except (InputError, ModelError) as error:
-        if known is None or known.asked:
-            raise
-        return _looked(model, options, WeightsOnly.because(error), timer)
+        return without(error)
     seen = replace(found, layers={}, again=None)
     return _Looked(connected, wanted, chosen, calibration, LayerSource.of(found), seen, prices)
 

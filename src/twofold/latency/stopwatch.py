@@ -18,8 +18,9 @@ from .table import Setting, Table, load, save
 _WHOLE = Effort(seconds=10.0, least=7, most=301, longest=20.0)
 
 
-#: Stacks that are open at a time, the layer as it is counted: what each holds of memory (HED's 10 GB in ncnn,
-#: where all of a layer's were) need not be there for all.
+#: Stacks of a layer that are open at a time, the layer as it is counted: what each holds of memory (HED's 10
+#: GB in ncnn, where all of a layer's were) need not be there for all. All layers as they are stand open once,
+#: beside the network.
 _OPEN = 8
 
 
@@ -120,7 +121,8 @@ class LocalTimer:
         missing = list({tuple(stack.key for stack in group): group for group in missing}.values())
         try:
             for group in track(missing, f"timing layers in {self.runtime.label}"):
-                for part in _parts(group):
+                first, *others = {stack.key: stack for stack in group}.values()
+                for part in _parts([first, *(one for one in others if anew or one.key not in table.times)]):
                     effort = self.effort.times(len(part) / len(group))
                     table = table.with_times(self._measured(part, table, anew, effort))
         finally:

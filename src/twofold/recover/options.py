@@ -68,10 +68,16 @@ class RecoverOptions:
         """With steps and batch: few of large samples, or many of small ones.
 
         Raises:
-            OptionError: the processes cannot share the batch evenly.
+            OptionError: the processes cannot share the batch evenly, or the network takes none so large.
         """
         values = sum(array[0].size for array in inputs.arrays.values())
-        batch = self.batch or processes * min(max(_BATCH_VALUES // (values * processes), 1), _LARGEST_BATCH)
+        largest = min(_LARGEST_BATCH, inputs.largest or _LARGEST_BATCH)
+        batch = self.batch or processes * min(max(_BATCH_VALUES // (values * processes), 1), largest)
+        if inputs.largest is not None and batch > processes * inputs.largest:
+            raise OptionError(
+                f"a batch of {batch}: the network mixes or rejects samples that it is given together, so it "
+                f"is taught one at a time: {option('batch', '--batch')} {processes * inputs.largest}, or none"
+            )
         if batch % processes:
             raise OptionError(
                 f"a batch of {batch} cannot be shared evenly by {processes} processes; make it a multiple "
