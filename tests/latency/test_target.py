@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from twofold.decomposition.by_time import TimedPlan, _best
 from twofold.decomposition.calibrate import WeightsOnly
 from twofold.decomposition.decompose import calibrate
 from twofold.decomposition.pipeline import run
-from twofold.errors import PlanError
+from twofold.errors import ModelError, PlanError
 from twofold.latency import clock
 from twofold.latency.clock import Time
 from twofold.latency.layers import layer_costs
@@ -234,6 +234,21 @@ def test_old_times_rule_no_limit_out(tmp_path):
     found = plan(tmp_path, timer, 0.5)
     assert 0.45 < ratio(found) <= 0.5
     assert found.timing.network.predicted == pytest.approx(found.timing.network.measured, rel=0.02)
+
+
+class Failing(Formula):
+    """A runtime that does not run the network."""
+
+    def network(self, model: Any, layers: Sequence[Stack]) -> NetworkTime:
+        raise ModelError("the runtime fails")
+
+
+def test_a_runtime_that_fails_is_no_reason_to_plan_without_inputs(tmp_path):
+    model = twofold.load(*write(tmp_path, NET))
+    data = np.random.default_rng(0).normal(size=(20, 64, 24, 24)).astype(np.float32)
+    used = replace(calibrate(model, CalibrationSource(data=data)), asked=False)  # as synthetic ones are
+    with pytest.raises(ModelError, match="the runtime fails"):
+        run(model, PlanOptions(Budget("latency", 0.5), multiple=4, schemes=SCHEMES), used, None, Failing())
 
 
 class Reordering(Formula):
