@@ -120,7 +120,8 @@ class _Runner:
         (lambda x: np.where(x > 0, x, -np.inf), None),  # a mask
         (lambda x: np.where(x > 0, x, np.nan), None),
         (np.mean, None),  # a loss
-        (lambda x: x.reshape(1, len(x), -1), None),  # the batch on another axis
+        (lambda x: x.reshape(1, len(x), -1), 1),  # the batch on another axis
+        (lambda x: x.reshape(1, -1), 1),
         (lambda x: x.mean(axis=0, keepdims=True), 1),
         (lambda x: x * (1 + 1e-5 * len(x)), None),  # rounding
     ],

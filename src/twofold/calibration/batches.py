@@ -62,17 +62,17 @@ def _differ(name: str, together: Outputs, alone: list[Outputs]) -> bool:
 
 
 def _expected(pair: Array, first: Array, second: Array) -> Array | None:
-    """What two outputs are together, in the shape of `pair`; None where they have no such shape."""
-    if not pair.ndim == first.ndim == second.ndim or not pair.ndim:
-        return None
-    grown = [axis for axis in range(pair.ndim) if pair.shape[axis] != first.shape[axis]]
-    if not grown:  # no sample's own, as SSD's boxes to begin with
+    """What two outputs are together, one row of samples after the other; None where they have no such shape.
+
+    Samples along another axis are rows of nobody, as behind a Reshape to (1, -1): what is told of single
+    samples, such as classes, would be told of all.
+    """
+    if pair.shape == first.shape == second.shape:  # no sample's own, as SSD's boxes to begin with
         return first if np.array_equal(first, second, equal_nan=True) else None
-    axis = grown[0]
-    rest = [shape[:axis] + shape[axis + 1 :] for shape in (pair.shape, first.shape, second.shape)]
-    if len(set(rest)) > 1 or pair.shape[axis] != first.shape[axis] + second.shape[axis]:
+    if not first.ndim or first.shape[1:] != second.shape[1:]:
         return None
-    return np.concatenate([first, second], axis=axis)
+    both = np.concatenate([first, second])
+    return both if both.shape == pair.shape else None
 
 
 def _near(found: Array, expected: Array) -> bool:

@@ -200,9 +200,9 @@ def decompose(
         return
     if samples.statistics is not None:
         raise OptionError("--statistics: a file holds those of one model; the cache keeps those of all")
-    done: list[several.Done] = []
+    places, done = several.folders(models, output), list[several.Done]()
     try:
-        for row in several.decompose_each(models, output, partial(one, told=False)):
+        for row in several.decompose_each(models, places, partial(one, told=False)):
             done.append(row)
     finally:  # after Ctrl-C, too
         several.tell(done, as_json=as_json)

@@ -99,17 +99,17 @@ def folders(models: Sequence[Sequence[Path]], output: Path) -> list[Path]:
 
 def decompose_each(
     models: Sequence[Sequence[Path]],
-    output: Path,
+    places: Sequence[Path],
     one: Callable[[Sequence[Path], Path], Result[Model]],
 ) -> Iterator[Done]:
     """Decompose models one after the other, each when it is asked for.
 
     Args:
         models: the files of each.
-        output: the folder of their folders.
+        places: the folder of each.
         one: decomposes the model of some files into a folder.
     """
-    for number, (files, folder) in enumerate(zip(models, folders(models, output), strict=True), 1):
+    for number, (files, folder) in enumerate(zip(models, places, strict=True), 1):
         if not QUIET.get():
             say(f"{number} of {len(models)}: {files[0]}")
         try:

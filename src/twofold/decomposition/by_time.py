@@ -99,7 +99,7 @@ def priced(
     """Times of single layers and of what may replace them, which shapes alone decide.
 
     Times that were measured in another run, on a busier machine perhaps, rule out no budget: they are
-    measured anew before.
+    measured again before.
 
     Args:
         model: the original.
