@@ -145,6 +145,15 @@ def test_such_a_net_is_taught_one_sample_at_a_time():
     assert found.after < found.before
 
 
+def test_what_the_network_gives_behind_a_fixed_batch_is_measured_too(tmp_path):
+    """The protected output lies before it, and runs in any batch."""
+    text = CAFFE.format("dim: 1").replace("dim: -1", "dim: 16").partition('layer { name: "three"')[0]
+    (tmp_path / "net").mkdir()
+    found = twofold.decompose(twofold.load(*write(tmp_path / "net", text)), macs=0.6, data=SAMPLES).plan
+    assert found.calibration["measured"]["outputs"] == ["two"]
+    assert found.calibration["measured"]["network"]["wide"] == pytest.approx(found.measured_error, rel=0.05)
+
+
 def test_batch_statistics_need_a_batch(tmp_path):
     (tmp_path / "net").mkdir()
     norm = 'layer { name: "bn" type: "BatchNorm" bottom: "one" top: "one" }\nlayer { name: "relu"'

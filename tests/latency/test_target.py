@@ -225,7 +225,7 @@ class BusyHour(Formula):
         found = dict(super().seconds(groups, anew=anew))
         if not anew:
             slow = {stack.key for group in groups for stack in group[1:]}
-            found |= {key: found[key].scaled(20.0) for key in slow}
+            found |= {key: found[key].scaled(200.0) for key in slow}
         return found
 
 
