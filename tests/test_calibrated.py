@@ -115,6 +115,28 @@ def test_an_error_that_differs_much_from_input_to_input_has_an_interval(files, t
     assert 1.5 ** (2 * more**0.5) > high / low > 1.5**2  # so many inputs make it certain
 
 
+@pytest.mark.parametrize("budget", [{"macs": 0.5}, {"error": 0.2}])
+def test_held_out_inputs_that_are_easier_than_others_do_not_tell_the_error(files, tmp_path, budget):
+    """Every eighth is smooth, and they are what is held out: no rank loses much of them."""
+    x = np.random.default_rng(1).normal(size=(80, 16, 12, 12)).astype(np.float32)
+    x[4:40:8] = samples(5)
+    result = twofold.decompose(twofold.load(*files), data=x[:40], refine=0, **budget)
+    measured = result.plan.calibration["measured"]
+    assert (measured["count"], measured["held_out"]) == (24, False)
+    (warning,) = (one for one in result.warnings if "measured on 24 inputs, since the 5 that" in one)
+    held_out = float(re.search(r"show only (\S+) and", warning)[1])
+    true = output_error(files, result, x[40:], tmp_path / "out")
+    assert held_out < true / 1.5
+    low, high = map(float, re.search(r"may show (\S+) to (\S+);", warning).groups())
+    assert low < true < high
+    assert result.plan.measured_error == pytest.approx(true, rel=0.35)
+    assert "measured on 24 inputs that factors were fitted to, too: " in str(result.plan)
+    broken = [
+        one for one in result.warnings if "that was asked for holds on the held-out inputs alone" in one
+    ]
+    assert len(broken) == ("error" in budget)
+
+
 def test_without_inputs_images_are_synthetic_and_it_is_said(files):
     result = twofold.decompose(twofold.load(*files), macs=0.5)
     assert result.plan.calibration["inputs"]["source_type"] == "synthetic"

@@ -46,6 +46,8 @@ def test_how_much_the_error_differs_from_sample_to_sample(lost, batch):
             logs.append(np.log(np.mean(rest**2) * (1 / np.var(ref[:, 1:]) + 1 / np.var(ref))) / 2)
         true = np.sqrt(3 / 4 * np.sum((np.array(logs) - np.mean(logs)) ** 2))
     assert found.spread == pytest.approx({(0, 0, 3, 0): np.inf, (0,) * 4: 0.0}.get(tuple(lost), true))
+    whole = np.sqrt(np.mean(shift**2) * (1 / np.var(x[:, 1:]) + 1 / np.var(x)) / 2)
+    assert found.error == pytest.approx(whole)
     # Boxes and classes have no relative error; the rest is measured over all values.
     assert list(found.network) == ["far"]
     x = np.stack(inputs(4).arrays["x"])

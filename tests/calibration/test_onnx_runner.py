@@ -89,6 +89,32 @@ def test_what_is_fed_protected_and_reached(tmp_path):
             runner_for(model, (wrong,))
 
 
+@pytest.mark.parametrize(
+    ("exponent", "shift", "divisor", "protected"),
+    [
+        ("s", ("ReduceMax", "x"), "e", "x"),
+        ("x", None, "e", "x"),
+        ("s", ("ReduceMean", "x"), "e", "s"),  # shifted by something else: still what the exponential takes
+        ("s", ("ReduceMax", "x"), "s", "y"),  # no softmax
+    ],
+)
+def test_a_softmax_that_is_written_out_hides_no_errors(tmp_path, exponent, shift, divisor, protected):
+    """As JAX writes it: exp(x - max x) / sum exp(x - max x), with a broadcast between."""
+    nodes = [make("MatMul", ["in", "w"], ["x"])]
+    if shift is not None:
+        nodes += [make(shift[0], [shift[1]], ["m"], axes=[1], keepdims=1)]
+        nodes += [make("Expand", ["m", "shape"], ["wide"]), make("Sub", ["x", "wide"], ["s"])]
+    nodes += [
+        make("Exp", [exponent], ["e"]),
+        make("ReduceSum", [divisor, "one"], ["sum"], keepdims=1),
+        make("Div", ["e", "sum"], ["y"]),
+    ]
+    tensors = {"w": small.weight(6, 4), "one": np.array([1]), "shape": np.array([1, 4])}
+    runner = runner_for(load(tmp_path, small.model(nodes, tensors, {"in": ("n", 6)}, {"y": ("n", 4)})))
+    assert runner.outputs == (protected,)
+    assert runner.network_outputs == ("y",)
+
+
 def test_watch_shows_what_every_use_gets(tmp_path):
     model = load(tmp_path)
     seen = list(runner_for(model).record_inputs(layers_of(model)[:3], batch()))

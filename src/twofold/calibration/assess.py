@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +27,50 @@ class Assessment:
     """What a plan's error says, and what it does not.
 
     Attributes:
-        spread: standard error of the logarithm of the targets' error, since other samples would have been
-            measured on: 0 where it is the same in each, infinite where one has all of it.
+        samples: of every target, (samples, 4): lost energy, energy, sum and number of values.
         network: relative error of every output of the network's own that is no target itself, by name;
             lists of boxes, classes and what varies in size are left out.
         notes: why outputs of the network's own were not compared.
+        held_out: the error of the held-out samples by themselves, where factors were fitted to some of
+            `samples`; None where all are held out.
     """
 
-    spread: float = 0.0
+    samples: tuple[NDArray[np.float64], ...] = ()
     network: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    held_out: float | None = None
+
+    @property
+    def count(self) -> int:
+        """How many samples were looked at."""
+        return len(self.samples[0]) if self.samples else 0
+
+    @property
+    def error(self) -> float:
+        """Relative error of the targets, as `OutputErrorMetric` has it."""
+        if not self.samples:
+            return 0.0
+        squares = [_squared(one.sum(axis=0)) for one in self.samples]
+        return math.sqrt(sum(map(float, squares)) / len(squares))
+
+    @property
+    def spread(self) -> float:
+        """Standard error of log(error), by the jackknife: from the errors without each of the samples.
+
+        It is 0 where the error is the same in each sample, and infinite where one has all of it. Its
+        logarithm, since errors are compared by their ratio and those of single samples are skewed.
+
+        Source: Efron, "The Jackknife, the Bootstrap and Other Resampling Plans" (1982), equation 3.6.
+        """
+        squares = sum((_squared(one.sum(axis=0) - one) for one in self.samples), start=np.zeros(self.count))
+        if not squares.all():
+            return math.inf if squares.any() else 0.0
+        return float(np.std(np.log(squares) / 2) * math.sqrt(max(self.count - 1, 0))) if self.count else 0.0
+
+    def with_fitted(self, fitted: Assessment) -> Assessment:
+        """The same told by samples that factors were fitted to, too."""
+        both = tuple(np.concatenate(pair) for pair in zip(self.samples, fitted.samples, strict=True))
+        return replace(self, samples=both, held_out=self.error)
 
 
 def assess(runner: Runner, targets: Sequence[str], inputs: Inputs, stacks: Stacks) -> Assessment:
@@ -45,7 +79,7 @@ def assess(runner: Runner, targets: Sequence[str], inputs: Inputs, stacks: Stack
     Args:
         runner: runs the network and gives the targets, and its own outputs.
         targets: names of the targets.
-        inputs: samples that no fit has seen.
+        inputs: the samples.
         stacks: what stands in the place of layers.
 
     Returns:
@@ -63,7 +97,7 @@ def assess(runner: Runner, targets: Sequence[str], inputs: Inputs, stacks: Stack
         for name in others:
             measure.add(name, {name: before[name]}, {name: after[name]})
     network = {name: error for name in others if (error := _error(measure, name)) is not None}
-    return Assessment(_spread([np.concatenate(parts) for parts in sums.values()]), network)
+    return Assessment(tuple(np.concatenate(parts) for parts in sums.values()), network)
 
 
 def _by_sample(before: NDArray[np.float32], after: NDArray[np.float32], count: int) -> NDArray[np.float64]:
@@ -75,21 +109,11 @@ def _by_sample(before: NDArray[np.float32], after: NDArray[np.float32], count: i
     return np.tile([float(one.sum()) / count for one in values], (count, 1))
 
 
-def _spread(targets: Sequence[NDArray[np.float64]]) -> float:
-    """Standard error of log(error), by the jackknife: from the errors without each of the samples.
-
-    Its logarithm, since errors are compared by their ratio and those of single samples are skewed.
-
-    Source: Efron, "The Jackknife, the Bootstrap and Other Resampling Plans" (1982), equation 3.6.
-    """
-    squared = np.zeros(len(targets[0]))
-    for sums in targets:
-        lost, energy, total, count = (sums.sum(axis=0) - sums).T
-        variance = energy - total**2 / np.maximum(count, 1)
-        squared += lost / np.where(variance > 0, variance, np.maximum(count, 1))
-    if not squared.all():
-        return math.inf if squared.any() else 0.0
-    return float(np.std(np.log(squared) / 2) * math.sqrt(len(squared) - 1))
+def _squared(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared relative errors from (..., 4) sums."""
+    lost, energy, total, count = np.moveaxis(sums, -1, 0)
+    variance = energy - total**2 / np.maximum(count, 1)
+    return np.asarray(lost / np.where(variance > 0, variance, np.maximum(count, 1)))
 
 
 def _is_comparable(before: NDArray[np.float32], after: NDArray[np.float32]) -> bool:

@@ -359,6 +359,11 @@ def _checked(value: Any, shape: SampleShape, where: str) -> NDArray[np.float32]:
     return array
 
 
+def evenly(count: int, of: int) -> list[int]:
+    """Indices of `count` samples that are spread evenly over all."""
+    return [round((index + 0.5) * of / count - 0.5) for index in range(count)]
+
+
 def fits(shape: Sequence[int], wanted: SampleShape) -> bool:
     """Whether a sample of `shape` can go into an input of shape `wanted`."""
     return len(shape) == len(wanted) and all(w is None or s == w for s, w in zip(shape, wanted, strict=True))

@@ -19,7 +19,7 @@ from .batches import unmixed
 from .companions import accompanied, images_among
 from .gather import CalibrationOptions
 from .images import ImageOptions, load_images
-from .inputs import Inputs, SampleShape, fits, from_arrays, load_data
+from .inputs import Inputs, SampleShape, evenly, fits, from_arrays, load_data
 from .measure import Metric
 from .pixels import ImageSource, is_image
 from .preprocessing import Preprocessing, Subject, find, options_of
@@ -371,6 +371,6 @@ def split(inputs: Inputs) -> tuple[Inputs, Inputs]:
     if inputs.count < _FEWEST_TO_SPLIT:
         return inputs, inputs.take(slice(0, most))
     count = min(math.ceil(inputs.count * _HOLDOUT_FRACTION), most)
-    held = [round((index + 0.5) * inputs.count / count - 0.5) for index in range(count)]
+    held = evenly(count, inputs.count)
     rest = [index for index in range(inputs.count) if index not in set(held)]
     return inputs.take(rest), inputs.take(held)

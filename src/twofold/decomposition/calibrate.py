@@ -14,7 +14,7 @@ from ..calibration.assess import Assessment, assess
 from ..calibration.batches import unmixed
 from ..calibration.correction import gather_remainders
 from ..calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
-from ..calibration.inputs import Batch, Inputs
+from ..calibration.inputs import Batch, Inputs, evenly
 from ..calibration.measure import Measure, Metric, MetricChange, OutputErrorMetric, number_of
 from ..calibration.runner import Runner, Stacks
 from ..calibration.runners import reject_varying, runner_for
@@ -49,6 +49,8 @@ __all__ = ["Calibration", "WeightsOnly", "prepare"]
 #: An error that other samples may show so many times as large, or as small, is no certain one; two standard
 #: errors decide. More than `_ANY` times says that it is not known at all.
 _UNCERTAIN, _ANY = 1.5, 10.0
+#: Errors are told by so many samples at least; some that factors were fitted to fill up the held-out ones.
+_TOLD_BY = 24
 #: Batch statistics mean something for so many samples at least.
 _SMALLEST_STATISTICS_BATCH = 8
 #: The held-out samples choose among these, and no correction.
@@ -64,6 +66,7 @@ class Calibration:
         inputs: samples that fits are made from.
         holdout: samples that errors are measured on; the same where there are few.
         sensitivity_inputs: samples that the effects of single layers are measured on.
+        fitted: some samples that fits are made from, where few are held out; None where enough are.
         has_holdout: whether fits never see what is held out.
         options: how the network is looked at.
         sources: sha256 of the model's files.
@@ -79,6 +82,7 @@ class Calibration:
     inputs: Inputs
     holdout: Inputs
     sensitivity_inputs: Inputs
+    fitted: Inputs | None
     has_holdout: bool
     options: CalibrationOptions
     sources: Mapping[str, str]
@@ -125,13 +129,15 @@ class Calibration:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
         fitted, holdout = split(inputs)
         has_holdout = fitted.count < inputs.count
+        more = min(_TOLD_BY - holdout.count, fitted.count) if has_holdout and not synthetic else 0
+        few = fitted.take(evenly(more, fitted.count)) if more > 0 else None
         sensitivity_inputs = holdout
         if not synthetic:
             fitted, sensitivity_inputs = _filled_up(fitted, holdout, source)
         return cls(
-            runner, fitted, holdout, sensitivity_inputs, has_holdout, options, model.sources(), source.metric,
-            _accuracy(runner, source), source.statistics, fitted.provenance.notes, source.asked,
-            RunCache.of(cache, model, runner, fitted, options),
+            runner, fitted, holdout, sensitivity_inputs, few, has_holdout, options, model.sources(),
+            source.metric, _accuracy(runner, source), source.statistics, fitted.provenance.notes,
+            source.asked, RunCache.of(cache, model, runner, fitted, options),
         )  # fmt: skip
 
     def first(self) -> Batch:
@@ -144,9 +150,20 @@ class Calibration:
         return replace(self, inputs=few, holdout=few)
 
     def assess(self, model: Any, stacks: Stacks) -> Assessment:
-        """How certain the error with stacks in it is, and what the model's own outputs lose."""
+        """How certain the error with stacks in it is, and what the model's own outputs lose.
+
+        Samples that factors were fitted to show less than others. Where they show clearly more, those that
+        were held out are too few or too easy, and the error is that of both.
+        """
         if not stacks or self.metric is not None:
             return Assessment()
+        found = self._assess_holdout(model, stacks)
+        if self.fitted is None:
+            return found
+        fitted = assess(self.runner, self.runner.outputs, self.fitted, stacks)
+        return found.with_fitted(fitted) if fitted.error > _UNCERTAIN * found.error else found
+
+    def _assess_holdout(self, model: Any, stacks: Stacks) -> Assessment:
         protected = self.runner.outputs
         ends = [
             name for name in self.runner.network_outputs if name not in {*protected, *self.runner.varying}
@@ -160,26 +177,32 @@ class Calibration:
                 return replace(assess(self.runner, protected, self.holdout, stacks), notes=(note,))
         return assess(self.runner, protected, self.holdout, stacks)
 
-    def doubt(self, error: float, spread: float) -> str | None:
+    def doubt(self, error: float, assessed: Assessment) -> str | None:
         """What a user should be told of a measured error that is no certain one; None where it is.
 
         Args:
             error: of the outputs.
-            spread: standard error of its logarithm.
+            assessed: how certain it is.
         """
-        count = f"{self.holdout.count} input{'s' * (self.holdout.count != 1)}"
-        measured = f"the error of the outputs was measured on {count}"
+        count = assessed.count or self.holdout.count
+        measured = f"the error of the outputs was measured on {count} input{'s' * (count != 1)}"
         if self.inputs.provenance.source_type == "synthetic":
             return f"{measured} that are synthetic: yours may show half or twice as much; give some of them"
         if not self.has_holdout:
             found = f"{measured} that factors were fitted to, too, so that it is too small for others"
-        elif self.holdout.count < FEW_HOLDOUT:
+        elif self.holdout.count < FEW_HOLDOUT and assessed.held_out is None:
             found = f"{measured} alone, so that others may show twice as much"
         else:
-            factor = math.exp(min(2 * spread, math.log(_ANY)))
-            if factor <= _UNCERTAIN:
+            factor = math.exp(min(2 * assessed.spread, math.log(_ANY)))
+            if assessed.held_out is not None:
+                factor = max(factor, _UNCERTAIN)
+                measured += (
+                    f", since the {self.holdout.count} that no factor was fitted to show only "
+                    f"{error_text(assessed.held_out)} and are easier than the others; it is of inputs"
+                )
+            elif factor <= _UNCERTAIN:
                 return None
-            more = math.ceil((math.log(factor) / math.log(_UNCERTAIN)) ** 2)
+            more = max(2, math.ceil((math.log(factor) / math.log(_UNCERTAIN)) ** 2))
             return (
                 f"{measured} that differ in it: others may show {error_text(error / factor)} to "
                 f"{error_text(error * factor)}; give {more} times as many inputs, or measure it on others: "

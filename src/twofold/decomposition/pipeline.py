@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -186,13 +187,15 @@ def _run(
     if known is not None and chosen:
         found, error, correction = _corrected(known, stacks, found)
         assessed = known.assess(model, [(layer, found.factors[layer.name]) for layer, _ in stacks])
+        all_held_out = assessed.held_out is None
+        error = error if all_held_out else assessed.error
         record = {
             **seen.record,
             "shrunk": dict(shrinkages),
             "means_corrected": _means_corrected(layers, found.factors),
             "measured": {
-                "count": known.holdout.count,
-                "held_out": known.has_holdout,
+                "count": assessed.count or known.holdout.count,
+                "held_out": known.has_holdout and all_held_out,
                 "outputs": list(known.runner.outputs),
                 "network": dict(assessed.network),
                 **({"metric": True} if known.metric is not None else {}),  # the error is in its unit
@@ -243,14 +246,21 @@ def _warnings(
     calibration: Calibration, options: PlanOptions, error: float, assessed: Assessment
 ) -> Iterator[str]:
     """What must not be overlooked in what was measured."""
-    doubt = calibration.doubt(error, assessed.spread)
+    doubt = calibration.doubt(error, assessed)
     if doubt is not None:
         yield doubt
     if calibration.metric is not None:  # in a unit of the user's
         return
+    budget = options.budget
+    limit = budget.value if budget is not None and budget.metric == "error" else math.inf
+    if assessed.held_out is not None and error > limit:
+        yield (
+            f"the error of at most {error_text(limit)} that was asked for holds on the held-out inputs "
+            f"alone, and is {error_text(error)} on all: ask for less, or give more inputs"
+        )
     text = quality_warning(error)
     # Who sets a limit to what may be lost has chosen what is.
-    if text is not None and not (options.budget is not None and options.budget.of_loss):
+    if text is not None and not (budget is not None and budget.of_loss):
         yield f"{text}; give a larger budget (the report shows the trade-off), or let recover train it"
     for name, lost in assessed.network.items():
         if lost >= max(DOUBTFUL, 2 * error):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from ....conv import ConvLayer, Factors
-from ....errors import InputError, ModelError, OptionError, option
+from ....errors import InputError, option
 from ....formats.onnx.graphs import is_op
 from ....formats.onnx.groups import bias_of
 from ....formats.onnx.model import OnnxModel
-from ....formats.onnx.shapes import input_shapes, integer_values
+from ....formats.onnx.shapes import input_shapes
 from ....lowrank.measure import composed
 from ...inputs import Batch, SampleShape
 from ...runner import LayerInputs, Norm, Outputs, Place, Stacks
-from ..readout import ONNX as READOUT
 from .batches import Batching, Values, other_sizes
 from .early import first_norm, first_place
-from .graph import Graph, reads, types_of
+from .graph import Graph, types_of
 from .norms import with_batch_statistics
 from .pieces import Pieces
 from .session import Session
+from .targets import checked, found_in
 from .varying import listed, varying_values
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class OnnxRunner:
         self.network_outputs = tuple(value.name for value in proto.graph.output)
         everything = Graph(proto, self.network_outputs, model.files)
         self.varying = varying_values(proto)
-        self.outputs = _checked(everything, targets) if targets else _protected(everything, self.varying)
+        self.outputs = checked(everything, targets) if targets else found_in(everything, self.varying)
         self._normal = _Network(proto, self.outputs, model)
         self._network = self._normal
         self._types = types_of(proto, self._normal.graph.fed)
@@ -285,53 +285,3 @@ class _Network:
 def _count(batch: Batch) -> int:
     """Number of samples."""
     return len(next(iter(batch.values())))
-
-
-def _checked(graph: Graph, names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if graph.maker(name) is None or not graph.depends(name):
-            raise OptionError(
-                f"the model computes no {name!r} from its inputs; its outputs are {', '.join(graph.outputs)}"
-            )
-    return names
-
-
-def _protected(graph: Graph, varying: Collection[str]) -> tuple[str, ...]:
-    """What the outputs are read out of; of those whose size varies, the last values before of fixed size.
-
-    Raises:
-        ModelError: no output depends on the inputs.
-    """
-    integers = integer_values(graph.model)
-    unfit, seen = integers | set(varying), set[str]()
-    fixed = dict.fromkeys(
-        name
-        for end in graph.outputs
-        for name in (_before(graph, end, unfit, seen) if end in varying else [end])
-    )
-    found = dict.fromkeys(name for end in fixed for name in _read_from(graph, end) if graph.depends(name))
-    made = [name for name in found if graph.maker(name) is not None]
-    # Sizes are whole numbers, and so are classes, which are protected where a net gives nothing else.
-    protected = tuple(name for name in made if name not in integers) or tuple(made)
-    if not protected:
-        raise ModelError("no output of the model depends on its inputs")
-    return protected
-
-
-def _before(graph: Graph, name: str, unfit: Collection[str], seen: set[str]) -> list[str]:
-    """The last values before one that are not unfit to be protected."""
-    maker = graph.maker(name)
-    if maker is None or name in seen or not graph.depends(name):
-        return []
-    if name not in unfit:
-        return [name]
-    seen.add(name)
-    return [one for source in sorted(reads(maker)) for one in _before(graph, source, unfit, seen)]
-
-
-def _read_from(graph: Graph, name: str) -> list[str]:
-    maker = graph.maker(name)
-    if maker is None or maker.op_type not in READOUT:
-        return [name]
-    sources = [source for source in maker.input if source and graph.depends(source)]
-    return [one for source in sources for one in _read_from(graph, source)]
