@@ -7,31 +7,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
 from ...conv import Array, ConvLayer, FactorConv, Factors, Size, Skipped
-from ...errors import FormatError, ModelError, OptionError, OutputError
-from ...files.source import Source, read_source, reject_changed
+from ...errors import ModelError, OptionError, OutputError
+from ...files.source import Source, reject_changed
 from ...fingerprint import digest_of
 from ...renamed import moved
 from ...system import is_dir
 from ..base import commit, recover
 from ..graph import NetGraph
 from .caffemodel import read_weights
-from .emit import NewLayerText, free_name, replace_layer
+from .definition import read_definition
+from .emit import NewLayerText, replace_layer
 from .graph import net_graph
 from .groups import Group, Use, as_layer, find_groups
 from .layer_types import plain
-from .net import LayerSpec, NetDefinition, read_layers, read_net
+from .names import Names
+from .net import NetDefinition, read_layers, read_net
 from .prototxt import Document, parse
 from .shapes import rule_of
 from .upgrade_text import as_v1, is_v0
 from .weights import NewWeights, WeightsFile, WeightsLayer
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,7 +80,7 @@ class CaffeModel:
         for path in (prototxt, caffemodel):
             if path is not None and is_dir(Path(path).parent):
                 recover(Path(path).parent)
-        document, source = _read_definition(Path(prototxt), caffemodel)
+        document, source = read_definition(Path(prototxt), caffemodel)
         weights = None if caffemodel is None else read_weights(caffemodel)
         read = (source,) if weights is None or weights.source is None else (source, weights.source)
         model = cls(document, weights, dict(inputs or {}), read=read)
@@ -196,7 +195,7 @@ class CaffeModel:
         """
         if is_v0(self.definition):
             return replace(self, definition=as_v1(self.definition)).replace(factors)
-        names = _Names(self.definition, self.weights)
+        names = Names(self.definition, self.weights)
         edits, entries, new_layers = [], {}, dict(self.new_layers)
         replaced = {name: names.of(name, name, stack)[0] for name, stack in factors.items()}
         for name, stack in factors.items():
@@ -354,39 +353,6 @@ _NO_RULE = frozenset(
 )
 
 
-def _read_definition(path: Path, caffemodel: str | Path | None) -> tuple[Document, Source]:
-    try:
-        source = read_source(path)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot read the definition: {error.strerror or error}") from error
-    content = source.content or b""
-    try:
-        return parse(content, str(path)), source
-    except FormatError as error:
-        if _looks_binary(content):
-            if caffemodel is not None and not _looks_binary(_head(Path(caffemodel))):
-                raise OptionError(
-                    "the files are in the wrong order: the definition (prototxt) comes first, then the "
-                    f"weights; give {caffemodel} {path}"
-                ) from error
-            raise FormatError(
-                f"{path}: not a prototxt but a binary file; the definition comes first"
-            ) from error
-        raise
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(4096)
-    except OSError:
-        return b"\0"
-
-
-def _looks_binary(source: bytes) -> bool:
-    return b"\0" in source[:4096]
-
-
 def _write(stream: BinaryIO, content: bytes) -> None:
     stream.write(content)
 
@@ -407,43 +373,3 @@ def _new_weights(use: Use, text: NewLayerText, conv: FactorConv) -> NewWeights:
     adapter = plain(conv.geometry.layer_type, use.adapter)
     type_ = "" if adapter is use.adapter else adapter.types[0]
     return NewWeights(text.name, blobs, (text.bottom,), (text.top,), text.geometry, type_)
-
-
-class _Names:
-    """Names for new layers and blobs that nothing in the files has yet."""
-
-    def __init__(self, document: Document, weights: WeightsFile | None) -> None:
-        specs = read_layers(document)
-        self.layers = {spec.name for spec in specs}
-        if weights is not None:
-            self.layers.update(layer.name for layer in weights.layers)
-        self.blobs = {blob for spec in specs for blob in (*spec.bottoms, *spec.tops)}
-        self.blobs.update(document.root.to_fields().texts("input"))
-        # What works in place, as a ReLU, leaves an output an output.
-        read = {blob for spec in specs if not _is_end(spec) for blob in {*spec.bottoms} - {*spec.tops}}
-        self.outputs = {spec.name for spec in specs if spec.tops and read.isdisjoint(spec.tops)}
-        self.given: dict[str, tuple[list[str], list[str]]] = {}
-
-    def of(self, name: str, owner: str, stack: Factors) -> tuple[list[str], list[str]]:
-        """Names of the layers of a stack that replaces layer `name`, and of the blobs between them.
-
-        Args:
-            name: the layer.
-            owner: the layer that the stack was made for, which shares its weight with `name` or is it.
-            stack: what comes in its place.
-        """
-        if name not in self.given:
-            keeps = stack.names[-1] == owner if stack.names else name in self.outputs
-            count = len(stack.convs) - keeps
-            layers = [free_name(f"{name}_{i}", self.layers) for i in range(count)]
-            layers += [name] if keeps else []
-            self.given[name] = (layers, [free_name(layer, self.blobs) for layer in layers[:-1]])
-        return self.given[name]
-
-
-def _is_end(spec: LayerSpec) -> bool:
-    """Whether a layer only measures or normalises an output; its training net has the same outputs."""
-    return spec.type in _ENDS or "Loss" in spec.type
-
-
-_ENDS = frozenset({"Accuracy", "ArgMax", "HDF5Output", "Sigmoid", "Silence", "Softmax"})

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .readout import TORCH as READOUT
+from ..readout import TORCH as READOUT
 
 #: Operators whose results have as many values as their inputs' values say.
 _BY_VALUE = frozenset(

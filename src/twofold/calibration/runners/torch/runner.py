@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakIdKeyDictionary
 
-from ...conv import ConvLayer, Factors
-from ...errors import InputError, OptionError, option
-from ...formats.torch.convolution import adapter_for, stack_like
-from ...formats.torch.copies import copied, evaluated
-from ...formats.torch.groups import Group, find_groups
-from ...formats.torch.inputs import Arguments
-from ...formats.torch.model import TorchModel, with_own_bias
-from ...formats.torch.outputs import flat
-from ..inputs import Batch, SampleShape
-from ..runner import LayerInputs, Norm, Outputs, Place, Stacks
-from .early import first_norm, first_place
-from .gradients import output_gradients
-from .readout import TORCH as READOUT
+from ....conv import ConvLayer, Factors
+from ....errors import InputError, option
+from ....formats.torch.convolution import adapter_for, stack_like
+from ....formats.torch.copies import copied, evaluated
+from ....formats.torch.groups import Group, find_groups
+from ....formats.torch.inputs import Arguments
+from ....formats.torch.model import TorchModel, with_own_bias
+from ....formats.torch.outputs import flat
+from ...inputs import Batch, SampleShape
+from ...runner import LayerInputs, Norm, Outputs, Place, Stacks
+from ..early import first_norm, first_place
+from ..gradients import output_gradients
+from .hooks import Forward, Recorder, Tape, array_of, forwards_of
+from .returned import Sources, Values, checked
 from .sizes import varying_outputs, watched
-
-Forward = Callable[..., Tensor]
 
 
 def make_runner(model: TorchModel, targets: tuple[str, ...] = ()) -> TorchRunner:
@@ -70,7 +65,7 @@ class TorchRunner:
         count = next(iter(tensors.values())).shape[0]
         tensors = {name: tensor for name, tensor in tensors.items() if tensor.shape[0] == count}
         self.inputs: dict[str, SampleShape] = {name: tuple(one.shape[1:]) for name, one in tensors.items()}
-        self.examples = {name: _array(tensor) for name, tensor in tensors.items()}
+        self.examples = {name: array_of(tensor) for name, tensor in tensors.items()}
         self._groups = {group.name: group for group in find_groups(self.module)}
         self.differentiable = False
         self._names = self._probe(targets)
@@ -80,11 +75,11 @@ class TorchRunner:
         self.varying, before = varying_outputs(self.module, lambda: flat(self._call.call(self.module)))
         known = dict(self.module.named_modules())
         self._inner = {name.partition("#")[0] for name in (*before, *targets)} & known.keys() - {""}
-        seen = _Recorder({name: self._modules(name) for name in self._groups}, differentiate=True)
+        seen = Recorder({name: self._modules(name) for name in self._groups}, differentiate=True)
         with torch.enable_grad(), seen.hooked():
             found = self._values(self._call)
         self.network_outputs = tuple(found.network_outputs)
-        self.outputs = _checked(targets, found) if targets else self._fixed(found, before)
+        self.outputs = checked(targets, found) if targets else self._fixed(found, before)
         if not self.outputs:
             raise InputError(
                 f"forward returns no tensor of numbers, but {', '.join(self.network_outputs) or 'nothing'}"
@@ -103,7 +98,7 @@ class TorchRunner:
         names = {use.layer for use, gradient in zip(seen.uses, by_use, strict=True) if gradient is not None}
         return {name: None for name in called if name in names}
 
-    def _fixed(self, found: _Values, before: tuple[str, ...]) -> tuple[str, ...]:
+    def _fixed(self, found: Values, before: tuple[str, ...]) -> tuple[str, ...]:
         """What is protected by default: all of fixed size that is returned, or is the last before the rest.
 
         Raises:
@@ -153,7 +148,7 @@ class TorchRunner:
         stacks: Stacks = (),
     ) -> Iterator[LayerInputs]:  # fmt: skip
         """See `Runner.record_inputs`."""
-        seen = _Recorder({layer.name: self._modules(layer.name) for layer in layers}, gradients is not None)
+        seen = Recorder({layer.name: self._modules(layer.name) for layer in layers}, gradients is not None)
         if gradients is None:
             with torch.no_grad(), self._swapped(stacks), seen.hooked():
                 self._run(batch)
@@ -166,7 +161,7 @@ class TorchRunner:
             seen.uses, output_gradients(values, [use.output for use in seen.uses], gradients), strict=True
         ):
             yield LayerInputs(
-                use.layer, use.input, _array(adapter_for(use.module).images(use.module, gradient))
+                use.layer, use.input, array_of(adapter_for(use.module).images(use.module, gradient))
             )
 
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
@@ -184,20 +179,20 @@ class TorchRunner:
         """See `Runner.trials`; what convolutions before the changed one give is computed once."""
         modules = [module for name in self._groups for module in self._modules(name)]
         with torch.no_grad():
-            tape = _Tape(modules)
-            with _forwards(tape.recording()):
+            tape = Tape(modules)
+            with forwards_of(tape.recording()):
                 self._run(batch)
             for layer, stacks in candidates:
                 first = tape.first_call(self._modules(layer.name))
                 for index, stack in enumerate(stacks):
-                    with _forwards(tape.replaying(first, self._stacks(layer, stack))):
+                    with forwards_of(tape.replaying(first, self._stacks(layer, stack))):
                         yield layer.name, index, self._outputs(self._run(batch))
 
     def _swapped(self, stacks: Stacks) -> AbstractContextManager[None]:
         forwards: dict[nn.Module, Forward] = {}
         for layer, stack in stacks:
             forwards |= self._stacks(layer, stack)
-        return _forwards(forwards)
+        return forwards_of(forwards)
 
     def _stacks(self, layer: ConvLayer, stack: Factors) -> dict[nn.Module, Forward]:
         """The module of each use of a layer -> what runs in its place."""
@@ -208,7 +203,7 @@ class TorchRunner:
             for module, _ in group.modules
         }
 
-    def _run(self, batch: Batch) -> _Values:
+    def _run(self, batch: Batch) -> Values:
         like = self._call.tensors
         # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
         tensors = {
@@ -217,22 +212,22 @@ class TorchRunner:
         }
         return self._values(self._call.with_tensors(tensors))
 
-    def _values(self, call: Arguments) -> _Values:
+    def _values(self, call: Arguments) -> Values:
         inner: dict[str, Tensor] = {}
 
         def note(name: str, output: Any) -> None:
             if isinstance(output, Tensor):
                 inner[name] = output
 
-        with _Sources() as sources, watched(self.module, self._inner, note):
+        with Sources() as sources, watched(self.module, self._inner, note):
             result = call.call(self.module)
-        found = _Values.of(result, sources)
+        found = Values.of(result, sources)
         return dataclasses.replace(found, values={**inner, **found.values})
 
-    def _outputs(self, found: _Values) -> Outputs:
-        return {name: _array(tensor) for name, tensor in self._protected(found).items()}
+    def _outputs(self, found: Values) -> Outputs:
+        return {name: array_of(tensor) for name, tensor in self._protected(found).items()}
 
-    def _protected(self, found: _Values) -> dict[str, Tensor]:
+    def _protected(self, found: Values) -> dict[str, Tensor]:
         # A list of an image each has as many entries as the batch, which may be another than the examples'.
         wanted = [name for name in self.outputs if name in found.values or name not in self.varying]
         missing = [name for name in wanted if name not in found.values]
@@ -261,163 +256,3 @@ class TorchRunner:
         finally:
             for one, momentum in zip(norms, momenta, strict=True):
                 one.training, one.momentum = False, momentum
-
-
-# ---- what is seen
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Use:
-    """One call of a convolution."""
-
-    layer: str
-    input: NDArray[np.float32]
-    output: Tensor
-    module: nn.Module
-
-
-class _Recorder:
-    """Notes what convolutions are given, and what they give where gradients are wanted of it."""
-
-    def __init__(self, modules: Mapping[str, Sequence[nn.Module]], differentiate: bool) -> None:
-        self.uses: list[_Use] = []
-        self._modules, self._differentiate = modules, differentiate
-
-    @contextmanager
-    def hooked(self) -> Iterator[None]:
-        handles = [
-            module.register_forward_hook(partial(self._note, name), with_kwargs=True)
-            for name, modules in self._modules.items()
-            for module in modules
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _note(
-        self,
-        name: str,
-        module: nn.Module,
-        given: tuple[Tensor, ...],
-        named: Mapping[str, Tensor],
-        output: Tensor,
-    ) -> Tensor | None:
-        tensor = given[0] if given else named["input"]
-        images = adapter_for(module).images(module, tensor)
-        if not self._differentiate:
-            self.uses.append(_Use(name, _array(images), output, module))
-            return None
-        if not output.requires_grad and torch.is_grad_enabled():
-            output.requires_grad_()
-        self.uses.append(_Use(name, _array(images), output, module))
-        # What follows may work in place, which would turn `output` into something else.
-        return output.clone()
-
-
-class _Tape:
-    """What every call of every convolution gave, in order."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._modules = modules
-        self._calls: list[tuple[nn.Module, Tensor]] = []
-
-    def recording(self) -> dict[nn.Module, Forward]:
-        def forward(module: nn.Module, original: Forward, *args: Any, **kwargs: Any) -> Tensor:
-            output = original(*args, **kwargs)
-            self._calls.append((module, output.clone()))  # what follows may work in place
-            return output
-
-        return {module: partial(forward, module, module.forward) for module in self._modules}
-
-    def first_call(self, modules: Sequence[nn.Module]) -> int:
-        return next(i for i, (module, _) in enumerate(self._calls) if any(module is one for one in modules))
-
-    def replaying(self, first: int, changed: Mapping[nn.Module, Forward]) -> dict[nn.Module, Forward]:
-        """Forwards that give what was recorded up to the call `first`, and compute from there."""
-        calls = 0
-
-        def forward(compute: Forward, *args: Any, **kwargs: Any) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return self._calls[calls - 1][1].clone() if calls <= first else compute(*args, **kwargs)
-
-        return {module: partial(forward, changed.get(module, module.forward)) for module in self._modules}
-
-
-@contextmanager
-def _forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Within the context modules compute something else."""
-    for module, forward in forwards.items():
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module in forwards:
-            del module.forward
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    # A copy: what follows may work in place.
-    return np.array(tensor.detach().to("cpu", torch.float32).numpy())
-
-
-# ---- what is protected
-
-
-class _Sources(TorchFunctionMode):
-    """Notes of what each result of a function in `READOUT` was made, as long as the result lives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.of: WeakIdKeyDictionary = WeakIdKeyDictionary()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name in READOUT and args and isinstance(args[0], Tensor):
-            for one in result if isinstance(result, tuple) else (result,):
-                self.of[one] = (name, args[0])
-        return result
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Values:
-    """What a forward returned.
-
-    Attributes:
-        values: tensors of numbers by name, and those that they are read out of.
-        network_outputs: names of what was returned.
-        read: names of what that is read out of.
-    """
-
-    values: Mapping[str, Tensor]
-    network_outputs: tuple[str, ...]
-    read: tuple[str, ...]
-
-    @classmethod
-    def of(cls, result: Any, sources: _Sources) -> _Values:
-        """Flatten what was returned, whatever it is nested in."""
-        values = flat(result)
-        ends = tuple(values)
-        read: dict[str, None] = {}
-        for name in ends:
-            tensor, own = values[name], name
-            while tensor in sources.of:
-                function, tensor = sources.of[tensor]
-                own = f"{name} before {function}"
-            if tensor.is_floating_point():
-                values[own] = tensor
-                read[own] = None
-        return cls(values, ends, tuple(read))
-
-
-def _checked(names: tuple[str, ...], found: _Values) -> tuple[str, ...]:
-    for name in names:
-        if name not in found.values:
-            raise OptionError(
-                f"forward returns no {name!r} to protect, only {', '.join(found.network_outputs)}, and no "
-                "module of that name gives a tensor"
-            )
-    return names
