@@ -139,6 +139,29 @@ def test_where_the_network_gains_more_the_error_is_smaller(tmp_path):
     assert ratio(found) == pytest.approx(0.6, abs=0.03)
 
 
+class Uneven(Formula):
+    """Its networks gain a power of what their layers gain."""
+
+    power = 1.0
+
+    def pair(self, model: Any, other: Any) -> Pair:
+        before = self.whole(model)
+        after = 1 - (1 - self.convolutions(other) / before) ** self.power
+        return Pair(exactly(before), exactly(after * before), exactly(after))
+
+
+@pytest.mark.parametrize("limit", [0.25, 0.4, 0.6])
+@pytest.mark.parametrize("power", [0.4, 0.6, 1.7, 2.5])
+def test_networks_that_gain_more_the_more_their_layers_do_use_the_limit_up(tmp_path, power, limit):
+    """What follows the last attempt alone jumps from one side to the other."""
+    timer = Uneven()
+    timer.power = power
+    found = plan(tmp_path, timer, limit)
+    assert 0.93 * limit < ratio(found) < limit + 0.02
+    network = found.timing.network
+    assert network.predicted[1] == pytest.approx(network.measured[1], rel=0.06)
+
+
 def test_a_network_that_is_slower_is_not_handed_back(tmp_path):
     model = twofold.load(*write(tmp_path, NET))
     options = PlanOptions(Budget("latency", 0.6), multiple=4, schemes=SCHEMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,9 @@ from ..planning.workload import Workload
 from .search import PlanTrial
 
 #: Plans that are tried and timed.
-_ATTEMPTS = 4
+_ATTEMPTS = 5
+#: Attempts that ask layers for more than they can gain.
+_RETREATS = 4
 #: Differences of ratios below this are noise, however small the spread of one run is.
 _LEAST_NOISE = 0.01
 #: Layers whose times differ from what was predicted by more than this fraction of the network's are chosen
@@ -33,6 +36,10 @@ _KEPT = 0.95
 _NEAR = 0.05
 #: A factor follows what was measured at most so far in one step.
 _STEP = (0.25, 4.0)
+#: Networks gain a power of what their layers gain: of noise no other is believed.
+_POWER = (0.3, 3.0)
+#: Of layers that gain nothing, what they are taken to.
+_LEAST_GAIN = 1e-3
 
 Layers = Sequence[ConvLayer | Skipped]
 
@@ -77,12 +84,23 @@ class TimedPlan:
         """Whether the network takes no more than a limit, within the noise but at most within `_KEPT`."""
         return self.ratio <= min(limit + self.noise, limit / _KEPT)
 
+    def uses_up(self, limit: float) -> bool:
+        """Whether it keeps a limit and leaves little of it."""
+        return self.keeps(limit) and self.ratio >= limit * _KEPT
+
     def settled(self, limit: float | None) -> bool:
-        """Whether another plan would be made by the same numbers."""
+        """Whether another plan would be made by the same numbers, or would be no better."""
         if self.pair is None:
             return True
+        if self.off > _MOST_OFF:
+            return False
         # Without a limit the fraction of the gains that the network shows changes no choice.
-        return self.off <= _MOST_OFF and (limit is None or self.prediction_error <= self.noise)
+        return limit is None or self.prediction_error <= self.noise or self.uses_up(limit)
+
+    @property
+    def layers_gain(self) -> float:
+        """What its layers gain by themselves, as a fraction of the network's time."""
+        return max((1 - self.prices.ratio(self.attempt.plan.choices)) / self.prices.factor, _LEAST_GAIN)
 
     def corrected(self) -> LatencyCost:
         """The cost corrected by the fraction of the layers' gains that the network shows."""
@@ -149,19 +167,24 @@ def plan_by_time(
     """
     batch, chosen = batch_of(model), _chosen(layers, wanted)
     tried: list[TimedPlan] = []
+    retreats = 0
     while len(tried) < _ATTEMPTS:
         try:
             attempt = plan(prices)
-        except PlanError:
+        except PlanError:  # no layers gain so much: halfway there
             if not tried:
                 raise
-            break
+            if retreats == _RETREATS:
+                break
+            retreats += 1
+            prices = prices.corrected((prices.factor + tried[-1].prices.factor) / 2)
+            continue
         if not attempt.plan.choices:
             return attempt
         tried.append(_timed(model, chosen, timer, batch, prices, attempt))
         if tried[-1].settled(limit):
             break
-        prices = tried[-1].corrected()
+        prices = _next(tried, limit)
     best = _best(tried, limit)
     if best.prediction_error > max(best.noise, _NEAR * best.ratio):
         # The fraction of the gains that it shows is known now: with it the plan predicts, and is held to it.
@@ -203,6 +226,27 @@ def _timed(
         timing=NetworkTiming(str(timer.setting), batch, network, factor),
     )
     return TimedPlan(replace(attempt, plan=told), prices, predicted, pair, off)
+
+
+def _next(tried: Sequence[TimedPlan], limit: float | None) -> LatencyCost:
+    """Prices for another attempt, by what the tried ones showed.
+
+    Which fraction of its layers' gains a network shows may depend on how much they gain: then the fraction of
+    the last attempt alone leads from one side of the limit to the other, and back. So networks are taken to
+    gain a power of what their layers do, which the two attempts nearest to the limit tell.
+    """
+    last = tried[-1]
+    if limit is None or last.ratio >= 1:
+        return last.corrected()
+    wanted = 1 - limit
+    nearest, *others = sorted((one for one in tried if one.ratio < 1), key=lambda one: abs(one.ratio - limit))
+    power = 1.0
+    if others and others[0].layers_gain != nearest.layers_gain:
+        shown = math.log((1 - others[0].ratio) / (1 - nearest.ratio))
+        power = shown / math.log(others[0].layers_gain / nearest.layers_gain)
+    low, high = _STEP
+    step = min(max(wanted / (1 - nearest.ratio), low), high) ** (1 / min(max(power, _POWER[0]), _POWER[1]))
+    return last.prices.corrected(wanted / (nearest.layers_gain * step))
 
 
 def _best(tried: Sequence[TimedPlan], limit: float | None) -> TimedPlan:
