@@ -236,7 +236,7 @@ def _next(tried: Sequence[TimedPlan], limit: float | None) -> LatencyCost:
     gain a power of what their layers do, which the two attempts nearest to the limit tell.
     """
     last = tried[-1]
-    if limit is None or last.ratio >= 1:
+    if limit is None or limit >= 1 or last.ratio >= 1:
         return last.corrected()
     wanted = 1 - limit
     nearest, *others = sorted((one for one in tried if one.ratio < 1), key=lambda one: abs(one.ratio - limit))
