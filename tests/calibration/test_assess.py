@@ -46,6 +46,8 @@ def test_how_much_the_error_differs_from_sample_to_sample(lost, batch):
             logs.append(np.log(np.mean(rest**2) * (1 / np.var(ref[:, 1:]) + 1 / np.var(ref))) / 2)
         true = np.sqrt(3 / 4 * np.sum((np.array(logs) - np.mean(logs)) ** 2))
     assert found.spread == pytest.approx({(0, 0, 3, 0): np.inf, (0,) * 4: 0.0}.get(tuple(lost), true))
+    # 3.182 is Student's t of three degrees of freedom, 95 % of it on both sides.
+    assert found.factor == pytest.approx(np.exp(min(3.1824463 * found.spread, 700.0)))
     whole = np.sqrt(np.mean(shift**2) * (1 / np.var(x[:, 1:]) + 1 / np.var(x)) / 2)
     assert found.error == pytest.approx(whole)
     # Boxes and classes have no relative error; the rest is measured over all values.

@@ -46,8 +46,8 @@ from .stored import remainders_entry, remainders_of
 
 __all__ = ["Calibration", "WeightsOnly", "prepare"]
 
-#: An error that other samples may show so many times as large, or as small, is no certain one; two standard
-#: errors decide. More than `_ANY` times says that it is not known at all.
+#: An error that other samples may show so many times as large, or as small, is no certain one. More than
+#: `_ANY` times says that it is not known at all.
 _UNCERTAIN, _ANY = 1.5, 10.0
 #: Errors are told by so many samples at least; some that factors were fitted to fill up the held-out ones.
 _TOLD_BY = 24
@@ -193,7 +193,7 @@ class Calibration:
         elif self.holdout.count < FEW_HOLDOUT and assessed.held_out is None:
             found = f"{measured} alone, so that others may show twice as much"
         else:
-            factor = math.exp(min(2 * assessed.spread, math.log(_ANY)))
+            factor = min(assessed.factor, _ANY)
             if assessed.held_out is not None:
                 factor = max(factor, _UNCERTAIN)
                 measured += (
