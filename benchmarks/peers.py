@@ -132,6 +132,7 @@ def equal_energy(net: nn.Module, folder: Path) -> nn.Module:
 
 def aimet(net: nn.Module, folder: Path, *, greedy: bool) -> nn.Module:
     """By AIMET's spatial SVD: one ratio for all layers, or its greedy search with the error on crops."""
+    library = named_operators()
     from aimet_torch.common.defs import CompressionScheme, CostMetric, GreedySelectionParameters  # noqa: PLC0415 - in the tool's environment alone
     from aimet_torch.compress import ModelCompressor  # noqa: PLC0415 - in the tool's environment alone
     from aimet_torch.defs import ModuleCompRatioPair, SpatialSvdParameters  # noqa: PLC0415 - in the tool's environment alone
@@ -160,8 +161,21 @@ def aimet(net: nn.Module, folder: Path, *, greedy: bool) -> nn.Module:
         net, score, 1, (1, 3, SIDE, SIDE), CompressionScheme.spatial_svd, CostMetric.mac,
         SpatialSvdParameters(mode, how),
     )  # fmt: skip
+    del library
     module: nn.Module = smaller
     return module
+
+
+def named_operators() -> torch.library.Library:
+    """Names of torchvision's operators, which its import asks for and no network here uses.
+
+    AIMET imports torchvision, whose wheel is built for CUDA: its operators are missing beside a torch for
+    CPUs. They are known while what is returned lives.
+    """
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms") if torch.version.cuda is None else ():
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
 
 
 def tensorly(net: nn.Module, _: Path, *, factorization: str) -> nn.Module:
