@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.lowrank.cases import correlated, make_layer, make_statistics, patch_length, statistics_of
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from twofold.calibration.statistics import strips_of
 from twofold.conv import ConvGeometry, ConvLayer, Factors, FactorStatistics, LayerStatistics, SecondPass
@@ -140,6 +141,22 @@ def test_a_fit_begins_at_an_anchor_whatever_was_fitted_before():
     problem = term_problem(Problem(layer, statistics))
     anew = problem.solve(problem.improve(problem.start(30), 45)[0])
     assert other.energy_error((30,)) < 1.5 * anew.lost / problem.energy
+
+
+def test_the_search_keeps_to_one_thread(monkeypatch):
+    """Small products and Cholesky factors wait for threads longer than they compute."""
+    threads, improve = [], TermProblem.improve
+
+    def watched(problem, terms, evaluations):
+        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return improve(problem, terms, evaluations)
+
+    monkeypatch.setattr(TermProblem, "improve", watched)
+    layer, statistics = make_layer(GEOMETRY), make_statistics(GEOMETRY)
+    with threadpool_limits(2, user_api="blas"):
+        depthwise.factorize(layer, "", statistics).factors((8,))
+    assert threads
+    assert set(threads) == {1}
 
 
 def test_channels_between_vary_alike_and_weights_share_a_norm():

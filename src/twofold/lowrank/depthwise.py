@@ -26,6 +26,7 @@ from twofold.lowrank.problem import Problem
 from twofold.lowrank.protocols import Factorization
 from twofold.lowrank.regression import no_second_pass, regress_seen
 from twofold.lowrank.separable import Covariance, DenseCovariance, KroneckerCovariance, Solved, TermProblem
+from twofold.lowrank.spectra import one_thread
 from twofold.lowrank.strips import StripCovariance
 from twofold.lowrank.unfold import Split, part
 
@@ -156,8 +157,11 @@ class DepthwiseFits:
             return TermFit(self.problem.exact(), 0.0)
         if not self.problem.energy > 0:
             return TermFit(self.problem.solve(self.problem.start(rank)), 0.0)
-        terms = self.problem.start(rank) if begin is None else self.problem.moved(begin.solved, rank)
-        solved = self.problem.solve(self.problem.improve(terms, evaluations)[0])
+        # Many steps on matrices of some hundred rows: threads that wait for one another cost more than they
+        # bring, twice to six times the time on two cores, and far more beside other programs.
+        with one_thread():
+            terms = self.problem.start(rank) if begin is None else self.problem.moved(begin.solved, rank)
+            solved = self.problem.solve(self.problem.improve(terms, evaluations)[0])
         self.problem.release()
         return TermFit(solved, min(solved.lost / self.problem.energy, 1.0))
 
