@@ -166,3 +166,8 @@ def test_a_layer_whose_strips_are_too_large_takes_another_pass(monkeypatch):
     assert errors["full"][0] < 0.9 * errors["blind"][0]
     with pytest.raises(OptionError, match="over the memory limit: leave such layers to the scheme 'channel'"):
         twofold.decompose(module, calibration=less, **{**how, "schemes": "input"})
+    # The schemes that compete by default: what needs the strips stays out, from the cache, too.
+    for _ in range(2):
+        beside = twofold.decompose(module, calibration=less, data=how["data"], macs=0.6, multiple=1, only="0")
+        assert [choice.scheme for choice in beside.plan.choices] == ["channel"]
+        assert any("of all schemes only 'channel' fits into it: 0" in note for note in beside.plan.notes)

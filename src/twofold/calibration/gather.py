@@ -29,7 +29,7 @@ from .memory import SHARE, free_memory, share_out
 from .runner import Runner
 from .shrink import shrunk
 from .statistics import StatisticsOptions, patch_size
-from .vectors import another_pass_fits, over_the_limit
+from .vectors import another_pass_fits, one_tap, over_the_limit
 
 #: Patches per value of a patch that are looked at where the user does not say how many positions: enough for
 #: covariances whose small eigenvalues still mean something.
@@ -145,11 +145,17 @@ class Extent:
     def notes(self, layers: Sequence[ConvLayer]) -> tuple[str, ...]:
         """What a user should know of it."""
         over = [layer.name for layer in self.looked_at(layers) if layer.name not in self.full]
+        long = [
+            layer.name
+            for layer in layers
+            if layer.name in over and not one_tap(layer.geometry) and self.moments(layer) == "values"
+        ]
         return tuple(
             f"{len(names)} layers are over the memory limit of {self.memory / 2**30:.2g} GiB and {what}: "
             f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
             for names, what in (
                 (over, "take another pass over the inputs"),
+                (long, "so long on one axis that of all schemes only 'channel' fits into it"),
                 (self.alone, "are too large for another pass, so they are fitted to their weights alone"),
             )
             if names

@@ -83,6 +83,14 @@ def _judge(layer: ConvLayer, requests: Sequence[Request]) -> Request:
     return next(closed, None) or Request("channel", "", (max(1, layer.geometry.c_out // 2),))
 
 
+def _without_strips(requests: Sequence[Request]) -> Sequence[Request]:
+    """What can be fitted where covariances along an axis do not fit into memory; all where nothing can.
+
+    That they do not is known once the layer was looked at, so that other schemes were to compete.
+    """
+    return [one for one in requests if scheme(one.scheme).outputs_suffice] or requests
+
+
 @dataclass(frozen=True, eq=False)
 class _Fit:
     """What is wanted of a layer, under statistics that are drawn more or less far towards simpler ones."""
@@ -97,6 +105,8 @@ class _Fit:
     ) -> tuple[float, list[Factorization]]:
         """The shrinkage of which the fit loses least of what was held out, and what is wanted under it."""
         fitted = LayerFit(self.layer, statistics, self.options, self.second_pass)
+        if statistics is not None and statistics.strips[0].ndim == 1:
+            return 0.0, [_made(fitted, one) for one in _without_strips(self.requests)]
         if statistics is None or statistics.covariance is None or holdout is None:
             return 0.0, self._all(fitted, {})
         judge = _judge(self.layer, self.requests)

@@ -84,9 +84,9 @@ class RecalledFits:
         """
         assert self.stored is not None, "Bug: no fits are stored"
         fitted = _Once(again)
+        requests = {(one.scheme, one.variant): one for one in self.requests}
         return [
-            self._one(one, partial(_fit, fitted, request))
-            for one, request in zip(self.stored[1], self.requests, strict=True)
+            self._one(one, partial(_fit, fitted, requests[one.scheme, one.variant])) for one in self.stored[1]
         ]
 
     def _one(self, fit: StoredFit, make: Callable[[], Factorization]) -> Factorization:

@@ -76,16 +76,16 @@ def fits_entry(shrinkage: float, fits: Sequence[StoredFit]) -> Entry:
 
 
 def fits_of(entry: Entry, requests: Sequence[Request]) -> tuple[float, list[StoredFit]]:
-    """What `fits_entry` was given.
+    """What `fits_entry` was given: of all requests, or of those that fitted into memory.
 
     Raises:
         FormatError: it is something else.
     """
     header = from_plain(_Fits, entry.header, "fits")
-    fits = []
-    for i, (one, request) in enumerate(zip(header.fits, requests, strict=False)):
-        if (one.scheme, one.variant) != (request.scheme, request.variant):
-            raise FormatError(f"fits: {one} is not {request}")
+    fits, wanted = [], [(request.scheme, request.variant) for request in requests]
+    for i, one in enumerate(header.fits):
+        if (one.scheme, one.variant) not in wanted:
+            raise FormatError(f"fits: {one} was not asked for")
         known = None if one.known is None else dict(one.known)
         errors = _array(entry, f"errors{i}") if known is None else None
         if errors is not None and errors.shape != tuple(rank + 1 for rank in one.max_ranks):
@@ -94,8 +94,8 @@ def fits_of(entry: Entry, requests: Sequence[Request]) -> tuple[float, list[Stor
         fits.append(
             StoredFit(one.scheme, one.variant, one.max_ranks, one.ridge, errors, values, known, one.tried)
         )
-    if len(fits) != len(requests):
-        raise FormatError(f"there are {len(fits)} fits, and {len(requests)} are needed")
+    if not fits:
+        raise FormatError("there are no fits")
     return header.shrinkage, fits
 
 

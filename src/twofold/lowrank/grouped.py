@@ -62,6 +62,10 @@ class OverGroups:
     def nested(self) -> bool:
         return self.inner.nested
 
+    @property
+    def outputs_suffice(self) -> bool:
+        return self.inner.outputs_suffice
+
     def rejection(self, geometry: ConvGeometry) -> str | None:
         if 1 < geometry.groups == geometry.c_in:
             return f"depthwise convolution (groups = {geometry.groups}, one input channel each)"

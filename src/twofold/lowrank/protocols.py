@@ -150,11 +150,14 @@ class Scheme:
         summary: one line for users: which convolutions come out.
         nested: whether one factorization has all ranks at once; else every rank is a fit of its own. Fits of
             such a scheme are cached where they tell what is `known`, from which `error_curve` reads the rest.
+        outputs_suffice: whether the covariance of a layer's outputs, which another pass over the inputs
+            gathers, is enough for a fit, where not even the covariance along one axis fits into memory.
     """
 
     name: str
     summary: str
     nested: ClassVar[bool] = True
+    outputs_suffice: ClassVar[bool] = False
 
     def rejection(self, geometry: ConvGeometry) -> str | None:
         """Why the scheme does not apply to a layer, in words for users; None where it does."""

@@ -71,6 +71,8 @@ def _axis_names(geometry: ConvGeometry) -> str:
 class Channel(Pair):
     """The layer with fewer outputs, then a 1x1 convolution; keeps Winograd kernels."""
 
+    outputs_suffice = True
+
     def split(self, geometry: ConvGeometry, variant: str) -> Split:
         return Split(tuple(range(len(geometry.kernel))), ())
 
