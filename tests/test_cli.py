@@ -31,6 +31,10 @@ def small(tmp_path, monkeypatch):
     return ["net.prototxt", "net.caffemodel"]
 
 
+#: What is said of options that cannot be read, or that contradict each other: the command line is wrong.
+USAGE = {"1.5x", "macs", "multiple", "not NAME=R", "not NAME=SIZES", "--macs and --params; choose one"}
+
+
 def rejected(capsys, argv: list[str], pattern: str, code: int = 1) -> None:
     """Run a command that is rejected: an exit code, one line on stderr, nothing on stdout."""
     assert main(argv) == code
@@ -92,9 +96,14 @@ def test_inspect_lists_every_convolution(small, capsys):
     assert re.search(r"two .* 48 ", without)
     assert main(["inspect", *small, "--json", "--scheme", "channel"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [layer["name"] for layer in found] == ["one", "two", "out"]
-    assert found[1]["macs"] == 64 * 64 * 9 * 144
-    assert found[1]["ranks"][1]["share"] == 0.5
+    assert [layer["name"] for layer in found["layers"]] == ["one", "two", "out"]
+    assert found["layers"][1]["macs"] == 64 * 64 * 9 * 144
+    assert found["layers"][1]["ranks"][1]["share"] == 0.5
+    macs, params = ([layer[of] for layer in found["layers"]] for of in ("macs", "params"))
+    assert found["totals"] == {
+        "layers": 3, "eligible": 2, "macs": sum(macs), "unknown_macs": 0, "params": sum(params)
+    }  # fmt: skip
+    assert (found["schemes"], found["multiple"]) == (["channel"], 16)
 
 
 def test_the_table_says_why_a_layer_stays(small, capsys):
@@ -229,7 +238,9 @@ def test_nothing_to_decompose_copies_the_files(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_options_that_make_no_sense_are_one_line(small, capsys, argv, pattern):
-    rejected(capsys, ["decompose", *small, "-o", "out", "--no-data", *argv], pattern)
+    rejected(
+        capsys, ["decompose", *small, "-o", "out", "--no-data", *argv], pattern, 2 if pattern in USAGE else 1
+    )
     assert not Path("out").exists()
 
 
@@ -251,7 +262,7 @@ def test_what_shapes_alone_tell_is_refused_before_any_input_is_made(
     small, capsys, monkeypatch, argv, pattern
 ):
     monkeypatch.setattr(Calibration, "prepare", lambda *_: pytest.fail("made inputs before it rejected"))
-    rejected(capsys, ["decompose", *small, "-o", "out", *argv], pattern)
+    rejected(capsys, ["decompose", *small, "-o", "out", *argv], pattern, 2 if pattern in USAGE else 1)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from .errors import InputError, OptionError
+from .errors import InputError, OptionError, UsageError
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _device(name: str | None, local_rank: int | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise OptionError(f"device {name!r} is unknown; choose cpu, cuda or cuda:NUMBER") from error
+        raise UsageError(f"device {name!r} is unknown; choose cpu, cuda or cuda:NUMBER") from error
     if device.type == "cuda" and local_rank is not None:
         device = torch.device("cuda", local_rank)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

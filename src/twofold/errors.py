@@ -120,6 +120,10 @@ class OptionError(TwofoldError):
     """An option has a value that is not allowed."""
 
 
+class UsageError(OptionError):
+    """The text of an option cannot be read; a command ends with exit code 2."""
+
+
 class MissingExtraError(TwofoldError):
     """A feature needs an optional dependency that is not installed."""
 

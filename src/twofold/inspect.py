@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .backends import as_model
@@ -68,6 +68,25 @@ class Inspected:
     ranks: tuple[RankCost, ...]
 
 
+@dataclass(frozen=True)
+class InspectionTotals:
+    """What a network's convolutions have together.
+
+    Attributes:
+        layers: how many they are.
+        eligible: how many of them can be decomposed.
+        macs: of those whose MACs are known.
+        unknown_macs: how many others there are.
+        params: weights, biases not counted.
+    """
+
+    layers: int
+    eligible: int
+    macs: int
+    unknown_macs: int
+    params: int
+
+
 @dataclass(frozen=True, repr=False)
 class Inspection(Tabular):
     """All convolutions of a model; prints as a table.
@@ -85,11 +104,26 @@ class Inspection(Tabular):
     @property
     def title(self) -> str:
         """See `Tabular`."""
-        return f"{self._eligible} of {len(self.layers)} convolutions eligible"
+        return f"{self.totals.eligible} of {self.totals.layers} convolutions eligible"
 
     @property
-    def _eligible(self) -> int:
-        return sum(not layer.reason for layer in self.layers)
+    def totals(self) -> InspectionTotals:
+        """The sums over all layers."""
+        known = [layer.macs for layer in self.layers if layer.macs is not None]
+        return InspectionTotals(
+            len(self.layers), sum(not layer.reason for layer in self.layers), sum(known),
+            len(self.layers) - len(known), sum(layer.params for layer in self.layers),
+        )  # fmt: skip
+
+    def as_json(self) -> dict[str, Any]:
+        """Layers, totals and notes, of values that JSON has."""
+        return {
+            "layers": [asdict(layer) for layer in self.layers],
+            "totals": asdict(self.totals),
+            "schemes": list(self.options.schemes),
+            "multiple": self.options.multiple,
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         fractions = (f"at {fraction} of MACs" for fraction in FRACTIONS)
@@ -106,13 +140,13 @@ class Inspection(Tabular):
             )
             for layer in self.layers
         ]
-        macs = sum(layer.macs or 0 for layer in self.layers)
-        unknown = any(layer.macs is None for layer in self.layers)
+        totals = self.totals
+        macs = [count_text(totals.macs)] * (totals.macs > 0) + ["?"] * (totals.unknown_macs > 0)
         total = (
             "all convolutions",
-            f"{self._eligible} of {len(self.layers)} eligible",
-            " + ".join([count_text(macs)] * (macs > 0) + ["?"] * unknown) or "0",
-            count_text(sum(layer.params for layer in self.layers)),
+            f"{totals.eligible} of {totals.layers} eligible",
+            " + ".join(macs) or "0",
+            count_text(totals.params),
         )
         return "\n".join(
             [

@@ -84,7 +84,7 @@ def test_command_line(tmp_path, capsys):
     assert main([*argv, "--multiple", "tensor-cores"]) == 0
     options = Plan.load(tmp_path / "out/plan.json").options
     assert (options.multiple, options.device) == (8, "tensor-cores")
-    assert main([*argv, "--multiple", "tpu", "--force"]) == 1
+    assert main([*argv, "--multiple", "tpu", "--force"]) == 2
     assert "neither a number" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, InputError, OptionError
+from ..errors import FormatError, InputError, UsageError
 from ..files.arrays import read_npy
 from ..formats.caffe.blob import WireBlob
 from ..formats.caffe.wire import WireError
@@ -35,7 +35,7 @@ def read_mean(source: str | Path) -> tuple[float, ...] | NDArray[np.float32]:
         try:
             return tuple(float(value) for value in str(source).split(","))
         except ValueError:
-            raise OptionError(
+            raise UsageError(
                 f"mean {str(source)!r} is neither numbers like 104,117,123 nor a .binaryproto or .npy file"
             ) from None
     with reading(path, "a mean", error=InputError):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..conv import ConvLayer
-from ..errors import InputError, OptionError, option
+from ..errors import InputError, UsageError, option
 from .statistics import covariance_bytes, patch_size
 
 #: Share of the free memory that covariances may take where the user names no limit; the rest is for the
@@ -21,12 +21,12 @@ def parse_bytes(text: str) -> int:
     """Read "2G", "512M" or "1500000" as bytes; K, M, G, T are powers of 1024.
 
     Raises:
-        OptionError: it is no amount.
+        UsageError: it is no amount.
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text, flags=re.IGNORECASE)
     size = float(match[1]) * _UNITS[match[2].lower()] if match is not None else 0.0
     if not 1 <= size < 2**63:
-        raise OptionError(f"memory: {text!r} is no amount of memory; write 2G, 512M or a number of bytes")
+        raise UsageError(f"memory: {text!r} is no amount of memory; write 2G, 512M or a number of bytes")
     return int(size)
 
 

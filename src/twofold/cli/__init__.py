@@ -14,7 +14,7 @@ from typing import Annotated, cast
 
 import typer
 
-from ..errors import TwofoldError, command_line
+from ..errors import TwofoldError, UsageError, command_line
 from ..progress import LINES
 from ..renamed import todays
 from ..system import explain, working_folder
@@ -98,7 +98,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return 130
     except TwofoldError as error:
         say(f"twofold: {explain(error) or error}")
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except Exception as error:
         line = explain(error)
         if line is None:

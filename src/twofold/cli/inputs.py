@@ -21,7 +21,7 @@ from ..calibration.pixels import COLORS, Color
 from ..calibration.presets import PRESETS, PresetName
 from ..calibration.source import CalibrationSource
 from ..calibration.synthetic import ValueRange
-from ..errors import OptionError
+from ..errors import OptionError, UsageError
 from ..files.links import follow_links
 from ..system import exists, working_folder
 
@@ -126,7 +126,7 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, dims = text.rpartition("=")
     parts = dims.lower().split("x")
     if not name or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in parts):
-        raise OptionError(f"--input: {text!r} is not NAME=SIZES, such as data=1x3x224x224")
+        raise UsageError(f"--input: {text!r} is not NAME=SIZES, such as data=1x3x224x224")
     return name, tuple(map(int, parts))
 
 
@@ -252,7 +252,7 @@ def _function(option: str, text: str) -> Callable[..., Any]:
 def _size(name: str, text: str) -> int | tuple[int, int]:
     match = re.fullmatch(r"([1-9][0-9]{0,5})(?:x([1-9][0-9]{0,5}))?", text.strip().lower())
     if match is None:
-        raise OptionError(f"--{name}: {text!r} is no size; write 256, or 256x320 for height x width")
+        raise UsageError(f"--{name}: {text!r} is no size; write 256, or 256x320 for height x width")
     return (int(match[1]), int(match[2])) if match[2] else int(match[1])
 
 
@@ -261,7 +261,7 @@ def _numbers(name: str, text: str) -> float | tuple[float, ...]:
     try:
         found = tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise OptionError(f"--{name}: {text!r} is no number, and no list of them with commas") from None
+        raise UsageError(f"--{name}: {text!r} is no number, and no list of them with commas") from None
     return found[0] if len(found) == 1 else found
 
 
@@ -276,4 +276,4 @@ def _range(text: str) -> ValueRange:
             raise ValueError(text)
         return ValueRange(float(low), float(high))
     except ValueError:
-        raise OptionError(f"--range: {text!r} is no range; write LOW:HIGH, such as -1:1 or 0:255") from None
+        raise UsageError(f"--range: {text!r} is no range; write LOW:HIGH, such as -1:1 or 0:255") from None

@@ -62,10 +62,7 @@ def inspect(
     """
     model = load_model(definition, weights, input)
     found = inspect_model(model, scheme, parse_multiple(multiple)[0])
-    if as_json:
-        echo(json.dumps([asdict(layer) for layer in found.layers], indent=2))
-    else:
-        echo(found)
+    echo(json.dumps(found.as_json(), indent=2) if as_json else found)
 
 
 def _option(panel: str, help: str, metavar: str | None = None) -> Any:

@@ -12,7 +12,7 @@ from ..calibration.accuracy import Accuracy
 from ..calibration.gather import CalibrationOptions
 from ..calibration.measure import Metric
 from ..calibration.source import CalibrationSource
-from ..errors import OptionError, option
+from ..errors import OptionError, UsageError, option
 from ..latency.choose import RuntimeOptions, time_budget
 from ..lowrank import REFINE, FitOptions
 from ..planning import Budget, FixedRanks, PlanOptions
@@ -139,7 +139,7 @@ def plan_of(
     given: dict[str, Any] = {name: names_of(fields[name]) for name in ("only", "skip") if fields.get(name)}
     if (budget := _budget(fields, macs=macs, error=error, speedup=speedup)) is not None:
         if plan is not None and plan.budget is not None:
-            raise OptionError(f"one budget can be kept, found {plan.budget} in the plan and {budget}")
+            raise UsageError(f"one budget can be kept, found {plan.budget} in the plan and {budget}")
         given["budget"] = budget
     if fields.get("rule") is not None:
         given["rule"] = fields["rule"]
@@ -190,7 +190,7 @@ def _budget(
     time = {"latency" if speedup is None else "speedup": of_time}
     named = [name for name, value in {**values, **time}.items() if value is not None]
     if len(named) > 1:
-        raise OptionError(f"one budget can be kept, found {' and '.join(map(option, named))}; choose one")
+        raise UsageError(f"one budget can be kept, found {' and '.join(map(option, named))}; choose one")
     if of_time is not None:
         return Budget("latency", of_time)
     return next((Budget.of(metric, value) for metric, value in values.items() if value is not None), None)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from twofold.conv import ConvLayer, Skipped
-from twofold.errors import OptionError
+from twofold.errors import OptionError, UsageError
 from twofold.planning.candidates import Candidate
 from twofold.planning.workload import Workload, layer_params
 from twofold.renamed import former_fields
@@ -82,7 +82,7 @@ class Budget:
                 raise ValueError(text)
             value, suffix = float(match[1]), match[2].lower()
         except ValueError:
-            raise OptionError(
+            raise UsageError(
                 f"{metric}: '{text}' is no budget; write a ratio such as 0.4 or an amount such as 3.2G"
             ) from None
         if suffix == "%":

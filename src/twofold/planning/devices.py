@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from twofold.conv import ConvGeometry, ConvLayer, Skipped
-from twofold.errors import OptionError
+from twofold.errors import UsageError
 from twofold.lowrank.schemes import scheme
 from twofold.planning.candidates import Candidate
 from twofold.planning.workload import Workload
@@ -23,14 +23,14 @@ def parse_multiple(given: int | str) -> tuple[int, str | None]:
     """A multiple as a number, and the device that it is named after.
 
     Raises:
-        OptionError: neither a number nor a known name.
+        UsageError: neither a number nor a known name.
     """
     text = str(given).strip().lower()
     if text in PRESETS:
         return PRESETS[text], text
     if re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
         return int(text), None
-    raise OptionError(f"multiple: {given!r} is neither a number of 1 or more nor one of {', '.join(PRESETS)}")
+    raise UsageError(f"multiple: {given!r} is neither a number of 1 or more nor one of {', '.join(PRESETS)}")
 
 
 @dataclass(frozen=True)

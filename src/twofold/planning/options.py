@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from twofold.conv import ConvGeometry, ConvLayer, Size, Skipped
-from twofold.errors import OptionError, PlanError
+from twofold.errors import OptionError, PlanError, UsageError
 from twofold.lowrank.schemes import scheme
 from twofold.planning.budget import Budget
 from twofold.planning.devices import PRESETS
@@ -51,7 +51,7 @@ class FixedRanks:
         if pattern and parts == ["full"]:
             return cls(pattern, None)
         if not pattern or not all(re.fullmatch(r"0*[1-9][0-9]{0,99}", part) for part in parts):
-            raise OptionError(f"rank: '{text}' is not NAME=R, NAME=R1xR2 or NAME=full, such as conv3_1=96")
+            raise UsageError(f"rank: '{text}' is not NAME=R, NAME=R1xR2 or NAME=full, such as conv3_1=96")
         return cls(pattern, tuple(int(part) for part in parts))
 
     def __str__(self) -> str:
