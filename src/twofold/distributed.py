@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed, nn
 
-from .errors import InputError, OptionError, UsageError
+from .errors import InputError, LostError, OptionError, RankError, UsageError
+
+#: How long one process waits for another: as long as its work takes. One that ends is missed at once.
+_PATIENCE = timedelta(days=7)
+#: How long processes wait for all to begin.
+_START = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,102 @@ def joined(device: str | None) -> Iterator[World]:
         # What still holds the group when it is destroyed can abort the process at its very end.
         gc.collect()
         distributed.destroy_process_group()
+
+
+@dataclass(frozen=True, eq=False)
+class Meeting:
+    """See `ranks.Meeting`; through memory, since what is exchanged is not on a GPU.
+
+    Attributes:
+        group: of all processes.
+        store: what the first to fail writes its reason to.
+        members: machine, parent and number of every process, as the system has them.
+        rank: number of this process.
+    """
+
+    group: Any
+    store: Any
+    members: tuple[tuple[str, int, int], ...]
+    rank: int
+
+    def exchange(self, value: Any) -> list[Any]:
+        """See `ranks.Meeting`."""
+        values: list[Any] = [None] * len(self.members)
+        try:
+            distributed.all_gather_object(values, value, group=self.group)
+        except RuntimeError as error:  # a connection that the other side closed
+            raise LostError from error
+        return values
+
+    def first_to_fail(self, reason: str) -> str | None:
+        """See `ranks.Meeting`."""
+        with suppress(RuntimeError):  # the process that had the store is gone
+            if self.store.add("failed", 1) > 1:
+                self.store.wait(["reason"], timedelta(seconds=30))
+                return str(self.store.get("reason").decode())
+            self.store.set("reason", reason)
+        return None
+
+    def missing(self, patience: float) -> str:
+        """See `ranks.Meeting`; of other machines only that it is one of theirs can be known."""
+        mine = self.members[self.rank][:2]
+        near = [number for number, one in enumerate(self.members) if one[:2] == mine]
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            for number in near:
+                if os.name == "posix" and not _runs(self.members[number][2]):
+                    return f"rank {number} of {len(self.members)} processes"
+            time.sleep(0.05)
+        far = [(number, one[0]) for number, one in enumerate(self.members) if number not in near]
+        return f"one of {', '.join(f'rank {number} on {host}' for number, host in far)}" if far else ""
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def meeting() -> Iterator[tuple[int, int, Meeting]]:
+    """Number of this process, of all, and how they reach each other; within the context.
+
+    A process group that the caller has stays as it is.
+
+    Raises:
+        RankError: not all processes come.
+    """
+    own = not distributed.is_initialized()
+    try:
+        if own:
+            distributed.init_process_group("gloo", timeout=_START)
+        group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        members: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(members, (socket.gethostname(), os.getppid(), os.getpid()), group=group)
+    except (RuntimeError, ValueError) as error:
+        raise RankError(
+            f"the processes that torchrun started do not meet: {' '.join(str(error).split())[:200]}; all of "
+            "them must make this call"
+        ) from error
+    _meetings.append(len(_meetings))
+    default = distributed.distributed_c10d._get_default_store()
+    store = distributed.distributed_c10d.PrefixStore(f"twofold{len(_meetings)}", default)
+    rank = distributed.get_rank()
+    try:
+        yield rank, len(members), Meeting(group, store, tuple(members), rank)
+    finally:
+        # The others notice that this process fails when its connections close.
+        gc.collect()
+        with suppress(RuntimeError):
+            distributed.destroy_process_group(None if own else group)
+
+
+#: Those of this process: their keys in a store must differ.
+_meetings: list[int] = []
 
 
 def _device(name: str | None, local_rank: int | None) -> torch.device:

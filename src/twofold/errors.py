@@ -124,6 +124,14 @@ class UsageError(OptionError):
     """The text of an option cannot be read; a command ends with exit code 2."""
 
 
+class RankError(TwofoldError):
+    """Another of the processes that `torchrun` started has failed, or does something else."""
+
+
+class LostError(Exception):
+    """Another process is gone; `ranks` finds out why, and raises a `RankError`."""
+
+
 class MissingExtraError(TwofoldError):
     """A feature needs an optional dependency that is not installed."""
 

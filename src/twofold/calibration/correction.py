@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..conv import ConvLayer, FactorStatistics
 from ..progress import track
 from .gather import CalibrationOptions, layer_options, mode
@@ -16,7 +18,7 @@ def correctable(layer: ConvLayer, parts: int) -> bool:
 
 
 def gather_remainders(
-    runner: Runner, stacks: Stacks, inputs: Inputs, options: CalibrationOptions
+    runner: Runner, stacks: Stacks, inputs: Inputs, options: CalibrationOptions, names: Collection[str]
 ) -> dict[str, FactorStatistics]:
     """Look at what stacks leave of their layers, in the network in which all of them stand.
 
@@ -25,8 +27,12 @@ def gather_remainders(
         stacks: all layers that are replaced; those that can be corrected are looked at.
         inputs: samples.
         options: how the network is looked at.
+        names: layers that are looked at.
     """
-    chosen = [(layer, stack) for layer, stack in stacks if correctable(layer, len(stack.convs))]
+    named = [(layer, stack) for layer, stack in stacks if layer.name in names]
+    chosen = [(layer, stack) for layer, stack in named if correctable(layer, len(stack.convs))]
+    if not chosen:
+        return {}
     layers = [layer for layer, _ in chosen]
     accumulators = {
         layer.name: FactorAccumulator(layer, stack, layer_options(layer, inputs, options, frozenset()))

@@ -16,6 +16,7 @@ import typer
 
 from ..errors import TwofoldError, UsageError, command_line
 from ..progress import LINES
+from ..ranks import speak
 from ..renamed import todays
 from ..system import explain, working_folder
 from ..terminal import echo, ready, say, say_lines
@@ -79,7 +80,7 @@ def _run(argv: Sequence[str] | None) -> int:
         working_folder()  # without one libraries end the process, each in its way
         words = list(sys.argv[1:] if argv is None else argv)
         if (empty := _empty(words)) is not None:
-            say(f"twofold: {empty}")
+            speak(empty)
             return 2
         words, notes = todays(words)
         for note in notes:
@@ -94,15 +95,15 @@ def _run(argv: Sequence[str] | None) -> int:
         say_lines(usage_text(error))
         return 2
     except KeyboardInterrupt:  # before a command runs, or behind it
-        say("twofold: interrupted; no file was left half-written")
+        speak("interrupted; no file was left half-written")
         return 130
     except TwofoldError as error:
-        say(f"twofold: {explain(error) or error}")
+        speak(explain(error) or str(error))
         return 2 if isinstance(error, UsageError) else 1
     except Exception as error:
         line = explain(error)
         if line is None:
             raise  # a bug: whoever reports it needs the traceback
-        say(f"twofold: {line}")
+        speak(line)
         return 1
     return code if isinstance(code, int) else 0

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import offering
-from ..terminal import say
+from ..ranks import speak
 from .commands import COMMAND, ENTRIES, Commands
 
 HEAD = """\
@@ -69,7 +69,7 @@ class Group(TyperGroup):
             begins_again = "--no-cache" in COMMAND.get() or cache_folder() is None
             hints = {**RESUME, "decompose": AGAIN} if begins_again else RESUME
             hint = hints.get(ctx.invoked_subcommand or "", AGAIN)
-            say(f"twofold: interrupted; no file was left half-written; {hint}")
+            speak(f"interrupted; no file was left half-written; {hint}")
             raise typer.Exit(130) from None
 
 

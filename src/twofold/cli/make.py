@@ -25,6 +25,7 @@ from ..planning import RULES, FixedRanks, Plan
 from ..planning.devices import PRESETS, parse_multiple
 from ..planning.options import DATA_SCHEMES
 from ..progress import QUIET, VERBOSE
+from ..ranks import here, joined, several_processes
 from ..terminal import echo
 from . import inputs, several, times
 from . import report as reports
@@ -181,8 +182,9 @@ def decompose(
                 output=folder,
             )
             COMMAND.set(command_words(run))
-            extra = {RUN_FILE: run_file(run), **({} if no_report else reports.files_of(result))}
-            finish(result, folder, as_json=as_json, force=force, extra=extra, told=told)
+            if here().first:
+                extra = {RUN_FILE: run_file(run), **({} if no_report else reports.files_of(result))}
+                finish(result, folder, as_json=as_json, force=force, extra=extra, told=told)
         return result
 
     models = several.models_of(definition, weights, others or ())
@@ -193,8 +195,11 @@ def decompose(
         echo(json.dumps(found.to_json(), indent=2) if as_json else found)
         raise typer.Exit(1 if found.problem else 0)
     if len(models) == 1:
-        one(models[0], output)
+        with joined():
+            one(models[0], output)
         return
+    if several_processes():
+        raise OptionError("several models: torchrun's processes share one model; start it once for each")
     if samples.statistics is not None:
         raise OptionError("--statistics: a file holds those of one model; the cache keeps those of all")
     places, done = several.folders(models, output), list[several.Done]()

@@ -4,6 +4,10 @@ Every result is kept under a hash of all that it depends on, so that nothing is 
 it is in memory, the inputs' values, the options that matter, twofold's own code and the versions of what it
 computes with. Results are stored when they are made: a run that is killed goes on from the last of them.
 Reading gives the same bytes as computing.
+
+Several processes (see `ranks`) share results the same way: each result is made by one, or read by the first,
+and given to all. Each keeps what it makes at once, the first also what it is given, and keys are those of one
+process: a run that was killed goes on with any number of them.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -28,6 +32,7 @@ from ..files.cache import LIMIT, Cache, Entry, cache_folder
 from ..fingerprint import Description, digest_of, is_versioned, package_digest
 from ..lowrank import SCHEMES
 from ..progress import note
+from ..ranks import Ranks, here
 
 #: Bytes that the folder may take, such as 2G.
 SIZE_VARIABLE = "TWOFOLD_CACHE_SIZE"
@@ -68,12 +73,18 @@ class RunCache:
         cache: where they are; None for nowhere, where all is missing.
         base: hash of the model, of how it is looked at, and of twofold.
         read: how many results of each kind earlier runs have left and this one read.
+        ranks: the processes of the run.
+        owners: which of them makes the results of a layer.
     """
 
     cache: Cache | None = None
     base: str = ""
     read: Counter[str] = field(default_factory=Counter)
+    ranks: Ranks = field(default_factory=here)
+    owners: dict[str, int] = field(default_factory=dict)
     _written: set[str] = field(default_factory=set)
+    _made: dict[tuple[str, str], Entry | None] = field(default_factory=dict)
+    _given: dict[tuple[str, str], Entry] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -98,22 +109,41 @@ class RunCache:
         except (TwofoldError, ValueError, TypeError, RecursionError):
             return cls()
         sample = inputs.take(slice(0, 1))
-        outputs = runner.run(next(iter(sample)))
         key = digest_of(base, sample.digest())
-        known = cache.get("sample", key)
-        if known is None:
-            arrays = {str(i): outputs[name] for i, name in enumerate(sorted(outputs))}
-            cache.put("sample", key, Entry({"names": sorted(outputs)}, arrays))
-        elif not _alike(known, outputs):
-            base = digest_of(base, *(array_digest(outputs[name]) for name in sorted(outputs)))
-        return cls(cache, base)
+
+        def settled() -> str:
+            outputs = runner.run(next(iter(sample)))
+            known = cache.get("sample", key)
+            if known is None:
+                arrays = {str(i): outputs[name] for i, name in enumerate(sorted(outputs))}
+                cache.put("sample", key, Entry({"names": sorted(outputs)}, arrays))
+            elif not _alike(known, outputs):
+                return digest_of(base, *(array_digest(outputs[name]) for name in sorted(outputs)))
+            return base
+
+        return cls(cache, here().from_first("the cache's base", settled))
 
     def key(self, *parts: Any) -> str:
         """The key of a result: a hash of plain values, on top of what is common to all."""
         return digest_of(self.base, *parts)
 
+    def spread(self, costs: Mapping[str, float]) -> None:
+        """Settle which process makes the results of which layer.
+
+        Args:
+            costs: of the layers, by name.
+        """
+        self.owners.update(self.ranks.split(costs))
+
+    def owns(self, layer: str) -> bool:
+        """Whether this process makes the results of a layer."""
+        return self.owners.get(layer, 0) == self.ranks.rank
+
     def get(self, piece: str, key: str) -> Entry | None:
         """A result; None where it is not there."""
+        given = self._given.get((piece, key))
+        if given is not None:
+            return given
         found = None if self.cache is None else self.cache.get(piece, key)
         self.read[piece] += found is not None and key not in self._written
         return found
@@ -126,9 +156,64 @@ class RunCache:
         self, piece: str, key: str, header: Mapping[str, Any], arrays: Mapping[str, Any] | None = None
     ) -> None:
         """Keep a result."""
+        entry = Entry(header, arrays or {})
+        if (piece, key) in self._made:
+            self._made[piece, key] = entry
         if self.cache is not None:
             self._written.add(key)
-            self.cache.put(piece, key, Entry(header, arrays or {}))
+            self.cache.put(piece, key, entry)
+
+    def from_first(self, piece: str, key: str) -> Entry | None:
+        """A result as the first process has it."""
+        return self.ranks.from_first(piece, lambda: self.get(piece, key))
+
+    def put_by_first(
+        self, piece: str, key: str, header: Mapping[str, Any], arrays: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep a result that all processes have."""
+        if self.ranks.first:
+            self.put(piece, key, header, arrays)
+
+    def share(
+        self, piece: str, keys: Mapping[str, tuple[str, ...]], make: Callable[[Sequence[str]], None]
+    ) -> None:
+        """Have results made, each by the process that owns its layer, and given to all.
+
+        What was shared before of this kind, and is not asked for again, is let go. One process alone has
+        nothing to share: it makes results when it needs them.
+
+        Args:
+            piece: what kind of results.
+            keys: of the results, by layer.
+            make: makes those of the layers that it is given, as far as they are missing, and puts them here.
+        """
+        if not self.ranks.several:
+            return
+        wanted = {(piece, key): layer for layer, of_layer in keys.items() for key in of_layer}
+        for old in [one for one in self._given if one[0] == piece and one not in wanted]:
+            del self._given[old]
+        missing = [one for one in wanted if one not in self._given]
+        self._given.update(self.ranks.from_first(f"known {piece}", lambda: self._known(missing)))
+        missing = [one for one in missing if one not in self._given]
+        own = [one for one in missing if self.owns(wanted[one])]
+
+        def made() -> dict[tuple[str, str], Entry | None]:
+            self._made.update(dict.fromkeys(own))
+            try:
+                make(list(dict.fromkeys(wanted[one] for one in own)))
+                return {one: self._made[one] or self.get(*one) for one in own}
+            finally:
+                self._made.clear()
+
+        for part in self.ranks.collect(f"made {piece}", made):
+            for one, entry in part.items():
+                if entry is not None:
+                    self._given[one] = entry
+                    if self.ranks.first and self.cache is not None and not self.cache.has(*one):
+                        self.cache.put(*one, entry)  # of a machine with a cache of its own
+
+    def _known(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Entry]:
+        return {one: entry for one in wanted if (entry := self.get(*one)) is not None}
 
     def number(self, piece: str, key: str) -> float | None:
         """A number that was kept by `put_number`."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +158,13 @@ class Calibration:
         """
         if not stacks or self.metric is not None:
             return Assessment()
-        found = self._assess_holdout(model, stacks)
-        if self.fitted is None:
+        tasks = [partial(self._assess_holdout, model, stacks)]
+        if self.fitted is not None:
+            tasks.append(partial(assess, self.runner, self.runner.outputs, self.fitted, stacks))
+        found, *more = self.cache.ranks.each("the last look", tasks)
+        if not more:
             return found
-        fitted = assess(self.runner, self.runner.outputs, self.fitted, stacks)
+        (fitted,) = more
         return found.with_fitted(fitted) if fitted.error > _UNCERTAIN * found.error else found
 
     def _assess_holdout(self, model: Any, stacks: Stacks) -> Assessment:
@@ -223,7 +227,9 @@ class Calibration:
             return gather(self.runner, missing, self.inputs, self.options)
 
         size = stored_bytes(layers, self.options)
-        found = load_or_gather(self.saved, layers, look, self.sources, self.inputs.digest(), size)
+        load = partial(load_or_gather, self.saved, layers, look, self.sources, self.inputs.digest(), size)
+        # One file: the first process makes it, and the others read it.
+        found = self.cache.ranks.from_first("the statistics' file", load)
         return replace(found, keys=content_keys(self.cache, found.layers))
 
     def holdout_patches(self, layers: Sequence[ConvLayer]) -> dict[str, Holdout]:
@@ -253,6 +259,13 @@ class Calibration:
 
         It is that of the network as it will run, whatever statistics it was looked at under.
         """
+        return self.errors([stacks])[0]
+
+    def errors(self, many: Sequence[Stacks]) -> list[float]:
+        """The errors of several networks, see `error`; each measured by one process."""
+        return self.cache.ranks.each("errors of the outputs", [partial(self._error, one) for one in many])
+
+    def _error(self, stacks: Stacks) -> float:
         key = self.cache.key("error", samples_digest(self.holdout), stacks_digest(stacks))
         known = self.cache.number("error", key) if self.metric is None else None
         if known is not None:
@@ -278,14 +291,20 @@ class Calibration:
             ]
 
     def _remainders(self, stacks: Stacks) -> dict[str, FactorStatistics]:
-        key = self.cache.key("remainders", samples_digest(self.inputs), stacks_digest(stacks))
-        entry = self.cache.get("remainders", key)
+        cache, ranks = self.cache, self.cache.ranks
+        key = cache.key("remainders", samples_digest(self.inputs), stacks_digest(stacks))
+        entry = cache.from_first("remainders", key)
         if entry is not None:
             with suppress(FormatError):
                 return remainders_of(entry)
-        seen = gather_remainders(self.runner, stacks, self.inputs, self.options)
+        own = {layer.name for layer, _ in stacks if cache.owns(layer.name)}
+        parts = ranks.collect(
+            "remainders", lambda: gather_remainders(self.runner, stacks, self.inputs, self.options, own)
+        )
+        every = {name: one for part in parts for name, one in part.items()}
+        seen = {layer.name: every[layer.name] for layer, _ in stacks if layer.name in every}
         entry = remainders_entry(seen)
-        self.cache.put("remainders", key, entry.header, entry.arrays)
+        cache.put_by_first("remainders", key, entry.header, entry.arrays)
         return seen
 
     def accuracy_of(self, stacks: Stacks) -> float:
@@ -296,7 +315,10 @@ class Calibration:
         """
         if self.accuracy is None:
             raise OptionError("a budget of accuracy needs labelled images, or a function that measures it")
-        return number_of("the accuracy", self.accuracy, lambda batch: self.runner.run(batch, stacks))
+        measured = partial(
+            number_of, "the accuracy", self.accuracy, lambda batch: self.runner.run(batch, stacks)
+        )
+        return self.cache.ranks.from_first("the accuracy", measured)
 
 
 @dataclass(frozen=True)

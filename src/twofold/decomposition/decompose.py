@@ -12,14 +12,16 @@ from ..calibration.source import CalibrationSource
 from ..conv import ConvLayer, Skipped
 from ..errors import OptionError, PlanError
 from ..files.cache import Cache
+from ..fingerprint import digest_of
 from ..formats.base import Model
 from ..latency.choose import RuntimeOptions, stopwatch
-from ..latency.stopwatch import Stopwatch
+from ..latency.stopwatch import FirstTimer, Stopwatch
 from ..lowrank import SCHEMES, FitOptions
 from ..planning import PlanOptions, requests
 from ..planning.feasible import check_feasible
 from ..planning.options import DATA_SCHEMES, MORE_WEIGHT_SCHEMES, WEIGHT_SCHEMES
 from ..progress import note
+from ..ranks import here, joined
 from ..renamed import former
 from .cache import standard_cache
 from .calibrate import Calibration, WeightsOnly, prepare
@@ -130,11 +132,16 @@ def decompose(
         >>> [path.name for path in result.save("out/")]
         ['net.prototxt', 'net.caffemodel', 'plan.json']
     """
-    return prepared(
-        model, macs=macs, error=error, speedup=speedup, runtime=runtime, schemes=schemes, multiple=multiple,
-        images=images, data=data, no_data=no_data, example_inputs=example_inputs, plan=plan, source=source,
-        fit=fit, cache=cache, **fields,
-    ).run()  # fmt: skip
+    given: Keywords = {
+        "macs": macs, "error": error, "speedup": speedup, "runtime": runtime, "schemes": schemes,
+        "multiple": multiple, "images": images, "data": data, "no_data": no_data,
+        "example_inputs": example_inputs, "plan": plan, "source": source, "fit": fit, "cache": cache,
+        **fields,
+    }  # fmt: skip
+    with joined() as ranks:
+        ready = ranks.agreed("what is asked for", lambda: prepared(model, **given))
+        ranks.same("the model or its inputs", ready.digest())
+        return ready.run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +161,11 @@ class Prepared:
     calibration: Calibration | WeightsOnly
     fit: FitOptions | None
     timer: Stopwatch | None
+
+    def digest(self) -> str:
+        """A hash of the model's files and of the inputs, as far as they have one."""
+        inputs = self.calibration.inputs.digest() if isinstance(self.calibration, Calibration) else ""
+        return digest_of(sorted(self.model.sources().values()), inputs, repr(self.options))
 
     def run(self) -> Result[Any]:
         """Do it."""
@@ -182,6 +194,8 @@ def prepared(model: Any, *, feasible: bool = True, **given: Unpack[Keywords]) ->
     (model,), data = with_data((model,), given.get("example_inputs"), source.data)
     source = replace(source, data=data)
     timer = stopwatch(options.budget, timing)
+    if timer is not None and here().several:
+        timer = FirstTimer(timer, here())
     layers = model.convolutions()
     open_choice = plan is None and schemes is None
     if open_choice:

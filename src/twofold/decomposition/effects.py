@@ -63,6 +63,7 @@ class Effects:
     energies: dict[str, list[float]] = field(default_factory=dict)
     _state: Entry | None = None
     _written: float = 0.0
+    _tried: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, cache: RunCache, tries: Mapping[str, Tries], inputs: Inputs, measure: Measure) -> Effects:
@@ -84,7 +85,7 @@ class Effects:
         }
         key = cache.key("effects", samples_digest(inputs), list(tries), tried)
         found = cls(measure, cache, key, counts)
-        entry = cache.get("effects", key)
+        entry = cache.from_first("effects", key)
         if entry is not None:
             with suppress(FormatError):
                 found._restore(entry)
@@ -93,11 +94,29 @@ class Effects:
     def add(self, name: str, index: int, reference: Outputs, changed: Outputs) -> None:
         """Take in one batch of the outputs with a stack in the network."""
         self.measure.add((name, index), reference, changed)
-        if index == self.counts[name] - 1:
+        self._tried.add(name)
+        if index == self.counts[name] - 1 and not self.cache.ranks.several:
             self.done += 1
-            self._state = self._entry()
-            if time.monotonic() >= self._written + PAUSE:
-                self._write()
+            self._keep()
+
+    def meet(self, done: int) -> None:
+        """Behind a batch the first of several processes keeps what all have measured.
+
+        Args:
+            done: how many layers were tried by now.
+        """
+        ranks = self.cache.ranks
+        if not ranks.several:
+            return
+        self.done = done
+        if isinstance(self.measure, OutputErrorMetric):
+            sums: dict[Any, Any] = self.measure.sums()
+            own = {key: one for key, one in sums.items() if key[0][0] in self._tried}
+            for rank, part in enumerate(ranks.gather("effects", own)):
+                if ranks.first and rank:
+                    self.measure.restore(part)
+        if ranks.first:
+            self._keep()
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -108,10 +127,26 @@ class Effects:
         finally:
             self._write()
 
-    def curve(self, name: str) -> Curve:
-        """Squared errors of the outputs by the energy errors of a layer's stacks."""
+    def curves(self, owners: Mapping[str, int]) -> dict[str, Curve]:
+        """Squared errors of the outputs by the energy errors of each layer's stacks.
+
+        Args:
+            owners: which process has tried a layer; one that is not in it is known to all.
+        """
+        ranks = self.cache.ranks
+        own = [name for name in self.counts if owners.get(name, ranks.rank) == ranks.rank]
+        parts = ranks.collect("curves", lambda: {name: self._curve(name) for name in own})
+        every = {name: curve for part in parts for name, curve in part.items()}
+        return {name: every[name] for name in self.counts}
+
+    def _curve(self, name: str) -> Curve:
         errors = [self.measure.error((name, index)) ** 2 for index in range(self.counts[name])]
         return Curve(tuple(zip(self.energies[name], errors, strict=True)))
+
+    def _keep(self) -> None:
+        self._state = self._entry()
+        if time.monotonic() >= self._written + PAUSE:
+            self._write()
 
     def _write(self) -> None:
         self._written = time.monotonic()

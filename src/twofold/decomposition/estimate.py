@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration.gather import GRADIENT_SAMPLES, Extent
+from ..calibration.gather import GRADIENT_SAMPLES, Extent, layer_options
 from ..calibration.statistics import covariance_bytes, patch_size
 from ..conv import ConvLayer
 from ..lowrank import scheme
@@ -101,6 +101,22 @@ class Estimate:
         return f"about {_duration(self.seconds)} and {_amount(self.memory)} of memory ({told})"
 
 
+def layer_work(layer: ConvLayer, requests: Sequence[Request], calibration: Calibration | None) -> float:
+    """Operations of a layer's statistics and fits, to compare layers by.
+
+    Args:
+        layer: the layer.
+        requests: what is fitted of it.
+        calibration: None for the weights alone.
+    """
+    if calibration is None:
+        return _fitting(layer, requests, judged=False)
+    positions = layer_options(layer, calibration.inputs, calibration.options, frozenset()).positions
+    rows = _seen(layer, calibration.inputs.count, positions)
+    fits = _fitting(layer, requests, judged=calibration.has_holdout)
+    return 2 * rows * _square(layer) + fits / _EFFICIENCY
+
+
 def _forward(calibration: Calibration) -> float:
     """Seconds of a sample in the network, within a batch of the usual size."""
     batch = calibration.first()
@@ -126,8 +142,12 @@ def _rate() -> float:
 def _rows(layer: ConvLayer, calibration: Calibration, extent: Extent) -> float:
     """Patches of a layer that are looked at."""
     positions = extent.options(layer, calibration.inputs, calibration.options).positions
+    return _seen(layer, calibration.inputs.count, positions)
+
+
+def _seen(layer: ConvLayer, count: int, positions: int) -> float:
     outputs = [math.prod(layer.geometry.output_size(size)) for size in layer.input_sizes] or [positions]
-    return float(calibration.inputs.count * sum(min(positions, one) for one in outputs))
+    return float(count * sum(min(positions, one) for one in outputs))
 
 
 def _square(layer: ConvLayer) -> float:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..calibration.shrink import SHRINKAGES, Holdout, drawn
-from ..conv import ConvLayer, LayerStatistics, SecondPass
+from ..conv import ConvLayer, Factors, LayerStatistics, SecondPass
 from ..lowrank import Factorization, FitOptions, LayerFit, scheme
 from ..planning import Choice, Request
 from ..progress import track
+from .cache import RunCache
 from .calibrate import Calibration
-from .recalled import RecalledFits
+from .recalled import RecalledFits, share_stacks
 from .statistics import LayerSource
 
 #: Of the largest useful ranks, where fits are judged: a rank that a plan might choose.
@@ -30,10 +31,17 @@ class Factored:
         layers: factorizations by layer name.
         shrinkages: shrinkage of the covariances of layers towards simpler ones, where there is any; see
             `calibration.shrink`.
+        cache: results of runs, and which process makes them.
     """
 
     layers: Mapping[str, Sequence[Factorization]]
     shrinkages: Mapping[str, float] = field(default_factory=dict)
+    cache: RunCache = field(default_factory=RunCache)
+
+    def stacks(self, choices: Sequence[Choice]) -> dict[str, Factors]:
+        """The stacks that choices name, by layer."""
+        share_stacks(self.cache, [(self.of(one), one.ranks) for one in choices], final=True)
+        return {one.layer: self.of(one).factors(one.ranks) for one in track(choices, "computing factors")}
 
     def of(self, choice: Choice) -> Factorization:
         """The factorization that a choice names."""
@@ -43,9 +51,9 @@ class Factored:
 
 def factorize(
     layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]], options: FitOptions,
-    calibration: Calibration | None, seen: LayerSource,
+    calibration: Calibration | None, seen: LayerSource, cache: RunCache,
 ) -> Factored:  # fmt: skip
-    """Factorize layers.
+    """Factorize layers, each in the process that owns it.
 
     Args:
         layers: with their weights.
@@ -53,28 +61,41 @@ def factorize(
         options: of the fits.
         calibration: inputs and what runs them; None for weights only.
         seen: statistics of layers; taken out as they are used, since they are large.
+        cache: results of runs, and which process makes them.
     """
     second_pass = None if calibration is None else calibration.second_pass
+    held_out = calibration.holdout if calibration is not None and calibration.has_holdout else None
+    # What is fitted to weights alone is quick, and not kept; several processes share it all the same.
     fits = {
-        layer.name: RecalledFits.of(layer, wanted[layer.name], options, calibration, seen.keys)
+        layer.name: RecalledFits(layer, wanted[layer.name])
+        if calibration is None and not cache.ranks.several
+        else RecalledFits.of(layer, wanted[layer.name], options, seen.keys, held_out, cache)
         for layer in layers
     }
-    fitted_anew = [layer for layer in layers if fits[layer.name].stored is None]
-    holdout = {} if calibration is None else calibration.holdout_patches(fitted_anew)
-    factored, shrinkages = {}, {}
-    for layer in track(layers, "factoring layers"):
-        kept = fits[layer.name]
-        fit = _Fit(layer, wanted[layer.name], options, second_pass)
-        if kept.stored is None:
+    made: dict[str, tuple[float, list[Factorization]]] = {}
+
+    def make(names: Sequence[str]) -> None:
+        anew = [layer for layer in layers if layer.name in names]
+        holdout = {} if calibration is None else calibration.holdout_patches(anew)
+        for layer in track(anew, "factoring layers"):
+            fit = _Fit(layer, wanted[layer.name], options, second_pass)
             shrinkage, fitted = fit.best(seen.take(layer.name), holdout.pop(layer.name, None))
-            factored[layer.name] = kept.keep(shrinkage, fitted)
-        else:
-            shrinkage, _ = kept.stored
-            again = partial(fit.again, partial(seen.take, layer.name), shrinkage)
-            factored[layer.name] = kept.recalled(again)
-        if shrinkage:
-            shrinkages[layer.name] = shrinkage
-    return Factored(factored, shrinkages)
+            made[layer.name] = shrinkage, fits[layer.name].keep(shrinkage, fitted)
+
+    cache.share("fits", {name: (one.key,) for name, one in fits.items()}, make)
+    # What another process made is read; what nobody can hand on is made by everybody.
+    make([name for name, one in fits.items() if name not in made and one.stored is None])
+    for layer in layers:
+        stored = fits[layer.name].stored if layer.name not in made else None
+        if stored is not None:
+            fit = _Fit(layer, wanted[layer.name], options, second_pass)
+            again = partial(fit.again, partial(seen.take, layer.name), stored[0])
+            made[layer.name] = stored[0], fits[layer.name].recalled(again)
+    return Factored(
+        {layer.name: made[layer.name][1] for layer in layers},
+        {layer.name: made[layer.name][0] for layer in layers if made[layer.name][0]},
+        cache,
+    )
 
 
 def _judge(layer: ConvLayer, requests: Sequence[Request]) -> Request:

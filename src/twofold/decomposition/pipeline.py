@@ -39,11 +39,12 @@ from ..planning.feasible import check_feasible
 from ..planning.options import left_alone
 from ..planning.tradeoff import ReadErrors, TradeoffCurves
 from ..planning.workload import Workload
-from ..progress import LINES, note, track
+from ..progress import LINES, note
 from ..text import error_text
 from .by_time import plan_by_time, priced
+from .cache import RunCache
 from .calibrate import Calibration, WeightsOnly
-from .estimate import Estimate
+from .estimate import Estimate, layer_work
 from .factorize import Factored, factorize
 from .result import Result
 from .search import PlanTrial, within_drop, within_error
@@ -105,6 +106,7 @@ class _Looked:
         statistics: of their inputs; `factorize` uses them up, since they are large.
         seen: how they were gathered, without them.
         prices: of the layers and of what may replace them, where the plan is made by time.
+        cache: results of runs, and which process makes them.
     """
 
     layers: Sequence[ConvLayer | Skipped]
@@ -114,6 +116,7 @@ class _Looked:
     statistics: LayerSource
     seen: Statistics
     prices: LatencyCost | None
+    cache: RunCache
 
 
 def _looked(
@@ -148,11 +151,13 @@ def _looked(
         if known is not None and chosen and LINES.get():
             less = "" if known.cache.cache is None else "; what the cache has takes no time"
             note(f"this takes {Estimate.of(known, chosen, wanted)}{less}")
+        cache = RunCache() if known is None else known.cache
+        cache.spread({layer.name: layer_work(layer, wanted[layer.name], known) for layer in chosen})
         found = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
     except (InputError, ModelError) as error:
         return without(error)
     seen = replace(found, layers={}, again=None)
-    return _Looked(connected, wanted, chosen, calibration, LayerSource.of(found), seen, prices)
+    return _Looked(connected, wanted, chosen, calibration, LayerSource.of(found), seen, prices, cache)
 
 
 def _run(
@@ -161,7 +166,7 @@ def _run(
     layers, wanted, chosen, seen = looked.layers, looked.wanted, looked.chosen, looked.seen
     notes, warnings = looked.calibration.notes, _assumptions(model, layers)
     known = looked.calibration if isinstance(looked.calibration, Calibration) else None
-    factored = factorize(chosen, wanted, fit, known, looked.statistics)
+    factored = factorize(chosen, wanted, fit, known, looked.statistics, looked.cache)
     objective: Objective = EqualWeights()
     if known is not None and chosen:
         objective = known.sensitivity(chosen, factored.layers, Workload.of(layers), options.multiple)
@@ -287,10 +292,10 @@ def _corrected(
     calibration: Calibration, stacks: Stacks, attempt: PlanTrial
 ) -> tuple[PlanTrial, float, tuple[str, ...]]:
     """The attempt with its factors corrected in sequence, where that lowers the error; the error; notes."""
-    plain = best = calibration.error(stacks)
-    factors = attempt.factors
-    for tried in calibration.corrected(stacks) if stacks else ():
-        error = calibration.error(tried)
+    factors, every = attempt.factors, [stacks, *(calibration.corrected(stacks) if stacks else ())]
+    plain, *errors = calibration.errors(every)
+    best = plain
+    for tried, error in zip(every[1:], errors, strict=True):
         if error < best:
             best, factors = error, {layer.name: stack for layer, stack in tried}
     if best == plain:
@@ -354,11 +359,7 @@ class _Planner:
             self.layers, self.factored.layers, options, objective=self.objective, cost=self.cost,
             sources=self.model.sources(),
         )  # fmt: skip
-        factors = {
-            choice.layer: self.factored.of(choice).factors(choice.ranks)
-            for choice in track(plan.choices, "computing factors")
-        }
-        return plan, factors
+        return plan, self.factored.stacks(plan.choices)
 
     def _with_errors(self, plan: Plan) -> Plan:
         return as_fitted(plan, self.layers, self.factored.layers, self.objective)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
+from ..calibration.inputs import Inputs
 from ..conv import Array, ConvLayer, Factors, Size
 from ..errors import FormatError
 from ..lowrank import Factorization, FitOptions, LayerFit, scheme
 from ..planning import Request
+from ..progress import track
 from .cache import RunCache, layer_type_digest, samples_digest, scheme_digest
-from .calibrate import Calibration
 from .stored import StoredFit, fits_entry, fits_of, stack_entry, stack_of
 
 
@@ -24,19 +26,17 @@ class RecalledFits:
         requests: what is fitted.
         cache: results of runs.
         key: of the fits; "" where they are not cached.
-        stored: the covariance's shrinkage and the fits; None where they have to be made.
     """
 
     layer: ConvLayer
     requests: Sequence[Request]
     cache: RunCache = field(default_factory=RunCache)
     key: str = ""
-    stored: tuple[float, Sequence[StoredFit]] | None = None
 
     @classmethod
     def of(
         cls, layer: ConvLayer, requests: Sequence[Request], options: FitOptions,
-        calibration: Calibration | None, statistics: Mapping[str, str],
+        statistics: Mapping[str, str], held_out: Inputs | None, cache: RunCache,
     ) -> RecalledFits:  # fmt: skip
         """Look them up.
 
@@ -44,25 +44,25 @@ class RecalledFits:
             layer: the layer.
             requests: what is wanted of it.
             options: of the fits.
-            calibration: inputs and what runs them; weights alone are not cached.
             statistics: keys of the layers' statistics, by name.
+            held_out: samples that no fit has seen, where there are any.
+            cache: results of runs.
         """
-        if calibration is None:
-            return cls(layer, requests)
-        cache = calibration.cache
         key = cache.key(
             "fits", layer.name, layer_type_digest(layer.geometry), statistics.get(layer.name), list(requests),
             [scheme_digest(one.scheme) for one in requests], options,
-            samples_digest(calibration.holdout) if calibration.has_holdout else None,
+            None if held_out is None else samples_digest(held_out),
         )  # fmt: skip
-        entry = cache.get("fits", key)
-        stored = None
+        return cls(layer, requests, cache, key)
+
+    @cached_property
+    def stored(self) -> tuple[float, Sequence[StoredFit]] | None:
+        """The covariance's shrinkage and the fits; None where they have to be made."""
+        entry = self.cache.get("fits", self.key) if self.key else None
         if entry is not None:
-            try:
-                stored = fits_of(entry, requests)
-            except FormatError:
-                stored = None
-        return cls(layer, requests, cache, key, stored)
+            with suppress(FormatError):
+                return fits_of(entry, self.requests)
+        return None
 
     def keep(self, shrinkage: float, fits: Sequence[Factorization]) -> list[Factorization]:
         """Store fits that were made; gives them with stacks that are stored when they are made.
@@ -96,6 +96,31 @@ class RecalledFits:
             stacks.quick, fit.tried, fit.ridge, fit.singular_values, self.key,
             None if fit.known is None else lambda: stacks.known,
         )  # fmt: skip
+
+
+def share_stacks(cache: RunCache, wanted: Sequence[tuple[Factorization, Size]], *, final: bool) -> None:
+    """Have stacks made where there are several processes, each by the one that has its layer's fits.
+
+    Args:
+        cache: results of runs.
+        wanted: fits, as `RecalledFits` gives them, and ranks.
+        final: whether they are made as for a plan; else as for trials.
+    """
+    use = "final" if final else "trial"
+    keys: dict[str, tuple[str, ...]] = {}
+    for one, ranks in wanted:
+        if one.origin:  # what cannot be stored is made by every process
+            keys[one.layer] = (*keys.get(one.layer, ()), _stack_key(cache, use, one.origin, one, ranks))
+
+    def make(layers: Sequence[str]) -> None:
+        for one, ranks in track([pair for pair in wanted if pair[0].layer in layers], "computing factors"):
+            one.factors(ranks) if final else one.trial(ranks)
+
+    cache.share("factors", keys, make)
+
+
+def _stack_key(cache: RunCache, use: str, origin: str, fit: Factorization | StoredFit, ranks: Size) -> str:
+    return cache.key(use, origin, fit.scheme, fit.variant, ranks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +176,7 @@ class _Stacks:
         self, use: str, ranks: Size, make: Callable[[], tuple[float, Factors]]
     ) -> tuple[float, Factors]:
         cache, fit = self.of.cache, self.fit
-        key = cache.key(use, self.of.key, fit.scheme, fit.variant, ranks)
+        key = _stack_key(cache, use, self.of.key, fit, ranks)
         entry = cache.get("factors", key)
         if entry is not None:
             try:

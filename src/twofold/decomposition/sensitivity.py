@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from twofold.calibration.gather import CalibrationOptions, mode
 from twofold.calibration.inputs import Inputs
@@ -17,6 +17,7 @@ from twofold.progress import track
 
 from .cache import RunCache
 from .effects import Effects, Tries
+from .recalled import share_stacks
 
 #: Shares of a layer's MACs that the candidates which are tried may cost.
 TRIED = (0.12, 0.25, 0.45, 0.75)
@@ -50,17 +51,22 @@ def measure_sensitivity(
     Returns:
         A curve per layer.
     """
+    cache = cache or RunCache()
     tries = {layer.name: _to_try(layer, factorizations[layer.name], workload, multiple) for layer in layers}
-    effects = Effects.of(cache or RunCache(), tries, inputs, new_measure())
+    effects = Effects.of(cache, tries, inputs, new_measure())
     if effects.done < len(layers) * len(inputs):
+        share_stacks(cache, [pair for of_layer in tries.values() for pair in of_layer], final=False)
         stacks = _fitted(layers, tries, effects)
-        steps = sum(len(of_layer) for _, of_layer in stacks) * len(inputs)
+        owners = cache.ranks.split(_trial_costs(layers, tries, workload))
+        own = {name for name, owner in owners.items() if owner == cache.ranks.rank}
+        steps = sum(len(of_layer) for layer, of_layer in stacks if layer.name in own) * len(inputs)
         with mode(runner, options), effects.kept():
-            runs = _trials(runner, stacks, inputs, effects.done)
+            runs = _trials(runner, stacks, inputs, effects, own)
             text = "measuring what each layer does to the outputs"
             for name, index, reference, changed in track(runs, text, steps):
                 effects.add(name, index, reference, changed)
-    return MeasuredSensitivity({layer.name: effects.curve(layer.name) for layer in layers})
+        return MeasuredSensitivity(effects.curves(owners))
+    return MeasuredSensitivity(effects.curves({}))
 
 
 def _fitted(
@@ -108,13 +114,31 @@ def _trials_of(
     return [one for one in found if one.macs < workload.layer_macs(layer)]
 
 
+def _trial_costs(
+    layers: Sequence[ConvLayer], tries: Mapping[str, Tries], workload: Workload
+) -> dict[str, float]:
+    """MACs of the trials of each layer: what lies behind it is run for every one."""
+    costs, behind = dict[str, float](), 0.0
+    for layer in reversed(layers):
+        behind += workload.layer_macs(layer)
+        costs[layer.name] = behind * len(tries[layer.name])
+    return costs
+
+
 def _trials(
-    runner: Runner, stacks: Sequence[tuple[ConvLayer, Sequence[Factors]]], inputs: Inputs, done: int
-) -> Iterator[tuple[str, int, Outputs, Outputs]]:
-    """Run batch by batch, layer by layer, but for the first `done` of these."""
+    runner: Runner, stacks: Sequence[tuple[ConvLayer, Sequence[Factors]]], inputs: Inputs, effects: Effects,
+    own: Collection[str],
+) -> Iterator[tuple[str, int, Outputs, Outputs]]:  # fmt: skip
+    """Run batch by batch, layer by layer, but for those of these that are done.
+
+    Each process runs its own layers, and they meet behind every batch.
+    """
+    done = effects.done
     for number, batch in enumerate(inputs):
         left = stacks[max(0, done - number * len(stacks)) :]
         if left:
-            reference = runner.run(batch)
-            for name, index, changed in runner.trials(left, batch):
+            mine = [one for one in left if one[0].name in own]
+            reference = runner.run(batch) if mine else {}
+            for name, index, changed in runner.trials(mine, batch) if mine else ():
                 yield name, index, reference, changed
+            effects.meet((number + 1) * len(stacks))

@@ -48,9 +48,10 @@ def cached_statistics(
     """Gather the statistics of the layers of which the cache has none, in one pass, and keep them there.
 
     What runs a model treats each layer by itself, so that its statistics are the same whichever others are
-    looked at with it. Those that the cache has are read when they are asked for.
+    looked at with it. Those that the cache has are read when they are asked for. Each process looks at the
+    layers that it owns, so that no covariance is sent.
     """
-    extent = Extent.of(layers, options)
+    extent = cache.ranks.from_first("the memory's extent", lambda: Extent.of(layers, options))
     chosen = {layer.name: layer for layer in extent.looked_at(layers)}
     keys = {
         name: cache.key(
@@ -75,8 +76,12 @@ def cached_statistics(
                     return found
         return keep([chosen[name]])[name]
 
-    missing = [layer for name, layer in chosen.items() if not cache.has("statistics", keys[name])]
-    held = keep(missing) if missing else {}
+    missing = [
+        layer
+        for name, layer in chosen.items()
+        if cache.owns(name) and not cache.has("statistics", keys[name])
+    ]
+    held = cache.ranks.agreed("the statistics", lambda: keep(missing) if missing else {})
     record = record_of(runner, inputs, options, extent)
     return Statistics(held, record, extent.notes(layers), keys, again)
 

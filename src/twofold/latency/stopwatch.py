@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..errors import PlanError
 from ..progress import track
+from ..ranks import Ranks
 from .clock import Effort, Time, interleaved
 from .nets import opened
 from .runtimes import Run, Runtime
@@ -168,6 +169,41 @@ class LocalTimer:
             first, second = interleaved(runs, _WHOLE)
         ratios = [b / a for a, b in zip(first, second, strict=True)]
         return Pair(Time.of(first), Time.of(second), Time.of(ratios))
+
+
+@dataclass(frozen=True, eq=False)
+class FirstTimer:
+    """What the first of several processes measures, told to all; the others wait meanwhile.
+
+    Attributes:
+        timer: measures, and keeps.
+        ranks: the processes.
+    """
+
+    timer: Stopwatch
+    ranks: Ranks
+
+    @property
+    def setting(self) -> Setting:
+        """See `Stopwatch.setting`."""
+        return self.ranks.from_first("the runtime", lambda: self.timer.setting)
+
+    @property
+    def block(self) -> int:
+        """See `Stopwatch.block`."""
+        return self.ranks.from_first("the runtime's block", lambda: self.timer.block)
+
+    def seconds(self, groups: Sequence[Sequence[Stack]], *, anew: bool = False) -> Mapping[str, Time]:
+        """See `Stopwatch.seconds`."""
+        return self.ranks.from_first("times of layers", lambda: dict(self.timer.seconds(groups, anew=anew)))
+
+    def network(self, model: Any, layers: Sequence[Stack]) -> NetworkTime:
+        """See `Stopwatch.network`."""
+        return self.ranks.from_first("times of the network", lambda: self.timer.network(model, layers))
+
+    def pair(self, model: Any, other: Any) -> Pair | None:
+        """See `Stopwatch.pair`."""
+        return self.ranks.from_first("times of both networks", lambda: self.timer.pair(model, other))
 
 
 def _parts(group: Sequence[Stack]) -> list[list[Stack]]:
