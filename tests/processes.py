@@ -1,4 +1,4 @@
-"""Processes that train together, as `torchrun` starts them, without the seconds in which each imports torch.
+"""Processes that work together, as `torchrun` starts them, without the seconds in which each imports torch.
 
 A server imports it once, and every process is a fork of that. `torchrun` itself is run by a test or two.
 """
@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,7 +20,7 @@ _LIMIT_S = 1200
 #: What a training imports, were it late: optimizers ask for dynamo.
 _IMPORTED = (
     "pytest", "tests.processes", "torch", "torch._dynamo", "twofold.cli", "twofold.finetune.train",
-    "twofold.recover",
+    "twofold.recover", "twofold.cli.make",
 )  # fmt: skip
 
 
@@ -43,14 +43,27 @@ def torchrun(folder: Path, *argv: str, processes: int = 2) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def started(folder: Path, *argv: str, processes: int = 2) -> list[BaseProcess]:
-    """Start what `torchrun` would; the streams of process N go to `stdout.N` and `stderr.N`."""
+def started(
+    folder: Path, *argv: str, processes: int = 2, elsewhere: Mapping[int, Path] | None = None
+) -> list[BaseProcess]:
+    """Start what `torchrun` would; the streams of process N go to `stdout.N` and `stderr.N`.
+
+    Args:
+        folder: where the processes run and write.
+        argv: of the command line.
+        processes: how many.
+        elsewhere: where some of them run instead, as on another machine with files of its own.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_IMPORTED))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given = [(str(folder), argv, rank, processes, port) for rank in range(processes)]
+    cache = os.environ.get("TWOFOLD_CACHE", "")
+    given = [
+        (str(folder), str((elsewhere or {}).get(rank, folder)), argv, rank, processes, port, cache)
+        for rank in range(processes)
+    ]
     members: list[BaseProcess] = [context.Process(target=_run, args=one) for one in given]
     for member in members:
         member.start()
@@ -79,20 +92,24 @@ def ended(folder: Path, members: Sequence[BaseProcess]) -> Done:
     return Done(codes[0] if codes else 0, *texts)
 
 
-def together(folder: Path, *argv: str, processes: int = 2) -> Done:
-    """Run the command line in several processes to their end."""
-    return ended(folder, started(folder, *argv, processes=processes))
+def together(
+    folder: Path, *argv: str, processes: int = 2, elsewhere: Mapping[int, Path] | None = None
+) -> Done:
+    """Run the command line in several processes to their end; see `started`."""
+    return ended(folder, started(folder, *argv, processes=processes, elsewhere=elsewhere))
 
 
-def _run(folder: str, argv: Sequence[str], rank: int, size: int, port: int) -> None:
+def _run(folder: str, place: str, argv: Sequence[str], rank: int, size: int, port: int, cache: str) -> None:
     os.chdir(folder)
     given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in given.items()}
+    os.environ["TWOFOLD_CACHE"] = cache  # the server has that of whoever started it
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     for number, name in ((1, "stdout"), (2, "stderr")):
         with open(f"{name}.{rank}", "wb") as file:
             os.dup2(file.fileno(), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    os.chdir(place)
     from twofold.cli import main
 
     code = main(list(argv))

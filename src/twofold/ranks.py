@@ -21,10 +21,13 @@ from typing import Any, Protocol, TypeVar
 
 from .errors import LostError, RankError, TwofoldError
 from .files.signals import Stopped, unwinding
-from .progress import QUIET
+from .progress import LINES, QUIET
 from .terminal import say
 
 T = TypeVar("T")
+
+#: Seconds in which the system must show that a lost process is gone; and where a signal ends this one.
+_GONE, _STOPPED = 10.0, 1.0
 
 
 class Meeting(Protocol):
@@ -104,12 +107,13 @@ class Ranks:
             except TwofoldError as error:
                 own[number] = (None, error)
         plain = {number: (value, error and _parts(error)) for number, (value, error) in own.items()}
-        found = {number: one for part in self.gather(what, plain) for number, one in part.items()}
-        for number in range(len(tasks)):
-            parts = found[number][1]
-            if parts is not None:
-                raise self._known(_made(*parts)) from own.get(number, (None, None))[1]
-        return [found[number][0] for number in range(len(tasks))]
+        parts = self.gather(what, plain)
+        found = [parts[number % self.size][number] for number in range(len(tasks))]
+        for number, (_, problem) in enumerate(found):
+            if problem is not None:
+                kind, text = problem
+                raise self._known(_made(kind, text)) from (own[number][1] if number in own else None)
+        return [value for value, _ in found]
 
     def collect(self, what: str, make: Callable[[], T]) -> list[T]:
         """What the processes make, each its part; where some fail, all do.
@@ -251,24 +255,31 @@ def _ended(ranks: Ranks, meeting: Meeting, error: BaseException) -> None:
 
     Raises:
         RankError: another one is the reason.
+        Stopped: a signal ends this one.
     """
-    lost = isinstance(error, (LostError, Stopped))
-    reason = "" if lost else f"{ranks.name(ranks.rank)}: {str(error) or type(error).__name__}"
-    told = meeting.first_to_fail(reason)
-    if told is None and lost:
-        # `torchrun` ends the others where one has ended, once it knows; a signal of somebody else's is none.
-        gone = meeting.missing(10.0 if isinstance(error, LostError) else 1.0)
-        if gone:
-            told = f"{gone} ended in the middle, killed by the system or somebody; what was learned is cached"
-            if isinstance(error, Stopped):  # nothing runs after the signal
+    if isinstance(error, (LostError, Stopped)):
+        told = meeting.first_to_fail("another process has ended")
+        if told is None and (gone := _missing(meeting, error)):
+            told = f"{gone} ended in the middle, killed by the system or somebody; what it learned is cached"
+            if LINES.get():  # at once: the signal by which `torchrun` ends the others may come any moment
                 say(f"twofold: {told}")
-    elif told is not None:
         _voice.set(None)
-    else:
-        shared = ranks.is_shared(error) or not isinstance(error, Exception)
-        _voice.set("" if shared else f"{ranks.name(ranks.rank)}: ")
-    if isinstance(error, LostError):
-        raise RankError(told or "another process has ended") from error
+        if isinstance(error, LostError):
+            raise RankError(told or "another process has ended") from error
+        return
+    shared = ranks.is_shared(error) or not isinstance(error, Exception)
+    before = "" if shared else f"{ranks.name(ranks.rank)}: "
+    told = meeting.first_to_fail(f"{before}{str(error) or type(error).__name__}")
+    _voice.set(before if told is None else None)
+
+
+def _missing(meeting: Meeting, error: BaseException) -> str:
+    """Who is gone; `torchrun` knows it, too, and may send its signal meanwhile."""
+    try:
+        # A signal of somebody else's means that nobody is.
+        return meeting.missing(_GONE if isinstance(error, LostError) else _STOPPED)
+    except Stopped:
+        return meeting.missing(_STOPPED)
 
 
 def _parts(error: TwofoldError) -> tuple[type[TwofoldError], str]:

@@ -18,8 +18,9 @@ def correctable(layer: ConvLayer, parts: int) -> bool:
 
 
 def gather_remainders(
-    runner: Runner, stacks: Stacks, inputs: Inputs, options: CalibrationOptions, names: Collection[str]
-) -> dict[str, FactorStatistics]:
+    runner: Runner, stacks: Stacks, inputs: Inputs, options: CalibrationOptions,
+    names: Collection[str] | None = None,
+) -> dict[str, FactorStatistics]:  # fmt: skip
     """Look at what stacks leave of their layers, in the network in which all of them stand.
 
     Args:
@@ -27,9 +28,9 @@ def gather_remainders(
         stacks: all layers that are replaced; those that can be corrected are looked at.
         inputs: samples.
         options: how the network is looked at.
-        names: layers that are looked at.
+        names: layers that are looked at; None for all.
     """
-    named = [(layer, stack) for layer, stack in stacks if layer.name in names]
+    named = [(layer, stack) for layer, stack in stacks if names is None or layer.name in names]
     chosen = [(layer, stack) for layer, stack in named if correctable(layer, len(stack.convs))]
     if not chosen:
         return {}

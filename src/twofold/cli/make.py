@@ -147,6 +147,7 @@ def decompose(
 
     Factors are fitted to the activations on your images or data; without any, on synthetic images.
     Without a budget it spends the MACs that AMCT's rank rule would spend, and never more.
+    Runs under torchrun, too.
 
     Example: twofold decompose net.prototxt net.caffemodel -o out/ --macs 0.4 --images photos/
 

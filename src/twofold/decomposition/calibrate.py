@@ -39,6 +39,7 @@ from ..lowrank import Factorization, corrected_stack
 from ..planning import MeasuredSensitivity
 from ..planning.workload import Workload
 from ..progress import track
+from ..ranks import Ranks
 from ..text import error_text
 from .cache import RunCache, samples_digest, stacks_digest
 from .sensitivity import measure_sensitivity
@@ -146,9 +147,9 @@ class Calibration:
         return next(iter(self.holdout.take(slice(0, 1))))
 
     def sample(self, count: int) -> Calibration:
-        """The same with a few held-out samples alone."""
+        """The same with a few held-out samples alone, for this process by itself."""
         few = self.holdout.take(slice(0, max(count, self.holdout.batch)))
-        return replace(self, inputs=few, holdout=few)
+        return replace(self, inputs=few, holdout=few, cache=replace(self.cache, ranks=Ranks()))
 
     def assess(self, model: Any, stacks: Stacks) -> Assessment:
         """How certain the error with stacks in it is, and what the model's own outputs lose.

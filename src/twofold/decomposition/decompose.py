@@ -70,6 +70,9 @@ def decompose(
 
     Without a budget, the MACs that AMCT's rank rule would spend are spent, and never more.
 
+    Of several processes, as `torchrun` starts them or as a process group of PyTorch's has them, all must make
+    the call: the work is split, and all get the same result.
+
     Args:
         model: what `load` gives, or a `torch.nn.Module`, which stays as it is: the result's `model.module`
             is a new one.
@@ -123,6 +126,7 @@ def decompose(
         ModelError: weights are missing or not finite, or do not fit the definition; the network cannot run.
         InputError: inputs that cannot be used.
         MissingExtraError: inputs are given, and what runs the network is not installed.
+        RankError: another of several processes has failed, or has other files or options.
 
     Examples:
         >>> model = twofold.load("net.prototxt", "net.caffemodel")

@@ -218,7 +218,8 @@ def _run(
     if known is not None:
         known.cache.tell()
     shown = None if known is None else known.sample(SHOWN)
-    return Result(smaller, plan, model, found.factors, shown, warnings, partial(curves, plan))
+    rank = looked.cache.ranks.rank
+    return Result(smaller, plan, model, found.factors, shown, warnings, partial(curves, plan), rank)
 
 
 def _unmeasured(plan: Plan) -> str:

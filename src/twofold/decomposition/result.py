@@ -43,6 +43,8 @@ class Result(Generic[M]):
         calibration: runs the original on a few inputs, to show them; None for weights only.
         warnings: those of the plan's notes that must not be overlooked.
         curves: computes `tradeoff_curves`; None where a plan was only carried out.
+        rank: number of this process; of several that `torchrun` started all have the result, and the first
+            one writes it.
     """
 
     model: M
@@ -52,6 +54,7 @@ class Result(Generic[M]):
     calibration: Calibration | None = None
     warnings: tuple[str, ...] = ()
     curves: Callable[[], TradeoffCurves | None] | None = None
+    rank: int = 0
 
     def __repr__(self) -> str:
         count = len(self.plan.choices)
@@ -85,7 +88,8 @@ class Result(Generic[M]):
         """Write the model under its own file names, and `plan.json`, into a folder.
 
         What was written is read again and compared with the plan before any file takes its final name; all
-        files appear together or not at all.
+        files appear together or not at all. Of several processes only the first one writes; the others give
+        the same paths, at once.
 
         Args:
             folder: made if it is missing.
@@ -106,6 +110,8 @@ class Result(Generic[M]):
         more = {} if kept else {plan: self.plan.to_json().encode()}
         added = {**_former_report(self, report), **(extra or {})}
         more |= {folder / name: content for name, content in added.items()}
+        if self.rank:
+            return (*self.model.targets(folder), *more)
         return self.model.save_to(folder, force=force, extra=more, check=self.check)
 
     def check(self, written: Model) -> None:

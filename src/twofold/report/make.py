@@ -45,7 +45,8 @@ def report(
 
     Args:
         source: what `decompose`, `compare`, `quantize`, `recover` or `finetune.train` gives.
-        folder: where `report.html` and `report.json` are written; nothing is written without.
+        folder: where `report.html` and `report.json` are written; nothing is written without, and of several
+            processes only by the first.
         title: what the page is about; by default the name of a file where there is one.
         original: of a recovery: the model that taught.
         plan: of a recovery: what the decomposed model was made by; its layers are shown.
@@ -81,7 +82,7 @@ def report(
             f"of type {type(source).__name__}"
         )
     made = made if title is None else replace(made, title=title)
-    if folder is not None:
+    if folder is not None and not getattr(source, "rank", 0):
         write(made, Path(folder), force=force)
     return made
 

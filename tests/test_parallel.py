@@ -1,0 +1,291 @@
+"""Several processes under torchrun: the plan and the weights of one, byte for byte; and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.formats.onnx import small
+from tests.processes import ended, started, together
+from tests.small import write
+from tests.test_calibrated import samples
+
+import twofold
+from twofold.cli import main
+from twofold.errors import InputError, RankError
+from twofold.latency.stopwatch import FirstTimer
+from twofold.ranks import Ranks
+
+pytest.importorskip("torch")
+
+CAFFE = ("decompose", "net.prototxt", "net.caffemodel")
+CALIBRATED = ("--data", "x.npy", "--macs", "0.5", "--multiple", "4", "--refine", "1")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    np.save("x.npy", samples(20, seed=3))
+    return tmp_path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What is written, but for times, the report of them, and the command line."""
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.suffix not in (".html", ".json", ".toml") or path.name == "plan.json"
+    }
+
+
+def lines(text: str) -> list[str]:
+    """Those that say why a command ends."""
+    return [line for line in text.splitlines() if line.startswith("twofold: ")]
+
+
+# ---- the same result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("argv", "processes"),
+    [
+        # One scheme fits all ranks at once, one fits each by itself.
+        ((*CAFFE, *CALIBRATED, "--scheme", "spatial", "--scheme", "depthwise"), 2),
+        ((*CAFFE, *CALIBRATED), 4),  # more than there are layers that are worth it
+        ((*CAFFE, "--no-data", "--macs", "0.5", "--multiple", "4"), 2),
+        ((*CAFFE, "--data", "x.npy", "--error", "0.1", "--multiple", "4", "--statistics", "s.npz"), 2),
+        (("decompose", "two.onnx", *CALIBRATED), 2),
+    ],
+    ids=["calibrated", "four", "weights", "error and a file", "onnx"],
+)
+def test_several_processes_are_one(folder, argv, processes):
+    small.write(folder / "two.onnx", small.two())
+    done = together(folder, *argv, "-o", "several", processes=processes)
+    assert done.returncode == 0, done.stderr
+    assert "[W" not in done.stderr, done.stderr  # what PyTorch itself warns of
+    assert done.stdout.count("written: ") == 1  # only the first process speaks
+    assert not (folder / "stdout.1").read_text() + (folder / "stderr.1").read_text()
+    Path("s.npz").unlink(missing_ok=True)
+    assert main([*argv, "-o", "one"]) == 0
+    assert files(folder / "several") == files(folder / "one")
+
+
+SCRIPT = """
+import numpy as np, torch, twofold
+from tests.test_parallel import module
+
+x = np.load("x.npy")
+for number, macs in enumerate((0.5, 0.4)):
+    twofold.decompose(module(), data=x, macs=macs, multiple=4, schemes=["spatial"]).save(f"two{number}")
+    if not number:  # processes meet more than once, the second time in a group of the script's
+        torch.distributed.init_process_group("gloo")
+torch.distributed.destroy_process_group()
+"""
+
+
+def module() -> Any:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(16, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)).eval()
+
+
+@pytest.mark.slow
+def test_modules_in_a_script_of_torchrun(folder):
+    (folder / "script.py").write_text(SCRIPT)
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(root), str(root / "src"), os.environ.get("PYTHONPATH", "")])
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"]
+    done = subprocess.run(
+        argv, check=False, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    for number, macs in enumerate((0.5, 0.4)):
+        result = twofold.decompose(
+            module(), data=np.load("x.npy"), macs=macs, multiple=4, schemes=["spatial"]
+        )
+        result.save(f"one{number}")
+        assert files(folder / f"two{number}") == files(folder / f"one{number}")
+
+
+# ---- how they end
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_is_named_and_the_next_run_goes_on(folder, monkeypatch):
+    cache = folder / "cache"
+    monkeypatch.setenv("TWOFOLD_CACHE", str(cache))
+    argv = (*CAFFE, *CALIBRATED, "-o", "out")
+    members = started(folder, *argv)
+    while not list(cache.glob("statistics-*")):
+        assert all(one.is_alive() for one in members)
+        time.sleep(0.005)
+    os.kill(members[1].pid, signal.SIGKILL)
+    done = ended(folder, members)
+    assert done.returncode != 0
+    (line,) = lines(done.stderr)
+    assert "rank 1 of 2 processes ended in the middle" in line
+    assert "Traceback" not in done.stderr
+    assert not (folder / "out").exists()
+    again = together(folder, *argv)
+    assert again.returncode == 0, again.stderr
+    assert "read from the cache" in again.stderr
+    monkeypatch.setenv("TWOFOLD_CACHE", "")
+    assert main([*CAFFE, *CALIBRATED, "-o", "one"]) == 0
+    assert files(folder / "out") == files(folder / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda x: x[:20000], "rank 1 of 2 processes: x.npy: is not an array"),
+        (None, "the model or its inputs of rank 1 of 2 processes differs from that of rank 0"),
+    ],
+    ids=["damaged", "others"],
+)
+def test_inputs_that_are_bad_for_one_are_one_line(folder, spoil, said):
+    other = folder / "other"
+    other.mkdir()
+    write(other)
+    np.save(other / "x.npy", samples(20, seed=4))
+    if spoil:
+        (other / "x.npy").write_bytes(spoil((other / "x.npy").read_bytes()))
+    done = together(folder, *CAFFE, *CALIBRATED, "-o", "out", elsewhere={1: other})
+    assert done.returncode == 1
+    (line,) = lines(done.stderr)
+    assert said in line
+    assert "Traceback" not in done.stderr
+    assert not (folder / "out").exists()
+
+
+def test_what_all_reject_is_said_as_one_does(folder):
+    done = together(folder, *CAFFE, "--data", "none.npy", "-o", "out")
+    (line,) = lines(done.stderr)
+    assert line.startswith("twofold: none.npy: ")
+
+
+def test_several_models_take_one_process(folder, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*CAFFE, "net.prototxt", "net.caffemodel", "-o", "out"]) == 1
+    assert "torchrun" in capsys.readouterr().err
+
+
+# ---- what they exchange, by threads
+
+
+@dataclass
+class Table:
+    """Where threads meet."""
+
+    size: int
+    barrier: threading.Barrier = field(init=False)
+    values: list[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.barrier, self.values = threading.Barrier(self.size), [None] * self.size
+
+
+@dataclass
+class Seat:
+    table: Table
+    rank: int
+
+    def exchange(self, value: Any) -> list[Any]:
+        self.table.values[self.rank] = value
+        self.table.barrier.wait(10)
+        found = list(self.table.values)
+        self.table.barrier.wait(10)
+        return found
+
+    def first_to_fail(self, reason: str) -> str | None:
+        raise NotImplementedError
+
+    def missing(self, patience: float) -> str:
+        raise NotImplementedError
+
+
+def in_threads(size: int, work) -> list[Any]:
+    """What each of several processes gives, or raises."""
+    table, found = Table(size), [None] * size
+
+    def run(rank: int) -> None:
+        try:
+            found[rank] = work(Ranks(rank, size, Seat(table, rank)))
+        except Exception as error:
+            found[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    return found
+
+
+def test_tasks_are_taken_in_turn_and_fail_as_in_one_process():
+    did: list[tuple[int, int]] = []
+
+    def task(ranks, number):
+        did.append((ranks.rank, number))
+        if number in (3, 1):
+            raise InputError(f"task {number}")
+        return number
+
+    def work(ranks, count):
+        return ranks.each("tasks", [lambda n=number: task(ranks, n) for number in range(count)])
+
+    assert in_threads(2, lambda ranks: work(ranks, 1)) == [[0], [0]]
+    did.clear()
+    errors = in_threads(2, lambda ranks: work(ranks, 4))
+    assert sorted(did) == [(0, 0), (0, 2), (1, 1), (1, 3)]
+    assert [(type(one), str(one)) for one in errors] == [(InputError, "task 1")] * 2
+
+
+def test_errors_of_some_name_them():
+    def work(ranks, failing):
+        def make():
+            if ranks.rank in failing:
+                raise InputError("damaged")
+
+        return ranks.agreed("inputs", make)
+
+    some = in_threads(3, lambda ranks: work(ranks, {1, 2}))
+    assert [str(one) for one in some] == ["rank 1 of 3 processes: damaged"] * 3
+    every = in_threads(2, lambda ranks: work(ranks, {0, 1}))
+    assert [str(one) for one in every] == ["damaged"] * 2
+    apart = in_threads(2, lambda ranks: ranks.gather(f"step {ranks.rank}", 0))
+    assert all(isinstance(one, RankError) for one in apart)
+
+
+def test_work_is_spread_by_its_cost():
+    found = Ranks(size=2).split({"a": 3.0, "b": 5.0, "c": 2.0, "d": 2.0})
+    assert found == {"b": 0, "a": 1, "c": 1, "d": 0}
+
+
+def test_the_first_process_alone_measures_times():
+    class Timer:
+        block, setting = 4, "here"
+
+        def seconds(self, groups, *, anew=False):
+            return {"a": 1.0}
+
+        network = pair = None
+
+    def work(ranks):
+        timer = FirstTimer(Timer() if ranks.first else None, ranks)
+        return timer.setting, timer.block, timer.seconds([])
+
+    assert in_threads(2, work) == [("here", 4, {"a": 1.0})] * 2
