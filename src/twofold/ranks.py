@@ -106,7 +106,10 @@ class Ranks:
                 own[number] = (tasks[number](), None)
             except TwofoldError as error:
                 own[number] = (None, error)
-        plain = {number: (value, error and _parts(error)) for number, (value, error) in own.items()}
+        plain = {
+            number: (value, None if error is None else _parts(error))
+            for number, (value, error) in own.items()
+        }
         parts = self.gather(what, plain)
         found = [parts[number % self.size][number] for number in range(len(tasks))]
         for number, (_, problem) in enumerate(found):

@@ -192,8 +192,10 @@ def decompose(
     if dry_run:
         if len(models) > 1:
             raise OptionError("--dry-run: takes one model")
-        found = find_out(load_model(definition, weights, input, whole=True), **options)
-        echo(json.dumps(found.to_json(), indent=2) if as_json else found)
+        with joined() as ranks:
+            found = find_out(load_model(definition, weights, input, whole=True), **options)
+            if ranks.first:
+                echo(json.dumps(found.to_json(), indent=2) if as_json else found)
         raise typer.Exit(1 if found.problem else 0)
     if len(models) == 1:
         with joined():
