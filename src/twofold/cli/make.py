@@ -192,9 +192,9 @@ def decompose(
     if dry_run:
         if len(models) > 1:
             raise OptionError("--dry-run: takes one model")
-        with joined() as ranks:
+        with joined() as processes:
             found = find_out(load_model(definition, weights, input, whole=True), **options)
-            if ranks.first:
+            if processes.first:
                 echo(json.dumps(found.to_json(), indent=2) if as_json else found)
         raise typer.Exit(1 if found.problem else 0)
     if len(models) == 1:
