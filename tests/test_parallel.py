@@ -152,7 +152,7 @@ def test_one_that_is_killed_is_named_and_the_next_run_goes_on(folder, monkeypatc
     ("spoil", "said"),
     [
         (lambda x: x[:20000], "rank 1 of 2 processes: x.npy: is not an array"),
-        (None, "the model or its inputs of rank 1 of 2 processes differs from that of rank 0"),
+        (None, "rank 1 of 2 processes has another model, inputs or options than rank 0"),
     ],
     ids=["damaged", "others"],
 )

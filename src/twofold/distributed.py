@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import socket
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from .errors import InputError, LostError, OptionError, RankError, UsageError
 
@@ -122,7 +124,7 @@ def joined(device: str | None) -> Iterator[World]:
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    _begin("nccl" if place.type == "cuda" else "gloo")
     try:
         yield World(Shard(distributed.get_rank(), size), place)
     finally:
@@ -200,8 +202,7 @@ def meeting() -> Iterator[tuple[int, int, Meeting]]:
     """
     own = not distributed.is_initialized()
     try:
-        if own:
-            distributed.init_process_group("gloo", timeout=_START)
+        store = _begin("gloo", _START) if own else distributed.distributed_c10d._get_default_store()
         group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         members: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(members, (socket.gethostname(), os.getppid(), os.getpid()), group=group)
@@ -210,12 +211,9 @@ def meeting() -> Iterator[tuple[int, int, Meeting]]:
             f"the processes that torchrun started do not meet: {' '.join(str(error).split())[:200]}; all of "
             "them must make this call"
         ) from error
-    _meetings.append(len(_meetings))
-    default = distributed.distributed_c10d._get_default_store()
-    store = distributed.distributed_c10d.PrefixStore(f"twofold{len(_meetings)}", default)
     rank = distributed.get_rank()
     try:
-        yield rank, len(members), Meeting(group, store, tuple(members), rank)
+        yield rank, len(members), Meeting(group, _own_keys(store), tuple(members), rank)
     finally:
         # The others notice that this process fails when its connections close.
         gc.collect()
@@ -223,8 +221,28 @@ def meeting() -> Iterator[tuple[int, int, Meeting]]:
             distributed.destroy_process_group(None if own else group)
 
 
-#: Those of this process: their keys in a store must differ.
-_meetings: list[int] = []
+def _begin(backend: str, patience: timedelta | None = None) -> Any:
+    """Begin the process group that `torchrun` describes; gives its store.
+
+    `torchrun` keeps one store for a process's whole life: a second group must not find the addresses of the
+    first.
+
+    Args:
+        backend: of the group.
+        patience: how long processes wait for all to come, and for each other; None for what PyTorch sets.
+    """
+    found, rank, size = next(rendezvous("env://", timeout=patience or timedelta(minutes=30)))
+    store = _own_keys(found)
+    distributed.init_process_group(backend, timeout=patience, store=store, rank=rank, world_size=size)
+    return store
+
+
+def _own_keys(store: Any) -> Any:
+    """A store whose keys are no others', the same in all processes that ask for as many."""
+    return distributed.distributed_c10d.PrefixStore(f"twofold{next(_numbers)}", store)
+
+
+_numbers = itertools.count()
 
 
 def _device(name: str | None, local_rank: int | None) -> torch.device:

@@ -152,8 +152,8 @@ class Ranks:
         if other is not None:
             raise self._known(
                 RankError(
-                    f"{what} of {self.name(other)} differs from that of rank 0; every process needs the same "
-                    "files and options"
+                    f"{self.name(other)} has another {what} than rank 0; every process needs the same files "
+                    "and options"
                 )
             )
 
@@ -263,7 +263,10 @@ def _ended(ranks: Ranks, meeting: Meeting, error: BaseException) -> None:
     if isinstance(error, (LostError, Stopped)):
         told = meeting.first_to_fail("another process has ended")
         if told is None and (gone := _missing(meeting, error)):
-            told = f"{gone} ended in the middle, killed by the system or somebody; what it learned is cached"
+            told = (
+                f"{gone} ended in the middle, killed by the system or somebody; the same command goes on "
+                "from what is cached"
+            )
             if LINES.get():  # at once: the signal by which `torchrun` ends the others may come any moment
                 say(f"twofold: {told}")
         _voice.set(None)

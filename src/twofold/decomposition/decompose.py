@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -10,7 +11,7 @@ from ..backends import with_data
 from ..calibration.pixels import ImageSource
 from ..calibration.source import CalibrationSource
 from ..conv import ConvLayer, Skipped
-from ..errors import OptionError, PlanError
+from ..errors import OptionError, PlanError, TwofoldError
 from ..files.cache import Cache
 from ..fingerprint import digest_of
 from ..formats.base import Model
@@ -144,7 +145,8 @@ def decompose(
     }  # fmt: skip
     with joined() as ranks:
         ready = ranks.agreed("what is asked for", lambda: prepared(model, **given))
-        ranks.same("the model or its inputs", ready.digest())
+        if ranks.several:
+            ranks.same("model, inputs or options", ready.digest())
         return ready.run()
 
 
@@ -167,9 +169,12 @@ class Prepared:
     timer: Stopwatch | None
 
     def digest(self) -> str:
-        """A hash of the model's files and of the inputs, as far as they have one."""
+        """A hash of the model, the inputs and the options, as far as they have one."""
         inputs = self.calibration.inputs.digest() if isinstance(self.calibration, Calibration) else ""
-        return digest_of(sorted(self.model.sources().values()), inputs, repr(self.options))
+        model = ""
+        with suppress(TwofoldError, ValueError, TypeError, RecursionError, AttributeError):
+            model = self.model.fingerprint()
+        return digest_of(model, inputs, repr(self.options))
 
     def run(self) -> Result[Any]:
         """Do it."""
