@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from .errors import LostError, RankError, TwofoldError
+from .errors import LostError, MissingExtraError, RankError, TwofoldError
 from .files.signals import Stopped, unwinding
 from .progress import LINES, QUIET
 from .terminal import say
@@ -223,11 +223,15 @@ def joined() -> Iterator[Ranks]:
 
     Raises:
         RankError: another process has failed.
+        MissingExtraError: there are several, and PyTorch is not installed.
     """
     if _here.get().several or not several_processes():
         yield _here.get()
         return
-    from .distributed import meeting  # noqa: PLC0415 - one process alone needs no PyTorch
+    try:
+        from .distributed import meeting  # noqa: PLC0415 - one process alone needs no PyTorch
+    except ImportError as error:
+        raise MissingExtraError("the work of several processes", "PyTorch", "torch") from error
 
     with unwinding(), meeting() as (rank, size, found):
         ranks = Ranks(rank, size, found)
@@ -247,7 +251,8 @@ def joined() -> Iterator[Ranks]:
 
 def several_processes() -> bool:
     """Whether this process is one of several that `torchrun` or a process group has."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    size = os.environ.get("WORLD_SIZE", "")
+    if size.isdecimal() and int(size) > 1:
         return True
     loaded = sys.modules.get("torch.distributed")
     return bool(loaded and loaded.is_available() and loaded.is_initialized() and loaded.get_world_size() > 1)

@@ -148,7 +148,7 @@ def _looked(
     check_feasible(connected, options)
     prices = None if timer is None else priced(model, connected, wanted, timer, options)
     try:
-        if known is not None and chosen and LINES.get():
+        if known is not None and chosen and LINES.get() and known.cache.ranks.first:
             less = "" if known.cache.cache is None else "; what the cache has takes no time"
             note(f"this takes {Estimate.of(known, chosen, wanted)}{less}")
         cache = RunCache() if known is None else known.cache
