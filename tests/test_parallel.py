@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from tests.small import write
 from tests.test_calibrated import samples
 
 import twofold
+from twofold import ranks
 from twofold.cli import main
-from twofold.errors import InputError, RankError
+from twofold.decomposition import factorize, statistics
+from twofold.errors import InputError, RankError, TwofoldError
 from twofold.latency.stopwatch import FirstTimer
 from twofold.ranks import Ranks
 
@@ -57,28 +61,103 @@ def lines(text: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("argv", "processes"),
-    [
-        # One scheme fits all ranks at once, one fits each by itself.
-        ((*CAFFE, *CALIBRATED, "--scheme", "spatial", "--scheme", "depthwise"), 2),
-        ((*CAFFE, *CALIBRATED), 4),  # more than there are layers that are worth it
-        ((*CAFFE, "--no-data", "--macs", "0.5", "--multiple", "4"), 2),
-        ((*CAFFE, "--data", "x.npy", "--error", "0.1", "--multiple", "4", "--statistics", "s.npz"), 2),
-        (("decompose", "two.onnx", *CALIBRATED), 2),
-    ],
-    ids=["calibrated", "four", "weights", "error and a file", "onnx"],
-)
-def test_several_processes_are_one(folder, argv, processes):
-    small.write(folder / "two.onnx", small.two())
-    done = together(folder, *argv, "-o", "several", processes=processes)
+def test_two_processes_are_one(folder):
+    # One scheme fits all ranks at once, one fits each by itself.
+    argv = (*CAFFE, *CALIBRATED, "--scheme", "spatial", "--scheme", "depthwise")
+    done = together(folder, *argv, "-o", "two")
     assert done.returncode == 0, done.stderr
     assert "[W" not in done.stderr, done.stderr  # what PyTorch itself warns of
     assert done.stdout.count("written: ") == 1  # only the first process speaks
     assert not (folder / "stdout.1").read_text() + (folder / "stderr.1").read_text()
-    Path("s.npz").unlink(missing_ok=True)
     assert main([*argv, "-o", "one"]) == 0
-    assert files(folder / "several") == files(folder / "one")
+    assert files(folder / "two") == files(folder / "one")
+
+
+def test_four_processes_are_one(folder):
+    """More than there are layers, and the weights alone, which are not cached."""
+    argv = (*CAFFE, "--no-data", "--macs", "0.5", "--multiple", "4")
+    done = together(folder, *argv, "-o", "four", processes=4)
+    assert done.returncode == 0, done.stderr
+    assert main([*argv, "-o", "one"]) == 0
+    assert files(folder / "four") == files(folder / "one")
+
+
+def spread_of(outputs) -> float:
+    return float(np.std(next(iter(outputs.values()))))
+
+
+def accuracy_of(predict) -> float:
+    """No accuracy, but it falls as one does."""
+    outputs = predict({"data": samples(3, seed=8)})
+    return float(np.round(np.abs(next(iter(outputs.values()))).mean(), 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"error": 0.1, "statistics": "s.npz", "schemes": "spatial"},
+        {"macs": 0.5, "metric": spread_of, "schemes": "spatial"},
+        {"accuracy_drop": 0.01, "accuracy": accuracy_of, "schemes": "spatial"},
+        {"energy": 0.95, "schemes": "depthwise"},
+    ],
+    ids=["error and a file", "metric", "accuracy", "promised errors"],
+)
+def test_every_budget_gives_the_same(folder, options):
+    def work(_):
+        net = twofold.load("net.prototxt", "net.caffemodel")
+        return twofold.decompose(net, data=samples(20, seed=3), multiple=4, refine=1, **options)
+
+    several = in_threads(3, work)
+    Path("s.npz").unlink(missing_ok=True)
+    assert_same(several, work(None))
+
+
+@pytest.mark.slow
+def test_onnx_goes_on_from_what_others_have_learned(folder, monkeypatch):
+    """Whatever their number was: the cache's keys are the same."""
+    small.write(folder / "two.onnx", small.two())
+
+    def work(_):
+        net = twofold.load("two.onnx")
+        return twofold.decompose(
+            net, data=samples(12), macs=0.5, multiple=4, schemes=("spatial", "depthwise")
+        )
+
+    made = Counter[str]()
+    for place, name in ((statistics, "gather"), (factorize, "_made")):
+        monkeypatch.setattr(place, name, counted(made, name, getattr(place, name)))
+    plain = work(None)
+    fits = made["_made"]
+    for first, second in ((2, 3), (1, 2), (3, 1)):
+        monkeypatch.setenv("TWOFOLD_CACHE", str(folder / f"cache{first}"))
+        made.clear()
+        assert_same(in_threads(first, work), plain)
+        assert made["_made"] == fits  # each once
+        made.clear()
+        assert_same(in_threads(second, work), plain)
+        assert not made
+
+
+def counted(made, name, function):
+    def count(*given):
+        made[name] += 1
+        return function(*given)
+
+    return count
+
+
+def assert_same(several, one) -> None:
+    """Plans and factors of all processes, byte for byte."""
+    for result in several:
+        if isinstance(result, Exception):
+            raise result
+        assert result.plan.to_json() == one.plan.to_json()
+        assert result.factors.keys() == one.factors.keys()
+        for name, stack in result.factors.items():
+            for ours, its in zip(stack.convs, one.factors[name].convs, strict=True):
+                assert np.array_equal(ours.weight, its.weight)
+                assert ours.bias is its.bias is None or np.array_equal(ours.bias, its.bias)
 
 
 SCRIPT = """
@@ -186,6 +265,10 @@ def test_several_models_take_one_process(folder, monkeypatch, capsys):
 # ---- what they exchange, by threads
 
 
+#: Seconds within which threads meet.
+_PATIENCE = 300
+
+
 @dataclass
 class Table:
     """Where threads meet."""
@@ -204,10 +287,10 @@ class Seat:
     rank: int
 
     def exchange(self, value: Any) -> list[Any]:
-        self.table.values[self.rank] = value
-        self.table.barrier.wait(10)
-        found = list(self.table.values)
-        self.table.barrier.wait(10)
+        self.table.values[self.rank] = pickle.dumps(value)
+        self.table.barrier.wait(_PATIENCE)
+        found = [pickle.loads(one) for one in self.table.values]
+        self.table.barrier.wait(_PATIENCE)
         return found
 
     def first_to_fail(self, reason: str) -> str | None:
@@ -222,10 +305,14 @@ def in_threads(size: int, work) -> list[Any]:
     table, found = Table(size), [None] * size
 
     def run(rank: int) -> None:
+        own = Ranks(rank, size, Seat(table, rank) if size > 1 else None)
+        ranks._here.set(own)  # a thread has a context of its own
         try:
-            found[rank] = work(Ranks(rank, size, Seat(table, rank)))
+            found[rank] = work(own)
         except Exception as error:
             found[rank] = error
+            if not isinstance(error, TwofoldError):  # that all have alike
+                table.barrier.abort()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for one in threads:
@@ -238,35 +325,35 @@ def in_threads(size: int, work) -> list[Any]:
 def test_tasks_are_taken_in_turn_and_fail_as_in_one_process():
     did: list[tuple[int, int]] = []
 
-    def task(ranks, number):
-        did.append((ranks.rank, number))
+    def task(own, number):
+        did.append((own.rank, number))
         if number in (3, 1):
             raise InputError(f"task {number}")
         return number
 
-    def work(ranks, count):
-        return ranks.each("tasks", [lambda n=number: task(ranks, n) for number in range(count)])
+    def work(own, count):
+        return own.each("tasks", [lambda n=number: task(own, n) for number in range(count)])
 
-    assert in_threads(2, lambda ranks: work(ranks, 1)) == [[0], [0]]
+    assert in_threads(2, lambda own: work(own, 1)) == [[0], [0]]
     did.clear()
-    errors = in_threads(2, lambda ranks: work(ranks, 4))
+    errors = in_threads(2, lambda own: work(own, 4))
     assert sorted(did) == [(0, 0), (0, 2), (1, 1), (1, 3)]
     assert [(type(one), str(one)) for one in errors] == [(InputError, "task 1")] * 2
 
 
 def test_errors_of_some_name_them():
-    def work(ranks, failing):
+    def work(own, failing):
         def make():
-            if ranks.rank in failing:
+            if own.rank in failing:
                 raise InputError("damaged")
 
-        return ranks.agreed("inputs", make)
+        return own.agreed("inputs", make)
 
-    some = in_threads(3, lambda ranks: work(ranks, {1, 2}))
+    some = in_threads(3, lambda own: work(own, {1, 2}))
     assert [str(one) for one in some] == ["rank 1 of 3 processes: damaged"] * 3
-    every = in_threads(2, lambda ranks: work(ranks, {0, 1}))
+    every = in_threads(2, lambda own: work(own, {0, 1}))
     assert [str(one) for one in every] == ["damaged"] * 2
-    apart = in_threads(2, lambda ranks: ranks.gather(f"step {ranks.rank}", 0))
+    apart = in_threads(2, lambda own: own.gather(f"step {own.rank}", 0))
     assert all(isinstance(one, RankError) for one in apart)
 
 
@@ -284,8 +371,8 @@ def test_the_first_process_alone_measures_times():
 
         network = pair = None
 
-    def work(ranks):
-        timer = FirstTimer(Timer() if ranks.first else None, ranks)
+    def work(own):
+        timer = FirstTimer(Timer() if own.first else None, own)
         return timer.setting, timer.block, timer.seconds([])
 
     assert in_threads(2, work) == [("here", 4, {"a": 1.0})] * 2
