@@ -454,7 +454,8 @@ def test_from_the_command_line_with_onnx_runtime(tmp_path, capsys):
 )
 def test_rejections(argv, pattern, tmp_path, capsys):
     files = write(tmp_path, NET)
-    assert main(["decompose", *files, "-o", str(tmp_path / "out"), "--no-data", *argv]) == (2 if pattern == "one budget" else 1)
+    code = main(["decompose", *files, "-o", str(tmp_path / "out"), "--no-data", *argv])
+    assert code == (2 if pattern == "one budget" else 1)
     err = capsys.readouterr().err
     assert pattern in err
     assert len(err.strip().splitlines()) == 1
