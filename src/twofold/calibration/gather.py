@@ -38,6 +38,9 @@ _FEWEST_POSITIONS = 256
 #: Samples whose gradient is taken; G is small, and few of them settle it.
 GRADIENT_SAMPLES = 32
 _GRADIENT_POSITIONS = 4096
+#: Outputs of a layer above which their metric is left out: it takes the square of them, and the cube to be
+#: decomposed. Layers of so many outputs are mostly the last, where the metric says nothing.
+LARGEST_METRIC = 4096
 
 
 @former_fields(made_up="synthetic")
@@ -192,7 +195,7 @@ def gather(
             asked = generator if weighted and index % stride == 0 else None
             for seen in runner.record_inputs(chosen, batch, asked):
                 accumulators[seen.layer].update(seen.inputs)
-                if seen.gradients is not None:
+                if seen.gradients is not None and seen.gradients.shape[1] <= LARGEST_METRIC:
                     metrics[seen.layer] = metrics.get(seen.layer, 0) + _second_moment(seen.gradients)
     found = {}
     for layer in track(chosen, "summing up"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration.gather import GRADIENT_SAMPLES, Extent, layer_options
+from ..calibration.gather import GRADIENT_SAMPLES, LARGEST_METRIC, Extent, layer_options
 from ..calibration.statistics import covariance_bytes, patch_size
 from ..conv import ConvLayer
 from ..lowrank import scheme
@@ -170,7 +170,12 @@ def _memory(calibration: Calibration, layers: Sequence[ConvLayer], extent: Exten
     kept = sum(array.nbytes for one in samples for array in one.arrays.values())
     weights = sum(layer.weight.nbytes for layer in layers if layer.weight is not None)
     covariances = sum(8 * int(_square(layer)) for layer in full)
-    return kept + 3 * weights + covariances + max((covariance_bytes(one.geometry) for one in full), default=0)
+    largest = max((covariance_bytes(one.geometry) for one in full), default=0)
+    if calibration.options.gradients and calibration.runner.differentiable:
+        outputs = [layer.geometry.c_out for layer in layers if layer.geometry.c_out <= LARGEST_METRIC]
+        covariances += sum(8 * count**2 for count in outputs)
+        largest = max(largest, 3 * 8 * max(outputs, default=0) ** 2)  # of one, its two roots and its vectors
+    return kept + 3 * weights + covariances + largest
 
 
 def _duration(seconds: float) -> str:

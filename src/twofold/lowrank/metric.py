@@ -50,11 +50,10 @@ class LayerFit:
         weight = checked_weight(layer)
         gradient = None if statistics is None else statistics.gradient
         if gradient is not None and options.metric_power:
-            # What couples the outputs of two groups cannot be used: their factors are apart.
-            own = np.kron(
-                np.eye(layer.geometry.groups), np.ones((len(gradient) // layer.geometry.groups,) * 2)
-            )
-            metric, self._inverse = _roots(gradient * own, options.metric_power / 2)
+            groups = layer.geometry.groups
+            if groups > 1:  # what couples the outputs of two groups cannot be used: their factors are apart
+                gradient = gradient * np.kron(np.eye(groups), np.ones((len(gradient) // groups,) * 2))
+            metric, self._inverse = _roots(gradient, options.metric_power / 2)
             bias = None if layer.bias is None else metric @ layer.bias
             # 24 bits: what is rounded to half precision are the finished factors, not those in the metric.
             layer = replace(layer, weight=np.tensordot(metric, weight, axes=1), bias=bias, bits=24)
