@@ -124,3 +124,15 @@ def test_the_command_line_leaves_nothing_for_what_its_process_does_next():
     assert not progress.LINES.get()
     assert main(["--version"]) == 0
     assert not progress.LINES.get()
+
+
+def test_in_python_lines_and_notes_go_to_the_log(monkeypatch, caplog, capsys):
+    monkeypatch.setattr(progress, "_QUIET", 0.0)
+    list(track(range(2), "counting"))
+    progress.note("unheard")
+    assert not caplog.messages  # as long as nobody asks
+    with caplog.at_level("INFO", logger="twofold"):
+        list(track(range(2), "counting"))
+        progress.note("a net")
+    assert [line.split(",")[0] for line in caplog.messages] == ["counting: 1 of 2", "note: a net"]
+    assert capsys.readouterr() == ("", "")

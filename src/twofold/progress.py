@@ -1,5 +1,7 @@
 """Progress of long work on stderr: bars on a terminal; elsewhere plain lines, where they are asked for.
 
+In Python the lines, and the notes that the command line prints, are messages of the log `twofold` (INFO).
+
 Work that may last more than a second wraps its loop in `track`. Loops may nest: an inner one has a line
 of its own below the outer one.
 """
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _local = threading.local()
+_log = logging.getLogger("twofold")
 #: Whether work that lasts says so by plain lines where stderr is no terminal; the command line asks for it.
 LINES: ContextVar[bool] = ContextVar("lines", default=False)
 #: Whether nothing is said but errors and results.
@@ -49,8 +52,7 @@ class _Lines:
             self._next = now + _PAUSE
             far = f"{self._done}" if self._total is None else f"{self._done} of {self._total}"
             more = f", {text}" if text else ""
-            line = f"{self._description}: {far}{more}, {now - self._begun:.0f} s"
-            say(line)
+            _tell(f"{self._description}: {far}{more}, {now - self._begun:.0f} s")
 
 
 def _spoken(items: Iterable[T], lines: _Lines) -> Iterator[T]:
@@ -81,7 +83,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     if total is None and isinstance(items, Sized):
         total = len(items)
     if VERBOSE.get() or QUIET.get() or not sys.stderr.isatty():
-        yield from _spoken(items, _Lines(description, total)) if _lines_wanted() else items
+        yield from _spoken(items, _Lines(description, total)) if listened_to() else items
         return
     shared: Progress | None = getattr(_local, "progress", None)
     progress = shared or _new_progress()
@@ -102,18 +104,22 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 def note(text: str) -> None:
     """Say at once what the result will say, too, where progress is said by lines: on the command line."""
-    if _lines_wanted():
-        say(f"note: {text}")
+    _tell(f"note: {text}")
 
 
 def warn(text: str) -> None:
     """The same of what must not be overlooked."""
-    if _lines_wanted():
-        say(f"warning: {text}")
+    _tell(f"warning: {text}")
 
 
-def _lines_wanted() -> bool:
-    return LINES.get() and not QUIET.get()
+def listened_to() -> bool:
+    """Whether anyone reads lines: on the command line, or in a log."""
+    return not QUIET.get() and (LINES.get() or _log.isEnabledFor(logging.INFO))
+
+
+def _tell(line: str) -> None:
+    if listened_to():
+        (say if LINES.get() else _log.info)(line)
 
 
 def _new_progress() -> Progress:
@@ -152,7 +158,7 @@ def meter(description: str, done: int, total: int) -> Iterator[Callable[[str], N
         What to call after every step, with what there is to tell.
     """
     if VERBOSE.get() or QUIET.get() or not sys.stderr.isatty():
-        yield _Lines(description, total, done).advance if _lines_wanted() else lambda text: None
+        yield _Lines(description, total, done).advance if listened_to() else lambda text: None
         return
     with _new_progress() as progress:
         description = visible(description)

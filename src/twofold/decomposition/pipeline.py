@@ -39,7 +39,7 @@ from ..planning.feasible import check_feasible
 from ..planning.options import left_alone
 from ..planning.tradeoff import ReadErrors, TradeoffCurves
 from ..planning.workload import Workload
-from ..progress import LINES, note
+from ..progress import listened_to, note
 from ..text import error_text
 from .by_time import plan_by_time, priced
 from .cache import RunCache
@@ -148,7 +148,7 @@ def _looked(
     check_feasible(connected, options)
     prices = None if timer is None else priced(model, connected, wanted, timer, options)
     try:
-        if known is not None and chosen and LINES.get() and known.cache.ranks.first:
+        if known is not None and chosen and listened_to() and known.cache.ranks.first:
             less = "" if known.cache.cache is None else "; what the cache has takes no time"
             note(f"this takes {Estimate.of(known, chosen, wanted)}{less}")
         cache = RunCache() if known is None else known.cache

@@ -414,7 +414,7 @@ def test_dynamic_sizes_come_from_the_caller_and_stay_dynamic(tmp_path):
     path = write(tmp_path / "net.onnx", dynamic())
     loaded = OnnxModel.load(path)
     assert [layer.input_sizes for layer in loaded.convolutions()] == [(), ()]
-    assert "give the shapes of the inputs (x)" in loaded.notes[0]
+    assert "give the shapes of the inputs (x), as in inputs={'x': (N, 16, N, N,)}" in loaded.notes[0]
     given = twofold.load(path, inputs={"x": (2, 16, 20, 30)})
     assert [layer.input_sizes for layer in given.convolutions()] == [((20, 30),)] * 2
     assert given.notes == ()

@@ -123,14 +123,17 @@ class OnnxModel:
             for layer in self.convolutions()
             if isinstance(layer, ConvLayer) and not layer.input_sizes
         ]
-        if not unknown:
-            return self.warnings
         stored = {one.name for one in self.proto.graph.initializer}  # old files list weights as inputs, too
-        names = ", ".join(value.name for value in self.proto.graph.input if value.name not in stored)
+        inputs = [value for value in self.proto.graph.input if value.name not in stored]
+        opened = [value for value in inputs if "N" in _declared(value)] or inputs
+        if not unknown or not opened:
+            return self.warnings
+        name, sizes = opened[0].name, _declared(opened[0])
+        example = option(f"inputs={{{name!r}: ({', '.join(sizes)},)}}", f"--input {name}={'x'.join(sizes)}")
         return (
-            f"{self.path}: the input size of {len(unknown)} convolutions is not known, so MACs are counted "
-            f"per output position; give the shapes of the inputs ({names}) with "
-            f"{option('inputs={...}', '--input NAME=1x3x224x224')}",
+            f"{self.path}: the input size of {len(unknown)} convolutions is not known, so their MACs are not "
+            "known either, and a plan counts them per output position; give the shapes of the inputs "
+            f"({', '.join(value.name for value in opened)}), as in {example} with numbers for N",
             *self.warnings,
         )
 
@@ -361,3 +364,9 @@ def _write(stream: BinaryIO, content: bytes) -> None:
 
 def _copy(stream: BinaryIO, source: Path) -> None:
     copy_range(source, 0, None, stream)
+
+
+def _declared(value: onnx.ValueInfoProto) -> list[str]:
+    """The sizes that an input declares, N for those that it leaves open."""
+    dims = value.type.tensor_type.shape.dim
+    return [str(dim.dim_value) if dim.dim_value > 0 else "N" for dim in dims] or ["N"]

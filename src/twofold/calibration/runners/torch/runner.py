@@ -32,7 +32,10 @@ from .sizes import varying_outputs, watched
 def make_runner(model: TorchModel, targets: tuple[str, ...] = ()) -> TorchRunner:
     """The runner of a module; see `runner_for`."""
     if model.example_inputs is None:
-        raise InputError("what the forward takes is not known; give example_inputs, or data")
+        raise InputError(
+            "what the forward takes is not known: give one input as example_inputs, such as "
+            "torch.zeros(1, 3, 224, 224) for images of that size, or data"
+        )
     return TorchRunner(model.module, model.example_inputs, targets)
 
 
