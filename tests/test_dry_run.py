@@ -10,6 +10,7 @@ import pytest
 from tests.small import write
 
 import twofold
+from twofold.calibration.memory import peak_memory
 from twofold.cli import main
 from twofold.decomposition import estimate
 from twofold.decomposition.decompose import prepared
@@ -74,6 +75,7 @@ def test_the_estimate_counts_samples_and_operations(files, monkeypatch):
     """Times of one forward and of one operation are given; what is counted is checked by hand."""
     monkeypatch.setattr(estimate, "_forward", lambda calibration: 2.0)
     monkeypatch.setattr(estimate, "_rate", lambda: 1e300)
+    monkeypatch.setattr(estimate, "peak_memory", lambda: 5 << 30)
 
     def estimated(count: int) -> tuple[Estimate, int, int]:
         given = prepared(
@@ -93,6 +95,17 @@ def test_the_estimate_counts_samples_and_operations(files, monkeypatch):
         assert found.effects == 4 * 2 * held * 2.0 / 2  # candidates, layers, samples, half of the network
         assert found.seconds == found.statistics + found.fits + found.effects + found.rest
         assert str(found).startswith("about ")
+        assert 5 << 30 < found.memory < 6 << 30
+        assert peak_memory() > 10_000_000  # what Python and NumPy take alone
+
+
+@pytest.mark.parametrize(("fits", "hint"), [(500.0, "--scheme spatial --scheme channel"), (50.0, "")])
+def test_a_long_run_says_what_is_quicker(files, tmp_path, capsys, monkeypatch, fits, hint):
+    found = Estimate(1.0, fits, 1.0, 1.0, 1 << 20)
+    monkeypatch.setattr(Estimate, "of", lambda *given: found)
+    command = ["decompose", *files, "-o", str(tmp_path / "out"), "--macs", "0.6", "--data"]
+    assert main([*command, str(tmp_path / "x.npy"), "--no-report"]) == 0
+    assert (f"; for a quicker first look, {hint}" in capsys.readouterr().err) is bool(hint)
 
 
 def test_quiet_says_errors_and_the_result_alone_and_verbose_every_layer(files, tmp_path, capsys):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.gather import GRADIENT_SAMPLES, LARGEST_METRIC, Extent, layer_options
+from ..calibration.memory import peak_memory
 from ..calibration.statistics import covariance_bytes, patch_size
 from ..conv import ConvLayer
 from ..lowrank import scheme
@@ -45,7 +46,8 @@ class Estimate:
         fits: fitting them.
         effects: measuring what each does to the outputs.
         rest: stacks at the chosen ranks, and what is measured of the whole network.
-        memory: bytes of samples, weights and covariances, what a runtime takes aside.
+        memory: bytes that the process holds at least: what one batch in the network took it to, and
+            samples, weights and covariances.
     """
 
     statistics: float
@@ -80,7 +82,7 @@ class Estimate:
             judging * forward + work / (rate * _EFFICIENCY),
             trials * forward / 2,  # what lies behind a layer: half of the network in the mean
             (_LAST_PASSES * holdout + 2 * fitted) * forward + chosen / (rate * _EFFICIENCY),
-            _memory(calibration, layers, extent),
+            peak_memory() + _memory(calibration, layers, extent),
         )
 
     @property
@@ -98,7 +100,8 @@ class Estimate:
             "stacks and errors": self.rest,
         }  # fmt: skip
         told = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items())
-        return f"about {_duration(self.seconds)} and {_amount(self.memory)} of memory ({told})"
+        amount = _amount(self.memory)
+        return f"about {_duration(self.seconds)} and at least {amount} of memory ({told})"
 
 
 def layer_work(layer: ConvLayer, requests: Sequence[Request], calibration: Calibration | None) -> float:

@@ -21,7 +21,7 @@ from ..errors import InputError, ModelError, PlanError, option
 from ..formats.base import Model
 from ..latency.cost import LatencyCost
 from ..latency.stopwatch import Stopwatch
-from ..lowrank import FitOptions
+from ..lowrank import FitOptions, scheme
 from ..lowrank.assemble import checked_weight
 from ..planning import (
     Budget,
@@ -59,6 +59,8 @@ _WEIGHTS_ALONE = "made from the weights alone, so that the change of the network
 UNMEASURED = f"{_WEIGHTS_ALONE}; give data or images"
 #: Relative errors of a layer's weight above this mostly cost a network its accuracy.
 _LARGE = 0.3
+#: Seconds of fits above which a run says what would be quicker.
+_LONG = 120.0
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
 #: Plans that are made at most, each with what fits for the one before told; more where every layer is
@@ -150,7 +152,8 @@ def _looked(
     try:
         if known is not None and chosen and listened_to() and known.cache.ranks.first:
             less = "" if known.cache.cache is None else "; what the cache has takes no time"
-            note(f"this takes {Estimate.of(known, chosen, wanted)}{less}")
+            estimate = Estimate.of(known, chosen, wanted)
+            note(f"this takes {estimate}{less}{_quicker(estimate, wanted)}")
         cache = RunCache() if known is None else known.cache
         cache.spread({layer.name: layer_work(layer, wanted[layer.name], known) for layer in chosen})
         found = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
@@ -234,6 +237,16 @@ def _unmeasured(plan: Plan) -> str:
         f"{_WEIGHTS_ALONE}; {count} have an error above {_LARGE}, {worst} {error_text(large[worst])}, so "
         "that accuracy is probably lost: give data or images, or a larger budget"
     )
+
+
+def _quicker(estimate: Estimate, wanted: Mapping[str, Sequence[Request]]) -> str:
+    """What shortens a run that is long for its fits of schemes that fit every rank anew; "" for others."""
+    nested = {one.scheme: scheme(one.scheme).nested for of_layer in wanted.values() for one in of_layer}
+    if estimate.fits < max(_LONG, estimate.seconds / 2) or all(nested.values()):
+        return ""
+    left = [name for name, at_once in nested.items() if at_once] or ["spatial", "channel"]
+    schemes = option(f"schemes={tuple(left)}", " ".join(f"--scheme {name}" for name in left))
+    return f"; for a quicker first look, {schemes}"
 
 
 def _assumptions(model: Model, layers: Sequence[ConvLayer | Skipped]) -> tuple[str, ...]:
