@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.small import write
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import twofold
 from twofold.calibration.memory import peak_memory
@@ -106,6 +107,16 @@ def test_a_long_run_says_what_is_quicker(files, tmp_path, capsys, monkeypatch, f
     command = ["decompose", *files, "-o", str(tmp_path / "out"), "--macs", "0.6", "--data"]
     assert main([*command, str(tmp_path / "x.npy"), "--no-report"]) == 0
     assert (f"; for a quicker first look, {hint}" in capsys.readouterr().err) is bool(hint)
+
+
+def test_the_rate_is_that_of_one_thread_where_many_wait_for_one_another(monkeypatch):
+    def seconds(work):
+        threads = max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return 1.0 if threads == 1 else 20.0
+
+    monkeypatch.setattr(estimate, "_seconds", seconds)
+    with threadpool_limits(2, user_api="blas"):
+        assert estimate._rate() == 2 * estimate._SIDE**3
 
 
 def test_quiet_says_errors_and_the_result_alone_and_verbose_every_layer(files, tmp_path, capsys):

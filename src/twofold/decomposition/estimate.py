@@ -19,6 +19,7 @@ from ..calibration.memory import peak_memory
 from ..calibration.statistics import covariance_bytes, patch_size
 from ..conv import ConvLayer
 from ..lowrank import scheme
+from ..lowrank.spectra import one_thread
 from ..planning import Request
 from .calibrate import Calibration
 from .sensitivity import TRIED
@@ -137,9 +138,14 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _rate() -> float:
-    """Operations per second of a product of float64 matrices."""
+    """Operations per second of a product of float64 matrices, with all threads or with one.
+
+    Beside other programs threads wait for one another, and one is the faster; the longest fits take one.
+    """
     a = np.random.default_rng(0).standard_normal((_SIDE, _SIDE))
-    return 2 * _SIDE**3 / _seconds(lambda: a @ a)
+    with one_thread():
+        alone = _seconds(lambda: a @ a)
+    return 2 * _SIDE**3 / min(alone, _seconds(lambda: a @ a))
 
 
 def _rows(layer: ConvLayer, calibration: Calibration, extent: Extent) -> float:
