@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from importlib import import_module
@@ -26,6 +27,11 @@ if (
 ):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Compiled code is kept, whatever the shell says: else every worker, and every command that a test starts,
+# would compile all of it anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 # What one test has computed must not come back in another: tests of the cache name a folder of their own.
@@ -39,7 +45,8 @@ SLOW = (
     "finetune/test_command.py", "finetune/test_int8_net.py", "finetune/test_parallel.py",
     "finetune/test_qat.py", "finetune/test_train.py", "formats/onnx/test_model.py", "int8/test_agree.py",
     "latency/test_isolated.py", "latency/test_target.py", "onnx_torch", "recover", "report/test_browser.py",
-    "report/test_report.py", "test_amct_torch.py", "test_bare.py", "test_calibrated.py", "test_cli.py",
+    "report/test_layout.py", "report/test_report.py", "test_amct_torch.py", "test_bare.py",
+    "test_calibrated.py", "test_cli.py",
     "test_compare.py", "test_compare_times.py", "test_completion.py", "test_decompose.py", "test_export.py",
     "test_forms.py", "test_fuzz.py", "test_kills.py", "test_kinds.py", "test_quantize.py", "test_system.py",
 )  # fmt: skip
@@ -51,6 +58,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(os.path.relpath(item.path, Path(__file__).parent)).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("models", "slow")])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_fitting(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The scheme `depthwise` searches in few evaluations, which else take half of a decomposition's time.
+
+    How well it fits is shown in `lowrank`, where it takes as many as users get.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "lowrank":
+            depthwise = import_module("twofold.lowrank.depthwise")
+            for name, evaluations in (("_DRAFT", 4), ("_WARM", 6), ("_ANEW", 8)):
+                patch.setattr(depthwise, name, evaluations)
+        yield
 
 
 #: Runtimes that start no process.

@@ -75,7 +75,7 @@ def net(folder):
 @pytest.mark.parametrize("memory", [None, 4000])
 def test_a_net_with_groups_is_calibrated(tmp_path, memory):
     pytest.importorskip("torch")
-    options = CalibrationOptions(memory=memory)
+    options = CalibrationOptions(memory=memory, synthetic=16)
     kept = tmp_path / "statistics.npz"
     given = {"ranks": {"t*": 16}, "schemes": "spatial", "calibration": options, "statistics": kept}
     result = twofold.decompose(net(tmp_path), **given)

@@ -113,15 +113,17 @@ def test_the_loss_is_what_the_stack_does_to_outputs(tmp_path):
     assert holdout.loss(layer, stack, weighted) == pytest.approx(2 * holdout.loss(layer, stack, statistics))
 
 
+@pytest.mark.slow
 def test_few_samples_are_shrunk_and_unseen_ones_gain(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     model = twofold.load(*write(tmp_path))
     unseen = images(60, 99, 16, 13)
     before, few = runner_for(model), twofold.CalibrationOptions(positions=4)
+    given = {"macs": 0.35, "multiple": 4, "schemes": "spatial", "refine": 0}
 
     def error(seed):
         x = images(16, seed, 16, 13)
-        result = twofold.decompose(model, macs=0.35, multiple=4, data=x, calibration=few)
+        result = twofold.decompose(model, data=x, calibration=few, **given)
         measure, after = OutputErrorMetric(), runner_for(result.model, before.outputs)
         measure.add("", before.run({"data": unseen}), after.run({"data": unseen}))
         return measure.error(""), result.plan.calibration["shrunk"]

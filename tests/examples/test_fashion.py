@@ -29,6 +29,7 @@ def test_both_definitions_of_a_net_have_the_same_convolutions(name):
     assert found["train_val"] == found["deploy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_the_shipped_nets_know_the_shipped_images(name):
     """By OpenCV; the whole test set is what the example's README speaks of."""

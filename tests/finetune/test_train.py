@@ -181,7 +181,7 @@ def test_a_drawn_seed_is_resumed_too(tiny):
 KILLED = """
 import os, signal, sys
 def die(event, args):
-    if any("tiny_iter_200" in str(arg) for arg in args):
+    if any("tiny_iter_80" in str(arg) for arg in args):
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(die)
 from twofold.cli import main
@@ -191,7 +191,7 @@ main(["finetune", "solver.prototxt", "--resume"])
 
 
 def test_a_killed_training_ends_with_the_same_bits(tmp_path, monkeypatch):
-    solver = SOLVER.replace("max_iter: 12", "max_iter: 400").replace("snapshot: 4", "snapshot: 100")
+    solver = SOLVER.replace("max_iter: 12", "max_iter: 160").replace("snapshot: 4", "snapshot: 40")
     for name in ("straight", "killed"):
         write_training(tmp_path / name, solver=solver)
     monkeypatch.chdir(tmp_path / "straight")
@@ -201,9 +201,9 @@ def test_a_killed_training_ends_with_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "killed")
     got = run(resume=True)
     assert got.resumed_from is not None
-    assert read_state(got.resumed_from).iteration in (100, 200)  # the second may be finished by its journal
+    assert read_state(got.resumed_from).iteration in (40, 80)  # the second may be finished by its journal
     for kind in ("caffemodel", "solverstate"):
-        name = f"snap/tiny_iter_400.{kind}"
+        name = f"snap/tiny_iter_160.{kind}"
         assert Path(name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
 

@@ -360,6 +360,7 @@ def contents(root):
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["", "other/"])
 @pytest.mark.parametrize("rescue", ["recover", "commit"])
 def test_a_kill_at_every_step(tmp_path, other, rescue):

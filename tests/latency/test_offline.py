@@ -125,6 +125,7 @@ def test_caffe_models_to_time(tmp_path):
         cv2.dnn.readNetFromCaffe(str(path), str(path.with_suffix(".caffemodel")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "suffixes"), [("ncnn", {".param", ".bin"}), ("mnn", {".mnn"})])
 def test_models_for_the_runtimes_of_phones(kind, suffixes, tmp_path, capfd):
     """That they compute what they should was checked as they were written; here, that they can be read."""

@@ -86,7 +86,7 @@ def plans(draw):
     )  # fmt: skip
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(plans())
 def test_json_there_and_back(plan):
     text = plan.to_json()

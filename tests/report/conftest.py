@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.report import browser
-from tests.report.nets import long_report, report_of
+from tests.report.nets import long_report, report_of, result_of
 
 from twofold.report.page import page as made
 
@@ -25,7 +25,7 @@ def chromium():
 @pytest.fixture(scope="package")
 def page_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(made(report_of(tmp_path_factory.mktemp("net"))), encoding="utf-8")
+    path.write_text(made(report_of(result_of(tmp_path_factory.mktemp("net")))), encoding="utf-8")
     return path
 
 

@@ -25,10 +25,10 @@ def result_of(folder: Path) -> Result:
     return twofold.decompose(twofold.load(*write(folder)), macs=0.5, data=data)
 
 
-def report_of(folder: Path) -> Report:
-    """The report of it, as the command line would have made it."""
+def report_of(result: Result) -> Report:
+    """Its report, as the command line would have made it."""
     words = ("twofold", "decompose", "net.prototxt", "net.caffemodel", "-o", "out/", "--macs", "0.5")
-    return of_result(result_of(folder), words)
+    return of_result(result, words)
 
 
 def hostile_report() -> Report:

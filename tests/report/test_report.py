@@ -64,8 +64,8 @@ def result(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    return report_of(tmp_path_factory.mktemp("net"))
+def report(result):
+    return report_of(result)
 
 
 def checked(page: str) -> Tags:

@@ -197,10 +197,12 @@ def test_noise_and_constants_are_no_evidence():
 def normed(images, norm, build, channels=3):
     torch.manual_seed(1)
     module = nn.Sequential(*build(channels), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    for layer in module:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # the mean of all batches, which one is enough for
     module.train()
     with torch.no_grad():
-        for _ in range(30):
-            module(mapped(images, norm, channels))
+        module(mapped(images, norm, channels))
     return module.eval()
 
 
@@ -215,7 +217,8 @@ BUILDS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "build"), [*((name, "conv") for name in NORMS), *(("zero-one", build) for build in BUILDS)]
+    ("name", "build"),
+    [*((name, "conv") for name in NORMS), *(("zero-one", build) for build in BUILDS if build != "conv")],
 )
 def test_the_first_batch_normalisation(name, build, images):
     record, inputs = found(normed(images, NORMS[name], BUILDS[build]))

@@ -709,6 +709,7 @@ def test_created_weights_refuse_what_float32_cannot_hold():
         create_weights([NewLayer("c", "Convolution", [np.array([1e300])])])
 
 
+@pytest.mark.slow
 def test_a_large_model_needs_little_more_than_its_size(tmp_path):
     """Read, replace one layer, write, in its own process; the limit is a tenth more than the file."""
     megabytes = 200

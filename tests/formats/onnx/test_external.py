@@ -148,6 +148,7 @@ def test_data_outside_the_folder_are_not_read(tmp_path, location):
         OnnxModel.load(path)
 
 
+@pytest.mark.slow
 def test_a_model_larger_than_one_message_can_be(tmp_path):
     """Two GiB of data, sparse on disk and never in memory as a whole, beside the layers."""
     path = write_external(tmp_path / "in" / "net.onnx")

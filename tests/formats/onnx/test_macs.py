@@ -106,13 +106,17 @@ NETS = {
 }  # fmt: skip
 
 
-#: Exported by the newer and slower exporter, too.
-NEWER = ("transposed", "attention", "regions", "generated weight")
+#: One image at a time, too, and exported by the newer and slower exporter.
+MORE = ("transposed", "attention", "regions", "generated weight")
 
 
 @pytest.mark.parametrize(
     ("name", "dynamo", "batch"),
-    [*((name, False, batch) for name in NETS for batch in (1, 3)), *((name, True, 1) for name in NEWER)],
+    [
+        *((name, False, 3) for name in NETS),
+        *((name, False, 1) for name in MORE),
+        *(pytest.param(name, True, 1, marks=pytest.mark.slow) for name in MORE),
+    ],
 )
 def test_macs_are_those_of_the_module(tmp_path, name, dynamo, batch):
     make, shape = NETS[name]

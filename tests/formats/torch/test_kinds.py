@@ -46,8 +46,7 @@ def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-12) -> 
     torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("axes", TRANSPOSED)
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("axes", "bias"), [(1, True), (2, False), (3, True)])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "output_padding", "dilation", "groups"),
     [
