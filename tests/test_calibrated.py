@@ -18,7 +18,8 @@ from twofold.caffe_torch import to_torch
 from twofold.calibration.gather import CalibrationOptions
 from twofold.calibration.source import CalibrationSource
 from twofold.cli import main
-from twofold.decomposition.calibrate import Calibration
+from twofold.decomposition.calibrate import Calibration, activations
+from twofold.decomposition.decompose import calibrate
 from twofold.decomposition.pipeline import run
 from twofold.decomposition.sensitivity import measure_sensitivity
 from twofold.errors import InputError, OptionError, PlanError
@@ -135,6 +136,17 @@ def test_held_out_inputs_that_are_easier_than_others_do_not_tell_the_error(files
         one for one in result.warnings if "that was asked for holds on the held-out inputs alone" in one
     ]
     assert len(broken) == ("error" in budget)
+
+
+def test_batches_are_as_small_as_what_layers_give_is_large(files, monkeypatch):
+    """A net of sounds has small inputs, and 83 million values inside: four of them took 10 GB."""
+    layers = twofold.load(*files).convolutions()
+    values = 144 * (16 + 64 + 64 + 64 + 64 + 5)  # in and out of three convolutions on 12 x 12
+    assert activations(layers) == values
+    for room, batch in ((1, 1), (3.5 * values, 3), (1e9, 16)):
+        monkeypatch.setattr("twofold.decomposition.calibrate._ACTIVATIONS", int(room))
+        used = calibrate(twofold.load(*files), CalibrationSource(data=samples(20)))
+        assert used.inputs.batch == batch
 
 
 def test_without_inputs_images_are_synthetic_and_it_is_said(files):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,7 +31,7 @@ from ..calibration.source import (
 )
 from ..calibration.store import load_or_gather
 from ..calibration.synthetic import beside
-from ..conv import ConvLayer, Factors, FactorStatistics
+from ..conv import ConvLayer, Factors, FactorStatistics, Skipped
 from ..errors import FormatError, InputError, MissingExtraError, ModelError, OptionError, TwofoldError, option
 from ..files.cache import Cache
 from ..formats.base import is_missing, preflight
@@ -55,6 +55,8 @@ _UNCERTAIN, _ANY = 1.5, 10.0
 _TOLD_BY = 24
 #: Batch statistics mean something for so many samples at least.
 _SMALLEST_STATISTICS_BATCH = 8
+#: Values of a batch that go into convolutions and come out of them; they are kept together, with gradients.
+_ACTIVATIONS = 120_000_000
 #: The held-out samples choose among these, and no correction.
 CORRECTION_RIDGES = (1e-1, 1e-2, 1e-3)
 
@@ -118,6 +120,7 @@ class Calibration:
         runner = runner_for(model, source.targets)
         reject_varying(runner)
         inputs = calibration_inputs(runner, source)
+        inputs = inputs.batched(min(inputs.batch, max(_ACTIVATIONS // activations(model.convolutions()), 1)))
         synthetic = inputs.provenance.source_type == "synthetic"
         options = source.options
         if options.batch_statistics is None:
@@ -346,6 +349,12 @@ def prepare(model: Any, source: CalibrationSource, cache: Cache | None = None) -
         if source.asked:
             raise
         return WeightsOnly.because(error)
+
+
+def activations(layers: Iterable[ConvLayer | Skipped]) -> int:
+    """Values of a sample that go into layers and come out of them, as far as sizes are known; 1 at least."""
+    uses = [(one.geometry, size) for one in layers if isinstance(one, ConvLayer) for size in one.input_sizes]
+    return max(sum(g.c_in * math.prod(s) + g.c_out * math.prod(g.output_size(s)) for g, s in uses), 1)
 
 
 def _accuracy(runner: Runner, source: CalibrationSource) -> Accuracy | None:
