@@ -111,7 +111,7 @@ def test_a_long_run_says_what_is_quicker(files, tmp_path, capsys, monkeypatch, f
 
 def test_the_rate_is_that_of_one_thread_where_many_wait_for_one_another(monkeypatch):
     def seconds(work):
-        threads = max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        threads = min(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
         return 1.0 if threads == 1 else 20.0
 
     monkeypatch.setattr(estimate, "_seconds", seconds)
