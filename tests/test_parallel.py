@@ -298,16 +298,21 @@ def test_inputs_that_are_bad_for_one_are_one_line(folder, spoil, said):
 
 
 @pytest.mark.slow
-def test_what_all_reject_is_said_as_one_does(folder):
-    done = together(folder, *CAFFE, "--data", "none.npy", "-o", "out")
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("--data", "none.npy"), "none.npy: "),
+        (("--no-data", "--macs", "0.01"), "a MACs ratio of 0.0100 is out of reach"),
+        (("--quiet", "--verbose"), "--quiet and --verbose contradict"),
+        (("net.prototxt", "net.caffemodel"), "several models: "),
+    ],
+    ids=["inputs", "plan", "options", "models"],
+)
+def test_what_all_reject_is_said_as_one_does(folder, argv, said):
+    done = together(folder, *CAFFE, *argv, "-o", "out")
+    assert done.returncode == 1
     (line,) = lines(done.stderr)
-    assert line.startswith("twofold: none.npy: ")
-
-
-def test_several_models_take_one_process(folder, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main([*CAFFE, "net.prototxt", "net.caffemodel", "-o", "out"]) == 1
-    assert "torchrun" in capsys.readouterr().err
+    assert line.startswith(f"twofold: {said}")
 
 
 # ---- what they exchange, by threads

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from .errors import LostError, MissingExtraError, RankError, TwofoldError
+from .errors import LostError, MissingExtraError, OptionError, PlanError, RankError, TwofoldError
 from .files.signals import Stopped, unwinding
 from .progress import LINES, QUIET
 from .terminal import say
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 #: Seconds in which the system must show that a lost process is gone; and where a signal ends this one.
 _GONE, _STOPPED = 10.0, 1.0
+#: Errors that all processes have where one has them.
+_ALIKE = (OptionError, PlanError)
 
 
 class Meeting(Protocol):
@@ -225,7 +227,7 @@ def joined() -> Iterator[Ranks]:
         RankError: another process has failed.
         MissingExtraError: there are several, and PyTorch is not installed.
     """
-    if _here.get().several or not several_processes():
+    if _here.get().several or not _is_one_of_several():
         yield _here.get()
         return
     try:
@@ -249,7 +251,7 @@ def joined() -> Iterator[Ranks]:
             _here.reset(before)
 
 
-def several_processes() -> bool:
+def _is_one_of_several() -> bool:
     """Whether this process is one of several that `torchrun` or a process group has."""
     size = os.environ.get("WORLD_SIZE", "")
     if size.isdecimal() and int(size) > 1:
@@ -278,7 +280,8 @@ def _ended(ranks: Ranks, meeting: Meeting, error: BaseException) -> None:
         if isinstance(error, LostError):
             raise RankError(told or "another process has ended") from error
         return
-    shared = ranks.is_shared(error) or not isinstance(error, Exception)
+    # Options are those of all, and plans follow from what all know.
+    shared = ranks.is_shared(error) or isinstance(error, _ALIKE) or not isinstance(error, Exception)
     before = "" if shared else f"{ranks.name(ranks.rank)}: "
     told = meeting.first_to_fail(f"{before}{str(error) or type(error).__name__}")
     _voice.set(before if told is None else None)

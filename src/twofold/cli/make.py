@@ -25,7 +25,7 @@ from ..planning import RULES, FixedRanks, Plan
 from ..planning.devices import PRESETS, parse_multiple
 from ..planning.options import DATA_SCHEMES
 from ..progress import QUIET, VERBOSE
-from ..ranks import here, joined, several_processes
+from ..ranks import here, joined
 from ..terminal import echo
 from . import inputs, several, times
 from . import report as reports
@@ -117,6 +117,7 @@ class Ranks:
     refine: Annotated[int, _layers("Alternations that improve factors; 0 is quicker.", "N")] = REFINE
 
 
+@joined()
 def decompose(
     context: typer.Context,
     definition: Definition,
@@ -159,7 +160,7 @@ def decompose(
     """
     if quiet and verbose:
         raise OptionError("--quiet and --verbose contradict each other; give one")
-    QUIET.set(quiet)
+    QUIET.set(quiet or QUIET.get())
     VERBOSE.set(verbose)
     source = samples.source()
     fixed = tuple(map(FixedRanks.parse, ranks.rank or ()))
@@ -170,7 +171,8 @@ def decompose(
     }  # fmt: skip
 
     def one(files: Sequence[Path], folder: Path, *, told: bool = True) -> Result[Model]:
-        model = load_model(files[0], files[1] if files[1:] else None, input, whole=True)
+        load = partial(load_model, files[0], files[1] if files[1:] else None, input, whole=True)
+        model = here().agreed("the model", load)
         names = (PLAN_FILE, RUN_FILE) if no_report else (PLAN_FILE, RUN_FILE, *reports.FILES)
         targets = [*model.targets(folder), *(folder / name for name in names)]
         with reserved(targets, force=force, sizes=sizes_of([model])):
@@ -192,16 +194,14 @@ def decompose(
     if dry_run:
         if len(models) > 1:
             raise OptionError("--dry-run: takes one model")
-        with joined() as processes:
-            found = find_out(load_model(definition, weights, input, whole=True), **options)
-            if processes.first:
-                echo(json.dumps(found.to_json(), indent=2) if as_json else found)
+        found = find_out(load_model(definition, weights, input, whole=True), **options)
+        if here().first:
+            echo(json.dumps(found.to_json(), indent=2) if as_json else found)
         raise typer.Exit(1 if found.problem else 0)
     if len(models) == 1:
-        with joined():
-            one(models[0], output)
+        one(models[0], output)
         return
-    if several_processes():
+    if here().several:
         raise OptionError("several models: torchrun's processes share one model; start it once for each")
     if samples.statistics is not None:
         raise OptionError("--statistics: a file holds those of one model; the cache keeps those of all")
