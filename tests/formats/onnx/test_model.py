@@ -70,6 +70,24 @@ PADS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "total"),
+    [(4, 1, 1, 3), (3, 1, 2, 4), (2, 1, 3, 3), (3, 2, 1, 1), (2, 5, 1, 0)],
+)
+def test_same_pads_lie_on_the_side_that_is_named(tmp_path, kernel, stride, dilation, total):
+    """As ONNX defines them: ceil(12 / stride) outputs of 12 values, an odd pad behind (UPPER) or before."""
+    for mode, (before, behind) in {
+        "UPPER": (total // 2, -(-total // 2)),
+        "LOWER": (-(-total // 2), total // 2),
+    }.items():
+        node = conv("one", "x", "y", "w", auto_pad=f"SAME_{mode}", strides=[stride], dilations=[dilation])
+        made = model(
+            [node], {"w": weight(16, 16, kernel)}, {"x": (1, 16, 12)}, {"y": (1, 16, -(-12 // stride))}
+        )
+        (layer,) = OnnxModel.load(write(tmp_path / f"{mode}.onnx", made)).convolutions()
+        assert layer.geometry.pad == ((before, behind),)
+
+
 STEPS = [(1, 1), (2, 1), (1, 2), (3, 1)]
 BIASES = [(False, 1), (True, 1), (True, 2)]
 #: Every pair of a padding, steps, a number of axes, and bias and groups that ONNX Runtime runs.
