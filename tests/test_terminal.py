@@ -65,7 +65,7 @@ def test_hostile_names_are_shown_as_escapes_and_kept_in_json(command, tmp_path, 
     assert "\\x1b[2J" in out + err
     if command == "inspect":
         assert main([*asked, "--json"]) == 0
-        assert HOSTILE in [layer["name"] for layer in json.loads(capsys.readouterr().out)]
+        assert HOSTILE in [layer["name"] for layer in json.loads(capsys.readouterr().out)["layers"]]
 
 
 def test_a_rejection_of_several_lines_becomes_one(tmp_path, capsys):

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.lowrank.cases import correlated, make_layer, make_statistics, patch_length, statistics_of
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from twofold.calibration.statistics import strips_of
 from twofold.conv import ConvGeometry, ConvLayer, Factors, FactorStatistics, LayerStatistics, SecondPass
 from twofold.errors import OptionError
-from twofold.lowrank import SCHEMES, FitOptions, composed, energy_error
+from twofold.lowrank import SCHEMES, FitOptions, composed, energy_error, spectra
 from twofold.lowrank.depthwise import DepthwiseFits, full_rank, term_problem
 from twofold.lowrank.groups import group_factors, group_layers
 from twofold.lowrank.problem import Problem
@@ -148,7 +148,9 @@ def test_the_search_keeps_to_one_thread(monkeypatch):
     threads, improve = [], TermProblem.improve
 
     def watched(problem, terms, evaluations):
-        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        threads.extend(
+            pool["num_threads"] for pool in spectra._LIBRARIES.info() if pool["user_api"] == "blas"
+        )
         return improve(problem, terms, evaluations)
 
     monkeypatch.setattr(TermProblem, "improve", watched)
