@@ -30,6 +30,8 @@ _log = logging.getLogger("twofold")
 LINES: ContextVar[bool] = ContextVar("lines", default=False)
 #: Whether nothing is said but errors and results.
 QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+#: Whether this is a thread beside the one that shows how far a stage is.
+ASIDE: ContextVar[bool] = ContextVar("aside", default=False)
 #: Whether every step of every stage has a line of its own, on a terminal, too.
 VERBOSE: ContextVar[bool] = ContextVar("verbose", default=False)
 #: Seconds until a stage has its first line, and from one to the next.
@@ -80,6 +82,9 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         description: the stage, in the present participle: "factoring layers".
         total: number of items where `items` has no `len`.
     """
+    if ASIDE.get():
+        yield from items
+        return
     if total is None and isinstance(items, Sized):
         total = len(items)
     if VERBOSE.get() or QUIET.get() or not sys.stderr.isatty():

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,9 @@ def record_of(runner: Runner, inputs: Inputs, options: CalibrationOptions, exten
     }
 
 
+_ONE_AT_A_TIME = Lock()
+
+
 @dataclass(frozen=True, eq=False)
 class AnotherPass:
     """A `SecondPass` that runs the network over the inputs once more."""
@@ -234,7 +238,7 @@ class AnotherPass:
         """See `SecondPass`."""
         options = layer_options(layer, self.inputs, self.options, frozenset())
         accumulator = factor_accumulator(layer, pair, options)
-        with mode(self.runner, self.options):
+        with _ONE_AT_A_TIME, mode(self.runner, self.options):  # layers are fitted in threads
             for batch in track(self.inputs, f"looking at {layer.name} again"):
                 for seen in self.runner.record_inputs([layer], batch):
                     accumulator.update(seen.inputs)

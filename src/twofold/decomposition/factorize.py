@@ -10,7 +10,7 @@ from ..calibration.shrink import SHRINKAGES, Holdout, drawn
 from ..conv import ConvLayer, Factors, LayerStatistics, SecondPass
 from ..lowrank import Factorization, FitOptions, LayerFit, scheme
 from ..planning import Choice, Request
-from ..progress import track
+from .abreast import abreast
 from .cache import RunCache
 from .calibrate import Calibration
 from .recalled import RecalledFits, share_stacks
@@ -32,16 +32,30 @@ class Factored:
         shrinkages: shrinkage of the covariances of layers towards simpler ones, where there is any; see
             `calibration.shrink`.
         cache: results of runs, and which process makes them.
+        looked_at: layers that are fitted to what they are given.
     """
 
     layers: Mapping[str, Sequence[Factorization]]
     shrinkages: Mapping[str, float] = field(default_factory=dict)
     cache: RunCache = field(default_factory=RunCache)
+    looked_at: Sequence[ConvLayer] = ()
 
     def stacks(self, choices: Sequence[Choice]) -> dict[str, Factors]:
         """The stacks that choices name, by layer."""
         share_stacks(self.cache, [(self.of(one), one.ranks) for one in choices], final=True)
-        return {one.layer: self.of(one).factors(one.ranks) for one in track(choices, "computing factors")}
+        ordered = choices[::-1]  # the last layers are mostly the largest
+
+        def one(choice: Choice) -> Factors:
+            return self.of(choice).factors(choice.ranks)
+
+        found = dict(
+            zip(
+                (choice.layer for choice in ordered),
+                abreast(one, ordered, "computing factors", self.looked_at),
+                strict=True,
+            )
+        )
+        return {choice.layer: found[choice.layer] for choice in choices}
 
     def of(self, choice: Choice) -> Factorization:
         """The factorization that a choice names."""
@@ -77,10 +91,15 @@ def factorize(
     def make(names: Sequence[str]) -> None:
         anew = [layer for layer in layers if layer.name in names]
         holdout = {} if calibration is None else calibration.holdout_patches(anew)
-        for layer in track(anew, "factoring layers"):
+
+        def one(layer: ConvLayer) -> tuple[float, list[Factorization]]:
             fit = _Fit(layer, wanted[layer.name], options, second_pass)
             shrinkage, fitted = fit.best(seen.take(layer.name), holdout.pop(layer.name, None))
-            made[layer.name] = shrinkage, fits[layer.name].keep(shrinkage, fitted)
+            return shrinkage, fits[layer.name].keep(shrinkage, fitted)
+
+        anew = sorted(anew, key=lambda layer: -layer.geometry.params)
+        found = abreast(one, anew, "factoring layers", _with_covariances(anew, calibration))
+        made.update(zip((layer.name for layer in anew), found, strict=True))
 
     cache.share("fits", {name: (one.key,) for name, one in fits.items()}, make)
     # What another process made is read; what nobody can hand on is made by everybody.
@@ -95,7 +114,13 @@ def factorize(
         {layer.name: made[layer.name][1] for layer in layers},
         {layer.name: made[layer.name][0] for layer in layers if made[layer.name][0]},
         cache,
+        _with_covariances(layers, calibration),
     )
+
+
+def _with_covariances(layers: Sequence[ConvLayer], calibration: Calibration | None) -> Sequence[ConvLayer]:
+    """The layers, where they are fitted to what they are given: fits to weights alone share their threads."""
+    return layers if calibration is not None else ()
 
 
 def _judge(layer: ConvLayer, requests: Sequence[Request]) -> Request:

@@ -15,6 +15,7 @@ from twofold.planning.objective import MeasuredSensitivity
 from twofold.planning.workload import Workload
 from twofold.progress import track
 
+from .abreast import abreast
 from .cache import RunCache
 from .effects import Effects, Tries
 from .recalled import share_stacks
@@ -73,11 +74,14 @@ def _fitted(
     layers: Sequence[ConvLayer], tries: Mapping[str, Tries], effects: Effects
 ) -> list[tuple[ConvLayer, list[Factors]]]:
     """The stacks to try."""
+
+    def trials(layer: ConvLayer) -> list[tuple[float, Factors]]:
+        return [one.trial(ranks) for one, ranks in tries[layer.name]]
+
     stacks = []
-    for layer in track(layers, "fitting what is tried"):
-        trials = [one.trial(ranks) for one, ranks in tries[layer.name]]
-        effects.energies[layer.name] = [float(energy) for energy, _ in trials]
-        stacks.append((layer, [stack for _, stack in trials]))
+    for layer, made in zip(layers, abreast(trials, layers, "fitting what is tried", layers), strict=True):
+        effects.energies[layer.name] = [float(energy) for energy, _ in made]
+        stacks.append((layer, [stack for _, stack in made]))
     return stacks
 
 

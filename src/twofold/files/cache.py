@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -92,6 +93,7 @@ class Cache:
         """
         self.folder, self.limit = folder, limit
         self._writes, self._size = True, -1
+        self._lock = Lock()
 
     def get(self, piece: str, key: str) -> Entry | None:
         """An entry; None where there is none, or none that can be read.
@@ -134,8 +136,9 @@ class Cache:
             np.savez(stream, **arrays)
 
         try:
-            self._make_room(size)
-            commit({self._path(piece, key): write}, force=True)
+            with self._lock:
+                self._make_room(size)
+                commit({self._path(piece, key): write}, force=True)
         except OutputError as error:
             self._writes = False
             off = option("cache=False", "--no-cache")

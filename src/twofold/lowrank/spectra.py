@@ -30,6 +30,11 @@ def one_thread() -> AbstractContextManager[object]:
     return limited
 
 
+def threads() -> int:
+    """How many threads BLAS may take now."""
+    return max((pool["num_threads"] for pool in _LIBRARIES.info() if pool["user_api"] == "blas"), default=1)
+
+
 def eigen_descending(S: Array, count: int | None = None) -> tuple[Array, Array]:
     """Return the `count` largest eigenvalues of a symmetric matrix and their vectors, largest first.
 
