@@ -127,8 +127,8 @@ def test_quiet_says_errors_and_the_result_alone_and_verbose_every_layer(files, t
     assert "all convolutions" in said.out
     assert main([*command, "--no-report", "--verbose"]) == 0
     said = capsys.readouterr().err
-    assert "factoring layers: 1 of 2, one, 0 s" in said
-    assert "factoring layers: 2 of 2, two, 0 s" in said
+    assert "factoring layers: 1 of 2, two, 0 s" in said  # the largest first
+    assert "factoring layers: 2 of 2, one, 0 s" in said
     assert main([*command, "--quiet", "--macs", "0.01"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert main([*command, "--quiet", "--verbose"]) == 1
