@@ -201,9 +201,10 @@ class Calibration:
         elif self.holdout.count < FEW_HOLDOUT and assessed.held_out is None:
             found = f"{measured} alone, so that others may show twice as much"
         else:
-            factor = min(assessed.factor, _ANY)
+            factor, above = min(assessed.factor, _ANY), 1.0
             if assessed.held_out is not None:
                 factor = max(factor, _UNCERTAIN)
+                above = _UNCERTAIN  # what factors were fitted to shows less than others
                 measured += (
                     f", since the {self.holdout.count} that no factor was fitted to show only "
                     f"{error_text(assessed.held_out)} and are easier than the others; it is of inputs"
@@ -213,8 +214,8 @@ class Calibration:
             more = max(2, math.ceil((math.log(factor) / math.log(_UNCERTAIN)) ** 2))
             return (
                 f"{measured} that differ in it: others may show {error_text(error / factor)} to "
-                f"{error_text(error * factor)}; give {more} times as many inputs, or measure it on others: "
-                f"{option('twofold.compare', 'compare')}"
+                f"{error_text(error * factor * above)}; give {more} times as many inputs, or measure it on "
+                f"others: {option('twofold.compare', 'compare')}"
             )
         return f"{found}; give {ENOUGH} inputs or more"
 
