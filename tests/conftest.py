@@ -28,7 +28,7 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Compiled code is kept, whatever the shell says: else every worker, and every command that a test starts,
-# would compile all of it anew.
+# would compile all of it again.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -64,10 +64,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def little_fitting(request: pytest.FixtureRequest) -> Iterator[None]:
     """The scheme `depthwise` searches in few evaluations, which else take half of a decomposition's time.
 
-    How well it fits is shown in `lowrank`, where it takes as many as users get.
+    How well it fits is shown in `lowrank` and by real models, where it takes as many as users get.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.parent.name != "lowrank":
+        if request.path.parent.name != "lowrank" and request.node.get_closest_marker("models") is None:
             depthwise = import_module("twofold.lowrank.depthwise")
             for name, evaluations in (("_DRAFT", 4), ("_WARM", 6), ("_ANEW", 8)):
                 patch.setattr(depthwise, name, evaluations)

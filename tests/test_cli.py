@@ -19,7 +19,7 @@ from tests.small import HEAD, NET, TRAIN_VAL, assert_close, conv, image, opencv,
 from twofold.cli import main
 from twofold.cli.commands import Commands
 from twofold.decomposition.calibrate import Calibration
-from twofold.decomposition.pipeline import UNMEASURED
+from twofold.decomposition.warnings import UNMEASURED
 from twofold.planning import Plan
 
 

@@ -16,7 +16,7 @@ from tests.small import write as write_caffe
 import twofold
 from twofold.backends import Backend, backends, register
 from twofold.cli import main
-from twofold.decomposition.pipeline import UNMEASURED
+from twofold.decomposition.warnings import UNMEASURED
 from twofold.errors import FormatError, OptionError
 from twofold.formats.caffe.model import CaffeModel
 from twofold.planning import Plan

@@ -21,6 +21,7 @@ from .measure import OutputErrorMetric
 from .runner import Runner, Stacks
 
 _BOX_COLUMNS = 7
+#: A float holds its exponential.
 _LARGEST_EXPONENT = 700.0
 
 

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ class RunCache:
     _written: set[str] = field(default_factory=set)
     _made: dict[tuple[str, str], Entry | None] = field(default_factory=dict)
     _given: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
 
     @classmethod
     def of(
@@ -145,7 +147,8 @@ class RunCache:
         if given is not None:
             return given
         found = None if self.cache is None else self.cache.get(piece, key)
-        self.read[piece] += found is not None and key not in self._written
+        with self._lock:  # layers are fitted in threads, and what is counted is told
+            self.read[piece] += found is not None and key not in self._written
         return found
 
     def has(self, piece: str, key: str) -> bool:

@@ -89,17 +89,17 @@ def factorize(
     made: dict[str, tuple[float, list[Factorization]]] = {}
 
     def make(names: Sequence[str]) -> None:
-        anew = [layer for layer in layers if layer.name in names]
-        holdout = {} if calibration is None else calibration.holdout_patches(anew)
+        missing = [layer for layer in layers if layer.name in names]
+        holdout = {} if calibration is None else calibration.holdout_patches(missing)
 
         def one(layer: ConvLayer) -> tuple[float, list[Factorization]]:
             fit = _Fit(layer, wanted[layer.name], options, second_pass)
             shrinkage, fitted = fit.best(seen.take(layer.name), holdout.pop(layer.name, None))
             return shrinkage, fits[layer.name].keep(shrinkage, fitted)
 
-        anew = sorted(anew, key=lambda layer: -layer.geometry.params)
-        found = abreast(one, anew, "factoring layers", _with_covariances(anew, calibration))
-        made.update(zip((layer.name for layer in anew), found, strict=True))
+        missing = sorted(missing, key=lambda layer: -layer.geometry.params)
+        found = abreast(one, missing, "factoring layers", _with_covariances(missing, calibration))
+        made.update(zip((layer.name for layer in missing), found, strict=True))
 
     cache.share("fits", {name: (one.key,) for name, one in fits.items()}, make)
     # What another process made is read; what nobody can hand on is made by everybody.

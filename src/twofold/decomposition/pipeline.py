@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from ..backends import backend_of
-from ..calibration.assess import Assessment
 from ..calibration.gather import Statistics
-from ..calibration.measure import DOUBTFUL, quality_warning
 from ..calibration.runner import Stacks
 from ..conv import ConvLayer, Factors, Size, Skipped
 from ..errors import InputError, ModelError, PlanError, option
 from ..formats.base import Model
 from ..latency.cost import LatencyCost
 from ..latency.stopwatch import Stopwatch
-from ..lowrank import FitOptions, scheme
+from ..lowrank import FitOptions
 from ..lowrank.assemble import checked_weight
 from ..planning import (
     Budget,
@@ -50,17 +46,11 @@ from .result import Result
 from .search import PlanTrial, within_drop, within_error
 from .statistics import LayerSource
 from .tryout import tryout
+from .warnings import assumptions, quicker, unmeasured, warnings_of
 
 M = TypeVar("M", bound=Model)
 
 _log = logging.getLogger(__name__)
-#: The warning of a plan from the weights alone, and how it begins.
-_WEIGHTS_ALONE = "made from the weights alone, so that the change of the network's outputs was not measured"
-UNMEASURED = f"{_WEIGHTS_ALONE}; give data or images"
-#: Relative errors of a layer's weight above this mostly cost a network its accuracy.
-_LARGE = 0.3
-#: Seconds of fits above which a run says what would be quicker.
-_LONG = 120.0
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
 #: Plans that are made at most, each with what fits for the one before told; more where every layer is
@@ -153,7 +143,7 @@ def _looked(
         if known is not None and chosen and listened_to() and known.cache.ranks.first:
             less = "" if known.cache.cache is None else "; what the cache has takes no time"
             estimate = Estimate.of(known, chosen, wanted)
-            note(f"this takes {estimate}{less}{_quicker(estimate, wanted)}")
+            note(f"this takes {estimate}{less}{quicker(estimate, wanted)}")
         cache = RunCache() if known is None else known.cache
         cache.spread({layer.name: layer_work(layer, wanted[layer.name], known) for layer in chosen})
         found = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
@@ -167,7 +157,7 @@ def _run(
     model: M, options: PlanOptions, looked: _Looked, fit: FitOptions, timer: Stopwatch | None
 ) -> Result[M]:
     layers, wanted, chosen, seen = looked.layers, looked.wanted, looked.chosen, looked.seen
-    notes, warnings = looked.calibration.notes, _assumptions(model, layers)
+    notes, warnings = looked.calibration.notes, assumptions(model, layers)
     known = looked.calibration if isinstance(looked.calibration, Calibration) else None
     factored = factorize(chosen, wanted, fit, known, looked.statistics, looked.cache)
     objective: Objective = EqualWeights()
@@ -210,10 +200,14 @@ def _run(
             },
         }
         plan = replace(plan, calibration=record, measured_error=error)
-        warnings = (*warnings, *known.inputs.provenance.warnings, *_warnings(known, options, error, assessed))
+        warnings = (
+            *warnings,
+            *known.inputs.provenance.warnings,
+            *warnings_of(known, options, error, assessed),
+        )
         notes = (*notes, *seen.notes, *assessed.notes, *correction)
     elif found.factors:
-        warnings = (*warnings, _unmeasured(plan))
+        warnings = (*warnings, unmeasured(plan))
     smaller = model.replace(found.factors)
     tried = tryout(model, smaller) if known is None else tryout(model, smaller, known.runner, known.first())
     warnings = (*warnings, *tried.warnings(changed=bool(found.factors)))
@@ -223,71 +217,6 @@ def _run(
     shown = None if known is None else known.sample(SHOWN)
     rank = looked.cache.ranks.rank
     return Result(smaller, plan, model, found.factors, shown, warnings, partial(curves, plan), rank)
-
-
-def _unmeasured(plan: Plan) -> str:
-    """The warning of a plan from the weights alone: whether they lose so much that accuracy goes with it."""
-    errors = {one.layer: one.relative_error or 0.0 for one in plan.choices}
-    large = {name: error for name, error in errors.items() if error > _LARGE}
-    if not large:
-        return UNMEASURED
-    worst = max(large, key=large.__getitem__)
-    count = f"{len(large)} of {len(plan.choices)} decomposed layers"
-    return (
-        f"{_WEIGHTS_ALONE}; {count} have an error above {_LARGE}, {worst} {error_text(large[worst])}, so "
-        "that accuracy is probably lost: give data or images, or a larger budget"
-    )
-
-
-def _quicker(estimate: Estimate, wanted: Mapping[str, Sequence[Request]]) -> str:
-    """What shortens a run that is long for its fits of schemes that fit every rank anew; "" for others."""
-    nested = {one.scheme: scheme(one.scheme).nested for of_layer in wanted.values() for one in of_layer}
-    if estimate.fits < max(_LONG, estimate.seconds / 2) or all(nested.values()):
-        return ""
-    left = [name for name, at_once in nested.items() if at_once] or ["spatial", "channel"]
-    schemes = option(f"schemes={tuple(left)}", " ".join(f"--scheme {name}" for name in left))
-    return f"; for a quicker first look, {schemes}"
-
-
-def _assumptions(model: Model, layers: Sequence[ConvLayer | Skipped]) -> tuple[str, ...]:
-    """What is taken for granted, since the model does not say, and the option that ends it."""
-    found = tuple[str, ...](getattr(model, "warnings", ()))
-    if Workload.of(layers).per_position:
-        python = backend_of(model).sizes
-        found += (
-            "MACs are counted per output position of each layer, since not all input sizes are known; the "
-            f"network's real ratio may be another; give {option(python, '--input')}",
-        )
-    return found
-
-
-def _warnings(
-    calibration: Calibration, options: PlanOptions, error: float, assessed: Assessment
-) -> Iterator[str]:
-    """What must not be overlooked in what was measured."""
-    doubt = calibration.doubt(error, assessed)
-    if doubt is not None:
-        yield doubt
-    if calibration.metric is not None:  # in a unit of the user's
-        return
-    budget = options.budget
-    limit = budget.value if budget is not None and budget.metric == "error" else math.inf
-    if assessed.held_out is not None and error > limit:
-        yield (
-            f"the error of at most {error_text(limit)} that was asked for holds on the held-out inputs "
-            f"alone, and is {error_text(error)} on all: ask for less, or give more inputs"
-        )
-    text = quality_warning(error)
-    # Who sets a limit to what may be lost has chosen what is.
-    if text is not None and not (budget is not None and budget.of_loss):
-        yield f"{text}; give a larger budget (the report shows the trade-off), or let recover train it"
-    for name, lost in assessed.network.items():
-        if lost >= max(DOUBTFUL, 2 * error):
-            yield (
-                f"{name}, which the network gives, is far from the original's: its error is {lost:.2f} of "
-                f"what it varies, where {error_text(error)} is lost before it; compare shows if classes "
-                f"stay, and {option('targets=...', f'--targets {name}')} fits to it"
-            )
 
 
 def _means_corrected(layers: Sequence[ConvLayer | Skipped], factors: Mapping[str, Factors]) -> list[str]:
