@@ -30,63 +30,66 @@ class Assessment:
     """What a plan's error says, and what it does not.
 
     Attributes:
-        samples: of every target, (samples, 4): lost energy, energy, sum and number of values.
+        groups: of every target, (groups, 4): lost energy, energy, sum and number of values of a sample, or of
+            samples that are alike.
+        count: how many samples were looked at.
         network: relative error of every output of the network's own that is no target itself, by name;
             lists of boxes, classes and what varies in size are left out.
         notes: why outputs of the network's own were not compared.
         held_out: the error of the held-out samples by themselves, where factors were fitted to some of
-            `samples`; None where all are held out.
+            them; None where all are held out.
     """
 
-    samples: tuple[NDArray[np.float64], ...] = ()
+    groups: tuple[NDArray[np.float64], ...] = ()
+    count: int = 0
     network: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     held_out: float | None = None
 
     @property
-    def count(self) -> int:
-        """How many samples were looked at."""
-        return len(self.samples[0]) if self.samples else 0
-
-    @property
     def error(self) -> float:
         """Relative error of the targets, as `OutputErrorMetric` has it."""
-        if not self.samples:
+        if not self.groups:
             return 0.0
-        squares = [_squared(one.sum(axis=0)) for one in self.samples]
+        squares = [_squared(one.sum(axis=0)) for one in self.groups]
         return math.sqrt(sum(map(float, squares)) / len(squares))
 
     @property
     def spread(self) -> float:
-        """Standard error of log(error), by the jackknife: from the errors without each of the samples.
+        """Standard error of log(error), by the jackknife: from the errors without each of the groups.
 
-        It is 0 where the error is the same in each sample, and infinite where one has all of it. Its
+        It is 0 where the error is the same in each group, and infinite where one has all of it. Its
         logarithm, since errors are compared by their ratio and those of single samples are skewed.
 
         Source: Efron, "The Jackknife, the Bootstrap and Other Resampling Plans" (1982), equation 3.6.
         """
-        squares = sum((_squared(one.sum(axis=0) - one) for one in self.samples), start=np.zeros(self.count))
-        if not squares.all():
+        if not self.groups:
+            return 0.0
+        squares = np.sum([_squared(one.sum(axis=0) - one) for one in self.groups], axis=0)
+        if len(squares) == 1 or not squares.all():
             return math.inf if squares.any() else 0.0
-        return float(np.std(np.log(squares) / 2) * math.sqrt(max(self.count - 1, 0))) if self.count else 0.0
+        return float(np.std(np.log(squares) / 2) * math.sqrt(len(squares) - 1))
 
     @property
     def factor(self) -> float:
         """How many times as large or as small other samples may show the error, in 19 of 20 cases.
 
-        The spread of few samples is itself uncertain: Student's t says by how much.
+        The spread of few groups is itself uncertain: Student's t says by how much.
         """
         if not self.spread:
             return 1.0
-        return math.exp(min(self.spread * float(stdtrit(self.count - 1, 0.975)), _LARGEST_EXPONENT))
+        freedom = max(len(self.groups[0]) - 1, 1)
+        return math.exp(min(self.spread * float(stdtrit(freedom, 0.975)), _LARGEST_EXPONENT))
 
     def with_fitted(self, fitted: Assessment) -> Assessment:
         """The same told by samples that factors were fitted to, too."""
-        both = tuple(np.concatenate(pair) for pair in zip(self.samples, fitted.samples, strict=True))
-        return replace(self, samples=both, held_out=self.error)
+        both = tuple(np.concatenate(pair) for pair in zip(self.groups, fitted.groups, strict=True))
+        return replace(self, groups=both, count=self.count + fitted.count, held_out=self.error)
 
 
-def assess(runner: Runner, targets: Sequence[str], inputs: Inputs, stacks: Stacks) -> Assessment:
+def assess(
+    runner: Runner, targets: Sequence[str], inputs: Inputs, stacks: Stacks, groups: Sequence[int] = ()
+) -> Assessment:
     """Run samples through the network and the one with stacks in it.
 
     Args:
@@ -94,6 +97,7 @@ def assess(runner: Runner, targets: Sequence[str], inputs: Inputs, stacks: Stack
         targets: names of the targets.
         inputs: the samples.
         stacks: what stands in the place of layers.
+        groups: numbers of samples, in their order, that are alike; none where no two are.
 
     Returns:
         What they show.
@@ -110,7 +114,9 @@ def assess(runner: Runner, targets: Sequence[str], inputs: Inputs, stacks: Stack
         for name in others:
             measure.add(name, {name: before[name]}, {name: after[name]})
     network = {name: error for name in others if (error := _error(measure, name)) is not None}
-    return Assessment(tuple(np.concatenate(parts) for parts in sums.values()), network)
+    starts = np.cumsum([0, *groups[:-1]]) if groups else np.arange(inputs.count)
+    grouped = tuple(np.add.reduceat(np.concatenate(parts), starts) for parts in sums.values())
+    return Assessment(grouped, inputs.count, network)
 
 
 def _by_sample(before: NDArray[np.float32], after: NDArray[np.float32], count: int) -> NDArray[np.float64]:

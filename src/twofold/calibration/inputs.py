@@ -107,6 +107,11 @@ class Inputs:
         """Number of samples."""
         return len(next(iter(self.arrays.values()))) if self.arrays else 0
 
+    @property
+    def values_per_sample(self) -> int:
+        """Values of all inputs of one sample."""
+        return sum(math.prod(array.shape[1:]) for array in self.arrays.values())
+
     def __len__(self) -> int:
         """Number of batches."""
         return math.ceil(self.count / self.batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -19,7 +18,7 @@ from .batches import unmixed
 from .companions import accompanied, images_among
 from .gather import CalibrationOptions
 from .images import ImageOptions, load_images
-from .inputs import Inputs, SampleShape, evenly, fits, from_arrays, load_data
+from .inputs import Inputs, SampleShape, fits, from_arrays, load_data
 from .measure import Metric
 from .pixels import ImageSource, is_image
 from .preprocessing import Preprocessing, Subject, find, options_of
@@ -28,16 +27,6 @@ from .presets import PRESETS
 from .runner import Runner
 from .synthetic import ValueRange, dead_leaves, image_shape, synthetic_inputs
 
-#: Fewer samples than this are used for both, fitting and measuring.
-_FEWEST_TO_SPLIT = 16
-#: Share of the samples that fits never see: on them sensitivities and errors are measured.
-_HOLDOUT_FRACTION = 1 / 8
-#: Errors that fewer samples told are off by a factor of two at times; so many inputs give enough of them.
-FEW_HOLDOUT = 4
-ENOUGH = math.floor((FEW_HOLDOUT - 1) / _HOLDOUT_FRACTION) + 1
-#: Values of all inputs, over the samples that are measured on: 8 images of 3 x 320 x 320.
-_MEASURED_VALUES = 8 * 3 * 320 * 320
-_MOST_MEASURED = 64
 #: Values of one batch. Its activations must fit into memory, with their gradients.
 _BATCH_VALUES = 2 * 3 * 320 * 320
 _LARGEST_BATCH = 16
@@ -155,7 +144,7 @@ def calibration_inputs(runner: Runner, source: CalibrationSource) -> Inputs:
         inputs = accompanied(inputs, runner.inputs, seed=source.image_options.seed)
     origin = inputs.provenance
     inputs = replace(inputs, provenance=replace(origin, notes=(*runner.notes, *origin.notes)))
-    size = min(max(_BATCH_VALUES // values_of_sample(inputs), 1), _LARGEST_BATCH)
+    size = min(max(_BATCH_VALUES // inputs.values_per_sample, 1), _LARGEST_BATCH)
     return unmixed(runner, inputs.batched(size))
 
 
@@ -206,11 +195,6 @@ def _fitting(runner: Runner, inputs: Inputs) -> Inputs:
         raise InputError(f"samples of {sizes}: {error}") from error
     note = f"samples of {sizes}: costs are counted for these"
     return replace(inputs, provenance=replace(inputs.provenance, notes=(*inputs.provenance.notes, note)))
-
-
-def values_of_sample(inputs: Inputs) -> int:
-    """Values of one sample over all inputs."""
-    return sum(math.prod(array.shape[1:]) for array in inputs.arrays.values())
 
 
 # ---- images of the user's own
@@ -363,14 +347,3 @@ def _images(runner: Runner, source: CalibrationSource, name: str) -> Any:
 def is_caffe(runner: Runner) -> bool:
     """Whether the model follows Caffe's convention."""
     return isinstance(runner.described, CaffeDescription)
-
-
-def split(inputs: Inputs) -> tuple[Inputs, Inputs]:
-    """Samples to fit on, and samples to measure on, spread evenly over all."""
-    most = min(max(_MEASURED_VALUES // values_of_sample(inputs), 4), _MOST_MEASURED)
-    if inputs.count < _FEWEST_TO_SPLIT:
-        return inputs, inputs.take(slice(0, most))
-    count = min(math.ceil(inputs.count * _HOLDOUT_FRACTION), most)
-    held = evenly(count, inputs.count)
-    rest = [index for index in range(inputs.count) if index not in set(held)]
-    return inputs.take(rest), inputs.take(held)

@@ -20,15 +20,8 @@ from ..calibration.measure import Measure, Metric, MetricChange, OutputErrorMetr
 from ..calibration.runner import Runner, Stacks
 from ..calibration.runners import reject_varying, runner_for
 from ..calibration.shrink import Holdout
-from ..calibration.source import (
-    ENOUGH,
-    FEW_HOLDOUT,
-    CalibrationSource,
-    calibration_inputs,
-    image_preprocessing,
-    is_caffe,
-    split,
-)
+from ..calibration.source import CalibrationSource, calibration_inputs, image_preprocessing, is_caffe
+from ..calibration.split import ENOUGH, FEW_HOLDOUT, split
 from ..calibration.store import load_or_gather
 from ..calibration.synthetic import beside
 from ..conv import ConvLayer, Factors, FactorStatistics, Skipped
@@ -72,6 +65,7 @@ class Calibration:
         sensitivity_inputs: samples that the effects of single layers are measured on.
         fitted: some samples that fits are made from, where few are held out; None where enough are.
         has_holdout: whether fits never see what is held out.
+        groups: numbers of samples of what is held out that are alike, see `split`.
         options: how the network is looked at.
         sources: sha256 of the model's files.
         metric: what is protected instead of the relative error of the outputs.
@@ -88,6 +82,7 @@ class Calibration:
     sensitivity_inputs: Inputs
     fitted: Inputs | None
     has_holdout: bool
+    groups: tuple[int, ...]
     options: CalibrationOptions
     sources: Mapping[str, str]
     metric: Metric | None = None
@@ -132,7 +127,8 @@ class Calibration:
             inputs = inputs.noted("batch normalisations use their stored statistics: a batch of one has none")
         if options.batch_statistics:
             inputs = inputs.batched(max(inputs.batch, _SMALLEST_STATISTICS_BATCH))
-        fitted, holdout = split(inputs)
+        parts = split(inputs)
+        fitted, holdout = parts.fitted, parts.holdout
         has_holdout = fitted.count < inputs.count
         more = min(_TOLD_BY - holdout.count, fitted.count) if has_holdout and not synthetic else 0
         few = fitted.take(evenly(more, fitted.count)) if more > 0 else None
@@ -140,9 +136,9 @@ class Calibration:
         if not synthetic:
             fitted, sensitivity_inputs = _filled_up(fitted, holdout, source)
         return cls(
-            runner, fitted, holdout, sensitivity_inputs, few, has_holdout, options, model.sources(),
-            source.metric, _accuracy(runner, source), source.statistics, fitted.provenance.notes,
-            source.asked, RunCache.of(cache, model, runner, fitted, options),
+            runner, fitted, holdout, sensitivity_inputs, few, has_holdout, parts.groups, options,
+            model.sources(), source.metric, _accuracy(runner, source), source.statistics,
+            fitted.provenance.notes, source.asked, RunCache.of(cache, model, runner, fitted, options),
         )  # fmt: skip
 
     def first(self) -> Batch:
@@ -179,11 +175,13 @@ class Calibration:
         if ends:
             try:
                 runner = runner_for(model, (*protected, *ends))
-                return assess(runner, protected, unmixed(runner, self.holdout), stacks)
+                return assess(runner, protected, unmixed(runner, self.holdout), stacks, self.groups)
             except (InputError, ModelError) as error:  # accuracies and losses need labels, which inputs lack
                 note = f"errors of {', '.join(ends)} were not measured: {error}"
-                return replace(assess(self.runner, protected, self.holdout, stacks), notes=(note,))
-        return assess(self.runner, protected, self.holdout, stacks)
+                return replace(
+                    assess(self.runner, protected, self.holdout, stacks, self.groups), notes=(note,)
+                )
+        return assess(self.runner, protected, self.holdout, stacks, self.groups)
 
     def doubt(self, error: float, assessed: Assessment) -> str | None:
         """What a user should be told of a measured error that is no certain one; None where it is.
@@ -198,8 +196,11 @@ class Calibration:
             return f"{measured} that are synthetic: yours may show half or twice as much; give some of them"
         if not self.has_holdout:
             found = f"{measured} that factors were fitted to, too, so that it is too small for others"
-        elif self.holdout.count < FEW_HOLDOUT and assessed.held_out is None:
+        elif len(self.groups) < FEW_HOLDOUT and assessed.held_out is None:
             found = f"{measured} alone, so that others may show twice as much"
+            if max(self.groups) > 1:
+                kinds = f"{len(self.groups)} kinds" if len(self.groups) > 1 else "one kind"
+                return f"{found.replace('alone', f'of {kinds} alone')}; give inputs of more kinds"
         else:
             factor, above = min(assessed.factor, _ANY), 1.0
             if assessed.held_out is not None:

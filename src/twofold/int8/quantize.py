@@ -17,7 +17,8 @@ from ..calibration.measure import OutputErrorMetric, quality_warning
 from ..calibration.pixels import ImageSource
 from ..calibration.runner import Outputs
 from ..calibration.runners import runner_for
-from ..calibration.source import CalibrationSource, calibration_inputs, split
+from ..calibration.source import CalibrationSource, calibration_inputs
+from ..calibration.split import split
 from ..conv import ConvLayer
 from ..errors import without
 from ..files.scratch import scratch_folder
@@ -136,14 +137,15 @@ def _quantize(
         plain, int8 = place / "plain.onnx", place / "int8.onnx"
         prepare(as_onnx(model), plain)
         inputs = fitting(inputs, plain)
-        fitted, holdout = split(inputs)
+        parts = split(inputs)
+        fitted, holdout = parts.fitted, parts.holdout
         write_int8(plain, int8, fitted)
         notes = round_to_outputs(plain, int8, fitted)
         outputs, layers = _errors(plain, int8, holdout)
         content = int8.read_bytes()
         sizes = plain.stat().st_size, len(content)
 
-    notes = (*_remarks(outputs), *notes, *inputs.provenance.lines)
+    notes = (*_remarks(outputs), *notes, *fitted.provenance.lines)
     found = Quantized(path, outputs, layers, (fitted.count, holdout.count), sizes, notes)
     files = {path: content, **(extra(found) if extra is not None else {})}
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ..backends import backend_of, with_data
 from ..calibration.pixels import ImageSource
 from ..calibration.runners import reject_varying, runner_for
-from ..calibration.source import CalibrationSource, calibration_inputs, split
+from ..calibration.source import CalibrationSource, calibration_inputs
+from ..calibration.split import split
 from ..calibration.synthetic import beside
 from ..decomposition.tryout import tryout
 from ..errors import InputError, MissingExtraError, ModelError, OptionError, option, without
@@ -156,7 +157,8 @@ def _recover(
         raise InputError(f"recovery needs at least 2 inputs, got {inputs.count}")
     sized = options.sized(inputs, world.shard.size)
     assert sized.batch is not None, "Bug: options are not sized"
-    fitted, holdout = split(inputs.batched(sized.batch))
+    parts = split(inputs.batched(sized.batch))
+    fitted, holdout = parts.fitted, parts.holdout
     if source.options.synthetic and inputs.provenance.source_type != "synthetic":
         more = beside(fitted, source.options.synthetic, seed=source.image_options.seed)
         note = f"{more.count} synthetic images teach beside yours; errors are measured on yours alone"

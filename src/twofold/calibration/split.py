@@ -1,0 +1,215 @@
+"""Inputs to fit on and inputs to measure on: those that are alike stay on one side.
+
+Frames of one clip, crops of one photograph and inputs that are given twice are no new inputs for a network
+that was fitted to the others of their kind, and show too small an error. What is alike mostly comes one after
+the other, so that inputs differ less from the next than from any: then whole runs of them are held out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .inputs import Inputs, evenly
+
+#: Fewer samples than this are used for both, fitting and measuring.
+_FEWEST_TO_SPLIT = 16
+#: Share of the samples that fits never see: on them sensitivities and errors are measured.
+_HOLDOUT_FRACTION = 1 / 8
+#: Whole runs take at most this share.
+_LARGEST_FRACTION = 1 / 3
+#: Errors that fewer samples told are off by a factor of two at times; so many inputs give enough of them.
+FEW_HOLDOUT = 4
+ENOUGH = math.floor((FEW_HOLDOUT - 1) / _HOLDOUT_FRACTION) + 1
+#: Values of all inputs, over the samples that are measured on: 8 images of 3 x 320 x 320.
+_MEASURED_VALUES = 8 * 3 * 320 * 320
+_MOST_MEASURED = 64
+#: Neighbours are alike where they differ by less than this share of what any two do. Chance alone makes of it
+#: 1, within some 1 / sqrt(samples) for a single feature, of which there are dozens, and less for their mean.
+_ALIKE = 0.6
+_CHANCE_OF_ONE, _CHANCE_OF_MEAN = 3.5, 2.5
+#: Runs reach further than samples that differ by less than this share.
+_APART = 3 / 4
+#: Values per axis of the small picture that samples are compared by.
+_PICTURE = 4
+_SERIES = 16
+#: A feature that varies less, by the largest of them, is a constant.
+_CONSTANT = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What is fitted to, and what is measured on.
+
+    Attributes:
+        fitted: samples to fit on.
+        holdout: samples to measure on; some of `fitted` where there are few.
+        groups: numbers of samples of `holdout`, in its order, that are alike; all are 1 where none are.
+    """
+
+    fitted: Inputs
+    holdout: Inputs
+    groups: tuple[int, ...]
+
+
+def split(inputs: Inputs) -> Split:
+    """Hold out an eighth of the samples, spread evenly over all, and with each all that are alike.
+
+    Of large samples fewer are held out.
+    """
+    most = min(max(_MEASURED_VALUES // max(inputs.values_per_sample, 1), 4), _MOST_MEASURED)
+    first = _first_of_same(inputs)
+    distinct = np.unique(first)
+    if len(distinct) < _FEWEST_TO_SPLIT:
+        few = inputs.take(slice(0, most))
+        return Split(inputs, few, (1,) * few.count)
+    runs = _held_out(inputs.take(distinct.tolist()), distinct // _crops(inputs), most)
+    fitted = inputs.take(np.flatnonzero(~np.isin(first, distinct[np.concatenate(runs)])).tolist())
+    if len(distinct) < inputs.count:
+        fitted = fitted.noted(
+            f"{inputs.count - len(distinct)} of {inputs.count} inputs are others of them again: none is on "
+            "both sides of what is held out"
+        )
+    longest = max(map(len, runs))
+    if longest > 1:
+        held_out = f"{len(runs)} such runs are" if len(runs) > 1 else "one such run is"
+        fitted = fitted.noted(
+            f"inputs that follow each other are alike, {longest} in a row and so on, as frames of a clip or "
+            f"crops of a photograph are: {held_out} held out"
+        )
+    share = max(most // len(runs), 1)
+    runs = [run[evenly(min(share, len(run)), len(run))] for run in runs]
+    return Split(fitted, inputs.take(distinct[np.concatenate(runs)].tolist()), tuple(map(len, runs)))
+
+
+def _held_out(inputs: Inputs, images: NDArray[np.intp], most: int) -> list[NDArray[np.intp]]:
+    """Positions of what is held out, by runs of samples that are alike.
+
+    Args:
+        inputs: samples.
+        images: what each is a crop of.
+        most: so many are wanted at most; runs are whole all the same.
+    """
+    count = inputs.count
+    wanted = min(math.ceil(count * _HOLDOUT_FRACTION), most)
+    if inputs.provenance.source_type == "synthetic":
+        return [np.array([row]) for row in evenly(wanted, count)]
+    features = _telling(inputs)
+    room = math.floor(count * _LARGEST_FRACTION)
+    length = min(max(_run(features), _crops(inputs)), room)
+    if length == 1:
+        return [np.array([row]) for row in evenly(wanted, count)]
+    # A run begins where samples differ most from those before, and never within the crops of an image.
+    half = max(length // 2, 1)
+    steps = np.full(count + 1, np.inf)
+    for row in range(1, count):
+        before, after = features[max(row - half, 0) : row], features[row : row + half]
+        steps[row] = np.sum((before.mean(axis=0) - after.mean(axis=0)) ** 2)
+    if _crops(inputs) > 1:
+        steps[1:-1][images[1:] == images[:-1]] = -1
+    runs = min(max(round(wanted / length), 2), room // length)
+    found = []
+    for middle in evenly(runs, count):
+        start = _largest(steps, middle - length, middle + half)
+        found.append(np.arange(start, _largest(steps, start + half, start + length + half)))
+    return found
+
+
+def _largest(values: NDArray[np.float64], first: int, last: int) -> int:
+    """Position of the largest value among those from `first` to `last`."""
+    first = max(first, 0)
+    return first + int(np.argmax(values[first : last + 1]))
+
+
+def _crops(inputs: Inputs) -> int:
+    """How many samples in a row twofold has cut of one image."""
+    crops = inputs.provenance.options.get("crops", 1)
+    return crops if isinstance(crops, int) else 1
+
+
+def _first_of_same(inputs: Inputs) -> NDArray[np.intp]:
+    """For every sample the position of the first that is the same."""
+    first: dict[bytes, int] = {}
+    return np.array(
+        [
+            first.setdefault(
+                hashlib.sha256(
+                    b"".join(array[row].tobytes() for array in inputs.arrays.values())
+                ).digest(), row,
+            )
+            for row in range(inputs.count)
+        ],
+        np.intp,
+    )  # fmt: skip
+
+
+def _telling(inputs: Inputs) -> NDArray[np.float64]:
+    """Features (N, features) of samples that differ less from one sample to the next than from any to any.
+
+    Source: von Neumann, "Distribution of the ratio of the mean square successive difference to the variance"
+    (1941); here the ratio is halved, so that it is 1 where the order says nothing.
+    """
+    root = math.sqrt(inputs.count)
+    found = []
+    for view in _features(inputs):
+        ratio = _difference(view, 1)
+        all_tell = ratio.mean() < min(_ALIKE, 1 - _CHANCE_OF_MEAN / root)
+        found.append(view[:, all_tell | (ratio < min(_ALIKE, 1 - _CHANCE_OF_ONE / root))])
+    return np.concatenate(found, axis=1)
+
+
+def _run(features: NDArray[np.float64]) -> int:
+    """How many samples in a row are alike; half of all where they never differ as any two do.
+
+    In runs of n the share of pairs that are of two runs grows with their distance, to all at n.
+    """
+    if not features.size:
+        return 1
+    half = len(features) // 2
+    apart = (lag for lag in range(1, half) if _difference(features, lag).mean() >= _APART)
+    return min(math.ceil(next(apart, half) / _APART), half)
+
+
+def _difference(features: NDArray[np.float64], lag: int) -> NDArray[np.float64]:
+    """By feature, the mean square difference of samples that are `lag` apart, by that of any two.
+
+    Features have a variance of 1.
+    """
+    found: NDArray[np.float64] = np.mean((features[lag:] - features[:-lag]) ** 2, axis=0) / 2
+    return found
+
+
+def _features(inputs: Inputs) -> Iterator[NDArray[np.float64]]:
+    """Two views of the samples, (N, features): a small picture, and how large and how rough values are."""
+    parts = [_views(batch.values()) for batch in inputs]
+    for view in zip(*parts, strict=True):
+        every = np.concatenate(view)
+        deviation = every.std(axis=0)
+        kept = deviation > _CONSTANT * float(np.abs(every).max())
+        yield every[:, kept] / deviation[kept]
+
+
+def _views(arrays: Iterable[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both views of a batch."""
+    pictures, sizes = [], []
+    for array in arrays:
+        channels = array if array.ndim > 2 else array[:, None]  # (N, C, *axes)
+        axes = tuple(range(2, channels.ndim))
+        cells = channels
+        for axis in axes:
+            most = _SERIES if channels.ndim == 3 else _PICTURE
+            starts = np.unique(np.linspace(0, channels.shape[axis], most, endpoint=False).astype(int))
+            cells = np.add.reduceat(cells, starts, axis=axis)
+        steps = [np.abs(np.diff(channels, axis=axis)) for axis in axes if channels.shape[axis] > 1]
+        pictures.append(cells)
+        sizes += [channels.mean(axes), channels.std(axes), *(one.mean(axes) for one in steps)]
+    pictures_, sizes_ = (
+        np.concatenate([one.reshape(len(one), -1) for one in view], axis=1).astype(np.float64)
+        for view in (pictures, sizes)
+    )
+    return pictures_, sizes_
