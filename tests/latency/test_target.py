@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,12 +34,9 @@ from twofold.latency.table import Setting
 from twofold.planning import Budget, Plan, PlanOptions, requests
 from twofold.planning.workload import Workload
 
-NET = (
-    HEAD.replace("dim: 16 dim: 12 dim: 12", "dim: 64 dim: 24 dim: 24")
-    + conv("one", "data")
-    + conv("two", "one")
-    + TAIL
-)
+WIDE = HEAD.replace("dim: 16 dim: 12 dim: 12", "dim: 64 dim: 24 dim: 24")
+NET = WIDE + conv("one", "data") + conv("two", "one") + TAIL
+DEEP = WIDE + "".join(conv(name, before) for before, name in pairwise(["data", *"abcde", "two"])) + TAIL
 SCHEMES = ("spatial", "channel", "input", "tucker2")
 
 
@@ -93,8 +93,8 @@ class Formula:
         return Pair(exactly(before), exactly(after), exactly(after / before))
 
 
-def plan(tmp_path: Path, timer: Formula, limit: float, **options: Any) -> Plan:
-    model = twofold.load(*write(tmp_path, NET))
+def plan(tmp_path: Path, timer: Formula, limit: float, net: str = NET, **options: Any) -> Plan:
+    model = twofold.load(*write(tmp_path, net))
     given = PlanOptions(Budget("latency", limit), multiple=4, schemes=SCHEMES, **options)
     return run(model, given, WeightsOnly(), None, timer).plan
 
@@ -215,6 +215,35 @@ def test_times_that_were_too_short_are_found_out(limit, tmp_path):
     assert network.predicted[1] == pytest.approx(network.measured[1], rel=0.15)
     for choice in found.choices:
         assert choice.timing.measured[1] < choice.timing.measured[0]
+
+
+class Scattered(Formula):
+    """Times of single stacks are off by a factor of their own, until they are looked at again."""
+
+    seed = 0
+
+    def seconds(self, groups: Sequence[Sequence[Stack]], *, anew: bool = False) -> Mapping[str, Time]:
+        found = dict(super().seconds(groups))
+        for key in () if anew else found:
+            rng = np.random.default_rng(zlib.crc32(f"{self.seed} {key}".encode()))
+            found[key] = found[key].scaled(float(np.exp(0.35 * rng.normal())))
+        return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_luck_of_what_is_chosen_is_no_gain(tmp_path, seed):
+    """Those are chosen whose times came out too short, in each attempt."""
+    timer = Scattered(share=0.9)
+    timer.seed = seed
+    assert 0.25 < ratio(plan(tmp_path, timer, 0.3, DEEP)) < 0.3 / 0.95
+
+
+@pytest.mark.parametrize(("again", "gain"), [(0.263, 0.768), (0.2, 0.8), (0.15, 0.85)])
+def test_a_choice_that_gains_less_when_measured_again_is_believed_by_half(again, gain):
+    """HED in OpenVINO: 0.200 predicted, 0.263 by the times of what was chosen, 0.224 for the network."""
+    prices = SimpleNamespace(ratio=lambda choices: again, factor=1.0)
+    attempt = SimpleNamespace(plan=SimpleNamespace(choices=()))
+    assert TimedPlan(attempt, prices, 0.2, None).layers_gain == pytest.approx(gain, abs=1e-3)
 
 
 def test_a_limit_that_the_network_does_not_reach_is_said(tmp_path):
