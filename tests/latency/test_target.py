@@ -20,7 +20,7 @@ import twofold
 from twofold.calibration.source import CalibrationSource
 from twofold.cli import main
 from twofold.conv import ConvLayer
-from twofold.decomposition.by_time import TimedPlan, _best
+from twofold.decomposition.by_time import TimedPlan, _best, _next
 from twofold.decomposition.calibrate import WeightsOnly
 from twofold.decomposition.decompose import calibrate
 from twofold.decomposition.pipeline import run
@@ -507,3 +507,24 @@ def test_of_plans_that_keep_the_limit_the_slowest_is_taken():
     # However widely times spread: less than 0.95 of the speed falls short.
     assert tried(0.63, noise=0.3).keeps(0.6)
     assert not tried(0.64, noise=0.3).keeps(0.6)
+
+
+def attempt(ratio, gain, noise=0.01):
+    """One whose layers gain so much by themselves; prices that are corrected are their factor."""
+    prices = SimpleNamespace(ratio=lambda choices: 1 - gain, factor=1.0, corrected=lambda factor: factor)
+    plan = SimpleNamespace(plan=SimpleNamespace(choices=()))
+    pair = Pair(exactly(1.0), exactly(ratio), Time(ratio, ratio - noise, ratio + noise, 9))
+    return TimedPlan(plan, prices, 1 - gain, pair)
+
+
+@pytest.mark.parametrize("last", [attempt(0.271, 0.700, 0.019), attempt(0.2709, 0.7449), attempt(0.26, 0.95)])
+def test_what_comes_next_lies_between_those_on_either_side_of_the_limit(last):
+    """HED in PyTorch: two that came out alike said that layers should gain far less; 0.398 came out."""
+    first, second = attempt(0.3274, 0.706), attempt(0.2682, 0.745)
+    wanted = 1 - 0.294
+    assert 0.706 < wanted / _next([first, second, last], 0.294) < 0.745
+
+
+def test_attempts_that_differ_by_noise_tell_no_power():
+    tried = [attempt(0.35, 0.66, 0.02), attempt(0.36, 0.70, 0.02)]
+    assert _next(tried, 0.3) == pytest.approx(0.65 / 0.66)

@@ -239,17 +239,25 @@ def _next(tried: Sequence[TimedPlan], limit: float | None) -> LatencyCost:
 
     Which fraction of its layers' gains a network shows may depend on how much they gain: then the fraction of
     the last attempt alone leads from one side of the limit to the other, and back. So networks are taken to
-    gain a power of what their layers do, which the two attempts nearest to the limit tell.
+    gain a power of what their layers do, which the attempt nearest to the limit tells with one beyond the
+    limit, or with the next where there is none. What differs by noise alone tells nothing.
     """
     last = tried[-1]
     if limit is None or limit >= 1 or last.ratio >= 1:
         return last.corrected()
     wanted = 1 - limit
     nearest, *others = sorted((one for one in tried if one.ratio < 1), key=lambda one: abs(one.ratio - limit))
+    differing = [
+        one
+        for one in others
+        if abs(one.ratio - nearest.ratio) > max(one.noise, nearest.noise)
+        and one.layers_gain != nearest.layers_gain
+    ]
+    beyond = [one for one in differing if (one.ratio < limit) != (nearest.ratio < limit)]
     power = 1.0
-    if others and others[0].layers_gain != nearest.layers_gain:
-        shown = math.log((1 - others[0].ratio) / (1 - nearest.ratio))
-        power = shown / math.log(others[0].layers_gain / nearest.layers_gain)
+    for other in (*beyond, *differing)[:1]:
+        shown = math.log((1 - other.ratio) / (1 - nearest.ratio))
+        power = shown / math.log(other.layers_gain / nearest.layers_gain)
     low, high = _STEP
     step = min(max(wanted / (1 - nearest.ratio), low), high) ** (1 / min(max(power, _POWER[0]), _POWER[1]))
     return last.prices.corrected(wanted / (nearest.layers_gain * step))
