@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def little_fitting(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-#: Runtimes that start no process.
+#: Runtimes that start no process here.
 HERE = ("onnxruntime", "opencv", "torch")
 
 
@@ -83,7 +84,8 @@ def little_timing() -> Iterator[None]:
     """Nets and layers are timed in three rounds, and `compare` does it in the runtimes of this process.
 
     As long as users are made to wait, tests would wait, too, and longer on a busy machine. How long that is
-    stands in `latency/test_clock.py`; that every runtime takes part in `test_compare_times.py`.
+    stands in `latency/test_clock.py`; that every runtime takes part in `test_compare_times.py`; PyTorch's
+    processes in `latency/test_torch_cpu.py`.
     """
     clock, runtimes = (import_module(f"twofold.latency.{name}") for name in ("clock", "runtimes"))
     few = clock.Effort(0, 3, 3)
@@ -97,4 +99,7 @@ def little_timing() -> Iterator[None]:
             import_module("twofold.compare"), "installed",
             lambda: [one for one in runtimes.installed() if one.name in HERE],
         )  # fmt: skip
+        with suppress(ImportError):
+            torch_cpu = import_module("twofold.latency.runtimes.torch_cpu")
+            patch.setattr(torch_cpu, "make_runtime", torch_cpu.TorchRuntime)
         yield

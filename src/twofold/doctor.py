@@ -27,7 +27,12 @@ CORE = ("twofold", "numpy", "scipy", "threadpoolctl", "typer", "rich", "platform
 #: Extra -> its modules with the packages they are in, and what it brings.
 EXTRAS: dict[str, tuple[dict[str, str], str]] = {
     "torch": (
-        {"torch": "torch", "pytorch_optimizer": "pytorch-optimizer", "PIL": "pillow"},
+        {
+            "torch": "torch",
+            "pytorch_optimizer": "pytorch-optimizer",
+            "PIL": "pillow",
+            "cloudpickle": "cloudpickle",
+        },
         "calibration of Caffe nets, PyTorch modules, recover, images",
     ),
     "hdf5": ({"h5py": "h5py"}, "Caffe's HDF5 weights and data layers"),
@@ -41,6 +46,7 @@ EXTRAS: dict[str, tuple[dict[str, str], str]] = {
             "torch": "torch",
             "pytorch_optimizer": "pytorch-optimizer",
             "PIL": "pillow",
+            "cloudpickle": "cloudpickle",
             "h5py": "h5py",
         },
         "finetune from LMDB and HDF5 data layers",
@@ -50,6 +56,7 @@ EXTRAS: dict[str, tuple[dict[str, str], str]] = {
             "torch": "torch",
             "pytorch_optimizer": "pytorch-optimizer",
             "PIL": "pillow",
+            "cloudpickle": "cloudpickle",
             "onnx": "onnx",
             "onnxruntime": "onnxruntime",
             "torchao": "torchao",

@@ -61,8 +61,8 @@ def test_the_onnx_form_in_onnx_runtime(name):
     np.testing.assert_allclose(session.run(["y"], {"x": stack.input()})[0], exact(stack), rtol=0, atol=1e-4)
 
 
-def test_runtimes_of_this_process_run_every_stack():
-    """Those with processes of their own: `test_isolated`."""
+def test_runtimes_without_a_converter_run_every_stack():
+    """The others: `test_isolated`."""
     for name in ("onnxruntime", "opencv", "torch"):
         found = runtime(name)
         with found.running(1):
@@ -73,7 +73,9 @@ def test_runtimes_of_this_process_run_every_stack():
 def test_what_caffe_cannot_say_opencv_refuses():
     with pytest.raises(ModelError, match="Caffe pads both sides alike"):
         runtime("opencv").stack(UNEVEN, 1)
-    runtime("torch").stack(UNEVEN, 1)()
+    found = runtime("torch")
+    with found.running(1):
+        found.stack(UNEVEN, 1)()
 
 
 def test_keys_tell_stacks_apart():

@@ -254,13 +254,22 @@ def _next(tried: Sequence[TimedPlan], limit: float | None) -> LatencyCost:
         and one.layers_gain != nearest.layers_gain
     ]
     beyond = [one for one in differing if (one.ratio < limit) != (nearest.ratio < limit)]
-    power = 1.0
-    for other in (*beyond, *differing)[:1]:
-        shown = math.log((1 - other.ratio) / (1 - nearest.ratio))
-        power = shown / math.log(other.layers_gain / nearest.layers_gain)
+    found = _gain_wanted(wanted, nearest, *(*beyond, *differing)[:1])
+    return last.prices.corrected(wanted / found)
+
+
+def _gain_wanted(wanted: float, nearest: TimedPlan, other: TimedPlan | None = None) -> float:
+    """What layers should gain for a network that gains so much, by what one or two attempts show."""
     low, high = _STEP
-    step = min(max(wanted / (1 - nearest.ratio), low), high) ** (1 / min(max(power, _POWER[0]), _POWER[1]))
-    return last.prices.corrected(wanted / (nearest.layers_gain * step))
+    step = min(max(wanted / (1 - nearest.ratio), low), high)
+    if other is None:
+        return nearest.layers_gain * step
+    power = math.log((1 - other.ratio) / (1 - nearest.ratio)) / math.log(
+        other.layers_gain / nearest.layers_gain
+    )
+    if power <= 0:  # layers gained more where the network gained less: the mean of what both say
+        return math.sqrt(_gain_wanted(wanted, nearest) * _gain_wanted(wanted, other))
+    return float(nearest.layers_gain * step ** (1 / min(max(power, _POWER[0]), _POWER[1])))
 
 
 def _best(tried: Sequence[TimedPlan], limit: float | None) -> TimedPlan:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -33,7 +34,10 @@ Answers = Callable[[], Arrays]
 
 
 class Engine(Protocol):
-    """What a library does in the process of its own."""
+    """What a library does in the process of its own.
+
+    Models come as ONNX files; those of PyTorch, which no file holds, are pickled.
+    """
 
     def convert(self, onnx: Path) -> None:
         """Write the library's own files beside an ONNX file, by its name; nothing where it reads ONNX."""
@@ -124,6 +128,30 @@ class Guest:
         return f"; it wrote: {said[-1][:300]}" if said else ""
 
 
+@dataclass(frozen=True, eq=False)
+class GuestRun:
+    """A model in a process of its own, which also times it: the way there and back does not count.
+
+    Attributes:
+        guest: the process.
+        number: of the model in it.
+        path: the file that it was opened from.
+    """
+
+    guest: Guest
+    number: int
+    path: Path
+
+    def __call__(self) -> object:
+        """Run it."""
+        return self.guest("seconds", self.number, 1)
+
+    def seconds(self, times: int) -> float:
+        """See `clock.TimesItself`."""
+        seconds: float = self.guest("seconds", self.number, times)
+        return seconds
+
+
 class Host:
     """The process, from inside: models by number.
 
@@ -143,6 +171,10 @@ class Host:
         """Open a model and give its number."""
         self._runs.append(self._engine.open(onnx, inputs, outputs, threads))
         return len(self._runs) - 1
+
+    def forget(self) -> None:
+        """Close all models."""
+        self._runs.clear()
 
     def run(self, number: int) -> Arrays:
         """Run a model once and give its outputs."""

@@ -1,9 +1,10 @@
-"""The form "torch" of a network: its forward on a device of PyTorch."""
+"""The form "torch" of a network: a module with what it is called on, ready for a device of PyTorch."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +16,40 @@ from ..formats.caffe.model import CaffeModel
 from ..formats.torch.model import TorchModel
 from .runtimes.base import Arrays, as_float
 
-#: Of a device: what runs the network there once.
-OnDevice = Callable[[torch.device], Callable[[], object]]
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A module and what it is called on; it can be sent to another process.
+
+    Attributes:
+        module: the module.
+        arguments: by position.
+        keywords: by name.
+    """
+
+    module: nn.Module
+    arguments: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> Callable[[], object]:
+        """What runs a copy of the module on a device once."""
+        module: nn.Module = copy.deepcopy(self.module).eval().to(device)
+        arguments, keywords = moved(self.arguments, device), moved(dict(self.keywords), device)
+        return lambda: module(*arguments, **keywords)
 
 
-def of_caffe(model: CaffeModel, folder: Path, inputs: Arrays) -> OnDevice:
+def of_caffe(model: CaffeModel, folder: Path, inputs: Arrays) -> Call:
     """See `backends.Backend.forms`."""
-
-    def on(device: torch.device) -> Callable[[], object]:
-        net = to_torch(model, "TEST").eval().to(device)
-        feed = {name: torch.from_numpy(array).to(device) for name, array in as_float(inputs).items()}
-        return lambda: net(feed)
-
-    return on
+    feed = {name: torch.from_numpy(array) for name, array in as_float(inputs).items()}
+    return Call(to_torch(model, "TEST"), (feed,))
 
 
-def of_module(model: TorchModel, folder: Path, inputs: Arrays) -> OnDevice:
+def of_module(model: TorchModel, folder: Path, inputs: Arrays) -> Call:
     """The same; the module runs on its example inputs."""
-
-    def on(device: torch.device) -> Callable[[], object]:
-        module: nn.Module = copy.deepcopy(model.module).eval().to(device)
-        given = moved(model.example_inputs, device)
-        if isinstance(given, Mapping):
-            return lambda: module(**given)
-        arguments = tuple(given) if isinstance(given, (tuple, list)) else (given,)
-        return lambda: module(*arguments)
-
-    return on
+    given = model.example_inputs
+    if isinstance(given, Mapping):
+        return Call(model.module, keywords=given)
+    return Call(model.module, tuple(given) if isinstance(given, (tuple, list)) else (given,))
 
 
 def moved(value: Any, device: torch.device) -> Any:

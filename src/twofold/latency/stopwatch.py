@@ -121,11 +121,14 @@ class LocalTimer:
         # Layers of one shape are one.
         missing = list({tuple(stack.key for stack in group): group for group in missing}.values())
         try:
-            for group in track(missing, f"timing layers in {self.runtime.label}"):
-                first, *others = {stack.key: stack for stack in group}.values()
-                for part in _parts([first, *(one for one in others if anew or one.key not in table.times)]):
-                    effort = self.effort.times(len(part) / len(group))
-                    table = table.with_times(self._measured(part, table, anew, effort))
+            with self.runtime.running(self.threads):
+                for group in track(missing, f"timing layers in {self.runtime.label}"):
+                    first, *others = {stack.key: stack for stack in group}.values()
+                    for part in _parts(
+                        [first, *(one for one in others if anew or one.key not in table.times)]
+                    ):
+                        effort = self.effort.times(len(part) / len(group))
+                        table = table.with_times(self._measured(part, table, anew, effort))
         finally:
             self._table = table
             if missing:

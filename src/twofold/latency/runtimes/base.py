@@ -26,8 +26,7 @@ class Whole:
 
     Attributes:
         form: in which it is given, one of those that the runtime reads.
-        content: of "caffe" and "onnx" its files, the definition first; of "torch" a function of a device that
-            gives what runs it there.
+        content: of "caffe" and "onnx" its files, the definition first; of "torch" a `modules.Call`.
         inputs: values of its inputs.
     """
 
@@ -64,7 +63,10 @@ class Runtime(Protocol):
         """Name of the CPU or GPU."""
 
     def running(self, threads: int) -> AbstractContextManager[None]:
-        """Within the context models are opened and run with so many threads."""
+        """Within the context models are opened and run with so many threads.
+
+        Contexts may lie in each other; models are opened in the innermost.
+        """
 
     def stack(self, stack: Stack, threads: int) -> Run:
         """A stack with random weights, ready to run.

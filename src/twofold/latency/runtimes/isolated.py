@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import ModelError
 from ...files.scratch import scratch_folder
-from ..guest import Guest
+from ..guest import Guest, GuestRun
 from ..stacks import Stack, onnx_bytes
 from .base import Arrays, Run, Whole, cpu_name
 from .onnxruntime import outputs_of, session_of, typed_feed
@@ -29,30 +28,6 @@ TOLERANCE = 1e-3
 #: A net that is misread differs by about its own size.
 TOLERANCE_INT8 = 0.1
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"})
-
-
-@dataclass(frozen=True, eq=False)
-class GuestRun:
-    """A model in a process of its own, which also times it: the way there and back does not count.
-
-    Attributes:
-        guest: the process.
-        number: of the model in it.
-        path: its ONNX file; the library's own lie beside it while the runtime is `running`.
-    """
-
-    guest: Guest
-    number: int
-    path: Path
-
-    def __call__(self) -> object:
-        """Run it."""
-        return self.guest("seconds", self.number, 1)
-
-    def seconds(self, times: int) -> float:
-        """See `clock.TimesItself`."""
-        seconds: float = self.guest("seconds", self.number, times)
-        return seconds
 
 
 class IsolatedRuntime:

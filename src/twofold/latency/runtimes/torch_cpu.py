@@ -1,21 +1,60 @@
-"""PyTorch in eager mode, on the CPU."""
+"""PyTorch in eager mode, on the CPU.
+
+How fast it is depends on memory: what a network's layers give is asked of the system and given back, and a
+process that has done much before has some left and may be twice as fast as one that has not. So networks are
+timed in processes of their own, as they are deployed.
+"""
 
 from __future__ import annotations
 
+import logging
+import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import cloudpickle
 import torch
 from torch import Tensor
 
 from ...errors import ModelError
+from ...files.scratch import scratch_folder
 from ...formats.torch.layer_types import convolve
+from ...terminal import one_line
+from ..guest import Answers, Arrays, Forward, Guest, GuestRun
 from ..stacks import Stack
 from .base import Run, Whole, cpu_name
 
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StackCall:
+    """A stack with random weights; see `modules.Call`."""
+
+    stack: Stack
+
+    def on(self, device: torch.device) -> Callable[[], Tensor]:
+        """What runs it on a device once."""
+        x = torch.from_numpy(self.stack.input()).to(device)
+        steps = [
+            (geometry, [torch.from_numpy(a).to(device) for a in arrays if a is not None])
+            for geometry, arrays in zip(self.stack.chain, self.stack.weights(), strict=True)
+        ]
+
+        def forward() -> Tensor:
+            value = x
+            for geometry, parameters in steps:
+                value = convolve(geometry, value, *parameters)
+            return value
+
+        return forward
+
 
 class TorchRuntime:
-    """A device of PyTorch."""
+    """A device of PyTorch, in this process."""
 
     name = "torch"
     label = "PyTorch CPU"
@@ -44,25 +83,15 @@ class TorchRuntime:
 
     def stack(self, stack: Stack, threads: int) -> Run:
         """See `Runtime.stack`."""
-        x = torch.from_numpy(stack.input()).to(self.where)
-        steps = [
-            (geometry, [torch.from_numpy(a).to(self.where) for a in arrays if a is not None])
-            for geometry, arrays in zip(stack.chain, stack.weights(), strict=True)
-        ]
-
-        def forward() -> Tensor:
-            value = x
-            for geometry, parameters in steps:
-                value = convolve(geometry, value, *parameters)
-            return value
-
-        return self._timed(forward)
+        return self._ready(StackCall(stack))
 
     def whole(self, whole: Whole, threads: int) -> Run:
         """See `Runtime.whole`."""
-        return self._timed(whole.content(self.where))
+        return self._ready(whole.content)
 
-    def _timed(self, forward: Callable[[], object]) -> Run:
+    def _ready(self, call: Any) -> Run:
+        forward = call.on(self.where)
+
         def run() -> None:
             with torch.inference_mode():
                 forward()
@@ -75,6 +104,80 @@ class TorchRuntime:
         return run
 
 
-def make_runtime() -> TorchRuntime:
+class Engine:
+    """See `guest.Engine`; instead of ONNX files it gets pickled calls."""
+
+    def convert(self, onnx: Path) -> None:
+        """Nothing to do."""
+
+    def open(
+        self, onnx: Path, inputs: Arrays, outputs: tuple[str, ...], threads: int
+    ) -> tuple[Forward, Answers]:
+        """See `guest.Engine.open`."""
+        torch.set_num_threads(threads)
+        return TorchRuntime()._ready(pickle.loads(onnx.read_bytes())), dict
+
+
+class CpuRuntime(TorchRuntime):
+    """The CPU. Stacks share a process, and every network has one of its own."""
+
+    def __init__(self) -> None:
+        self._folder, self._guests = Path(), ExitStack()
+        self._outermost: tuple[ExitStack, Path] | None = None
+        self._stacks: Guest | None = None
+        self._count = 0
+
+    @contextmanager
+    def running(self, threads: int) -> Iterator[None]:
+        """See `Runtime.running`; within another one the process of stacks stays, since its start is slow."""
+        before = self._folder, self._guests, self._outermost
+        with super().running(threads), scratch_folder() as folder, ExitStack() as guests:
+            self._folder, self._guests = folder, guests
+            self._outermost = self._outermost or (guests, folder)
+            try:
+                yield
+            finally:
+                self._folder, self._guests, self._outermost = before
+                if self._outermost is None:
+                    self._stacks = None
+                elif self._stacks is not None:
+                    with suppress(ModelError):  # it has ended, which whoever used it knows
+                        self._stacks("forget")
+
+    def stack(self, stack: Stack, threads: int) -> Run:
+        """See `Runtime.stack`."""
+        assert self._outermost is not None, "Bug: nothing is running"
+        self._stacks = self._stacks or self._started(*self._outermost)
+        return self._sent(self._stacks, StackCall(stack), threads)
+
+    def whole(self, whole: Whole, threads: int) -> Run:
+        """See `Runtime.whole`."""
+        try:
+            return self._sent(self._started(self._guests, self._folder), whole.content, threads)
+        except Exception as error:  # whatever a user's class raises when it is pickled, there and back
+            run = super().whole(whole, threads)
+            _LOG.warning(
+                "PyTorch is timed in this process and may take longer in a new one, to which the module "
+                "cannot be sent (%s)",
+                one_line(str(error)),
+            )
+            return run
+
+    def _started(self, guests: ExitStack, folder: Path) -> Guest:
+        guest = Guest(__name__, self.label, folder)
+        guests.callback(guest.close)
+        return guest
+
+    def _sent(self, guest: Guest, call: Any, threads: int) -> Run:
+        self._count += 1
+        path = self._folder / f"call{self._count}.pickle"
+        with path.open("wb") as file:
+            cloudpickle.dump(call, file)
+        number = guest("open", path, {}, (), threads)
+        path.unlink()
+        return GuestRun(guest, number, path)
+
+
+def make_runtime() -> CpuRuntime:
     """See `runtimes.runtime`."""
-    return TorchRuntime()
+    return CpuRuntime()

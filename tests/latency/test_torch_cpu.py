@@ -1,0 +1,106 @@
+"""Tests for twofold.latency.runtimes.torch_cpu."""
+
+import logging
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from twofold.conv import ConvGeometry
+from twofold.errors import ModelError
+from twofold.formats.torch.model import TorchModel
+from twofold.latency.nets import opened
+from twofold.latency.runtimes.torch_cpu import CpuRuntime
+from twofold.latency.stacks import Stack
+
+STACK = Stack((ConvGeometry.of(6, 4, (3, 3)),), (8, 8))
+
+
+class Holder(nn.Module):
+    """Holds a thing that no other process can have."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.lock = threading.Lock()
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Failing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        raise ValueError("two\nlines")
+
+
+def model(module):
+    return TorchModel(module, (torch.zeros(1, 3, 8, 8),))
+
+
+def test_stacks_share_a_process_and_networks_have_their_own():
+    found = CpuRuntime()
+    with found.running(1):
+        with found.running(1):
+            first, second = found.stack(STACK, 1), found.stack(STACK, 1)
+            assert first.seconds(2) > 0
+            assert first.guest is second.guest
+        with opened(found, 1, model(nn.Conv2d(3, 4, 3)), model(nn.Conv2d(3, 8, 3))) as (before, after):
+            assert before.seconds(1) > 0
+            assert after.seconds(1) > 0
+            again = found.stack(STACK, 1)
+            assert again.guest is first.guest
+            assert again.number == 0  # those of before are closed
+            processes = [run.guest._process for run in (before, after, again)]
+            assert len({process.pid for process in processes}) == 3
+        assert [process.poll() is None for process in processes] == [False, False, True]
+    assert processes[2].poll() is not None
+
+
+def test_a_module_that_cannot_be_sent_is_timed_here_and_that_is_said(caplog):
+    with caplog.at_level(logging.WARNING), opened(CpuRuntime(), 1, model(Holder())) as (run,):
+        run()
+    assert "PyTorch is timed in this process" in caplog.text
+    assert "cannot pickle '_thread.lock' object" in caplog.text
+
+
+def test_a_forward_that_fails_is_one_line():
+    with pytest.raises(ModelError, match="PyTorch CPU cannot run the model: two"):  # noqa: SIM117
+        with opened(CpuRuntime(), 1, model(Failing())):
+            pass
+
+
+def test_a_class_of_a_script_can_be_sent(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import torch
+            from torch import nn
+            from twofold.formats.torch.model import TorchModel
+            from twofold.latency.nets import opened
+            from twofold.latency.runtimes.torch_cpu import CpuRuntime
+
+            class Net(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.conv = nn.Conv2d(3, 4, 3)
+
+                def forward(self, x):
+                    return self.conv(x)
+
+            with opened(CpuRuntime(), 1, TorchModel(Net(), (torch.zeros(1, 3, 8, 8),))) as (run,):
+                print(type(run).__name__, run.seconds(1) > 0)
+        """)
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("GuestRun True\n", "")
