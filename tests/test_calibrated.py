@@ -327,7 +327,7 @@ def test_a_folder_of_images_from_the_command_line(tmp_path, monkeypatch, capsys)
     assert "1 of 7 images were skipped" in err
     assert re.search(r"measured on \d+ inputs that", out)
     record = Plan.load("out/plan.json").calibration["inputs"]
-    assert record["count"] == 6 * 4 - 3  # six images of four crops, an eighth of them held out
+    assert record["count"] == 6 * 4 - 2 * 4  # six images of four crops; two are held out, whole
     assert "synthetic" not in err
     assert record["skipped"][0][0].endswith("bad.png")
     more = ["--multiple", "4", "--synthetic", "10", *options]

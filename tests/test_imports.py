@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -58,6 +59,7 @@ TURNED = {
 }
 
 
+@cache
 def modules() -> list[Path]:
     return sorted(SRC.rglob("*.py"))
 
@@ -70,10 +72,15 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
+def known() -> set[str]:
+    return {module_of(path) for path in modules()}
+
+
+@cache
 def imported(path: Path) -> set[str]:
     """The modules of twofold that a module imports, wherever in the module it does so."""
     package = ("twofold", *path.relative_to(SRC).parts[:-1])
-    known = {module_of(one) for one in modules()}
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names: list[tuple[str, str]] = []
@@ -85,7 +92,7 @@ def imported(path: Path) -> set[str]:
             names = [(f"{stem}.{alias.name}", stem) for alias in node.names]
         for name, holder in names:
             inner = [one.removeprefix("twofold.") for one in (name, holder) if one.startswith("twofold.")]
-            found |= {next((one for one in inner if one in known), "")} - {""}
+            found |= {next((one for one in inner if one in known()), "")} - {""}
     return found
 
 

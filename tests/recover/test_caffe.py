@@ -13,7 +13,8 @@ from tests.test_calibrated import samples
 
 import twofold
 from twofold.calibration.runners import runner_for
-from twofold.calibration.source import CalibrationSource, calibration_inputs, split
+from twofold.calibration.source import CalibrationSource, calibration_inputs
+from twofold.calibration.split import split
 from twofold.cli import main
 from twofold.errors import InputError, ModelError, OptionError
 from twofold.planning import Plan
@@ -225,7 +226,8 @@ def test_the_loss_is_that_of_the_steps_before(pair):
     assert found.samples == 14
     teacher, student = (runner_for(one) for one in (original, decomposed))
     inputs = calibration_inputs(teacher, CalibrationSource(data=samples(16)))
-    (batch,), (validation,) = (list(part) for part in split(inputs.batched(14)))
+    parts = split(inputs.batched(14))
+    (batch,), (validation,) = list(parts.fitted), list(parts.holdout)
     answers = {name: wanted.astype(float) for name, wanted in teacher.run(batch).items()}
 
     def varies(wanted):

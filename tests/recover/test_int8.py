@@ -19,7 +19,8 @@ from tests.test_calibrated import samples
 
 import twofold
 from twofold.calibration.runners import runner_for
-from twofold.calibration.source import CalibrationSource, calibration_inputs, split
+from twofold.calibration.source import CalibrationSource, calibration_inputs
+from twofold.calibration.split import split
 from twofold.cli import main
 from twofold.errors import ModelError, OutputError
 from twofold.formats.onnx.model import OnnxModel
@@ -156,7 +157,7 @@ def test_what_was_trained_is_kept_and_told_when_it_runs_otherwise(pair, monkeypa
     assert len(calls) == 2
     assert "ONNX Runtime computes the int8 model otherwise than training: value " in str(found)
     found.model.save(tmp_path / "kept.onnx")
-    _, validation = split(calibration_inputs(runner_for(original), source))
+    validation = split(calibration_inputs(runner_for(original), source)).holdout
     files = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
     ref = np.concatenate([opencv(*files, one[None])[0] for one in validation.arrays["data"]])
     (told,) = re.findall(r"in ONNX Runtime the error of the int8 model is ([0-9.]+)", str(found))
