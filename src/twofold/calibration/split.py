@@ -21,7 +21,7 @@ from .inputs import Inputs, evenly
 _FEWEST_TO_SPLIT = 16
 #: Share of the samples that fits never see: on them sensitivities and errors are measured.
 _HOLDOUT_FRACTION = 1 / 8
-#: Whole runs take at most this share.
+#: Whole runs take about this share at most.
 _LARGEST_FRACTION = 1 / 3
 #: Errors that fewer samples told are off by a factor of two at times; so many inputs give enough of them.
 FEW_HOLDOUT = 4
@@ -35,6 +35,8 @@ _ALIKE = 0.6
 _CHANCE_OF_ONE, _CHANCE_OF_MEAN = 3.5, 2.5
 #: Runs reach further than samples that differ by less than this share.
 _APART = 3 / 4
+#: Distances that are tried.
+_LAGS = 128
 #: Values per axis of the small picture that samples are compared by.
 _PICTURE = 4
 _SERIES = 16
@@ -79,7 +81,7 @@ def split(inputs: Inputs) -> Split:
     if longest > 1:
         held_out = f"{len(runs)} such runs are" if len(runs) > 1 else "one such run is"
         fitted = fitted.noted(
-            f"inputs that follow each other are alike, {longest} in a row and so on, as frames of a clip or "
+            f"inputs that follow each other are alike, up to {longest} in a row, as frames of a clip or "
             f"crops of a photograph are: {held_out} held out"
         )
     share = max(most // len(runs), 1)
@@ -106,10 +108,13 @@ def _held_out(inputs: Inputs, images: NDArray[np.intp], most: int) -> list[NDArr
         return [np.array([row]) for row in evenly(wanted, count)]
     # A run begins where samples differ most from those before, and never within the crops of an image.
     half = max(length // 2, 1)
-    steps = np.full(count + 1, np.inf)
-    for row in range(1, count):
-        before, after = features[max(row - half, 0) : row], features[row : row + half]
-        steps[row] = np.sum((before.mean(axis=0) - after.mean(axis=0)) ** 2)
+    sums = np.concatenate([np.zeros((1, features.shape[1])), np.cumsum(features, axis=0)])
+    rows = np.arange(1, count)
+    first, last = np.maximum(rows - half, 0), np.minimum(rows + half, count)
+    before, after = (
+        (sums[stop] - sums[start]) / (stop - start)[:, None] for start, stop in ((first, rows), (rows, last))
+    )
+    steps = np.concatenate([[np.inf], np.sum((before - after) ** 2, axis=1), [np.inf]])
     if _crops(inputs) > 1:
         steps[1:-1][images[1:] == images[:-1]] = -1
     runs = min(max(round(wanted / length), 2), room // length)
@@ -171,7 +176,8 @@ def _run(features: NDArray[np.float64]) -> int:
     if not features.size:
         return 1
     half = len(features) // 2
-    apart = (lag for lag in range(1, half) if _difference(features, lag).mean() >= _APART)
+    lags = np.unique(np.geomspace(1, half - 1, _LAGS).astype(int)).tolist()
+    apart = (lag for lag in lags if _difference(features, lag).mean() >= _APART)
     return min(math.ceil(next(apart, half) / _APART), half)
 
 
