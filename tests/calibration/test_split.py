@@ -115,3 +115,40 @@ def test_of_large_inputs_fewer_are_measured_on_and_none_of_their_kind_is_fitted(
     assert parts.holdout.count <= 8
     assert with_others_of_their_kind(parts, 8) <= 0.25
     assert parts.fitted.count <= 96 - 14
+
+
+@pytest.mark.parametrize("count", [32, 128])
+@pytest.mark.parametrize("kind", ["one is odd", "sparse", "few values", "heavy tails", "one lit pixel"])
+def test_odd_inputs_without_an_order_are_not_taken_for_runs(kind, count):
+    taken = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        samples = rng.normal(size=(count, 12, 8, 8))
+        if kind == "one is odd":
+            samples[[0, -1][seed % 2]] *= 50
+        elif kind == "sparse":
+            samples = np.maximum(rng.normal(size=(count, 64, 4, 4)) - 2.5, 0)
+        elif kind == "few values":
+            samples = (rng.random(size=samples.shape) < 0.04).astype(float)
+        elif kind == "heavy tails":
+            samples *= np.exp(2 * rng.normal(size=(count, 1, 1, 1)))
+        else:
+            samples[:, :, :7, :7] = 0
+            samples[0, 0, 0, 0] = 1
+        taken += max(split(inputs(samples)).groups) > 1
+    assert taken <= 1
+
+
+@pytest.mark.parametrize(("photographs", "each"), [(2, 8), (2, 40), (3, 8), (5, 4), (9, 7)])
+def test_images_of_many_crops_are_held_out_whole(rng, photographs, each):
+    parts = split(inputs(numbered(rng.normal(size=(photographs * each, 3, 6, 6))), crops=each))
+    assert with_others_of_their_kind(parts, each) == 0
+    assert parts.holdout.count == sum(parts.groups)
+
+
+def test_features_that_tell_nothing_and_inputs_that_hold_nothing_warn_of_nothing(rng, recwarn):
+    steps = 1e3 + 1e-4 * rng.integers(0, 5, size=(40, 3, 8, 8))
+    several = {"a": steps, "b": np.zeros((40, 0)), "c": 1e8 * np.ones((40, 2, 3)), "d": rng.normal(size=40)}
+    parts = split(Inputs(several, Provenance("data")))
+    assert parts.groups == (1,) * 5
+    assert not recwarn.list

@@ -1,6 +1,7 @@
 """Tests for twofold.latency.runtimes.torch_cpu."""
 
 import logging
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from torch import nn
 from twofold.conv import ConvGeometry
 from twofold.errors import ModelError
 from twofold.formats.torch.model import TorchModel
+from twofold.latency.guest import GuestRun
 from twofold.latency.nets import opened
 from twofold.latency.runtimes.torch_cpu import CpuRuntime
 from twofold.latency.stacks import Stack
@@ -61,7 +63,7 @@ def test_stacks_share_a_process_and_networks_have_their_own():
             again = found.stack(STACK, 1)
             assert again.guest is first.guest
             assert again.number == 0  # those of before are closed
-            processes = [run.guest._process for run in (before, after, again)]
+            processes = [run.guest._process for run in (before._run, after._run, again)]
             assert len({process.pid for process in processes}) == 3
         assert [process.poll() is None for process in processes] == [False, False, True]
     assert processes[2].poll() is not None
@@ -72,6 +74,30 @@ def test_a_module_that_cannot_be_sent_is_timed_here_and_that_is_said(caplog):
         run()
     assert "PyTorch is timed in this process" in caplog.text
     assert "cannot pickle '_thread.lock' object" in caplog.text
+
+
+def test_networks_that_are_timed_in_turn_are_in_one_place():
+    found = CpuRuntime()
+    with opened(found, 1, model(nn.Conv2d(3, 4, 3)), model(Holder())) as runs:
+        stack = found.stack(STACK, 1)
+        assert not any(isinstance(run, GuestRun) for run in (*(one._run for one in runs), stack))
+        assert all(run.seconds(1) > 0 for run in runs)
+
+
+def test_what_runs_when_work_is_stopped_is_not_waited_for():
+    found, begun = CpuRuntime(), []
+
+    def stop():
+        with found.running(1):
+            begun.append(found.stack(STACK, 1).guest)
+            pickle.dump(("seconds", (0, 10**9)), begun[0]._pipes[0])
+            begun[0]._pipes[0].flush()
+            raise KeyboardInterrupt
+
+    with found.running(1):
+        with pytest.raises(KeyboardInterrupt):
+            stop()
+        assert found.stack(STACK, 1).guest is not begun[0]
 
 
 def test_a_forward_that_fails_is_one_line():
@@ -99,7 +125,7 @@ def test_a_class_of_a_script_can_be_sent(tmp_path):
                     return self.conv(x)
 
             with opened(CpuRuntime(), 1, TorchModel(Net(), (torch.zeros(1, 3, 8, 8),))) as (run,):
-                print(type(run).__name__, run.seconds(1) > 0)
+                print(type(run._run).__name__, run.seconds(1) > 0)
         """)
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)

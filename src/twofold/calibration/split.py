@@ -29,10 +29,12 @@ ENOUGH = math.floor((FEW_HOLDOUT - 1) / _HOLDOUT_FRACTION) + 1
 #: Values of all inputs, over the samples that are measured on: 8 images of 3 x 320 x 320.
 _MEASURED_VALUES = 8 * 3 * 320 * 320
 _MOST_MEASURED = 64
-#: Neighbours are alike where they differ by less than this share of what any two do. Chance alone makes of it
-#: 1, within some 1 / sqrt(samples) for a single feature, of which there are dozens, and less for their mean.
+#: Neighbours are alike where they differ by less than this share of what any two do, and by less than in any
+#: of so many other orders, which tell what chance makes of such inputs.
 _ALIKE = 0.6
-_CHANCE_OF_ONE, _CHANCE_OF_MEAN = 3.5, 2.5
+_FEWEST_ORDERS, _MOST_ORDERS = 32, 256
+#: Samples in all of them: of many, chance seldom makes so little.
+_ORDERED = 2**17
 #: Runs reach further than samples that differ by less than this share.
 _APART = 3 / 4
 #: Distances that are tried.
@@ -40,8 +42,10 @@ _LAGS = 128
 #: Values per axis of the small picture that samples are compared by.
 _PICTURE = 4
 _SERIES = 16
-#: A feature that varies less, by the largest of them, is a constant.
+#: A feature that varies less, by its largest value, is a constant.
 _CONSTANT = 1e-6
+#: Features of a view that are looked at.
+_MOST_FEATURES = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +123,13 @@ def _held_out(inputs: Inputs, images: NDArray[np.intp], most: int) -> list[NDArr
         steps[1:-1][images[1:] == images[:-1]] = -1
     runs = min(max(round(wanted / length), 2), room // length)
     found = []
+    least = max(half, min(math.ceil(wanted / runs), length))
     for middle in evenly(runs, count):
         start = _largest(steps, middle - length, middle + half)
-        found.append(np.arange(start, _largest(steps, start + half, start + length + half)))
+        found.append(np.arange(start, _largest(steps, start + least, start + length + half)))
+    if _crops(inputs) > room:  # an image of its own has more: one is held out, where there is another
+        (whole,) = np.nonzero(images == images[count // 2])
+        found = [whole] if len(whole) <= count / 2 else found
     return found
 
 
@@ -159,12 +167,15 @@ def _telling(inputs: Inputs) -> NDArray[np.float64]:
     Source: von Neumann, "Distribution of the ratio of the mean square successive difference to the variance"
     (1941); here the ratio is halved, so that it is 1 where the order says nothing.
     """
-    root = math.sqrt(inputs.count)
-    found = []
+    rng = np.random.default_rng(0)
+    number = min(max(_ORDERED // inputs.count, _FEWEST_ORDERS), _MOST_ORDERS)
+    orders = [rng.permutation(inputs.count) for _ in range(number)]
+    found = [np.empty((inputs.count, 0))]
     for view in _features(inputs):
         ratio = _difference(view, 1)
-        all_tell = ratio.mean() < min(_ALIKE, 1 - _CHANCE_OF_MEAN / root)
-        found.append(view[:, all_tell | (ratio < min(_ALIKE, 1 - _CHANCE_OF_ONE / root))])
+        by_chance = np.stack([_difference(view[order], 1) for order in orders])
+        all_tell = ratio.mean() < min(_ALIKE, by_chance.mean(axis=1).min())
+        found.append(view[:, all_tell | (ratio < min(_ALIKE, by_chance.min()))])
     return np.concatenate(found, axis=1)
 
 
@@ -184,9 +195,9 @@ def _run(features: NDArray[np.float64]) -> int:
 def _difference(features: NDArray[np.float64], lag: int) -> NDArray[np.float64]:
     """By feature, the mean square difference of samples that are `lag` apart, by that of any two.
 
-    Features have a variance of 1.
+    Features have a variance of 1. The last samples are followed by the first, so that all count alike.
     """
-    found: NDArray[np.float64] = np.mean((features[lag:] - features[:-lag]) ** 2, axis=0) / 2
+    found: NDArray[np.float64] = np.mean((np.roll(features, -lag, axis=0) - features) ** 2, axis=0) / 2
     return found
 
 
@@ -196,15 +207,19 @@ def _features(inputs: Inputs) -> Iterator[NDArray[np.float64]]:
     for view in zip(*parts, strict=True):
         every = np.concatenate(view)
         deviation = every.std(axis=0)
-        kept = deviation > _CONSTANT * float(np.abs(every).max())
-        yield every[:, kept] / deviation[kept]
+        (kept,) = np.nonzero(deviation > _CONSTANT * np.abs(every).max(axis=0))
+        if len(kept):
+            kept = kept[evenly(min(_MOST_FEATURES, len(kept)), len(kept))]
+            yield every[:, kept] / deviation[kept]
 
 
 def _views(arrays: Iterable[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both views of a batch."""
     pictures, sizes = [], []
     for array in arrays:
-        channels = array if array.ndim > 2 else array[:, None]  # (N, C, *axes)
+        if not array.size:
+            continue
+        channels = np.asarray(array if array.ndim > 2 else array[:, None], np.float64)  # (N, C, *axes)
         axes = tuple(range(2, channels.ndim))
         cells = channels
         for axis in axes:
@@ -215,7 +230,6 @@ def _views(arrays: Iterable[NDArray[np.float32]]) -> tuple[NDArray[np.float64], 
         pictures.append(cells)
         sizes += [channels.mean(axes), channels.std(axes), *(one.mean(axes) for one in steps)]
     pictures_, sizes_ = (
-        np.concatenate([one.reshape(len(one), -1) for one in view], axis=1).astype(np.float64)
-        for view in (pictures, sizes)
+        np.concatenate([one.reshape(len(one), -1) for one in view], axis=1) for view in (pictures, sizes)
     )
     return pictures_, sizes_

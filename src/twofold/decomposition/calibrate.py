@@ -151,7 +151,8 @@ class Calibration:
     def sample(self, count: int) -> Calibration:
         """The same with a few held-out samples alone, for this process by itself."""
         few = self.holdout.take(slice(0, max(count, self.holdout.batch)))
-        return replace(self, inputs=few, holdout=few, cache=replace(self.cache, ranks=Ranks()))
+        cache = replace(self.cache, ranks=Ranks())
+        return replace(self, inputs=few, holdout=few, groups=(1,) * few.count, cache=cache)
 
     def assess(self, model: Any, stacks: Stacks) -> Assessment:
         """How certain the error with stacks in it is, and what the model's own outputs lose.

@@ -97,7 +97,7 @@ def interleaved(runs: Sequence[Callable[[], object]], effort: Effort = Effort())
         if count >= least and spent > effort.seconds:
             break
         for run, times, taken_by in zip(runs, repeats, samples, strict=True):
-            taken_by.append(_seconds(run, times))
+            taken_by.append(seconds_of(run, times))
     return samples
 
 
@@ -105,7 +105,7 @@ def _taken(run: Callable[[], object]) -> float:
     """Seconds of a run, roughly: the shortest of some trials."""
     shortest = math.inf
     for _ in range(_TRIALS):
-        shortest = min(shortest, _seconds(run, 1))
+        shortest = min(shortest, seconds_of(run, 1))
         if shortest > _LONG:
             break
     return max(shortest, 1e-9)
@@ -119,7 +119,7 @@ class TimesItself(Protocol):
         """Run so many times; seconds of one, on average."""
 
 
-def _seconds(run: Callable[[], object], times: int) -> float:
+def seconds_of(run: Callable[[], object], times: int) -> float:
     """Seconds of a run, as the mean of some."""
     if isinstance(run, TimesItself):
         return run.seconds(times)

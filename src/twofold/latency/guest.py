@@ -71,7 +71,7 @@ class Guest:
         # What can be imported here can be imported there, and nothing that lies about in a working folder.
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
             "PYTHONSAFEPATH": "1",
         }
         with self._log.open("ab") as log:
@@ -97,6 +97,11 @@ class Guest:
         if not done:
             raise ModelError(f"{self._label} cannot {method} the model: {value}{self._last_words()}")
         return value
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has."""
+        return self._process.poll() is not None
 
     def close(self) -> None:
         """End the process."""

@@ -65,9 +65,13 @@ class IsolatedRuntime:
     @contextmanager
     def running(self, threads: int) -> Iterator[None]:
         """Within the context processes run."""
-        with scratch_folder() as self._folder, ExitStack() as self._guests:
-            self._stacks = None
-            yield
+        before = self._folder, self._guests, self._stacks
+        with scratch_folder() as folder, ExitStack() as guests:
+            self._folder, self._guests, self._stacks = folder, guests, None
+            try:
+                yield
+            finally:
+                self._folder, self._guests, self._stacks = before
 
     def stack(self, stack: Stack, threads: int) -> Run:
         """See `Runtime.stack`; stacks share a process."""

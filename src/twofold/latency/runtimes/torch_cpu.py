@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ...errors import ModelError
 from ...files.scratch import scratch_folder
 from ...formats.torch.layer_types import convolve
 from ...terminal import one_line
+from ..clock import seconds_of
 from ..guest import Answers, Arrays, Forward, Guest, GuestRun
 from ..stacks import Stack
 from .base import Run, Whole, cpu_name
@@ -83,13 +84,18 @@ class TorchRuntime:
 
     def stack(self, stack: Stack, threads: int) -> Run:
         """See `Runtime.stack`."""
-        return self._ready(StackCall(stack))
+        return self.ready(StackCall(stack))
 
     def whole(self, whole: Whole, threads: int) -> Run:
         """See `Runtime.whole`."""
-        return self._ready(whole.content)
+        return self.ready(whole.content)
 
-    def _ready(self, call: Any) -> Run:
+    def ready(self, call: Any) -> Run:
+        """A call, run once and ready to be timed.
+
+        Raises:
+            ModelError: its forward fails.
+        """
         forward = call.on(self.where)
 
         def run() -> None:
@@ -115,53 +121,94 @@ class Engine:
     ) -> tuple[Forward, Answers]:
         """See `guest.Engine.open`."""
         torch.set_num_threads(threads)
-        return TorchRuntime()._ready(pickle.loads(onnx.read_bytes())), dict
+        return TorchRuntime().ready(pickle.loads(onnx.read_bytes())), dict
+
+
+class NetworkRun:
+    """A network in a process of its own, or in this one where it or one beside it cannot be sent.
+
+    Args:
+        call: what runs it.
+        run: it in a process of its own.
+    """
+
+    def __init__(self, call: Any, run: Run) -> None:
+        self._call, self._run = call, run
+
+    def __call__(self) -> object:
+        """Run it."""
+        return self._run()
+
+    def seconds(self, times: int) -> float:
+        """See `clock.TimesItself`."""
+        return seconds_of(self._run, times)
+
+    def move_here(self, runtime: TorchRuntime) -> None:
+        """Run it in this process from now on."""
+        self._run = runtime.ready(self._call)
 
 
 class CpuRuntime(TorchRuntime):
-    """The CPU. Stacks share a process, and every network has one of its own."""
+    """The CPU. Stacks share a process, and every network has one of its own.
+
+    What is timed in turn is in processes of its own, or all of it in this one.
+    """
 
     def __init__(self) -> None:
         self._folder, self._guests = Path(), ExitStack()
         self._outermost: tuple[ExitStack, Path] | None = None
         self._stacks: Guest | None = None
         self._count = 0
+        self._networks: list[NetworkRun] = []
+        self._is_here = False
 
     @contextmanager
     def running(self, threads: int) -> Iterator[None]:
         """See `Runtime.running`; within another one the process of stacks stays, since its start is slow."""
-        before = self._folder, self._guests, self._outermost
+        before = self._folder, self._guests, self._outermost, self._networks, self._is_here
         with super().running(threads), scratch_folder() as folder, ExitStack() as guests:
-            self._folder, self._guests = folder, guests
+            self._folder, self._guests, self._networks, self._is_here = folder, guests, [], False
             self._outermost = self._outermost or (guests, folder)
+            stays = False
             try:
                 yield
+                stays = True
             finally:
-                self._folder, self._guests, self._outermost = before
-                if self._outermost is None:
+                self._folder, self._guests, self._outermost, self._networks, self._is_here = before
+                if self._outermost is None or not stays:  # it may have work left that nobody waits for
                     self._stacks = None
                 elif self._stacks is not None:
-                    with suppress(ModelError):  # it has ended, which whoever used it knows
-                        self._stacks("forget")
+                    self._stacks("forget")
 
     def stack(self, stack: Stack, threads: int) -> Run:
         """See `Runtime.stack`."""
+        if self._is_here:
+            return super().stack(stack, threads)
         assert self._outermost is not None, "Bug: nothing is running"
         self._stacks = self._stacks or self._started(*self._outermost)
         return self._sent(self._stacks, StackCall(stack), threads)
 
     def whole(self, whole: Whole, threads: int) -> Run:
         """See `Runtime.whole`."""
+        if self._is_here:
+            return super().whole(whole, threads)
+        guest = self._started(self._guests, self._folder)
         try:
-            return self._sent(self._started(self._guests, self._folder), whole.content, threads)
+            run = NetworkRun(whole.content, self._sent(guest, whole.content, threads))
         except Exception as error:  # whatever a user's class raises when it is pickled, there and back
-            run = super().whole(whole, threads)
+            if guest.has_ended:
+                raise
+            run = NetworkRun(whole.content, super().whole(whole, threads))
             _LOG.warning(
                 "PyTorch is timed in this process and may take longer in a new one, to which the module "
                 "cannot be sent (%s)",
                 one_line(str(error)),
             )
-            return run
+            self._is_here = True
+            for other in self._networks:
+                other.move_here(self)
+        self._networks.append(run)
+        return run
 
     def _started(self, guests: ExitStack, folder: Path) -> Guest:
         guest = Guest(__name__, self.label, folder)
