@@ -41,15 +41,18 @@ os.environ["TWOFOLD_CACHE"] = ""
 
 #: What trains, plans or calibrates from end to end, or starts browsers and many processes.
 SLOW = (
-    "benchmarks", "calibration/test_onnx_runner.py", "calibration/test_torch_runner.py",
+    "benchmarks", "calibration/preprocessing/test_found.py", "calibration/test_batches.py",
+    "calibration/test_onnx_runner.py", "calibration/test_torch_runner.py",
     "calibration/test_varying_outputs.py", "docs/test_contributing.py", "docs/test_pages.py",
     "finetune/test_command.py", "finetune/test_int8_net.py", "finetune/test_parallel.py",
-    "finetune/test_qat.py", "finetune/test_train.py", "formats/onnx/test_model.py", "int8/test_agree.py",
-    "latency/test_isolated.py", "latency/test_target.py", "onnx_torch", "recover", "report/test_browser.py",
-    "report/test_layout.py", "report/test_report.py", "test_amct_torch.py", "test_bare.py",
-    "test_calibrated.py", "test_cli.py",
-    "test_compare.py", "test_compare_times.py", "test_completion.py", "test_decompose.py", "test_export.py",
-    "test_forms.py", "test_fuzz.py", "test_kills.py", "test_kinds.py", "test_quantize.py", "test_system.py",
+    "finetune/test_qat.py", "finetune/test_train.py", "formats/onnx/test_external.py",
+    "formats/onnx/test_macs.py", "formats/onnx/test_model.py", "int8/test_agree.py",
+    "latency/test_isolated.py", "latency/test_target.py", "latency/test_torch_cpu.py", "onnx_torch",
+    "recover", "report/test_browser.py", "report/test_layout.py", "report/test_report.py",
+    "test_abreast.py", "test_amct_torch.py", "test_bare.py", "test_cache.py", "test_calibrated.py",
+    "test_cli.py", "test_compare.py", "test_compare_times.py", "test_completion.py", "test_decompose.py",
+    "test_dry_run.py", "test_export.py", "test_forms.py", "test_fuzz.py", "test_kills.py", "test_kinds.py",
+    "test_parallel.py", "test_quantize.py", "test_system.py",
 )  # fmt: skip
 
 
