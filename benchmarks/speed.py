@@ -178,17 +178,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runtime", action="append", help="only these runtimes")
     parser.add_argument("--cache", type=Path, help="folder for results; by default one of this run's own")
     given = parser.parse_args(argv)
+    wanted = [
+        case
+        for case in cases()
+        if case.model in (given.model or (case.model,)) and case.runtime in (given.runtime or (case.runtime,))
+    ]
+    if not wanted:
+        parser.error(
+            f"no such row; there are {', '.join(f'{one.model} in {one.runtime}' for one in cases())}"
+        )
     table = Table(
         "model", "runtime", "before, ms", "after, ms", "ratio", "times faster", "predicted", "MACs",
         "output error", "", title=f"{THREADS} threads, {platform.machine()}, batch 1",
     )  # fmt: skip
     failed = 0
     with tempfile.TemporaryDirectory() as own:
-        for case in cases():
-            if (given.model and case.model not in given.model) or (
-                given.runtime and case.runtime not in given.runtime
-            ):
-                continue
+        for case in wanted:
             with tempfile.TemporaryDirectory() as place:
                 files = files_of(case.model)
                 try:
