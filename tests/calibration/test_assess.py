@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tests.small import HEAD, conv, opencv, write
 import twofold
 from twofold.calibration.assess import assess
 from twofold.calibration.inputs import from_arrays
+from twofold.decomposition.calibrate import Calibration
 
 
 class Runner:
@@ -56,6 +58,40 @@ def test_how_much_the_error_differs_from_sample_to_sample(lost, batch):
     far = [10 * x, 10 * (x + shift)]
     true = np.linalg.norm(far[1] - far[0]) / np.linalg.norm(far[0] - far[0].mean())
     assert found.network["far"] == pytest.approx(true, rel=1e-5)
+
+
+def test_samples_that_are_alike_count_as_one():
+    """Of six, two and three are alike: the spread is that of three samples, not of six."""
+    shift = np.array([1, 1, 4, 4, 4, 2], np.float32)[:, None] / 8
+    found = assess(Runner(shift), ("scores",), inputs(6).batched(4), [object()], (2, 3, 1))
+    x = inputs(6).arrays["x"][:, 1:].astype(np.float64)
+    logs = []
+    for rows in ([0, 1], [2, 3, 4], [5]):
+        rest = np.delete(np.broadcast_to(shift, x.shape), rows, 0)
+        logs.append(np.log(np.mean(rest**2) / np.var(np.delete(x, rows, 0))) / 2)
+    assert found.count == 6
+    assert found.spread == pytest.approx(np.sqrt(2 / 3 * np.sum((np.array(logs) - np.mean(logs)) ** 2)))
+    assert found.factor == pytest.approx(np.exp(4.3026527 * found.spread))  # two degrees of freedom
+
+
+@pytest.mark.parametrize(
+    ("groups", "factor", "says"),
+    [
+        ((1,) * 4, 1.52, "others may show 0.0300 to 0.1200"),  # few: twice at least
+        ((1,) * 8, 1.52, "others may show 0.0395 to 0.0912"),
+        ((1,) * 4, 1.4, None),
+        ((8, 8), 1.0, "on 16 inputs of 2 kinds alone, so that others may show twice as much; give inputs of"),
+        ((9,), 1.0, "on 9 inputs of one kind alone"),
+        ((1, 1, 1), 1.0, "on 3 inputs alone, so that others may show twice as much; give 25 inputs or more"),
+    ],
+)
+def test_few_and_alike_inputs_are_doubted(groups, factor, says):
+    given = SimpleNamespace(provenance=SimpleNamespace(source_type="data"))
+    holdout = SimpleNamespace(count=sum(groups))
+    known = SimpleNamespace(inputs=given, has_holdout=True, groups=groups, holdout=holdout)
+    assessed = SimpleNamespace(count=sum(groups), factor=factor, held_out=None)
+    found = Calibration.doubt(known, 0.06, assessed)
+    assert found is None if says is None else says in found
 
 
 def test_the_error_behind_a_softmax_is_said_beside_the_one_before(tmp_path):

@@ -99,7 +99,7 @@ def test_no_input_that_is_given_twice_is_on_both_sides(rng, repeat):
     parts = split(inputs(repeat(once, (3, 1, 1, 1))))
     assert set(rows(parts.holdout)).isdisjoint(rows(parts.fitted))
     assert (parts.holdout.count, parts.fitted.count) == (4, 84)
-    assert "64 of 96 inputs are others of them again" in parts.fitted.provenance.notes[0]
+    assert "64 of 96 inputs are given a second time" in parts.fitted.provenance.notes[0]
 
 
 def test_few_inputs_many_times_are_few(rng):
@@ -137,6 +137,14 @@ def test_odd_inputs_without_an_order_are_not_taken_for_runs(kind, count):
             samples[0, 0, 0, 0] = 1
         taken += max(split(inputs(samples)).groups) > 1
     assert taken <= 1
+
+
+def test_what_chance_makes_of_a_single_number_is_no_run():
+    taken = 0
+    for seed in range(200):
+        samples = np.random.default_rng(seed).normal(size=(16, 1))
+        taken += max(split(inputs(samples)).groups) > 1
+    assert taken <= 4
 
 
 @pytest.mark.parametrize(("photographs", "each"), [(2, 8), (2, 40), (3, 8), (5, 4), (9, 7)])

@@ -525,6 +525,13 @@ def test_what_comes_next_lies_between_those_on_either_side_of_the_limit(last):
     assert 0.706 < wanted / _next([first, second, last], 0.294) < 0.745
 
 
+def test_one_beyond_the_limit_tells_more_than_a_nearer_one_on_this_side():
+    nearest, this_side, beyond = attempt(0.29, 0.70), attempt(0.27, 0.90), attempt(0.34, 0.66)
+    power = np.log(0.66 / 0.71) / np.log(0.66 / 0.70)
+    wanted = 0.70 * (0.70 / 0.71) ** (1 / power)
+    assert _next([beyond, this_side, nearest], 0.3) == pytest.approx(0.70 / wanted)
+
+
 def test_attempts_that_differ_by_noise_tell_no_power():
     tried = [attempt(0.35, 0.66, 0.02), attempt(0.36, 0.70, 0.02)]
     assert _next(tried, 0.3) == pytest.approx(0.65 / 0.66)

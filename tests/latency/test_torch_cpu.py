@@ -16,8 +16,9 @@ from twofold.errors import ModelError
 from twofold.formats.torch.model import TorchModel
 from twofold.latency.guest import GuestRun
 from twofold.latency.nets import opened
-from twofold.latency.runtimes.torch_cpu import CpuRuntime
+from twofold.latency.runtimes.torch_cpu import MEMORY, CpuRuntime
 from twofold.latency.stacks import Stack
+from twofold.latency.table import Setting, path_of
 
 STACK = Stack((ConvGeometry.of(6, 4, (3, 3)),), (8, 8))
 
@@ -98,6 +99,17 @@ def test_what_runs_when_work_is_stopped_is_not_waited_for():
         with pytest.raises(KeyboardInterrupt):
             stop()
         assert found.stack(STACK, 1).guest is not begun[0]
+
+
+def test_times_hold_for_the_memory_settings_they_were_measured_with(monkeypatch):
+    for name in MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    plain = Setting.of(CpuRuntime(), 1)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1073741824")
+    kept = Setting.of(CpuRuntime(), 1)
+    assert plain.version == torch.__version__
+    assert path_of(kept) != path_of(plain)
+    assert "MALLOC_TRIM_THRESHOLD_=1073741824" in str(kept)
 
 
 def test_a_forward_that_fails_is_one_line():

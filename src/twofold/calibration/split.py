@@ -74,12 +74,13 @@ def split(inputs: Inputs) -> Split:
     if len(distinct) < _FEWEST_TO_SPLIT:
         few = inputs.take(slice(0, most))
         return Split(inputs, few, (1,) * few.count)
-    runs = _held_out(inputs.take(distinct.tolist()), distinct // _crops(inputs), most)
+    apart = inputs if len(distinct) == inputs.count else inputs.take(distinct.tolist())
+    runs = _held_out(apart, distinct // _crops(inputs), most)
     fitted = inputs.take(np.flatnonzero(~np.isin(first, distinct[np.concatenate(runs)])).tolist())
     if len(distinct) < inputs.count:
         fitted = fitted.noted(
-            f"{inputs.count - len(distinct)} of {inputs.count} inputs are others of them again: none is on "
-            "both sides of what is held out"
+            f"{inputs.count - len(distinct)} of {inputs.count} inputs are given a second time: what is held "
+            "out is nowhere fitted to"
         )
     longest = max(map(len, runs))
     if longest > 1:

@@ -254,12 +254,18 @@ def _next(tried: Sequence[TimedPlan], limit: float | None) -> LatencyCost:
         and one.layers_gain != nearest.layers_gain
     ]
     beyond = [one for one in differing if (one.ratio < limit) != (nearest.ratio < limit)]
-    found = _gain_wanted(wanted, nearest, *(*beyond, *differing)[:1])
-    return last.prices.corrected(wanted / found)
+    other = next(iter((*beyond, *differing)), None)
+    return last.prices.corrected(wanted / _gain_wanted(wanted, nearest, other))
 
 
-def _gain_wanted(wanted: float, nearest: TimedPlan, other: TimedPlan | None = None) -> float:
-    """What layers should gain for a network that gains so much, by what one or two attempts show."""
+def _gain_wanted(wanted: float, nearest: TimedPlan, other: TimedPlan | None) -> float:
+    """What layers should gain, so that their network does, by what one or two attempts show.
+
+    Args:
+        wanted: of the network, as a fraction of its time.
+        nearest: the attempt that is nearest to it.
+        other: one that differs in both gains; None where there is none.
+    """
     low, high = _STEP
     step = min(max(wanted / (1 - nearest.ratio), low), high)
     if other is None:
@@ -268,7 +274,7 @@ def _gain_wanted(wanted: float, nearest: TimedPlan, other: TimedPlan | None = No
         other.layers_gain / nearest.layers_gain
     )
     if power <= 0:  # layers gained more where the network gained less: the mean of what both say
-        return math.sqrt(_gain_wanted(wanted, nearest) * _gain_wanted(wanted, other))
+        return math.sqrt(_gain_wanted(wanted, nearest, None) * _gain_wanted(wanted, other, None))
     return float(nearest.layers_gain * step ** (1 / min(max(power, _POWER[0]), _POWER[1])))
 
 

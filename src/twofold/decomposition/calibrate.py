@@ -201,10 +201,13 @@ class Calibration:
         if not self.has_holdout:
             found = f"{measured} that factors were fitted to, too, so that it is too small for others"
         elif len(self.groups) < FEW_HOLDOUT and assessed.held_out is None:
-            found = f"{measured} alone, so that others may show twice as much"
-            if max(self.groups) > 1:
-                kinds = f"{len(self.groups)} kinds" if len(self.groups) > 1 else "one kind"
-                return f"{found.replace('alone', f'of {kinds} alone')}; give inputs of more kinds"
+            kinds = f"{len(self.groups)} kinds" if len(self.groups) > 1 else "one kind"
+            alike = max(self.groups) > 1
+            found = (
+                f"{measured}{f' of {kinds}' if alike else ''} alone, so that others may show twice as much"
+            )
+            if alike:
+                return f"{found}; give inputs of more kinds"
         else:
             factor, above = min(assessed.factor, _ANY), 1.0
             if assessed.held_out is not None:

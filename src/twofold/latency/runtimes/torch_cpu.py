@@ -8,6 +8,7 @@ timed in processes of their own, as they are deployed.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,11 @@ from ..stacks import Stack
 from .base import Run, Whole, cpu_name
 
 _LOG = logging.getLogger(__name__)
+#: What chooses how memory is asked for and kept.
+MEMORY = (
+    "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_",
+    "MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LD_PRELOAD", "THP_MEM_ALLOC_ENABLE",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,17 @@ class TorchRuntime:
     label = "PyTorch CPU"
     block = 16
     reads = ("torch",)
-    version: str = torch.__version__
     where = torch.device("cpu")
 
     @property
     def device(self) -> str:
         """See `Runtime.device`."""
         return cpu_name()
+
+    @property
+    def version(self) -> str:
+        """See `Runtime.version`."""
+        return str(torch.__version__)
 
     def finish(self) -> None:
         """Wait for what runs."""
@@ -161,6 +171,13 @@ class CpuRuntime(TorchRuntime):
         self._count = 0
         self._networks: list[NetworkRun] = []
         self._is_here = False
+
+    @property
+    def version(self) -> str:
+        """See `Runtime.version`; with what the environment sets of memory, since times differ by it."""
+        return " ".join(
+            [torch.__version__, *(f"{key}={os.environ[key]}" for key in MEMORY if key in os.environ)]
+        )
 
     @contextmanager
     def running(self, threads: int) -> Iterator[None]:
