@@ -26,6 +26,7 @@ from rich.table import Table
 from zoo.models import model, models
 from zoo.onnx_models import ONNX_FILES
 from zoo.photographs import ImageSource, crops, photographs
+from zoo.words import pages
 
 import twofold
 from benchmarks.calibrated import HELD_OUT, inputs_of
@@ -85,7 +86,7 @@ def cases() -> list[Case]:
     ]
     others = [
         Case(name, runtime, ("--error", str(ASKED_OF_TWO if name == "nsfw" else ASKED)))
-        for name in (*models(), "nudenet")
+        for name in (*models(), "nudenet", "craft")
         for runtime in runtimes
         if name != "hed" and not (name in ONNX_FILES and runtime == "torch")
     ]
@@ -127,10 +128,13 @@ def load(name: str, files: Sequence[Path]) -> Model:
 
 
 def inputs(name: str, images: Mapping[str, ImageSource], count: int, seed: int) -> NDArray[np.float32]:
-    """Crops of photographs as a model takes them."""
+    """Crops of photographs as a model takes them; for the one that finds text, with words on them."""
     if name not in ONNX_FILES:
         return inputs_of(model(name), images, count, seed)
     file = ONNX_FILES[name]
+    if name == "craft":
+        drawn = pages(images, count, file.size[0], seed)
+        return np.concatenate([file.normalized(page.image) for page in drawn])
     return np.concatenate([file.sample(cut) for cut in crops(images, count, file.size, seed)])
 
 

@@ -6,7 +6,7 @@ import pytest
 from tests.small import write
 
 import twofold
-from twofold import progress
+from twofold import notebook, progress
 from twofold.cli import main
 from twofold.progress import meter, track
 
@@ -136,3 +136,56 @@ def test_in_python_lines_and_notes_go_to_the_log(monkeypatch, caplog, capsys):
         progress.note("a net")
     assert [line.split(",")[0] for line in caplog.messages] == ["counting: 1 of 2", "note: a net"]
     assert capsys.readouterr() == ("", "")
+
+
+class Cell:
+    """Stands in for a display of IPython."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def update(self, html) -> None:
+        self.shown.append(html.data)
+
+
+def test_a_notebook_shows_bars_and_keeps_none(monkeypatch):
+    display = pytest.importorskip("IPython.display")
+    cell = Cell()
+    monkeypatch.setattr(display, "display", lambda html, display_id: cell)
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(notebook, "_PAUSE", 0)
+    for _ in track(["a", "b"], "factoring <layers>"):
+        for _ in track(iter("xy"), "reading", total=None):
+            pass
+    with meter("training", 3, 5) as tell:
+        tell("loss 0.5")
+    text = "\n".join(cell.shown)
+    assert (
+        '<progress value="1" max="2"></progress> factoring &lt;layers&gt;: 1 of 2, 0 s, about 0 s left'
+        in text
+    )
+    assert "<progress></progress> reading: 2, 0 s" in text  # below the other, of unknown length
+    assert '<progress value="4" max="5"></progress> training, loss 0.5: 4 of 5' in text
+    assert cell.shown[-1] == ""
+
+
+def test_what_is_a_notebook(monkeypatch):
+    class ZMQInteractiveShell:
+        pass
+
+    class TerminalInteractiveShell:
+        pass
+
+    class IPython:
+        shell: object = None
+
+        @classmethod
+        def get_ipython(cls):
+            return cls.shell
+
+    monkeypatch.setitem(__import__("sys").modules, "IPython", IPython)
+    assert not notebook.in_notebook()
+    IPython.shell = TerminalInteractiveShell()
+    assert not notebook.in_notebook()
+    IPython.shell = ZMQInteractiveShell()
+    assert notebook.in_notebook()

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from .backends import backend_of, with_data
 from .calibration.batches import unmixed
 from .calibration.detections import box_lists, equal_rows
-from .calibration.inputs import Batch
+from .calibration.inputs import Batch, Inputs
 from .calibration.measure import OutputErrorMetric, quality_warning
 from .calibration.pixels import ImageSource
 from .calibration.runner import Outputs
 from .calibration.runners import runner_for
 from .calibration.source import CalibrationSource, calibration_inputs
+from .device import computing_on
 from .errors import ModelError, TwofoldError, without
 from .formats.base import Model
 from .latency.choose import here
@@ -169,6 +170,7 @@ def compare(
     example_inputs: Any = None,
     runtimes: Sequence[str] | None = None,
     threads: int | None = None,
+    device: str | None = None,
     on_batch: Callable[[Batch, Outputs, Outputs], None] | None = None,
 ) -> Comparison:
     """Run two models on the same inputs, and time them in the runtimes that are installed.
@@ -185,6 +187,7 @@ def compare(
         runtimes: names of those that the models are timed in; none of them for no times, and by default all
             that are installed and run such models.
         threads: of the runtimes; None for all cores.
+        device: where outputs are computed, as in `decompose`; times are taken in the runtimes.
         on_batch: is shown every batch with the outputs of both, to keep what it wants.
 
     Raises:
@@ -205,7 +208,27 @@ def compare(
     source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
     timers = [here(name, threads) for name in _named(runtimes)]
     (first, second), data = with_data((first, second), example_inputs, source.data)
-    source = replace(source, data=data)
+    with computing_on(device):
+        found, inputs = _outputs(first, second, replace(source, data=data), on_batch)
+    layers = first.convolutions(), second.convolutions()
+    workload = Workload.of([layer for of_model in layers for layer in of_model])
+    macs, params = [], []
+    for of_model in layers:
+        macs.append(0 if workload.per_position else sum(map(workload.layer_macs, of_model)))
+        params.append(sum(map(layer_params, of_model)))
+    times, notes = _times(first, second, timers, told=runtimes is not None)
+    outputs = found.outputs()
+    return Comparison(
+        outputs, inputs.count, (macs[0], macs[1]), (params[0], params[1]), times,
+        (*_remarks(outputs), *inputs.provenance.lines, *notes),
+    )  # fmt: skip
+
+
+def _outputs(
+    first: Any, second: Any, source: CalibrationSource,
+    on_batch: Callable[[Batch, Outputs, Outputs], None] | None,
+) -> tuple[_Found, Inputs]:  # fmt: skip
+    """What both models give, and for which inputs."""
     probe = runner_for(first, source.targets)
     names = tuple(dict.fromkeys((*probe.outputs, *probe.network_outputs)))
     runners = runner_for(first, names), runner_for(second, names)
@@ -223,18 +246,7 @@ def compare(
         found.add(*pair)
         if on_batch is not None:
             on_batch(batch, *pair)
-    layers = first.convolutions(), second.convolutions()
-    workload = Workload.of([layer for of_model in layers for layer in of_model])
-    macs, params = [], []
-    for of_model in layers:
-        macs.append(0 if workload.per_position else sum(map(workload.layer_macs, of_model)))
-        params.append(sum(map(layer_params, of_model)))
-    times, notes = _times(first, second, timers, told=runtimes is not None)
-    outputs = found.outputs()
-    return Comparison(
-        outputs, inputs.count, (macs[0], macs[1]), (params[0], params[1]), times,
-        (*_remarks(outputs), *inputs.provenance.lines, *notes),
-    )  # fmt: skip
+    return found, inputs
 
 
 def _remarks(outputs: Sequence[OutputComparison]) -> Iterator[str]:

@@ -118,7 +118,7 @@ def joined(device: str | None) -> Iterator[World]:
         OptionError: there is no such device.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    place = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
+    place = device_of(device, int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
     if size == 1:
         yield World(Shard(), place)
         return
@@ -245,7 +245,16 @@ def _own_keys(store: Any) -> Any:
 _numbers = itertools.count()
 
 
-def _device(name: str | None, local_rank: int | None) -> torch.device:
+def device_of(name: str | None, local_rank: int | None = None) -> torch.device:
+    """The device of a name.
+
+    Args:
+        name: "cpu", "cuda" or "cuda:1"; None for a GPU where there is one.
+        local_rank: number of this process on its machine, which then takes the GPU of that number.
+
+    Raises:
+        OptionError: there is no such device.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: bars on a terminal; elsewhere plain lines, where they are asked for.
+"""Progress of long work: bars on a terminal and in notebooks, elsewhere lines where they are asked for.
 
 In Python the lines, and the notes that the command line prints, are messages of the log `twofold` (INFO).
 
@@ -15,12 +15,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
+from .notebook import Bars, in_notebook
 from .terminal import say, visible
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 T = TypeVar("T")
 
@@ -87,10 +85,10 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         return
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if VERBOSE.get() or QUIET.get() or not sys.stderr.isatty():
+    if not _bars_show():
         yield from _spoken(items, _Lines(description, total)) if listened_to() else items
         return
-    shared: Progress | None = getattr(_local, "progress", None)
+    shared: Any = getattr(_local, "progress", None)
     progress = shared or _new_progress()
     if shared is None:
         _local.progress = progress
@@ -127,7 +125,14 @@ def _tell(line: str) -> None:
         (say if LINES.get() else _log.info)(line)
 
 
-def _new_progress() -> Progress:
+def _bars_show() -> bool:
+    return not VERBOSE.get() and not QUIET.get() and (sys.stderr.isatty() or in_notebook())
+
+
+def _new_progress() -> Any:
+    """Rich's `Progress`, or what stands for it in a notebook."""
+    if not sys.stderr.isatty():
+        return Bars()
     # Imported where it shows something, so that the numerics load with numpy and scipy alone.
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
@@ -162,7 +167,7 @@ def meter(description: str, done: int, total: int) -> Iterator[Callable[[str], N
     Yields:
         What to call after every step, with what there is to tell.
     """
-    if VERBOSE.get() or QUIET.get() or not sys.stderr.isatty():
+    if not _bars_show():
         yield _Lines(description, total, done).advance if listened_to() else lambda text: None
         return
     with _new_progress() as progress:

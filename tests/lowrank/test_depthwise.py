@@ -75,7 +75,7 @@ def test_the_search_descends_and_its_end_is_flat():
 
 def fits_of(layer: ConvLayer, statistics: LayerStatistics | None = None) -> DepthwiseFits:
     given = Problem(layer, statistics)
-    return DepthwiseFits("depthwise", full_rank(layer.geometry), given, term_problem(given))
+    return DepthwiseFits("depthwise", full_rank(layer.geometry), layer, given.mean, term_problem(given))
 
 
 def test_terms_do_not_cancel_each_other_where_no_best_approximation_exists():

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold.conv import Array, ConvGeometry, ConvLayer, Factors, FactorStatistics, LayerStatistics
+from twofold.device import SumOfProducts, product
 from twofold.errors import InputError, OptionError
 from twofold.lowrank.measure import composed
 
@@ -157,9 +158,9 @@ class StatisticsAccumulator:
         self.count = 0
         self._shift: Array | None = None
         self._sum = np.zeros(d)
-        self._squares = np.zeros((d, d) if self.full else (0, 0))
+        self._squares = SumOfProducts(*((d, d) if self.full else (0, 0)))
         axes = [] if self.full else [k * geometry.c_in for k in geometry.kernel]
-        self._strips = [np.zeros((n, n)) for n in axes]
+        self._strips = [SumOfProducts(n, n) for n in axes]
 
     def update(self, x: Array) -> None:
         """Look at a batch of the layer's inputs.
@@ -178,7 +179,7 @@ class StatisticsAccumulator:
                 X -= self._shift
                 self._sum += X.sum(axis=0, dtype=np.float64)
                 if self.full:
-                    self._squares += X.T @ X
+                    self._squares.add(X, X)
                 else:
                     self._add_strips(X)
             self.count += len(X)
@@ -188,7 +189,7 @@ class StatisticsAccumulator:
         view = X.reshape(len(X), *kernel, -1)
         for axis, total in enumerate(self._strips):
             for strip in _strips(view, axis):
-                np.add(total, strip.T @ strip, out=total)
+                total.add(strip, strip)
 
     def result(self) -> LayerStatistics:
         """Return the moments of everything that was seen.
@@ -207,14 +208,14 @@ class StatisticsAccumulator:
         assert self._shift is not None
         mean = channels_first(self._shift + m, g)
         if self.full:
-            centred = self._squares / n
+            centred = self._squares.total() / n
             centred -= np.outer(m, m)
             covariance = channels_first(centred, g)
             return LayerStatistics(n, mean, covariance, strips_of(covariance, g))
         view = m.reshape(1, *g.kernel, g.c_in)
         strips = []
         for axis, total in enumerate(self._strips):
-            strip = total / n - sum(np.outer(part, part) for (part,) in _strips(view, axis))
+            strip = total.total() / n - sum(np.outer(part, part) for (part,) in _strips(view, axis))
             order = _permutation((g.kernel[axis],), g.c_in)
             strips.append(strip[np.ix_(order, order)])
         return LayerStatistics(n, mean, None, tuple(strips))
@@ -283,7 +284,7 @@ class FactorAccumulator:
         self.count = 0
         self._shifts: tuple[Array, Array] | None = None
         self._sums = np.zeros(r), np.zeros(g.c_out)
-        self._squares, self._cross, self._energy = np.zeros((r, r)), np.zeros((r, g.c_out)), 0.0
+        self._squares, self._cross, self._energy = SumOfProducts(r, r), SumOfProducts(r, g.c_out), 0.0
 
     def update(self, x: Array, original: Array | None = None) -> None:
         """Look at a batch of the layer's inputs.
@@ -298,20 +299,20 @@ class FactorAccumulator:
             X = patches.reshape(len(patches), -1)
             view = patches.reshape(len(X), *kernel, -1)
             order = (0, *(1 + a for a in self._outer), *(1 + a for a in self._inner), view.ndim - 1)
-            outputs = view.transpose(order).reshape(-1, len(self._first)) @ self._first
+            outputs = product(view.transpose(order).reshape(-1, len(self._first)), self._first)
             z = outputs.reshape(len(X), -1, self._first.shape[1]).swapaxes(1, 2).reshape(len(X), -1)
-            rest = X @ self._left
+            rest = product(X, self._left)
             if before is not None:
                 # y - H z = W x - W' x' = W (x - x') + (W - W') x'
-                rest += (before.reshape(X.shape) - X) @ self._layer
+                rest += product(before.reshape(X.shape) - X, self._layer)
             if self._shifts is None:
                 self._shifts = z.mean(axis=0), rest.mean(axis=0)
             z = z - self._shifts[0]
             rest -= self._shifts[1]
             for total, part in zip(self._sums, (z, rest), strict=True):
                 np.add(total, part.sum(axis=0, dtype=np.float64), out=total)
-            self._squares += z.T @ z
-            self._cross += z.T @ rest
+            self._squares.add(z, z)
+            self._cross.add(z, rest)
             self._energy += float(np.sum(rest**2, dtype=np.float64))
             self.count += len(X)
 
@@ -327,8 +328,8 @@ class FactorAccumulator:
         z, rest = (total / self.count for total in self._sums)
         return FactorStatistics(
             self.count,
-            self._squares / self.count - np.outer(z, z),
-            self._cross / self.count - np.outer(z, rest),
+            self._squares.total() / self.count - np.outer(z, z),
+            self._cross.total() / self.count - np.outer(z, rest),
             np.asarray(self._energy / self.count - rest @ rest),
             self._shifts[0] + z,
             self._shifts[1] + rest,

@@ -15,7 +15,7 @@ from ..formats.base import reserved
 from ..terminal import echo
 from . import inputs, times
 from . import report as reports
-from .common import AsJson, Force, Inputs
+from .common import AsJson, Device, Force, Inputs
 
 
 def compare(
@@ -31,6 +31,7 @@ def compare(
     threads: times.Threads = None,
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
+    device: Device = None,
     report: reports.ReportFolder = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -47,7 +48,7 @@ def compare(
         pair = load(*first, inputs=shapes), load(*second, inputs=shapes)
         on_batch = reports.Watch(report, samples.color or ("bgr" if pair[0].format == "caffe" else "rgb"))
         found = compare_models(
-            *pair, source, runtimes=times.compared(runtime), threads=threads, on_batch=on_batch
+            *pair, source, runtimes=times.compared(runtime), threads=threads, device=device, on_batch=on_batch
         )
         sizes = [sum(path.stat().st_size for path in files) for files in (first, second)]
         found = replace(found, bytes=(sizes[0], sizes[1]))

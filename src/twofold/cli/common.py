@@ -33,6 +33,12 @@ Folder = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE", help="Where the net and large matrices are computed: cpu (default), cuda or cuda:1."
+    ),
+]
 Inputs = inputs.InputShapes
 
 

@@ -16,7 +16,7 @@ from ..int8.quantize import quantize as quantize_model
 from ..terminal import echo, paths_text
 from . import inputs
 from . import report as reports
-from .common import AsJson, Definition, Folder, Force, Inputs, Weights, load_model
+from .common import AsJson, Definition, Device, Folder, Force, Inputs, Weights, load_model
 
 
 def export(
@@ -49,6 +49,7 @@ def quantize(
     weights: Weights = None,
     input: Inputs = None,
     follow_links: inputs.FollowLinks = False,
+    device: Device = None,
     no_report: reports.NoReport = False,
     as_json: AsJson = False,
     force: Force = False,
@@ -63,7 +64,7 @@ def quantize(
     with reserved(files, force=force):
         model = load_model(definition, weights, input, whole=True)
         extra = None if no_report else reports.quantized_files
-        found = quantize_model(model, path, source, force=force, extra=extra)
+        found = quantize_model(model, path, source, device=device, force=force, extra=extra)
     echo(json.dumps({**asdict(found), "path": str(path)}, indent=2) if as_json else found)
     if not as_json:
         echo(f"\nwritten: {paths_text([path])}")

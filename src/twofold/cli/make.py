@@ -31,7 +31,7 @@ from . import inputs, several, times
 from . import report as reports
 from .cache import NoCache
 from .commands import COMMAND
-from .common import AsJson, Definition, Folder, Force, Inputs, Weights, finish, load_model
+from .common import AsJson, Definition, Device, Folder, Force, Inputs, Weights, finish, load_model
 from .config import FILE as RUN_FILE
 from .config import Config, command_words, of_run, run_file
 
@@ -132,6 +132,7 @@ def decompose(
     follow_links: inputs.FollowLinks = False,
     no_report: reports.NoReport = False,
     no_cache: NoCache = False,
+    device: Device = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what would be done, and what it would take; write nothing."),
@@ -168,6 +169,7 @@ def decompose(
         **asdict(budget), **asdict(time), "source": source, "no_data": samples.no_data, "ranks": fixed,
         "rule": ranks.rule, "multiple": ranks.multiple, "schemes": ranks.scheme or None,
         "only": ranks.only or (), "skip": ranks.skip or (), "refine": ranks.refine, "cache": not no_cache,
+        "device": device,
     }  # fmt: skip
 
     def one(files: Sequence[Path], folder: Path, *, told: bool = True) -> Result[Model]:

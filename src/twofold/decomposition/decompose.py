@@ -11,6 +11,7 @@ from ..backends import with_data
 from ..calibration.pixels import ImageSource
 from ..calibration.source import CalibrationSource
 from ..conv import ConvLayer, Skipped
+from ..device import computing_on
 from ..errors import OptionError, PlanError, TwofoldError
 from ..files.cache import Cache
 from ..fingerprint import digest_of
@@ -116,7 +117,9 @@ def decompose(
               number), `accuracy` (for `accuracy_drop`: a folder of labelled images, one subfolder per class,
               or a function that is given `predict`), `statistics` (a file that caches calibration
               statistics), `calibration` (`CalibrationOptions`);
-            - of the fit: `refine` (alternations that improve the factors at the chosen ranks; 0 is quicker).
+            - of the fit: `refine` (alternations that improve the factors at the chosen ranks; 0 is quicker);
+            - `device` ("cuda" or "cuda:1"; where the network and large matrices are computed instead of on
+              the CPU; it needs PyTorch).
 
     Returns:
         The smaller model and the plan. Nothing is written before `Result.save`.
@@ -143,7 +146,7 @@ def decompose(
         "example_inputs": example_inputs, "plan": plan, "source": source, "fit": fit, "cache": cache,
         **fields,
     }  # fmt: skip
-    with joined() as ranks:
+    with joined() as ranks, computing_on(fields.get("device")):
         ready = ranks.agreed("what is asked for", lambda: prepared(model, **given))
         if ranks.several:
             ranks.same("model, inputs or options", ready.digest())

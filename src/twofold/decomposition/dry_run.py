@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..conv import ConvLayer, Skipped
+from ..device import computing_on
 from ..errors import PlanError
 from ..planning import PlanOptions, requests
 from ..planning.feasible import check_feasible, least_ratio
@@ -96,6 +97,11 @@ def dry_run(model: Any, **options: Unpack[Keywords]) -> DryRun:
     Raises:
         TwofoldError: as `decompose` before its work; a budget out of reach is part of the result.
     """
+    with computing_on(options.get("device")):
+        return _dry_run(model, **options)
+
+
+def _dry_run(model: Any, **options: Unpack[Keywords]) -> DryRun:
     problem, options = "", {**options, "cache": False}  # which a sample is written to
     try:
         found = prepared(model, **options)

@@ -44,6 +44,7 @@ class Fields(TypedDict, total=False):
     statistics: str | Path | None
     calibration: CalibrationOptions | None
     refine: int
+    device: str | None
 
 
 class Keywords(Fields, total=False):

@@ -20,6 +20,7 @@ from ..calibration.runners import runner_for
 from ..calibration.source import CalibrationSource, calibration_inputs
 from ..calibration.split import split
 from ..conv import ConvLayer
+from ..device import computing_on
 from ..errors import without
 from ..files.scratch import scratch_folder
 from ..formats.base import commit, output_path, reject_changed, reserved, sizes_of
@@ -82,6 +83,7 @@ def quantize(
     image_options: Any = None,
     data: Any = None,
     example_inputs: Any = None,
+    device: str | None = None,
     force: bool = False,
     extra: Callable[[Quantized], Mapping[Path, bytes]] | None = None,
 ) -> Quantized:
@@ -99,6 +101,7 @@ def quantize(
         image_options: as in `decompose`.
         data: the inputs, as in `decompose`, instead of a source.
         example_inputs: of a module, as in `decompose`.
+        device: as in `decompose`; errors are measured on the CPU.
         force: exchange a file that exists.
         extra: more files to write with it, such as a report, from what was found.
 
@@ -118,7 +121,8 @@ def quantize(
     path = output_path(path)
     source = CalibrationSource.of(source, images=images, image_options=image_options, data=data)
     (model,), data = with_data((model,), example_inputs, source.data)
-    with reserved([path], force=force, sizes=[size // 4 for size in sizes_of([model])]):
+    sizes = [size // 4 for size in sizes_of([model])]
+    with reserved([path], force=force, sizes=sizes), computing_on(device):
         return _quantize(model, path, replace(source, data=data), force=force, extra=extra)
 
 

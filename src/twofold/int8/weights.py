@@ -27,6 +27,7 @@ from ..calibration.gather import CalibrationOptions, gather
 from ..calibration.inputs import Inputs
 from ..calibration.runners.onnx.runner import OnnxRunner
 from ..conv import ConvLayer, LayerStatistics
+from ..device import product
 from ..errors import TwofoldError
 from ..formats.onnx.model import OnnxModel
 from ..progress import track
@@ -141,7 +142,7 @@ def round_columns(weight: Matrix, scale: Matrix, moment: Matrix) -> Matrix:
             errors[:, place] = (left[:, j] - numbers[:, j] * scales[:, j]) / upper[j, j]
             rest = slice(j + 1, columns.stop)
             left[:, rest] -= np.outer(errors[:, place], upper[j, rest])
-        left[:, columns.stop :] -= errors @ upper[columns.start : columns.stop, columns.stop :]
+        left[:, columns.stop :] -= product(errors, upper[columns.start : columns.stop, columns.stop :])
     found = np.empty_like(numbers)
     found[:, order] = numbers
     better = _change(weight - found * scale, moment) < _change(weight - nearest * scale, moment)

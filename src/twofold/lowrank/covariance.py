@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from twofold.conv import Array, ConvGeometry, ConvLayer, LayerStatistics
+from twofold.device import Held, product
 from twofold.errors import ModelError, OptionError
 from twofold.lowrank.unfold import Split
 
@@ -74,7 +76,12 @@ class PatchCovariance:
 
     def apply(self, X: Array) -> Array:
         """Return C X for X (d, n)."""
-        return self.matrix @ X + self.shift * X
+        applied: Array = self._held @ X + self.shift * X
+        return applied
+
+    @cached_property
+    def _held(self) -> Held:
+        return Held(self.matrix)
 
     def energy(self, X: Array) -> float:
         """Return tr(X^T C X), the variance of the output of a convolution with weight X^T, for X (d, n)."""
@@ -125,7 +132,7 @@ class PatchCovariance:
         S = np.empty((r, taps, r, taps))
         for b in range(taps):
             for c in range(b, taps):
-                S[:, b, :, c] = V.T @ (self.tap_block(b, c) @ V)
+                S[:, b, :, c] = product(V.T, product(self.tap_block(b, c), V))
                 S[:, c, :, b] = S[:, b, :, c].T
         return S.reshape(r * taps, r * taps)
 
@@ -133,4 +140,4 @@ class PatchCovariance:
         """Apply the first convolution to patches: X (d, n) becomes (r * taps, n), rank-major."""
         n = X.shape[1]
         strips = self._taps(X, 1).reshape(V.shape[0], -1)
-        return (V.T @ strips).reshape(-1, n)
+        return product(V.T, strips).reshape(-1, n)

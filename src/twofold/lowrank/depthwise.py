@@ -75,8 +75,11 @@ class DepthwiseFits:
     Attributes:
         scheme: registered name.
         limit: largest rank that can be read.
-        given: the layer and what its inputs look like.
+        layer: the layer.
+        mean: (d,), mean of its patches; None without statistics.
         problem: of the terms.
+        over: over the memory limit, the layer and what its inputs look like; None below it, where only the
+            covariance that all schemes share is held.
         fits: what was fitted to the end, by rank.
         drafts: what was not, by rank.
         seen: over the memory limit, fits with the last convolution as another pass has it, by rank.
@@ -84,15 +87,13 @@ class DepthwiseFits:
 
     scheme: str
     limit: int
-    given: Problem
+    layer: ConvLayer
+    mean: Array | None
     problem: TermProblem
+    over: Problem | None = None
     fits: dict[int, TermFit] = field(default_factory=dict)
     drafts: dict[int, TermFit] = field(default_factory=dict)
     seen: dict[int, TermFit] = field(default_factory=dict)
-
-    @property
-    def layer(self) -> ConvLayer:
-        return self.given.layer
 
     def energy_errors(self) -> Array:
         """Measured for the ranks that were fitted, an estimate for the others."""
@@ -114,9 +115,9 @@ class DepthwiseFits:
     def build(self, ranks: Size) -> Factors:
         (rank,) = ranks
         fit = self._fit(rank)
-        if self.given.over_the_limit and rank != full_rank(self.layer.geometry):
+        if self.over is not None and rank != full_rank(self.layer.geometry):
             if rank not in self.seen:
-                self.seen[rank] = self._again(fit.solved)
+                self.seen[rank] = self._again(self.over, fit.solved)
             fit = self.seen[rank]
         return self._stack(fit.solved)
 
@@ -165,13 +166,13 @@ class DepthwiseFits:
         self.problem.release()
         return TermFit(solved, min(solved.lost / self.problem.energy, 1.0))
 
-    def _again(self, solved: Solved) -> TermFit:
+    def _again(self, given: Problem, solved: Solved) -> TermFit:
         """The last convolution as another pass over the data has it."""
-        if self.given.second_pass is None:
+        if given.second_pass is None:
             raise OptionError(no_second_pass(self.layer))
         split, Z, H0 = Split(_axes(self.layer.geometry), ()), solved.terms.filters, solved.outputs.T
-        pair = pair_factors("channel", self.layer, split, Z, H0, self.given.mean)
-        found = regress_seen(self.given, split, Z, H0, self.given.second_pass(self.layer, pair))
+        pair = pair_factors("channel", self.layer, split, Z, H0, self.mean)
+        found = regress_seen(given, split, Z, H0, given.second_pass(self.layer, pair))
         explained = float(found.energies().sum())
         lost = found.residual / max(explained + found.residual, 1e-300)
         outputs = found.solve(Z.shape[1]).T
@@ -179,7 +180,7 @@ class DepthwiseFits:
 
     def _stack(self, solved: Solved) -> Factors:
         channels = self.problem.channel_variances(solved.terms)
-        return as_stored(self.layer, stack(self.scheme, self.layer, solved, channels, self.given.mean))
+        return as_stored(self.layer, stack(self.scheme, self.layer, solved, channels, self.mean))
 
 
 def fit_terms(given: Problem, scheme: str, rank: int) -> Factorization:
@@ -188,7 +189,8 @@ def fit_terms(given: Problem, scheme: str, rank: int) -> Factorization:
     Raises:
         ModelError: weights are missing or not finite, the inputs never vary, or statistics do not fit.
     """
-    fits = DepthwiseFits(scheme, rank, given, term_problem(given))
+    over = given if given.over_the_limit else None
+    fits = DepthwiseFits(scheme, rank, given.layer, given.mean, term_problem(given), over)
     ridge = 0.0 if given.statistics is None else given.options.ridge
     return Factorization(
         scheme, "", given.layer.name, (rank,), fits.energy_errors, fits.build, fits.trial, fits.trial_ranks(),
@@ -221,7 +223,7 @@ def term_problem(given: Problem) -> TermProblem:
         if given.seen.covariance is None:
             covariance = StripCovariance.of(given.seen, geometry, shift)
         else:
-            covariance = DenseCovariance(given.seen.covariance, shift, geometry.c_in)
+            covariance = DenseCovariance(given.held, shift, geometry.c_in)
     return TermProblem(given.layer.name, weight, covariance)
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from twofold.conv import Array, ConvLayer, LayerStatistics, SecondPass
+from twofold.device import product
 from twofold.errors import ModelError
 from twofold.lowrank.assemble import checked_weight
 from twofold.lowrank.covariance import DOUBLE, PatchCovariance, check_statistics
@@ -100,7 +101,7 @@ class Problem:
         """Covariance of the patches with the layer's outputs, C W^T (d, C_out); C holds the ridge."""
         if ridge not in self._crosses:
             W = self.W.T
-            self._crosses[ridge] = self.covariance @ W + ridge * self.variance * W
+            self._crosses[ridge] = product(self.covariance, W) + ridge * self.variance * W
         return self._crosses[ridge]
 
     def patches(self, split: Split, ridge: float) -> PatchCovariance:
@@ -109,9 +110,10 @@ class Problem:
 
     def kept(self, split: Split, ridge: float) -> PatchCovariance:
         """The same to be held until a rank is chosen: large ones in float32, and all splits share one."""
-        return replace(self.patches(split, ridge), matrix=self._kept)
+        return replace(self.patches(split, ridge), matrix=self.held)
 
     @cached_property
-    def _kept(self) -> Array:
+    def held(self) -> Array:
+        """The covariance (d, d) that is held until ranks are chosen: in float32 where it is large."""
         large = len(self.covariance) > DOUBLE
         return self.covariance.astype(np.float32) if large else self.covariance

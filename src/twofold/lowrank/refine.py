@@ -20,6 +20,7 @@ import numpy as np
 import scipy.linalg
 
 from twofold.conv import Array
+from twofold.device import Held
 from twofold.lowrank.covariance import DOUBLE, PatchCovariance
 from twofold.lowrank.unfold import unfold
 
@@ -41,7 +42,8 @@ class Alternations:
         self._C, self._taps, self._cross = C, C.split.taps(C.geometry), cross
         dtype = np.float64 if len(cross) <= DOUBLE else np.float32
         self._M = unfold(weight, C.geometry, C.split).astype(np.float64)
-        self._by_taps = C.by_taps(dtype)
+        by_taps = C.by_taps(dtype)
+        self._dtype, self._by_taps = by_taps.dtype, [Held(of_tap) for of_tap in by_taps]
         strips = np.mean([C.tap_block(b, b) for b in range(self._taps)], axis=0)
         self._strips = scipy.linalg.cho_factor(strips.astype(dtype), overwrite_a=True)
 
@@ -72,12 +74,13 @@ class Alternations:
     def _applied(self, unfolded: Array) -> Array:
         """C times what is left of the unfolding: (taps, rows, C_out)."""
         left = self._tap_by_tap(unfolded)
-        return self._by_taps @ left.reshape(-1, left.shape[2])
+        columns = left.reshape(-1, left.shape[2])
+        return np.stack([of_tap @ columns for of_tap in self._by_taps])
 
     def _tap_by_tap(self, unfolded: Array) -> Array:
         """An unfolding (n, C_out * taps) as (taps, n, C_out), in the dtype of the steps."""
         cut = np.moveaxis(unfolded.reshape(len(unfolded), -1, self._taps), 2, 0)
-        return cut.astype(self._by_taps.dtype, order="C")
+        return cut.astype(self._dtype, order="C")
 
     def second(self, V: Array) -> tuple[Array, Array, Array]:
         """The span of V with the least-squares H for it, and the Cholesky factor of cov(z).

@@ -30,6 +30,7 @@ import numpy as np
 import scipy.linalg
 
 from twofold.conv import Array, ConvLayer, FactorStatistics
+from twofold.device import elsewhere, product
 from twofold.errors import ModelError
 from twofold.lowrank.assemble import balance, pair_factors
 from twofold.lowrank.covariance import strip_covariance
@@ -92,15 +93,19 @@ def ridged_cholesky(name: str, build: Callable[[float], Array], ridge: float) ->
     """
     while ridge <= _LARGEST_RIDGE:
         try:
-            return scipy.linalg.cholesky(
-                build(ridge), lower=True, overwrite_a=True, check_finite=False
-            ), ridge
+            return _cholesky(build(ridge)), ridge
         except scipy.linalg.LinAlgError:
             ridge = max(10 * ridge, 1e-12)
     raise ModelError(
         f"{name}: the covariance of its inputs is not positive semidefinite even with a ridge of"
         f" {_LARGEST_RIDGE} of the mean variance; gather the statistics again"
     )
+
+
+def _cholesky(S: Array) -> Array:
+    if (there := elsewhere(len(S) ** 3 / 3)) is not None:
+        return there.cholesky(S)
+    return scipy.linalg.cholesky(S, lower=True, overwrite_a=True, check_finite=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +139,7 @@ def first_factor(problem: Problem, split: Split, rank: int) -> FirstFactor:
     C1 = strip_covariance(problem.seen, layer.geometry, split)
     unit = np.eye(len(C1)) * (problem.live_variance * split.taps(layer.geometry))
     L, _ = ridged_cholesky(layer.name, lambda ridge: C1 + ridge * unit, problem.options.ridge)
-    A = L.T @ M
+    A = product(L.T, M)
     U = left_basis(A, rank)
     return FirstFactor(scipy.linalg.solve_triangular(L, U, lower=True, trans="T", check_finite=False), U, A)
 

@@ -32,6 +32,7 @@ import scipy.linalg
 import scipy.optimize
 
 from twofold.conv import Array
+from twofold.device import Held, product
 from twofold.lowrank.regression import ridged_cholesky
 from twofold.lowrank.spectra import eigen_descending
 
@@ -95,9 +96,9 @@ class DenseCovariance:
     """A full matrix (d, d) and a multiple of the identity."""
 
     def __init__(self, matrix: Array, shift: float, c_in: int) -> None:
-        """Hold the matrix, which is not copied."""
+        """Hold the matrix, which is not copied; its precision may be another than that of products."""
         self._matrix, self._shift, self._c_in = matrix, shift, c_in
-        self._single: Array | None = None
+        self._single: Held | None = None
 
     def times(self, X: Array) -> Array:
         """See `Covariance`."""
@@ -112,18 +113,19 @@ class DenseCovariance:
         """See `Covariance`."""
         blocks = self._matrix.reshape(self._c_in, -1, self._c_in, len(self._matrix) // self._c_in)
         taps = blocks.shape[1]
-        channels = np.einsum("aibi->ab", blocks) / taps + self._shift * np.eye(self._c_in)
-        return channels, np.einsum("aiaj->ij", blocks) / self._c_in + self._shift * np.eye(taps)
+        channels = np.einsum("aibi->ab", blocks, dtype=np.float64) / taps
+        of_taps = np.einsum("aiaj->ij", blocks, dtype=np.float64) / self._c_in
+        return channels + self._shift * np.eye(self._c_in), of_taps + self._shift * np.eye(taps)
 
     def release(self) -> None:
-        """Forget the copy in single precision."""
+        """Forget what is held in single precision, which a search takes."""
         self._single = None
 
-    def _in(self, dtype: np.dtype[np.floating]) -> Array:
+    def _in(self, dtype: np.dtype[np.floating]) -> Held:
         if dtype != np.float32:
-            return self._matrix
+            return Held(self._matrix.astype(dtype, copy=False))
         if self._single is None:
-            self._single = self._matrix.astype(np.float32)
+            self._single = Held(self._matrix.astype(np.float32, copy=False))
         return self._single
 
 
@@ -257,7 +259,7 @@ class TermProblem:
     def solve(self, terms: Terms) -> Solved:
         """The last convolution for some terms, in float64."""
         Z, CZ, U, variances = self._project(terms.astype(np.float64), self._cross)
-        lost = float(np.sum((self.W.T - Z @ U.T) * (self._cross - CZ @ U.T)))
+        lost = float(np.sum((self.W.T - product(Z, U.T)) * (self._cross - product(CZ, U.T))))
         return Solved(terms, U, variances, max(lost, 0.0))
 
     def improve(self, terms: Terms, evaluations: int) -> tuple[Terms, list[float]]:
@@ -295,10 +297,11 @@ class TermProblem:
         squares = np.sum(U**2, axis=0)
         penalty = self._ridge * float(squares @ variances)
         U = U.astype(Z.dtype)
-        loss = float(np.sum((target - Z @ U.T) * (cross - CZ @ U.T), dtype=np.float64)) + penalty
+        left, image = target - product(Z, U.T), cross - product(CZ, U.T)
+        loss = float(np.sum(left * image, dtype=np.float64)) + penalty
         gram = U.T @ U
         gram.flat[:: len(gram) + 1] += (self._ridge * squares).astype(Z.dtype)
-        by_filters = (CZ @ gram - cross @ U).reshape(*self.shape[1:], -1)
+        by_filters = (product(CZ, gram) - product(cross, U)).reshape(*self.shape[1:], -1)
         by_channels = 2 * np.einsum("csr,sr->cr", by_filters, terms.K)
         by_taps = 2 * np.einsum("csr,cr->sr", by_filters, terms.V)
         return loss, by_channels, by_taps
@@ -306,9 +309,9 @@ class TermProblem:
     def _project(self, terms: Terms, cross: Array) -> tuple[Array, Array, Array, Array]:
         """Z, C Z, U and the variances of the terms; the last two in float64."""
         Z, CZ = terms.filters, self._covariance.times_terms(terms)
-        S = (Z.T @ CZ).astype(np.float64)
+        S = product(Z.T, CZ).astype(np.float64)
         variances = np.maximum(S.diagonal(), _TINY)
-        B = (Z.T @ cross).astype(np.float64)
+        B = product(Z.T, cross).astype(np.float64)
         K, _ = ridged_cholesky(
             self._name, lambda ridge: S + np.diag(ridge * variances), self._ridge
         )  # fmt: skip

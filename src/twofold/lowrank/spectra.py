@@ -20,6 +20,10 @@ import scipy.linalg
 from threadpoolctl import ThreadpoolController
 
 from twofold.conv import Array
+from twofold.device import elsewhere, product
+
+#: Multiplications of an eigenproblem with its vectors, by the cube of the side.
+EIGEN = 4
 
 _LIBRARIES = ThreadpoolController()  # after NumPy and SciPy have loaded theirs
 
@@ -42,6 +46,9 @@ def eigen_descending(S: Array, count: int | None = None) -> tuple[Array, Array]:
         S: (n, n), symmetric; may be overwritten.
         count: how many; None for all.
     """
+    if (there := elsewhere(EIGEN * len(S) ** 3)) is not None:
+        values, vectors = there.eigh(S)
+        return values[::-1][:count], vectors[:, ::-1][:, :count]
     # Some versions of SciPy give `evd` too little room where there is a single number.
     driver: Literal["evd", "ev"] = "evd" if len(S) > 1 else "ev"
     values, vectors = scipy.linalg.eigh(S, driver=driver, overwrite_a=True, check_finite=False)
@@ -57,7 +64,7 @@ def left_basis(A: Array, count: int) -> Array:
     """
     m, n = A.shape
     if m <= n:
-        return eigen_descending(A @ A.T, count)[1]
+        return eigen_descending(product(A, A.T), count)[1]
     Q, R = scipy.linalg.qr(A, mode="economic", check_finite=False)
     return Q @ eigen_descending(R @ R.T, count)[1]
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -29,8 +30,9 @@ import scipy.linalg
 from scipy.linalg import blas
 
 from twofold.conv import Array, ConvGeometry
+from twofold.device import Held, SumOfProducts, elsewhere, product
 from twofold.lowrank.options import FitOptions
-from twofold.lowrank.spectra import eigen_descending, left_basis, one_thread
+from twofold.lowrank.spectra import EIGEN, eigen_descending, left_basis, one_thread
 from twofold.lowrank.tridiagonal import Tridiagonal
 from twofold.lowrank.unfold import Split, transposed, unfold, unfold_chunks
 
@@ -44,6 +46,7 @@ _DEGREE = 5
 _CAUTION = 0.88  # the filter's interval ends below the cut, where it separates best
 _ROUNDS = 6
 _SAMPLE = 8
+_BLOCK = 1000  # columns of a block, about
 _TOLERANCE = 4.5e-4  # of the energy that is lost anyway
 _GROWTH = 3e5  # between orthonormalizations; float32 carries 1e7
 _STEEPEST = 1e-5  # of the largest eigenvalue: below, float32 rounding of the Gram matrix drowns directions
@@ -165,12 +168,17 @@ def principal_basis(
 def _in_float32(
     weight: Array, geometry: ConvGeometry, split: Split, rank: int, left: bool, options: FitOptions
 ) -> Principal | None:
-    """Find the directions in float32; None where the energies fall too steeply for it."""
+    """Find the directions in float32; None where the energies fall too steeply for it.
+
+    None as well where a device does the exact way in float64 in less time than the way there takes.
+    """
     largest = max(float(weight.max()), -float(weight.min()))
     # Squares must not leave float32's range; a plain layer is not touched.
     scale = np.float32(1.0 if 1e-6 < largest < 1e6 or largest == 0 else 1 / largest)
     matrix = Unfolding(weight, geometry, split, scale)
     if matrix.rows <= options.block_side or rank > _BLOCK_SHARE * matrix.rows:
+        if elsewhere(EIGEN * matrix.rows**3) is not None:
+            return None
         with one_thread():
             form = Tridiagonal.of(gram(matrix.blocks, matrix.rows))
         gentle = form.values[rank - 1] > _GENTLE * form.values[0]
@@ -188,13 +196,18 @@ def exact_basis(A: Array, rank: int, left: bool) -> Basis:
     A = A.astype(np.float64)
     with one_thread():
         P = left_basis(A, len(A))
-        inside = P.T @ A
+        inside = product(P.T, A)
     energies = np.einsum("ij,ij->i", inside, inside)
     return Basis(np.ascontiguousarray(P[:, :rank]), inside[:rank].copy(), left, energies, 0.0)
 
 
 def gram(blocks: Blocks, side: int) -> Array:
     """Return the upper half of A A^T (side, side), float32, Fortran's order; A is given by its columns."""
+    if elsewhere(_BLOCK * side**2) is not None:
+        total = SumOfProducts(side, side)
+        for block in blocks():
+            total.add(block.T, block.T)
+        return np.triu(total.total()).astype(np.float32, order="F")
     G = np.zeros((side, side), dtype=np.float32, order="F")
     for block in blocks():
         G = blas.ssyrk(1.0, block.T, beta=1.0, c=G, trans=1, lower=0, overwrite_c=1)
@@ -235,6 +248,8 @@ def leading_basis(blocks: Blocks, G: Array, rank: int, left: bool, seed: int = 0
     width = min(n, int(rank * _OVERSAMPLING) + 8)
     top, cut = spectral_quantile(G, width / n, rng)
     X, found = signed_sums(n, width, rng), None
+    there = elsewhere(n * n * width) is not None
+    apply = partial(_filtered_there, Held(G)) if there else partial(filtered, G)
     for _ in range(_ROUNDS):
         if cut <= _STEEPEST * top:
             return None
@@ -242,7 +257,7 @@ def leading_basis(blocks: Blocks, G: Array, rank: int, left: bool, seed: int = 0
         growth = float(np.arccosh(max(2 * top / cut - 1, 1 + 1e-6)))
         passes = -(-_DEGREE // int(np.clip(np.log(_GROWTH) / growth, 1, _DEGREE)))
         for _ in range(passes):
-            X = orthonormal(filtered(G, X, cut / 2, -(-_DEGREE // passes)))
+            X = orthonormal(apply(X, cut / 2, -(-_DEGREE // passes)))
         found, values, missing = ritz(blocks, X, rank, cut, left)
         if missing <= _TOLERANCE * found.rest:
             break
@@ -267,21 +282,21 @@ def ritz(blocks: Blocks, X: Array, rank: int, floor: float, left: bool) -> tuple
     Returns:
         The basis, all Ritz values by falling value, and the energy that is missing.
     """
-    T = np.concatenate([X.T @ block for block in blocks()], axis=1)
-    R = scipy.linalg.cholesky((X.T @ X).astype(np.float64), overwrite_a=True, check_finite=False)
+    T = np.concatenate([product(X.T, block) for block in blocks()], axis=1)
+    R = scipy.linalg.cholesky(product(X.T, X).astype(np.float64), overwrite_a=True, check_finite=False)
     inverse = scipy.linalg.solve_triangular(R, np.eye(len(R)), check_finite=False).astype(np.float32)
-    values, Z = eigen_descending(inverse.T @ (T @ T.T) @ inverse)
+    values, Z = eigen_descending(inverse.T @ product(T, T.T) @ inverse)
     Z = inverse @ Z[:, :rank]
-    P, inside = X @ Z, Z.T @ T
+    P, inside = product(X, Z), product(Z.T, T)
     del T
     rest, start, sample = 0.0, 0, slice(rank - 1, None, -_SAMPLE)
     residual = np.zeros((len(P), len(range(rank)[sample])), dtype=np.float32)
     for block in blocks():
         stop = start + block.shape[1]
-        outside = P @ inside[:, start:stop]
+        outside = product(P, inside[:, start:stop])
         np.subtract(block, outside, out=outside)
         rest += float(np.sum(np.einsum("ij,ij->i", outside, outside), dtype=np.float64))
-        residual += outside @ inside[sample, start:stop].T
+        residual += product(outside, inside[sample, start:stop].T)
         start = stop
     distance = np.maximum(values[:rank][sample] - floor, np.finfo(np.float32).eps * values[0])
     missing = _SAMPLE * float(np.sum(np.einsum("ij,ij->j", residual, residual) / distance))
@@ -329,6 +344,15 @@ def filtered(G: Array, X: Array, half: float, degree: int) -> Array:
     return current
 
 
+def _filtered_there(G: Held, X: Array, half: float, degree: int) -> Array:
+    """The same on a device."""
+    c = np.float32(half)
+    previous, current = X, (G @ X) / c - X
+    for _ in range(degree - 1):
+        previous, current = current, 2 * ((G @ current) / c - current) - previous
+    return current
+
+
 def orthonormal(X: Array) -> Array:
     """Return a basis of the columns of X by Cholesky QR, orthonormal up to what float32 leaves of it.
 
@@ -339,7 +363,7 @@ def orthonormal(X: Array) -> Array:
     S = np.zeros((X.shape[1],) * 2)
     for start in range(0, len(X), 2048):
         rows = X[start : start + 2048].astype(np.float64)
-        S += rows.T @ rows
+        S += product(rows.T, rows)
     R = scipy.linalg.cholesky(S, overwrite_a=True, check_finite=False).astype(np.float32)
     solved: Array = scipy.linalg.solve_triangular(R, X.T, trans="T", check_finite=False).T
     return solved

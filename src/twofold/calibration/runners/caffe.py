@@ -17,6 +17,7 @@ from ...caffe_torch.normalization import Normalization
 from ...caffe_torch.runnable import Runnable, runnable
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, Factors, Size
+from ...device import place
 from ...errors import InputError, ModelError, OptionError, remedy, shape_option
 from ...formats.caffe.layer_types import LayerAdapter, adapter_of
 from ...formats.caffe.model import CaffeModel
@@ -27,7 +28,7 @@ from ...layer_types import LAYER_TYPES
 from ..inputs import Batch, SampleShape
 from ..preprocessing.transform_param import CaffeDescription
 from ..runner import LayerInputs, Norm, Outputs, Place, Stacks
-from .gradients import output_gradients
+from .gradients import output_gradients, runtime_text
 from .readout import CAFFE as READOUT
 
 #: Types whose values do not depend on those of their bottoms.
@@ -47,6 +48,7 @@ class CaffeRunner:
         net: the net, in its test phase and without gradients of its weights.
         outputs: blobs that are protected.
         inputs: shapes of the samples that must be fed, without the batch axis.
+        runtime: see `Runner`.
         examples: none; a file holds no inputs.
     """
 
@@ -54,14 +56,15 @@ class CaffeRunner:
 
     differentiable = True
     any_size = False
-    runtime = "PyTorch"
     varying: frozenset[str] = frozenset()
 
     def __init__(
         self, net: CaffeNet, targets: tuple[str, ...] = (), shapes: Mapping[str, Size] | None = None,
         folder: Path = Path(),
     ) -> None:  # fmt: skip
-        self._part = runnable(net.eval().requires_grad_(False))
+        self._device = place() or torch.device("cpu")
+        self.runtime = runtime_text(self._device)
+        self._part = runnable(net.eval().requires_grad_(False).to(self._device))
         self.net = self._part.net
         self._specs = self.net.definition.layers
         self._folder = folder
@@ -141,17 +144,17 @@ class CaffeRunner:
         # Layers behind the last that is looked at need not run.
         stop = max(names, default=-1) + 1
         with torch.no_grad(), self._swapped(stacks):
-            for step in self.net.walk(_tensors(batch), 0, stop, self._needed(stop)):
+            for step in self.net.walk(self._tensors(batch), 0, stop, self._needed(stop)):
                 if step.index in names:
                     for bottom in step.bottoms:
-                        yield LayerInputs(names[step.index], self._images(step.index, bottom).numpy())
+                        yield LayerInputs(names[step.index], _array(self._images(step.index, bottom)))
 
     def _watch_gradients(
         self, names: Mapping[int, str], batch: Batch, generator: np.random.Generator
     ) -> Iterator[LayerInputs]:
         seen: list[tuple[int, Tensor, Tensor]] = []
         blobs: Mapping[str, Tensor] = {}
-        feed = {name: tensor.requires_grad_() for name, tensor in _tensors(batch).items()}
+        feed = {name: tensor.requires_grad_() for name, tensor in self._tensors(batch).items()}
         for step in self.net.walk(feed, keep=self.outputs):
             blobs = step.blobs
             if step.index in names:
@@ -160,8 +163,8 @@ class CaffeRunner:
         values = [blobs[name] for name in self.outputs]
         found = output_gradients(values, [top for *_, top in seen], generator)
         for (index, bottom, _), gradient in zip(seen, found, strict=True):
-            images = self._images(index, bottom.detach()).numpy()
-            yield LayerInputs(names[index], images, self._images(index, gradient, made=True).numpy())
+            images = _array(self._images(index, bottom))
+            yield LayerInputs(names[index], images, _array(self._images(index, gradient, made=True)))
 
     def _images(self, index: int, blob: Tensor, *, made: bool = False) -> Tensor:
         """What a layer is given, or what it made, as (N, C, *size)."""
@@ -173,13 +176,13 @@ class CaffeRunner:
     def run(self, batch: Batch, stacks: Stacks = ()) -> Outputs:
         """See `Runner.run`."""
         with torch.no_grad(), self._swapped(stacks):
-            return _arrays(self.net.execute(_tensors(batch), keep=self.outputs))
+            return _arrays(self.net.execute(self._tensors(batch), keep=self.outputs))
 
     def trials(
         self, candidates: Sequence[tuple[ConvLayer, Sequence[Factors]]], batch: Batch
     ) -> Iterator[tuple[str, int, Outputs]]:
         """See `Runner.trials`."""
-        env: Mapping[str, Tensor] = _tensors(batch)
+        env: Mapping[str, Tensor] = self._tensors(batch)
         position = 0
         with torch.no_grad():
             for layer, stacks in candidates:
@@ -194,8 +197,15 @@ class CaffeRunner:
         modules: dict[str, nn.Module] = {}
         for layer, stack in stacks:
             specs = [self._specs[use] for use in self._uses(layer)]
-            modules |= {spec.name: _Stack(stack, spec) for spec in specs}
+            modules |= {spec.name: _Stack(stack, spec, self._device) for spec in specs}
         return self.net.swapped(modules)
+
+    def _tensors(self, batch: Batch) -> dict[str, Tensor]:
+        # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
+        return {
+            name: torch.from_numpy(np.array(array, np.float32)).to(self._device)
+            for name, array in batch.items()
+        }
 
     def _needed(self, position: int) -> frozenset[str]:
         """Blobs at a position that the protected outputs depend on from there."""
@@ -218,10 +228,12 @@ class CaffeRunner:
 class _Stack(nn.Module):
     """A stack in the place of a layer, called with the layer's bottoms."""
 
-    def __init__(self, factors: Factors, spec: LayerSpec) -> None:
+    def __init__(self, factors: Factors, spec: LayerSpec, device: torch.device) -> None:
         super().__init__()
         self._spec = spec
-        self._convs = [(conv, _tensor(conv.weight), _tensor(conv.bias)) for conv in factors.convs]
+        self._convs = [
+            (conv, _tensor(conv.weight, device), _tensor(conv.bias, device)) for conv in factors.convs
+        ]
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """Convolve every bottom."""
@@ -244,17 +256,17 @@ def _adapter(spec: LayerSpec) -> LayerAdapter:
     return adapter
 
 
-def _tensor(array: np.ndarray | None) -> Tensor | None:
-    return None if array is None else torch.from_numpy(np.array(array, np.float32))
+def _tensor(array: np.ndarray | None, device: torch.device) -> Tensor | None:
+    return None if array is None else torch.from_numpy(np.array(array, np.float32)).to(device)
 
 
-def _tensors(batch: Batch) -> dict[str, Tensor]:
-    # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
-    return {name: torch.from_numpy(np.array(array, np.float32)) for name, array in batch.items()}
+def _array(blob: Tensor) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = blob.detach().cpu().numpy()
+    return found
 
 
 def _arrays(blobs: Mapping[str, Tensor]) -> Outputs:
-    return {name: blob.detach().numpy() for name, blob in blobs.items()}
+    return {name: _array(blob) for name, blob in blobs.items()}
 
 
 # ---- what is protected

@@ -1,4 +1,4 @@
-"""Gradients of a random projection of the outputs with respect to values inside, by autograd."""
+"""What runners in PyTorch share: gradients of randomly projected outputs by values inside, by autograd."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def runtime_text(device: torch.device) -> str:
+    """See `Runner.runtime`."""
+    return "PyTorch" if device.type == "cpu" else f"PyTorch on {device}"
 
 
 def output_gradients(

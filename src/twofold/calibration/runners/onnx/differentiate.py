@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ....conv import ConvLayer
+from ....device import place
 from ....errors import ModelError
 from ....onnx_torch import OnnxNet
 from ...runner import LayerInputs
@@ -38,7 +39,7 @@ def record_inputs(
     found: Mapping[str, Tensor] = {}
     try:
         # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
-        feed = {name: torch.from_numpy(np.array(value)) for name, value in values.items()}
+        feed = {name: torch.from_numpy(np.array(value)).to(place()) for name, value in values.items()}
         with torch.enable_grad():
             for step in net.walk(feed):
                 found = step.values
@@ -58,5 +59,5 @@ def record_inputs(
             "their values, or use CalibrationOptions(gradients=False)"
         ) from error
     for (layer, source, _), gradient in zip(seen, gradients, strict=True):
-        found_there = (tensor.detach().float().numpy() for tensor in (source, gradient))
+        found_there = (tensor.detach().float().cpu().numpy() for tensor in (source, gradient))
         yield LayerInputs(layer.name, *map(layer.geometry.semantics.images, found_there))

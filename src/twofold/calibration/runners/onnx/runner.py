@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from ....conv import ConvLayer, Factors
+from ....device import place
 from ....errors import InputError, option
 from ....formats.onnx.graphs import is_op
 from ....formats.onnx.groups import bias_of
@@ -25,7 +26,7 @@ from .early import first_norm, first_place
 from .graph import Graph, types_of
 from .norms import with_batch_statistics
 from .pieces import Pieces
-from .session import Session
+from .session import Session, where
 from .targets import checked, found_in
 from .varying import listed, varying_values
 
@@ -49,15 +50,16 @@ class OnnxRunner:
         varying: values whose size depends on those of the inputs.
         inputs: shapes of the samples that must be fed, without the batch axis; None where any size will do.
         examples: none; a file holds no inputs.
+        runtime: see `Runner`.
     """
 
     any_size = False
-    runtime = "ONNX Runtime"
     stopped: tuple[str, ...] = ()
     examples: Mapping[str, NDArray[np.float32]] = {}
 
     def __init__(self, model: OnnxModel, targets: tuple[str, ...] = ()) -> None:
         self._model = model
+        self.runtime, self._elsewhere = where(place())
         proto = model.proto
         self.network_outputs = tuple(value.name for value in proto.graph.output)
         everything = Graph(proto, self.network_outputs, model.files)
@@ -93,7 +95,7 @@ class OnnxRunner:
     def notes(self) -> tuple[str, ...]:
         """See `Runner.notes`."""
         why = self._gradients[1]
-        return (*self._before_varying(), *((why,) if why else ()))
+        return (*self._before_varying(), *filter(None, (self._elsewhere, why)))
 
     def _before_varying(self) -> tuple[str, ...]:
         """What is protected instead of outputs whose size varies."""
@@ -262,9 +264,11 @@ class _Network:
         except ModuleNotFoundError:
             return None, f"{blind}: that needs PyTorch (pip install 'twofold[torch]')"
         try:
-            return OnnxNet(self.graph.model, self.graph.outputs, self._model.files), ""
+            net = OnnxNet(self.graph.model, self.graph.outputs, self._model.files)
         except UnsupportedError as error:
             return None, f"{blind}: no gradients are known of {error}"
+        net.constants = {name: one.to(place()) for name, one in net.constants.items()}
+        return net, ""
 
     def watch_gradients(
         self, places: Mapping[int, ConvLayer], parts: Sequence[Values], generator: np.random.Generator

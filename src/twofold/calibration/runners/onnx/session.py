@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from ....device import place
 from ....errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -29,7 +33,7 @@ class Session:
         self._outputs = list(outputs)
         try:
             self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                model.SerializeToString(), options, providers=_providers(place())
             )
         except Exception as error:  # classes of its own that have no common base
             raise ModelError(f"ONNX Runtime does not take the model: {_first_line(error)}") from error
@@ -49,6 +53,29 @@ class Session:
             if not isinstance(value, np.ndarray):
                 raise ModelError(f"value {name!r} is no tensor, so the model cannot be calibrated")
         return dict(zip(self._outputs, found, strict=True))
+
+
+def where(device: torch.device | None) -> tuple[str, str]:
+    """What runs models on a device in words, and what a user should know of that; "" where it is nothing."""
+    if device is None:
+        return "ONNX Runtime", ""
+    if _CUDA in onnxruntime.get_available_providers():
+        return f"ONNX Runtime on {device}", ""
+    return (
+        f"ONNX Runtime, gradients on {device}",
+        f"this ONNX Runtime runs on no GPU, so that the network runs on the CPU and the rest on {device}; "
+        "install onnxruntime-gpu in its place",
+    )
+
+
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+def _providers(device: torch.device | None) -> list[Any]:
+    """What a session may run on, best first; without the coarser float32 of GPUs."""
+    if device is None or device.type != "cuda" or _CUDA not in onnxruntime.get_available_providers():
+        return [_CPU]
+    return [(_CUDA, {"device_id": str(device.index or 0), "use_tf32": "0"}), _CPU]
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ....conv import ConvLayer, Factors
+from ....device import place
 from ....errors import InputError, option
 from ....formats.torch.convolution import adapter_for, stack_like
 from ....formats.torch.copies import copied, evaluated
@@ -23,7 +24,7 @@ from ....formats.torch.outputs import flat
 from ...inputs import Batch, SampleShape
 from ...runner import LayerInputs, Norm, Outputs, Place, Stacks
 from ..early import first_norm, first_place
-from ..gradients import output_gradients
+from ..gradients import output_gradients, runtime_text
 from .hooks import Forward, Recorder, Tape, array_of, forwards_of
 from .returned import Sources, Values, checked
 from .sizes import varying_outputs, watched
@@ -50,10 +51,10 @@ class TorchRunner:
         examples: the tensors that it was called with first, by name.
         varying: those of `network_outputs` whose size depends on values.
         described: the user's own module.
+        runtime: see `Runner`.
     """
 
     any_size = True
-    runtime = "PyTorch"
     notes: tuple[str, ...] = ()
     stopped: tuple[str, ...] = ()
 
@@ -61,6 +62,13 @@ class TorchRunner:
         self.described = module
         self.module = evaluated(copied(module)).requires_grad_(False)
         self._call = Arguments.of(module, example_inputs)
+        self.runtime = runtime_text(torch.device("cpu"))
+        if (device := place()) is not None:
+            self.module = self.module.to(device)
+            self._call = self._call.with_tensors(
+                {name: tensor.to(device) for name, tensor in self._call.tensors.items()}
+            )
+            self.runtime = runtime_text(device)
         tensors = {name: tensor for name, tensor in self._call.tensors.items() if tensor.dim()}
         if not tensors:
             raise InputError("forward takes no tensor with a batch axis, so it cannot be calibrated")
