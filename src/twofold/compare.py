@@ -342,15 +342,27 @@ def are_boxes(value: NDArray[np.float32]) -> bool:
 def _matched(first: NDArray[np.float32], second: NDArray[np.float32]) -> tuple[int, int, int]:
     """Boxes of the first; those found again; boxes of the second that match none."""
     first, second = (rows[rows[:, 2] >= SCORE] for rows in (first, second))
-    free = list(range(len(second)))
-    again = 0
-    for row in first[np.argsort(-first[:, 2])]:
+    lost, new = unmatched(first, second)
+    return len(first), len(first) - len(lost), len(new)
+
+
+def unmatched(first: NDArray[np.float32], second: NDArray[np.float32]) -> tuple[list[int], list[int]]:
+    """Places of the boxes of either that the other has not.
+
+    Args:
+        first: (N, 7): image, class, score, xmin, ymin, xmax, ymax.
+        second: likewise.
+    """
+    free, lost = list(range(len(second))), list[int]()
+    for place in np.argsort(-first[:, 2]):
+        row = first[place]
         overlaps = [(overlap(row[3:], second[i, 3:]), i) for i in free if (second[i, :2] == row[:2]).all()]
         best, index = max(overlaps, default=(0.0, -1))
         if best > OVERLAP:
             free.remove(index)
-            again += 1
-    return len(first), again, len(free)
+        else:
+            lost.append(int(place))
+    return sorted(lost), free
 
 
 def overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

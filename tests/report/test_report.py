@@ -258,6 +258,18 @@ def test_boxes_that_are_lost_are_at_the_top_and_on_the_terminal(result, capsys):
     assert replace(report, samples=()).boxes == ""
 
 
+def test_boxes_that_only_one_finds_stand_beside_both(result):
+    kept, gone = Box(0.1, 0.1, 0.5, 0.5, 0.9, "class 1"), Box(0.6, 0.6, 0.9, 0.9, 0.8, "class 2")
+    moved, other = replace(kept, left=0.11, score=0.7), replace(kept, label="class 3")
+    shown = Shown("out", boxes=((kept, gone), (moved, other)))
+    text = page(replace(of_result(result), samples=(Sample("data:,", (shown,)),)))
+    figures = re.findall('<figure class="boxed">(.*?)</figure>', text, re.DOTALL)
+    titles = [re.search("<figcaption>(.*)</figcaption>", one)[1] for one in figures]
+    assert titles == ["out, before: 2 boxes", "out, after: 2 boxes", "out, difference: 1 lost, 1 new"]
+    drawn = re.findall(r'<rect class="(\w+)"[^>]*(class \d)', figures[2], re.DOTALL)
+    assert drawn == [("was", "class 2"), ("is", "class 3")]
+
+
 def test_how_it_was_made_is_said_in_words():
     record = {
         "inputs": {"source_type": "images", "options": {"size": None, "scale": 0.5}, "skipped": []},
