@@ -30,6 +30,8 @@ class Session:
         """
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # it would warn of what others exported
+        # A network is cut into many sessions: threads of one that wait would take the cores from the next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._outputs = list(outputs)
         try:
             self._session = onnxruntime.InferenceSession(
