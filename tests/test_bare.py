@@ -32,7 +32,7 @@ def test_help_names_the_options_of_a_command(tmp_path):
 def test_a_caffe_net_from_the_files_to_the_report(tmp_path):
     files = [Path(name).name for name in write(tmp_path)]
     assert json.loads(twofold(tmp_path, "inspect", *files, "--json"))
-    twofold(tmp_path, "decompose", *files, "-o", "out", "--macs", "0.5")
+    twofold(tmp_path, "decompose", *files, "-o", "out", "--macs", "0.5", "--scheme", "spatial")
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert 0 < plan["totals"]["macs_ratio"] <= 0.5
     twofold(tmp_path, "apply", "out/plan.json", *files, "-o", "again")
