@@ -7,12 +7,15 @@ ends the net) on crops of photographs that no tool has seen, ||out - ref|| / ||r
 in ONNX Runtime beside the original. What does not install or does not finish is a row that says so. Takes an
 hour on two cores, most of it AIMET's search and CP.
 
-    python -m benchmarks.peers [--net hed|craft] [--only NAME ...]
+    python -m benchmarks.peers [--net hed|craft] [--only NAME ...] [--folder FOLDER]
+
+What a tool made is kept in a folder that is named, and only measured again by the next run with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +23,7 @@ import tempfile
 import venv
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -290,6 +294,10 @@ def work(name: str, peer: Peer, net: str, folder: Path) -> tuple[float, float]:
     Raises:
         RuntimeError: it does not finish.
     """
+    made, record = folder / f"{name}.onnx", folder / f"{name}.json"
+    if made.exists() and record.exists():
+        seconds, memory = json.loads(record.read_text())
+        return seconds, memory
     argv = [str(python_of(peer)), "-m", "benchmarks.peers", "--inside", name, "--net", net]
     argv += ["--folder", str(folder)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
@@ -299,7 +307,9 @@ def work(name: str, peer: Peer, net: str, folder: Path) -> tuple[float, float]:
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"does not finish: {_last(log.read_text())}")
-    return usage.ru_utime + usage.ru_stime, 1024.0 * usage.ru_maxrss
+    found = usage.ru_utime + usage.ru_stime, 1024.0 * usage.ru_maxrss
+    record.write_text(json.dumps(found))
+    return found
 
 
 def _last(text: str) -> str:
@@ -332,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=PEERS, help="only these rows")
     parser.add_argument("--net", choices=NETS, default="hed", help="the network")
     parser.add_argument("--inside", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="where files are kept, of one network")
     given = parser.parse_args(argv)
     net = NETS[given.net]
     if given.inside:
@@ -344,8 +354,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         title=f"{given.net}, {MACS}",
     )  # fmt: skip
     errors: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with ExitStack() as places:
+        folder = (given.folder or Path(places.enter_context(tempfile.TemporaryDirectory()))).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
         before = folder / "original.onnx"
         np.save(folder / "calibration.npy", net.inputs(photographs().calibration, CROPS, 0))
         unseen = net.inputs(photographs().holdout, HELD_OUT, 1)
