@@ -26,13 +26,13 @@ FIRST = ConvGeometry.of(10, 6, (3, 3), pad=1)
 def brought(monkeypatch):
     """Everything is worth the way to a device, which is PyTorch's CPU; counts what is brought there."""
     count = []
-    brings = device.Elsewhere.tensor
+    brings = device.Accelerator.tensor
 
     def tensor(self, A):
         count.append(A.shape)
         return brings(self, A)
 
-    monkeypatch.setattr(device.Elsewhere, "tensor", tensor)
+    monkeypatch.setattr(device.Accelerator, "tensor", tensor)
     monkeypatch.setattr(device, "_WORTH", 0)
     monkeypatch.setattr(device, "_gpu", lambda name: torch.device("cpu"))
     return count
@@ -136,7 +136,7 @@ def test_a_decomposition_is_the_same(make, tmp_path, brought):
     ]
     assert decided[0] == decided[1]
     assert there.plan.measured_error == pytest.approx(here.plan.measured_error, rel=1e-3)
-    assert device.place() is None  # it ends with the call
+    assert device.current_device() is None  # it ends with the call
     outputs = twofold.compare(here, there, data=data, runtimes=(), device="cuda").outputs
     assert max(one.error for one in outputs) < 1e-3
 
@@ -175,22 +175,66 @@ def test_no_such_device(tmp_path, monkeypatch, capsys):
 def test_too_little_memory_is_told():
     with (
         pytest.raises(OptionError, match=r"device: cuda:1 has too little memory: .*; choose cpu"),
-        device._told("cuda:1"),
+        device._memory_told("cuda:1"),
     ):
         raise torch.cuda.OutOfMemoryError("tried to allocate 20 GiB")
 
 
-def test_float32_is_exact(brought):
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [one.allow_tf32 for one in switches]
+def precision():
+    switches, name, _ = device._switches()
+    return [getattr(one, name) for one in switches]
+
+
+def test_float32_is_exact_but_for_what_is_timed(brought):
+    before = precision()
     with device.computing_on("cuda"):
-        assert not any(one.allow_tf32 for one in switches)
-    assert [one.allow_tf32 for one in switches] == before
+        assert set(precision()) == {device._switches()[2]}
+        with device.as_deployed():
+            assert precision() == before
+        assert precision() != before
+    assert precision() == before
+    with device.as_deployed():
+        assert precision() == before
+
+
+def test_types_are_mixed_as_numpy_does(brought):
+    A, B = np.eye(3, dtype=np.float32), np.arange(9.0).reshape(3, 3)[::-1]
+    with device.computing_on("cuda"):
+        for found in (device.product(A, B), device.Held(A) @ B):
+            assert found.dtype == np.float64
+            np.testing.assert_array_equal(found, B)
+
+
+def test_layers_of_long_patches_are_fitted_the_same(brought):
+    """In float32, with the covariance that is held."""
+    geometry = ConvGeometry.of(24, 60, (3, 3), pad=1)
+    layer, statistics = make_layer(geometry), make_statistics(geometry)
+
+    def fit():
+        found = SCHEMES["depthwise"].factorize(layer, "", statistics, max_ranks=(40,))
+        return found.energy_error((20,))
+
+    here = fit()
+    with device.computing_on("cuda"):
+        assert fit() == pytest.approx(here, rel=2e-2)
+    assert brought
+
+
+def test_shapes_are_where_values_are():
+    """On another device than the CPU that every machine has: one without values."""
+    pytest.importorskip("onnx")
+    from onnx import helper
+
+    from twofold.onnx_torch.registry import Node, build
+
+    for operator in ("Shape", "Size"):
+        operation = build(Node.of(helper.make_node(operator, ["x"], ["y"]), 17))
+        assert operation(torch.zeros(2, 3, device="meta")).device.type == "meta", operator
 
 
 def test_a_singular_matrix_is_no_other_error(brought):
     with device.computing_on("cuda"):
-        there = device.elsewhere(1)
+        there = device.accelerator(1)
         with pytest.raises(np.linalg.LinAlgError):
             there.cholesky(np.zeros((3, 3)))
         with pytest.raises(np.linalg.LinAlgError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from tests.small import write
 
@@ -159,7 +161,13 @@ def test_a_notebook_shows_bars_and_keeps_none(monkeypatch):
             pass
     with meter("training", 3, 5) as tell:
         tell("loss 0.5")
+    clock = iter((0.0, 100.0, 100.0, 100.0))
+    bars = notebook.Bars()
+    with pytest.MonkeyPatch.context() as patch, bars:
+        patch.setattr(notebook.time, "monotonic", lambda: next(clock, 100.0))
+        bars.advance(bars.add_task("resumed", 10, completed=8))
     text = "\n".join(cell.shown)
+    assert "resumed: 9 of 10, 100 s, about 100 s left" in text  # what an earlier run did says nothing
     assert (
         '<progress value="1" max="2"></progress> factoring &lt;layers&gt;: 1 of 2, 0 s, about 0 s left'
         in text
@@ -183,7 +191,7 @@ def test_what_is_a_notebook(monkeypatch):
         def get_ipython(cls):
             return cls.shell
 
-    monkeypatch.setitem(__import__("sys").modules, "IPython", IPython)
+    monkeypatch.setitem(sys.modules, "IPython", IPython)
     assert not notebook.in_notebook()
     IPython.shell = TerminalInteractiveShell()
     assert not notebook.in_notebook()

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-#: Multiplications from which a product is worth the way: a tenth of a second of two cores.
-_WORTH = 1 << 32
+#: Multiplications from which a product is worth the way: a tenth of a second of two cores. Where one of the
+#: matrices stays there for the next product, a sixteenth of it.
+_WORTH, _HELD = 1 << 32, 1 << 28
+#: Rows that are multiplied at a time where a sum of products is gathered, about.
+_ROWS = 1000
 
 
 @contextmanager
@@ -41,25 +44,25 @@ def computing_on(name: str | None) -> Iterator[None]:
         OptionError: there is no such device, or it has too little memory.
         MissingExtraError: PyTorch is not installed.
     """
-    found = None if name in (None, "cpu") else _gpu(name)
-    before = _HERE.set(None if found is None else Elsewhere(found))
+    device = None if name in (None, "cpu") else _gpu(name)
+    before = _CURRENT.set(None if device is None else Accelerator(device))
     try:
-        if found is None:
+        if device is None:
             yield
         else:
-            with _exact(), _told(str(found)):
+            with _memory_told(str(device)), full_precision():
                 yield
     finally:
-        _HERE.reset(before)
+        _CURRENT.reset(before)
 
 
-def place() -> torch.device | None:
+def current_device() -> torch.device | None:
     """The device in the present context; None for the CPU."""
-    here = _HERE.get()
-    return None if here is None else here.device
+    current = _CURRENT.get()
+    return None if current is None else current.device
 
 
-class Elsewhere:
+class Accelerator:
     """Matrices on a device: arrays go in, arrays come out.
 
     Attributes:
@@ -80,7 +83,7 @@ class Elsewhere:
 
     def product(self, A: Array, B: Array) -> Array:
         """A B."""
-        return _array(self.tensor(A) @ self.tensor(B))
+        return _array(_multiplied(self.tensor(A), self.tensor(B)))
 
     def eigh(self, S: Array) -> tuple[Array, Array]:
         """Eigenvalues of a symmetric matrix, smallest first, and their vectors.
@@ -90,11 +93,10 @@ class Elsewhere:
         """
         import torch  # noqa: PLC0415 - an extra
 
+        failed: type[Exception] = vars(torch.linalg)["LinAlgError"]
         try:
             values, vectors = torch.linalg.eigh(self.tensor(S))
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
+        except failed as error:
             raise scipy.linalg.LinAlgError(str(error)) from error
         return _array(values), _array(vectors)
 
@@ -112,20 +114,25 @@ class Elsewhere:
         return _array(L)
 
 
-_HERE: ContextVar[Elsewhere | None] = ContextVar("device", default=None)
+_CURRENT: ContextVar[Accelerator | None] = ContextVar("device", default=None)
 
 
-def elsewhere(work: float) -> Elsewhere | None:
-    """Where so many multiplications are computed; None for here."""
-    here = _HERE.get()
-    return here if here is not None and work >= _WORTH else None
+def accelerator(work: float, *, held: bool = False) -> Accelerator | None:
+    """Where so many multiplications are computed; None for NumPy.
+
+    Args:
+        work: how many.
+        held: whether a matrix stays on the device for the next.
+    """
+    current = _CURRENT.get()
+    return current if current is not None and work >= (_HELD if held else _WORTH) else None
 
 
 def product(A: Array, B: Array) -> Array:
     """Return A B for matrices."""
-    there = elsewhere(A.shape[0] * A.shape[1] * B.shape[-1])
-    found: Array = A @ B if there is None else there.product(A, B)
-    return found
+    device = accelerator(A.shape[0] * A.shape[1] * B.shape[-1])
+    result: Array = A @ B if device is None else device.product(A, B)
+    return result
 
 
 class Held:
@@ -134,49 +141,57 @@ class Held:
     def __init__(self, A: Array) -> None:
         """Hold a matrix, which must not change."""
         self.array = A
-        self._there: Any = None
+        self._tensor: Any = None
 
     def __matmul__(self, X: Array) -> Array:
         """Return A X."""
         A = self.array
-        there = elsewhere(A.shape[0] * A.shape[1] * X.shape[-1])
-        if there is None:
-            found: Array = A @ X
-            return found
-        if self._there is None:
-            self._there = there.tensor(A)
-        return _array(self._there @ there.tensor(X))
+        device = accelerator(A.shape[0] * A.shape[1] * X.shape[-1], held=True)
+        if device is None:
+            result: Array = A @ X
+            return result
+        if self._tensor is None:
+            self._tensor = device.tensor(A)
+        return _array(_multiplied(self._tensor, device.tensor(X)))
 
 
 class SumOfProducts:
     """A running sum of A^T B in float64; products are computed in the precision of A and B."""
 
     def __init__(self, rows: int, columns: int) -> None:
-        """Begin with zeros, on the device of the context where products of a thousand rows are worth it."""
-        self._there = elsewhere(1000 * rows * columns)
-        if self._there is None:
+        """Begin with zeros, on the device of the context where the products are worth it."""
+        self._device = accelerator(_ROWS * rows * columns, held=True)
+        if self._device is None:
             self._sum: Any = np.zeros((rows, columns))
         else:
             import torch  # noqa: PLC0415 - an extra
 
-            self._sum = torch.zeros((rows, columns), dtype=torch.float64, device=self._there.device)
+            self._sum = torch.zeros((rows, columns), dtype=torch.float64, device=self._device.device)
 
     def add(self, A: Array, B: Array) -> None:
         """Add A^T B."""
-        if self._there is None:
+        if self._device is None:
             self._sum += A.T @ B
         else:
-            first = self._there.tensor(A)
-            self._sum += first.T @ (first if B is A else self._there.tensor(B))
+            first = self._device.tensor(A)
+            self._sum += _multiplied(first.T, first if B is A else self._device.tensor(B))
 
     def total(self) -> Array:
-        """The sum; of a sum that is here no copy."""
-        return self._sum if self._there is None else _array(self._sum)
+        """The sum; where it is an array, the one that is added to."""
+        return self._sum if self._device is None else _array(self._sum)
+
+
+def _multiplied(A: Any, B: Any) -> Any:
+    """A B of tensors, in the wider of their types, as NumPy has it."""
+    import torch  # noqa: PLC0415 - an extra
+
+    dtype = torch.promote_types(A.dtype, B.dtype)
+    return A.to(dtype) @ B.to(dtype)
 
 
 def _array(tensor: Any) -> Array:
-    found: Array = tensor.cpu().numpy()
-    return found
+    array: Array = tensor.cpu().numpy()
+    return array
 
 
 def _gpu(name: str | None) -> torch.device:
@@ -184,32 +199,68 @@ def _gpu(name: str | None) -> torch.device:
         from .distributed import device_of  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{option('device')}={name}", "PyTorch", "torch") from error
+    import torch  # noqa: PLC0415 - an extra
+
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    found = device_of(name, int(os.environ.get("LOCAL_RANK", "0")) if several else None)
-    if found.type != "cuda":
+    device = device_of(name, int(os.environ.get("LOCAL_RANK", "0")) if several else None)
+    if device.type != "cuda":
         raise OptionError(f"{option('device')}: {name!r} is not one of them: cpu, cuda or cuda:NUMBER")
-    return found
+    # One number for PyTorch and ONNX Runtime.
+    return device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
 @contextmanager
-def _exact() -> Iterator[None]:
-    """Within the context float32 is float32."""
-    import torch  # noqa: PLC0415 - an extra
-
-    switches: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [one.allow_tf32 for one in switches]
+def full_precision() -> Iterator[None]:
+    """Within the context a GPU computes float32 in full."""
+    switches, name, full = _switches()
+    before = [getattr(one, name) for one in switches]
+    token = _BEFORE.set(before)
     try:
-        for one in switches:
-            one.allow_tf32 = False
+        with _switched([full] * len(switches)):
+            yield
+    finally:
+        _BEFORE.reset(token)
+
+
+@contextmanager
+def as_deployed() -> Iterator[None]:
+    """Within the context a GPU computes as it did before `full_precision`: what is timed is deployed so."""
+    with _switched(_BEFORE.get()):
+        yield
+
+
+#: What the switches said before `full_precision`.
+_BEFORE: ContextVar[list[Any] | None] = ContextVar("before", default=None)
+
+
+@contextmanager
+def _switched(values: list[Any] | None) -> Iterator[None]:
+    """Within the context the switches say something else; None for what they say."""
+    switches, name, _ = _switches()
+    before = [getattr(one, name) for one in switches]
+    try:
+        for one, value in zip(switches, before if values is None else values, strict=True):
+            setattr(one, name, value)
         yield
     finally:
         for one, value in zip(switches, before, strict=True):
-            one.allow_tf32 = value
+            setattr(one, name, value)
+
+
+def _switches() -> tuple[list[Any], str, Any]:
+    """Where PyTorch is told the precision of float32, by which name, and what is full."""
+    import torch  # noqa: PLC0415 - an extra
+
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision") and hasattr(cudnn, "conv"):
+        return [matmul, cudnn.conv, cudnn.rnn], "fp32_precision", "ieee"
+    return [matmul, cudnn], "allow_tf32", False
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Within the context errors of the device are ours."""
+def _memory_told(name: str) -> Iterator[None]:
+    """Within the context a device that is full is an error of ours."""
     import torch  # noqa: PLC0415 - an extra
 
     try:

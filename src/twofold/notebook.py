@@ -32,6 +32,7 @@ class _Task:
     description: str
     total: int | None
     done: int
+    first: int
     begun: float
 
 
@@ -66,7 +67,7 @@ class Bars:
     def add_task(self, description: str, total: int | None, completed: int = 0) -> int:
         """Show a bar below those that are there; gives its number."""
         self._next += 1
-        self._tasks[self._next] = _Task(description, total, completed, time.monotonic())
+        self._tasks[self._next] = _Task(description, total, completed, completed, time.monotonic())
         self._draw()
         return self._next
 
@@ -96,7 +97,8 @@ class Bars:
         far, left = f"{task.done}", ""
         if task.total is not None:
             far = f"{task.done} of {task.total}"
-            if 0 < task.done <= task.total:
-                left = f", about {seconds * (task.total - task.done) / task.done:.0f} s left"
+            if task.first < task.done <= task.total:
+                each = seconds / (task.done - task.first)
+                left = f", about {each * (task.total - task.done):.0f} s left"
         value = "" if task.total is None else f' value="{task.done}" max="{max(task.total, 1)}"'
         return f"<progress{value}></progress> {escape(task.description)}: {far}, {seconds:.0f} s{left}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from twofold.calibration.statistics import strips_of
 from twofold.conv import ConvGeometry, ConvLayer, Factors, FactorStatistics, LayerStatistics, SecondPass
 from twofold.errors import OptionError
 from twofold.lowrank import SCHEMES, FitOptions, composed, energy_error, spectra
-from twofold.lowrank.depthwise import DepthwiseFits, full_rank, term_problem
+from twofold.lowrank.depthwise import DepthwiseFits, fit_terms, full_rank, term_problem
 from twofold.lowrank.groups import group_factors, group_layers
 from twofold.lowrank.problem import Problem
 from twofold.lowrank.separable import DenseCovariance, KroneckerCovariance, TermProblem, Terms
@@ -76,6 +77,22 @@ def test_the_search_descends_and_its_end_is_flat():
 def fits_of(layer: ConvLayer, statistics: LayerStatistics | None = None) -> DepthwiseFits:
     given = Problem(layer, statistics)
     return DepthwiseFits("depthwise", full_rank(layer.geometry), layer, given.mean, term_problem(given))
+
+
+def test_no_covariance_is_held_but_the_one_that_schemes_share():
+    """Of long patches in float32; short ones as they are."""
+    for geometry, shared in (
+        (ConvGeometry.of(60, 8, (3, 3)), np.float64),
+        (ConvGeometry.of(12, 60, (3, 3)), np.float32),
+    ):
+        layer, statistics = make_layer(geometry), make_statistics(geometry)
+        statistics = replace(statistics, covariance=statistics.covariance.copy())
+        given, seen = Problem(layer, statistics), weakref.ref(statistics.covariance)
+        factorization = fit_terms(given, "depthwise", 4)
+        assert given.held.dtype == shared
+        del given, statistics
+        assert (seen() is None) == (shared == np.float32)
+        assert factorization.layer == layer.name
 
 
 def test_terms_do_not_cancel_each_other_where_no_best_approximation_exists():

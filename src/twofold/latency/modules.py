@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..caffe_torch import to_torch
 from ..formats.caffe.model import CaffeModel
+from ..formats.torch.inputs import moved
 from ..formats.torch.model import TorchModel
 from .runtimes.base import Arrays, as_float
 
@@ -50,14 +51,3 @@ def of_module(model: TorchModel, folder: Path, inputs: Arrays) -> Call:
     if isinstance(given, Mapping):
         return Call(model.module, keywords=given)
     return Call(model.module, tuple(given) if isinstance(given, (tuple, list)) else (given,))
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """Example inputs on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: moved(one, device) for key, one in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(moved(one, device) for one in value)
-    return value

@@ -30,7 +30,7 @@ import numpy as np
 import scipy.linalg
 
 from twofold.conv import Array, ConvLayer, FactorStatistics
-from twofold.device import elsewhere, product
+from twofold.device import accelerator, product
 from twofold.errors import ModelError
 from twofold.lowrank.assemble import balance, pair_factors
 from twofold.lowrank.covariance import strip_covariance
@@ -103,7 +103,7 @@ def ridged_cholesky(name: str, build: Callable[[float], Array], ridge: float) ->
 
 
 def _cholesky(S: Array) -> Array:
-    if (there := elsewhere(len(S) ** 3 / 3)) is not None:
+    if (there := accelerator(len(S) ** 3 / 3)) is not None:
         return there.cholesky(S)
     return scipy.linalg.cholesky(S, lower=True, overwrite_a=True, check_finite=False)
 

@@ -19,7 +19,8 @@ bounds the energy of the terms, sum S_ii |u_i|^2 <= f / ridge: without it, terms
 cancel each other where the best approximation does not exist (de Silva and Lim, 2008).
 
 **Accuracy.** f is a sum over the residual and no difference of norms, so float32 holds it to some 1e-10 of
-the layer's energy; reported errors come from one more evaluation in float64.
+the layer's energy; reported errors come from one more evaluation in float64, under the covariance as it is
+held: rounded to float32 where it is large.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import scipy.linalg
 from threadpoolctl import ThreadpoolController
 
 from twofold.conv import Array
-from twofold.device import elsewhere, product
+from twofold.device import accelerator, product
 
 #: Multiplications of an eigenproblem with its vectors, by the cube of the side.
 EIGEN = 4
@@ -46,7 +46,7 @@ def eigen_descending(S: Array, count: int | None = None) -> tuple[Array, Array]:
         S: (n, n), symmetric; may be overwritten.
         count: how many; None for all.
     """
-    if (there := elsewhere(EIGEN * len(S) ** 3)) is not None:
+    if (there := accelerator(EIGEN * len(S) ** 3)) is not None:
         values, vectors = there.eigh(S)
         return values[::-1][:count], vectors[:, ::-1][:, :count]
     # Some versions of SciPy give `evd` too little room where there is a single number.

@@ -30,7 +30,7 @@ import scipy.linalg
 from scipy.linalg import blas
 
 from twofold.conv import Array, ConvGeometry
-from twofold.device import Held, SumOfProducts, elsewhere, product
+from twofold.device import Held, SumOfProducts, accelerator, product
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.spectra import EIGEN, eigen_descending, left_basis, one_thread
 from twofold.lowrank.tridiagonal import Tridiagonal
@@ -170,14 +170,14 @@ def _in_float32(
 ) -> Principal | None:
     """Find the directions in float32; None where the energies fall too steeply for it.
 
-    None as well where a device does the exact way in float64 in less time than the way there takes.
+    None as well where a device takes the exact way, in float64.
     """
     largest = max(float(weight.max()), -float(weight.min()))
     # Squares must not leave float32's range; a plain layer is not touched.
     scale = np.float32(1.0 if 1e-6 < largest < 1e6 or largest == 0 else 1 / largest)
     matrix = Unfolding(weight, geometry, split, scale)
     if matrix.rows <= options.block_side or rank > _BLOCK_SHARE * matrix.rows:
-        if elsewhere(EIGEN * matrix.rows**3) is not None:
+        if accelerator(EIGEN * matrix.rows**3) is not None:
             return None
         with one_thread():
             form = Tridiagonal.of(gram(matrix.blocks, matrix.rows))
@@ -203,10 +203,11 @@ def exact_basis(A: Array, rank: int, left: bool) -> Basis:
 
 def gram(blocks: Blocks, side: int) -> Array:
     """Return the upper half of A A^T (side, side), float32, Fortran's order; A is given by its columns."""
-    if elsewhere(_BLOCK * side**2) is not None:
+    if accelerator(_BLOCK * side**2) is not None:
         total = SumOfProducts(side, side)
         for block in blocks():
-            total.add(block.T, block.T)
+            rows = block.T
+            total.add(rows, rows)
         return np.triu(total.total()).astype(np.float32, order="F")
     G = np.zeros((side, side), dtype=np.float32, order="F")
     for block in blocks():
@@ -248,7 +249,7 @@ def leading_basis(blocks: Blocks, G: Array, rank: int, left: bool, seed: int = 0
     width = min(n, int(rank * _OVERSAMPLING) + 8)
     top, cut = spectral_quantile(G, width / n, rng)
     X, found = signed_sums(n, width, rng), None
-    there = elsewhere(n * n * width) is not None
+    there = accelerator(n * n * width) is not None
     apply = partial(_filtered_there, Held(G)) if there else partial(filtered, G)
     for _ in range(_ROUNDS):
         if cut <= _STEEPEST * top:

@@ -17,7 +17,7 @@ from .registry import Node, Operation, UnsupportedError, register, register_func
 def _range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     first, last, step = start.item(), limit.item(), delta.item()
     count = max(0, math.ceil((last - first) / step))
-    return (torch.arange(count, dtype=torch.float64) * step + first).to(start.dtype)
+    return (torch.arange(count, dtype=torch.float64, device=start.device) * step + first).to(start.dtype)
 
 
 def _expand(x: Tensor, shape: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ register_functions(
     Expand=_expand,
     NonZero=lambda x: torch.nonzero(x).T,
     Range=_range,
-    Size=lambda x: torch.tensor(x.numel()),
+    Size=lambda x: torch.tensor(x.numel(), device=x.device),
     Tile=lambda x, repeats: x.repeat(repeats.tolist()),
 )
 
@@ -36,7 +36,7 @@ register_functions(
 @register("Shape")
 def _shape(node: Node) -> Operation:
     start, end = node.get("start", 0), node.get("end", None)
-    return lambda x: torch.tensor(list(x.shape)[start:end], dtype=torch.int64)
+    return lambda x: torch.tensor(list(x.shape)[start:end], dtype=torch.int64, device=x.device)
 
 
 @register("Reshape")
@@ -228,4 +228,4 @@ def _constant(node: Node) -> Operation:
 @register("ConstantOfShape")
 def _constant_of_shape(node: Node) -> Operation:
     value = node.get("value", torch.zeros(1))
-    return lambda shape: value.reshape(()).expand(shape.tolist()).clone()
+    return lambda shape: value.to(shape.device).reshape(()).expand(shape.tolist()).clone()

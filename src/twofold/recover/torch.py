@@ -11,9 +11,9 @@ from ..calibration.inputs import Batch, Inputs
 from ..calibration.runners.torch import TorchRunner
 from ..errors import ModelError, OptionError
 from ..formats.torch.copies import copied
+from ..formats.torch.inputs import moved
 from ..formats.torch.layer_types import adapter_of
 from ..formats.torch.model import TorchModel
-from ..latency.modules import moved
 
 
 def make_student(

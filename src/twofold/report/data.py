@@ -234,6 +234,11 @@ class Report:
             raise FormatError(f"the report has layout {schema}; this twofold reads layout {SCHEMA}")
         plan = document.pop("plan", None)
         report = from_plain(cls, document, "the report")
+        for shown in (one for sample in report.samples for one in sample.outputs):
+            if shown.boxes and len(shown.boxes) != 2:
+                raise FormatError(
+                    f"the report has {len(shown.boxes)} lists of boxes of {shown.name!r}, not 2"
+                )
         if plan is None and report.tradeoff_curves is not None:
             raise FormatError("the report has trade-off curves and lacks the plan that they belong to")
         if plan is None:

@@ -17,7 +17,7 @@ from ...caffe_torch.normalization import Normalization
 from ...caffe_torch.runnable import Runnable, runnable
 from ...caffe_torch.schedule import Scheduled, schedule
 from ...conv import ConvLayer, Factors, Size
-from ...device import place
+from ...device import current_device
 from ...errors import InputError, ModelError, OptionError, remedy, shape_option
 from ...formats.caffe.layer_types import LayerAdapter, adapter_of
 from ...formats.caffe.model import CaffeModel
@@ -62,8 +62,8 @@ class CaffeRunner:
         self, net: CaffeNet, targets: tuple[str, ...] = (), shapes: Mapping[str, Size] | None = None,
         folder: Path = Path(),
     ) -> None:  # fmt: skip
-        self._device = place() or torch.device("cpu")
-        self.runtime = runtime_text(self._device)
+        self._device = current_device() or torch.device("cpu")
+        self.runtime = runtime_text(current_device())
         self._part = runnable(net.eval().requires_grad_(False).to(self._device))
         self.net = self._part.net
         self._specs = self.net.definition.layers

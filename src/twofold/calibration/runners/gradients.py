@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def runtime_text(device: torch.device) -> str:
-    """See `Runner.runtime`."""
-    return "PyTorch" if device.type == "cpu" else f"PyTorch on {device}"
+def runtime_text(device: torch.device | None) -> str:
+    """See `Runner.runtime`; None for the CPU."""
+    return "PyTorch" if device is None else f"PyTorch on {device.type}"
+
+
+@contextmanager
+def recurrent(module: nn.Module) -> Iterator[None]:
+    """Within the context gradients go through LSTMs and GRUs in evaluation, which cuDNN refuses."""
+    if not any(isinstance(one, nn.RNNBase) for one in module.modules()):
+        yield
+        return
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 def output_gradients(

@@ -61,9 +61,22 @@ class Arguments:
         try:
             with eagerly():
                 return module(*self.positional, **self.named)
+        except torch.cuda.OutOfMemoryError:
+            raise
         except Exception as error:  # whatever a forward raises
             class_name = type(module).__name__
             raise InputError(f"{class_name} does not run on the inputs that it was given: {error}") from error
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Example inputs on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: moved(one, device) for key, one in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(moved(one, device) for one in value)
+    return value
 
 
 def as_tensors(module: nn.Module, example_inputs: Any) -> Any:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
+from ...device import as_deployed
 from ...errors import OptionError
 from .torch_cpu import TorchRuntime
 
@@ -20,6 +24,12 @@ class CudaRuntime(TorchRuntime):
     def device(self) -> str:
         """See `Runtime.device`."""
         return torch.cuda.get_device_name()
+
+    @contextmanager
+    def running(self, threads: int) -> Iterator[None]:
+        """See `Runtime.running`; in the precision that is deployed, whatever a fit needs meanwhile."""
+        with super().running(threads), as_deployed():
+            yield
 
     def finish(self) -> None:
         """Wait for what runs."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ....conv import ConvLayer
-from ....device import place
+from ....device import current_device
 from ....errors import ModelError
 from ....onnx_torch import OnnxNet
 from ...runner import LayerInputs
@@ -39,7 +39,9 @@ def record_inputs(
     found: Mapping[str, Tensor] = {}
     try:
         # A copy: arrays of calibration inputs are read-only, which tensors cannot be.
-        feed = {name: torch.from_numpy(np.array(value)).to(place()) for name, value in values.items()}
+        feed = {
+            name: torch.from_numpy(np.array(value)).to(current_device()) for name, value in values.items()
+        }
         with torch.enable_grad():
             for step in net.walk(feed):
                 found = step.values
@@ -51,7 +53,7 @@ def record_inputs(
                     seen.append((places[step.position], source, output))
             outputs = [found[name] for name in net.outputs]
             gradients = output_gradients(outputs, [output for *_, output in seen], generator)
-    except AssertionError:
+    except (AssertionError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # whatever an operator raises where a model or its inputs are wrong
         raise ModelError(

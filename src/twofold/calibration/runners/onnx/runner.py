@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from ....conv import ConvLayer, Factors
-from ....device import place
+from ....device import current_device
 from ....errors import InputError, option
 from ....formats.onnx.graphs import is_op
 from ....formats.onnx.groups import bias_of
@@ -59,7 +59,7 @@ class OnnxRunner:
 
     def __init__(self, model: OnnxModel, targets: tuple[str, ...] = ()) -> None:
         self._model = model
-        self.runtime, self._elsewhere = where(place())
+        self.runtime, self._elsewhere = where(current_device())
         proto = model.proto
         self.network_outputs = tuple(value.name for value in proto.graph.output)
         everything = Graph(proto, self.network_outputs, model.files)
@@ -81,10 +81,10 @@ class OnnxRunner:
         self.inputs: Mapping[str, SampleShape] = self.batching.shapes
         self._stacks: tuple[Stacks, _Network, Session] | None = None
 
-    @cached_property
+    @property
     def _gradients(self) -> tuple[OnnxNet | None, str]:
         """The graph in torch, or why there is none."""
-        return self._normal.in_torch()
+        return self._normal.in_torch
 
     @property
     def differentiable(self) -> bool:
@@ -256,6 +256,7 @@ class _Network:
             self._session = Session(self.graph.part(0, stop, types, outputs), outputs)
         return self._session
 
+    @cached_property
     def in_torch(self) -> tuple[OnnxNet | None, str]:
         """The graph in torch, or why there is none."""
         blind = "fits cannot be weighted by gradients of the outputs"
@@ -267,7 +268,7 @@ class _Network:
             net = OnnxNet(self.graph.model, self.graph.outputs, self._model.files)
         except UnsupportedError as error:
             return None, f"{blind}: no gradients are known of {error}"
-        net.constants = {name: one.to(place()) for name, one in net.constants.items()}
+        net.constants = {name: one.to(current_device()) for name, one in net.constants.items()}
         return net, ""
 
     def watch_gradients(
@@ -276,14 +277,10 @@ class _Network:
         """Run in torch, forward and back."""
         from .differentiate import record_inputs  # noqa: PLC0415 - an extra
 
-        net = self._net
+        net, _ = self.in_torch
         assert net is not None, "Bug: asked for gradients that there are not"
         for values in parts:
             yield from record_inputs(net, places, values, generator)
-
-    @cached_property
-    def _net(self) -> OnnxNet | None:
-        return self.in_torch()[0]
 
 
 def _count(batch: Batch) -> int:

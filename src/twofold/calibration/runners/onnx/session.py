@@ -10,8 +10,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ....device import place
-from ....errors import ModelError
+from ....device import current_device
+from ....errors import ModelError, OptionError, option
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +35,17 @@ class Session:
         self._outputs = list(outputs)
         try:
             self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=_providers(place())
+                model.SerializeToString(), options, providers=_providers(current_device())
             )
         except Exception as error:  # classes of its own that have no common base
             raise ModelError(f"ONNX Runtime does not take the model: {_first_line(error)}") from error
+        wanted = _providers(current_device())[0]
+        if wanted != _CPU and _CUDA not in self._session.get_providers():
+            raise OptionError(
+                f"{option('device')}: this ONNX Runtime is built for GPUs and does not run on "
+                f"{current_device()}, mostly since libraries of CUDA or cuDNN are missing; install them, or "
+                "choose cpu"
+            )
         self.inputs = tuple(one.name for one in self._session.get_inputs())
 
     def __call__(self, values: Arrays) -> dict[str, NDArray[Any]]:
@@ -62,11 +69,11 @@ def where(device: torch.device | None) -> tuple[str, str]:
     if device is None:
         return "ONNX Runtime", ""
     if _CUDA in onnxruntime.get_available_providers():
-        return f"ONNX Runtime on {device}", ""
+        return f"ONNX Runtime on {device.type}", ""
     return (
-        f"ONNX Runtime, gradients on {device}",
-        f"this ONNX Runtime runs on no GPU, so that the network runs on the CPU and the rest on {device}; "
-        "install onnxruntime-gpu in its place",
+        "ONNX Runtime",
+        "this ONNX Runtime runs on no GPU, so that the network runs on the CPU, and only gradients and "
+        f"matrices are computed on {device}; install onnxruntime-gpu in its place",
     )
 
 
@@ -77,7 +84,12 @@ def _providers(device: torch.device | None) -> list[Any]:
     """What a session may run on, best first; without the coarser float32 of GPUs."""
     if device is None or device.type != "cuda" or _CUDA not in onnxruntime.get_available_providers():
         return [_CPU]
-    return [(_CUDA, {"device_id": str(device.index or 0), "use_tf32": "0"}), _CPU]
+    # The network is cut into many sessions: each takes what it needs, and none tries all ways to convolve.
+    options = {
+        "device_id": str(device.index or 0), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }  # fmt: skip
+    return [(_CUDA, options), _CPU]
 
 
 def _first_line(error: Exception) -> str:

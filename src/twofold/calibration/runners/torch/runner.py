@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ....conv import ConvLayer, Factors
-from ....device import place
+from ....device import current_device
 from ....errors import InputError, option
 from ....formats.torch.convolution import adapter_for, stack_like
 from ....formats.torch.copies import copied, evaluated
 from ....formats.torch.groups import Group, find_groups
-from ....formats.torch.inputs import Arguments
+from ....formats.torch.inputs import Arguments, moved
 from ....formats.torch.model import TorchModel, with_own_bias
 from ....formats.torch.outputs import flat
 from ...inputs import Batch, SampleShape
 from ...runner import LayerInputs, Norm, Outputs, Place, Stacks
 from ..early import first_norm, first_place
-from ..gradients import output_gradients, runtime_text
+from ..gradients import output_gradients, recurrent, runtime_text
 from .hooks import Forward, Recorder, Tape, array_of, forwards_of
 from .returned import Sources, Values, checked
 from .sizes import varying_outputs, watched
@@ -61,14 +61,10 @@ class TorchRunner:
     def __init__(self, module: nn.Module, example_inputs: Any, targets: tuple[str, ...] = ()) -> None:
         self.described = module
         self.module = evaluated(copied(module)).requires_grad_(False)
+        self.runtime = runtime_text(current_device())
+        if (device := current_device()) is not None:
+            self.module, example_inputs = self.module.to(device), moved(example_inputs, device)
         self._call = Arguments.of(module, example_inputs)
-        self.runtime = runtime_text(torch.device("cpu"))
-        if (device := place()) is not None:
-            self.module = self.module.to(device)
-            self._call = self._call.with_tensors(
-                {name: tensor.to(device) for name, tensor in self._call.tensors.items()}
-            )
-            self.runtime = runtime_text(device)
         tensors = {name: tensor for name, tensor in self._call.tensors.items() if tensor.dim()}
         if not tensors:
             raise InputError("forward takes no tensor with a batch axis, so it cannot be calibrated")
@@ -87,7 +83,7 @@ class TorchRunner:
         known = dict(self.module.named_modules())
         self._inner = {name.partition("#")[0] for name in (*before, *targets)} & known.keys() - {""}
         seen = Recorder({name: self._modules(name) for name in self._groups}, differentiate=True)
-        with torch.enable_grad(), seen.hooked():
+        with torch.enable_grad(), recurrent(self.module), seen.hooked():
             found = self._values(self._call)
         self.network_outputs = tuple(found.network_outputs)
         self.outputs = checked(targets, found) if targets else self._fixed(found, before)
@@ -103,6 +99,8 @@ class TorchRunner:
         ones = [torch.ones_like(value) for value in values]
         try:
             by_use = torch.autograd.grad(values, [use.output for use in seen.uses], ones, allow_unused=True)
+        except torch.cuda.OutOfMemoryError:
+            raise
         except RuntimeError:  # a function of its own without a gradient, or one that computes forward again
             self.differentiable = False
             return called
@@ -165,7 +163,7 @@ class TorchRunner:
                 self._run(batch)
             yield from (LayerInputs(use.layer, use.input) for use in seen.uses)
             return
-        with torch.enable_grad(), seen.hooked():
+        with torch.enable_grad(), recurrent(self.module), seen.hooked():
             found = self._run(batch)
         values = [found.values[name] for name in self.outputs]
         for use, gradient in zip(
