@@ -145,7 +145,7 @@ def aimet(net: nn.Module, folder: Path, *, greedy: bool) -> nn.Module:
     with torch.no_grad():
         wanted = net(crops)
 
-    def score(candidate: nn.Module, *_: Any) -> float:
+    def score(candidate: nn.Module, *_: Any, **__: Any) -> float:
         with torch.no_grad():
             return -float((candidate(crops) - wanted).square().sum())
 
