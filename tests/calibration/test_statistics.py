@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.lowrank.cases import GEOMETRIES, convolve, make_layer, patches_of, statistics_of
 
+from twofold.calibration import statistics
 from twofold.calibration.statistics import (
     FactorAccumulator,
+    PatchSampler,
     StatisticsAccumulator,
     StatisticsOptions,
     covariance_bytes,
@@ -104,6 +106,22 @@ def test_many_chunks_are_one(monkeypatch):
     parts = gathered(geometry)
     assert parts.count == whole.count > 256
     np.testing.assert_allclose(parts.covariance, whole.covariance, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_share_memory_and_never_at_the_same_time(monkeypatch):
+    monkeypatch.setattr(statistics, "_BUFFERS", statistics._Buffers())
+    samplers = [PatchSampler(ConvGeometry.of(4, c_in, (3, 3)), StatisticsOptions()) for c_in in (2, 3, 5)]
+    inputs = [np.full((1, one.geometry.c_in, 6, 6), value, np.float32) for value, one in enumerate(samplers)]
+    places = set()
+    for sampler, x in zip(samplers, inputs, strict=True):
+        for chunk in sampler.chunks(x):
+            assert (chunk == x.flat[0]).all()
+            places.add(chunk.ctypes.data)
+    assert len(places) == 1
+    together = (sampler.chunks(x) for sampler, x in zip(samplers, inputs, strict=True))
+    for chunks in zip(*together, strict=True):
+        assert [set(chunk.ravel()) for chunk in chunks] == [{0}, {1}, {2}]
+    assert len(statistics._BUFFERS._free) == statistics._KEPT
 
 
 def test_positions_are_limited_seeded_and_fair():

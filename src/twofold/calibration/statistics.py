@@ -22,7 +22,9 @@ import itertools
 import math
 import string
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,8 @@ from twofold.lowrank.measure import composed
 
 Indices = NDArray[np.intp]
 _CHUNK_BYTES = 64 << 20
+#: Buffers that are kept for the next layer: a pass that compares two networks takes two at a time.
+_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,32 @@ def strips_bytes(geometry: ConvGeometry) -> int:
     return 20 * geometry.groups * sum((channels * k) ** 2 for k in geometry.kernel)
 
 
+class _Buffers:
+    """Memory for patches, lent while they are cut: layers are looked at one after the other."""
+
+    def __init__(self) -> None:
+        self._free: list[Array] = []
+        self._lock = Lock()
+
+    @contextmanager
+    def lent(self, shape: tuple[int, ...]) -> Iterator[Array]:
+        """Within the context an array of float32, with whatever stands in it."""
+        size = math.prod(shape)
+        with self._lock:
+            fitting = [place for place, one in enumerate(self._free) if one.size >= size]
+            flat = self._free.pop(fitting[0]) if fitting else None
+        if flat is None:
+            flat = np.empty(max(size, _CHUNK_BYTES // 4), np.float32)
+        try:
+            yield flat[:size].reshape(shape)
+        finally:
+            with self._lock:
+                self._free = [*self._free, flat][-_KEPT:]
+
+
+_BUFFERS = _Buffers()
+
+
 class PatchSampler:
     """Cuts the patches that a convolution sees, zeros of the padding included, in chunks of bounded size."""
 
@@ -87,12 +117,12 @@ class PatchSampler:
         self._options = options
         self._rng = np.random.default_rng(options.seed)
         rows = _CHUNK_BYTES // (4 * patch_size(geometry))
-        self._buffer = np.empty(
-            (min(max(rows, 256), 16384), math.prod(geometry.kernel), geometry.c_in), np.float32
-        )
+        self._chunk = min(max(rows, 256), 16384), math.prod(geometry.kernel), geometry.c_in
 
     def chunks(self, x: Array) -> Iterator[Array]:
-        """Yield patches (rows, taps, C_in), float32, of a batch; the array is reused by the next chunk.
+        """Yield patches (rows, taps, C_in), float32, of a batch.
+
+        The array is reused by the next chunk, and by another sampler after the last one.
 
         Args:
             x: (N, C_in, *size).
@@ -105,21 +135,22 @@ class PatchSampler:
             raise InputError(
                 f"a batch of shape (N, {g.c_in}, size of {len(g.kernel)} axes) is needed, got {x.shape}"
             )
-        filled = 0
-        for image in x:
-            flat, places, taps = self._places(image)
-            start = 0
-            while start < len(places):
-                count = min(len(places) - start, len(self._buffer) - filled)
-                rows = self._buffer[filled : filled + count]
-                for tap, offset in enumerate(taps):
-                    rows[:, tap] = flat[places[start : start + count] + offset]
-                start, filled = start + count, filled + count
-                if filled == len(self._buffer):
-                    yield self._buffer
-                    filled = 0
-        if filled:
-            yield self._buffer[:filled]
+        with _BUFFERS.lent(self._chunk) as buffer:
+            filled = 0
+            for image in x:
+                flat, places, taps = self._places(image)
+                start = 0
+                while start < len(places):
+                    count = min(len(places) - start, len(buffer) - filled)
+                    rows = buffer[filled : filled + count]
+                    for tap, offset in enumerate(taps):
+                        rows[:, tap] = flat[places[start : start + count] + offset]
+                    start, filled = start + count, filled + count
+                    if filled == len(buffer):
+                        yield buffer
+                        filled = 0
+            if filled:
+                yield buffer[:filled]
 
     def _places(self, image: Array) -> tuple[Array, Indices, list[int]]:
         """The padded image as rows of channels, rows where patches start, offsets of the taps in rows."""
