@@ -18,6 +18,8 @@ MODULES = (
     "benchmarks.fashion",
     "benchmarks.words",
     "benchmarks.int8",
+    "benchmarks.int8_speed",
+    "benchmarks.peers",
 )
 
 
