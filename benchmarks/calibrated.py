@@ -24,10 +24,10 @@ from zoo.models import RealModel, model
 from zoo.photographs import as_inputs, crops, face_photographs, photographs
 
 import twofold
+from twofold.calibration.detections import OVERLAP, SCORE, overlap
 from twofold.calibration.measure import OutputErrorMetric
 from twofold.calibration.pixels import read_pixels, resize
 from twofold.calibration.runners import runner_for
-from twofold.compare import OVERLAP, SCORE, overlap
 from twofold.planning import Plan
 
 HELD_OUT = 12

@@ -23,9 +23,9 @@ from zoo.onnx_models import ONNX_FILES, OnnxFile, read_text, run, written
 from zoo.photographs import crops, photographs
 
 import twofold
+from twofold.calibration.detections import overlap
 from twofold.calibration.measure import OutputErrorMetric
 from twofold.calibration.runners import runner_for
-from twofold.compare import overlap
 
 Floats = NDArray[np.float32]
 

@@ -29,9 +29,9 @@ from zoo.words import Page, captchas, pages
 
 import twofold
 from twofold.backends import as_model
+from twofold.calibration.detections import overlap
 from twofold.calibration.measure import OutputErrorMetric
 from twofold.calibration.runners import runner_for
-from twofold.compare import overlap
 from twofold.formats.base import Model
 
 Floats = NDArray[np.float32]

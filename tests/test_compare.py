@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 
-from twofold.compare import Comparison, OutputComparison, TimeComparison, _matched, _remarks, are_classes
+from twofold.calibration.detections import matched
+from twofold.compare import Comparison, OutputComparison, TimeComparison, _remarks, are_classes
 
 
 def shown(**given):
@@ -56,8 +57,8 @@ def test_boxes_are_one_where_they_overlap_by_more_than_seven_tenths():
     def boxes(*widths):
         return np.float32([[0, 1, 0.9, 0, 0, width, 1] for width in widths])
 
-    assert _matched(boxes(1), boxes(0.72)) == (1, 1, 0)
-    assert _matched(boxes(1), boxes(0.68)) == (1, 0, 1)
+    assert matched(boxes(1), boxes(0.72)) == (1, 1, 0)
+    assert matched(boxes(1), boxes(0.68)) == (1, 0, 1)
     # Each is found once, by the best; scores of the second do not matter here.
-    assert _matched(boxes(1, 0.8), boxes(0.98)) == (2, 1, 0)
-    assert _matched(boxes(1), boxes(1) * np.float32([1, 1, 0.3, 1, 1, 1, 1])) == (1, 0, 0)  # score below 0.3
+    assert matched(boxes(1, 0.8), boxes(0.98)) == (2, 1, 0)
+    assert matched(boxes(1), boxes(1) * np.float32([1, 1, 0.3, 1, 1, 1, 1])) == (1, 0, 0)  # score below 0.3

@@ -19,6 +19,8 @@ from twofold.lowrank import SCHEMES, FitOptions, composed
 
 torch = pytest.importorskip("torch")
 
+from twofold.calibration.runners.torch import TorchRunner  # noqa: E402 - an extra
+
 FIRST = ConvGeometry.of(10, 6, (3, 3), pad=1)
 
 
@@ -183,6 +185,48 @@ def test_too_little_memory_is_told():
 def precision():
     switches, name, _ = device._switches()
     return [getattr(one, name) for one in switches]
+
+
+class Full(torch.nn.Module):
+    """A convolution on a device that is full."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(16, 64, 3)
+
+    def forward(self, x):
+        if len(x) > 1:
+            raise torch.cuda.OutOfMemoryError("tried to allocate 20 GiB")
+        return self.conv(x)
+
+
+def test_a_full_device_is_told_through_whatever_runs_the_network(brought):
+    options = {"data": samples(12), "example_inputs": torch.zeros(1, 16, 12, 12), "macs": 0.5, "cache": False}
+    with pytest.raises(OptionError, match="device: cpu has too little memory: tried to allocate 20 GiB"):
+        twofold.decompose(Full().eval(), device="cuda", **options)
+
+
+class Reader(torch.nn.Module):
+    """Convolutions, and an LSTM over the columns that they give; notes whether cuDNN was on."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.lstm = torch.nn.Conv2d(16, 64, 3, padding=1), torch.nn.LSTM(64, 8)
+        self.seen: list[tuple[bool, bool]] = []
+
+    def forward(self, x):
+        self.seen.append((torch.is_grad_enabled(), torch.backends.cudnn.enabled))
+        return self.lstm(self.conv(x).mean(2).permute(2, 0, 1))[0].permute(1, 0, 2)
+
+
+def test_gradients_go_through_an_lstm_without_cudnn():
+    """In evaluation it has none of them."""
+    reader = Reader().eval()
+    runner = TorchRunner(reader, torch.zeros(2, 16, 12, 12))
+    runner.run({"x": samples(2)})
+    assert set(runner.module.seen) >= {(True, False), (False, True)}
+    assert (True, True) not in runner.module.seen
+    assert runner.differentiable
 
 
 def test_float32_is_exact_but_for_what_is_timed(brought):

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from .backends import backend_of, with_data
 from .calibration.batches import unmixed
-from .calibration.detections import box_lists, equal_rows
+from .calibration.detections import (
+    BOX_COLUMNS,
+    OVERLAP,
+    SCORE,
+    are_boxes,
+    box_lists,
+    equal_rows,
+    matched,
+)  # fmt: skip
 from .calibration.inputs import Batch, Inputs
 from .calibration.measure import OutputErrorMetric, quality_warning
 from .calibration.pixels import ImageSource
@@ -30,10 +38,6 @@ from .progress import track
 from .text import aligned, count_text, error_text
 from .views import Tabular
 
-#: Boxes of the original with at least this score are looked for.
-SCORE = 0.3
-#: Overlap (intersection over union) from which two boxes are one.
-OVERLAP = 0.7
 #: How times and their ratio are to be read.
 TIMES = (
     "times: each the median of its runs; their ratio is the median of after / before, run in turn, "
@@ -41,7 +45,6 @@ TIMES = (
 )
 #: How far the scores of classes may be from a sum of 1.
 _ROUNDING = 1e-3
-_BOX_COLUMNS = 7  # image, class, score, xmin, ymin, xmax, ymax
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def compare(
     Raises:
         ModelError: the models differ in their inputs or outputs, or cannot be run.
         InputError: no inputs can be read or made.
-        OptionError: a runtime is unknown, or threads are out of range.
+        OptionError: a runtime or a device is unknown or not there, or threads are out of range.
         MissingExtraError: a runtime that is named is not installed.
 
     Examples:
@@ -282,7 +285,7 @@ class _Found:
         for name, value in first.items():
             if name in self._varying:
                 if name in lists[0] and name in lists[1]:
-                    counts = np.array(_matched(lists[0][name], lists[1][name]))
+                    counts = np.array(matched(lists[0][name], lists[1][name]))
                 elif not lists[0] and value.ndim:
                     counts = np.array(equal_rows(value, second[name]))
                 else:  # scores and classes of boxes
@@ -292,7 +295,7 @@ class _Found:
                 continue
             self._names[name] = None
             if are_boxes(value):
-                counts = np.array(_matched(value.reshape(-1, _BOX_COLUMNS), second[name].reshape(-1, 7)))
+                counts = np.array(matched(value.reshape(-1, BOX_COLUMNS), second[name].reshape(-1, 7)))
                 self._boxes[name] = self._boxes.get(name, 0) + counts
                 continue
             if value.shape != second[name].shape:
@@ -332,46 +335,6 @@ def are_classes(value: NDArray[np.float32], *, alone: bool) -> bool:
         return False
     rows = value.reshape(value.shape[:2])
     return alone or bool((rows >= 0).all() and (abs(rows.sum(axis=1) - 1) <= _ROUNDING).all())
-
-
-def are_boxes(value: NDArray[np.float32]) -> bool:
-    """Whether an output is SSD's list: (1, 1, n, 7)."""
-    return value.ndim == 4 and value.shape[:2] == (1, 1) and value.shape[3] == _BOX_COLUMNS
-
-
-def _matched(first: NDArray[np.float32], second: NDArray[np.float32]) -> tuple[int, int, int]:
-    """Boxes of the first; those found again; boxes of the second that match none."""
-    first, second = (rows[rows[:, 2] >= SCORE] for rows in (first, second))
-    lost, new = unmatched(first, second)
-    return len(first), len(first) - len(lost), len(new)
-
-
-def unmatched(first: NDArray[np.float32], second: NDArray[np.float32]) -> tuple[list[int], list[int]]:
-    """Places of the boxes of either that the other has not.
-
-    Args:
-        first: (N, 7): image, class, score, xmin, ymin, xmax, ymax.
-        second: likewise.
-    """
-    free, lost = list(range(len(second))), list[int]()
-    for place in np.argsort(-first[:, 2]):
-        row = first[place]
-        overlaps = [(overlap(row[3:], second[i, 3:]), i) for i in free if (second[i, :2] == row[:2]).all()]
-        best, index = max(overlaps, default=(0.0, -1))
-        if best > OVERLAP:
-            free.remove(index)
-        else:
-            lost.append(int(place))
-    return sorted(lost), free
-
-
-def overlap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Intersection over union of two boxes (xmin, ymin, xmax, ymax)."""
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    shared = float(np.prod(np.maximum(high - low, 0)))
-    areas = [float(np.prod(np.maximum(box[2:] - box[:2], 0))) for box in (one, other)]
-    union = sum(areas) - shared
-    return shared / union if union > 0 else 0.0
 
 
 def _named(runtimes: Sequence[str] | None) -> Sequence[str]:

@@ -270,6 +270,13 @@ def test_boxes_that_only_one_finds_stand_beside_both(result):
     assert drawn == [("was", "class 2"), ("is", "class 3")]
 
 
+def test_boxes_of_one_network_alone_are_no_report(result):
+    shown = Shown("out", boxes=((Box(0.1, 0.1, 0.5, 0.5, 0.9, "class 1"),),))
+    report = replace(of_result(result), samples=(Sample("data:,", (shown,)),))
+    with pytest.raises(FormatError, match="has 1 lists of boxes of 'out', not 2"):
+        Report.from_json(report.to_json())
+
+
 def test_how_it_was_made_is_said_in_words():
     record = {
         "inputs": {"source_type": "images", "options": {"size": None, "scale": 0.5}, "skipped": []},

@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 from .runner import Outputs
 
 Rows = NDArray[np.float32]
+#: Boxes of the original with at least this score are looked for.
+SCORE = 0.3
+#: Overlap (intersection over union) from which two boxes are one.
+OVERLAP = 0.7
+#: Columns of SSD's list: image, class, score, xmin, ymin, xmax, ymax.
+BOX_COLUMNS = 7
 #: Columns of a list of boxes in one array: corners, score, class; with the image before them.
 _CORNERS, _ROW, _IMAGE_ROW = 4, 6, 7
 
@@ -62,3 +68,43 @@ def equal_rows(first: NDArray[Any], second: NDArray[Any]) -> tuple[int, int, int
     left, right = ([row.tobytes() for row in np.ascontiguousarray(one + 0.0)] for one in (first, second))
     again = len(set(left) & set(right))
     return len(set(left)), again, len(set(right)) - again
+
+
+def are_boxes(value: Rows) -> bool:
+    """Whether an output is SSD's list: (1, 1, n, 7)."""
+    return value.ndim == 4 and value.shape[:2] == (1, 1) and value.shape[3] == BOX_COLUMNS
+
+
+def matched(first: Rows, second: Rows) -> tuple[int, int, int]:
+    """Boxes of the first; those found again; boxes of the second that match none."""
+    first, second = (rows[rows[:, 2] >= SCORE] for rows in (first, second))
+    lost, new = unmatched(first, second)
+    return len(first), len(first) - len(lost), len(new)
+
+
+def unmatched(first: Rows, second: Rows) -> tuple[list[int], list[int]]:
+    """Places of the boxes of either that the other has not.
+
+    Args:
+        first: (N, 7): image, class, score, xmin, ymin, xmax, ymax.
+        second: likewise.
+    """
+    free, lost = list(range(len(second))), list[int]()
+    for place in np.argsort(-first[:, 2]):
+        row = first[place]
+        overlaps = [(overlap(row[3:], second[i, 3:]), i) for i in free if (second[i, :2] == row[:2]).all()]
+        best, index = max(overlaps, default=(0.0, -1))
+        if best > OVERLAP:
+            free.remove(index)
+        else:
+            lost.append(int(place))
+    return sorted(lost), free
+
+
+def overlap(one: Rows, other: Rows) -> float:
+    """Intersection over union of two boxes (xmin, ymin, xmax, ymax)."""
+    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
+    shared = float(np.prod(np.maximum(high - low, 0)))
+    areas = [float(np.prod(np.maximum(box[2:] - box[:2], 0))) for box in (one, other)]
+    union = sum(areas) - shared
+    return shared / union if union > 0 else 0.0

@@ -106,7 +106,7 @@ def quantize(
         extra: more files to write with it, such as a report, from what was found.
 
     Raises:
-        OptionError: it is no model.
+        OptionError: it is no model, or there is no such device.
         ModelError: it cannot be run, exported or quantized.
         InputError: no inputs can be read or made, or the model takes batches that they do not fill.
         OutputError: the file exists, or the system rejects.

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..calibration.detections import SCORE, are_boxes
 from ..calibration.inputs import Batch
 from ..calibration.pixels import resize
 from ..calibration.runner import Outputs, Stacks
 from ..calibration.runners import runner_for
 from ..calibration.source import is_caffe
-from ..compare import SCORE, are_boxes, are_classes
+from ..compare import are_classes
 from ..decomposition.calibrate import Calibration
 from ..errors import MissingExtraError
 from ..formats.base import Model

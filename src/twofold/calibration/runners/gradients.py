@@ -1,4 +1,4 @@
-"""What runners in PyTorch share: gradients of randomly projected outputs by values inside, by autograd."""
+"""What runners in PyTorch share: their name, and gradients of randomly projected outputs by values inside."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...compare import unmatched
+from ...calibration.detections import unmatched
 from ..data import Box, Report, Sample, Shown
 
 

@@ -59,7 +59,7 @@ class OnnxRunner:
 
     def __init__(self, model: OnnxModel, targets: tuple[str, ...] = ()) -> None:
         self._model = model
-        self.runtime, self._elsewhere = where(current_device())
+        self.runtime, self._on_device = where(current_device())
         proto = model.proto
         self.network_outputs = tuple(value.name for value in proto.graph.output)
         everything = Graph(proto, self.network_outputs, model.files)
@@ -95,7 +95,7 @@ class OnnxRunner:
     def notes(self) -> tuple[str, ...]:
         """See `Runner.notes`."""
         why = self._gradients[1]
-        return (*self._before_varying(), *filter(None, (self._elsewhere, why)))
+        return (*self._before_varying(), *filter(None, (self._on_device, why)))
 
     def _before_varying(self) -> tuple[str, ...]:
         """What is protected instead of outputs whose size varies."""
