@@ -16,6 +16,7 @@ from twofold.conv import ConvGeometry
 from twofold.decomposition.dry_run import dry_run
 from twofold.errors import OptionError, UsageError
 from twofold.lowrank import SCHEMES, FitOptions, composed
+from twofold.lowrank.subspace import _filtered_there, filtered
 
 torch = pytest.importorskip("torch")
 
@@ -36,6 +37,7 @@ def brought(monkeypatch):
 
     monkeypatch.setattr(device.Accelerator, "tensor", tensor)
     monkeypatch.setattr(device, "_WORTH", 0)
+    monkeypatch.setattr(device, "_HELD", 0)
     monkeypatch.setattr(device, "_gpu", lambda name: torch.device("cpu"))
     return count
 
@@ -80,6 +82,17 @@ def test_large_weights_are_fitted_by_either_way(brought):
         assert brought
         brought.clear()
         assert there == pytest.approx(here, rel=1e-3)
+
+
+def test_a_block_is_filtered_the_same(brought):
+    rng = np.random.default_rng(0)
+    A, X = (rng.standard_normal((30, n)).astype(np.float32) for n in (40, 5))
+    G = A @ A.T
+    with device.computing_on("cuda"):
+        there = _filtered_there(device.Held(G), X, 20.0, 4)
+    assert brought.count(G.shape) == 1  # for all steps
+    wanted = filtered(G, X.copy(), 20.0, 4)
+    np.testing.assert_allclose(there, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("memory", [None, 0])
