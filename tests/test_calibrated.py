@@ -385,3 +385,19 @@ def test_what_is_refused_is_one_line(files, tmp_path, monkeypatch, capsys, argv,
     assert pattern in err
     assert "Traceback" not in err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("held", "runs"), [(1 << 20, 1), (0, 3)], ids=["held", "too large to hold"])
+def test_the_original_runs_once_for_all_that_are_compared_with_it(tmp_path, monkeypatch, held, runs):
+    monkeypatch.setattr("twofold.decomposition.calibrate._HELD", held)
+    source = CalibrationSource(data=np.random.default_rng(0).random((24, 16, 12, 12), np.float32))
+    prepared = Calibration.prepare(twofold.load(*write(tmp_path)), source)
+    ran, run_it = [], prepared.runner.run
+
+    def watched(batch, stacks=()):
+        ran.append(len(stacks))
+        return run_it(batch, stacks)
+
+    monkeypatch.setattr(type(prepared.runner), "run", lambda _, batch, stacks=(): watched(batch, stacks))
+    assert prepared.errors([(), (), ()]) == [0.0, 0.0, 0.0]
+    assert len(ran) == (3 + runs) * len(prepared.holdout)

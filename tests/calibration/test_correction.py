@@ -7,6 +7,7 @@ import pytest
 from tests.small import write
 
 import twofold
+from twofold.calibration import correction
 from twofold.calibration.correction import gather_remainders
 from twofold.calibration.gather import CalibrationOptions, gather
 from twofold.calibration.inputs import from_arrays
@@ -77,3 +78,21 @@ def test_without_changes_before_nothing_is_left_to_correct(setting):
     one, pair = stacks[0]
     fixed = corrected_stack(one, pair, seen["one"], ridge=1e-6)
     np.testing.assert_allclose(fixed.convs[1].weight, pair.convs[1].weight, atol=2e-3)
+
+
+def test_as_many_positions_as_the_last_convolution_needs(setting, monkeypatch):
+    """Few values go into it, far fewer than a patch of the layer has."""
+    runner, inputs, stacks = setting
+    given, accumulator = [], correction.FactorAccumulator
+
+    def watched(layer, stack, options):
+        given.append(options)
+        return accumulator(layer, stack, options)
+
+    monkeypatch.setattr(correction, "FactorAccumulator", watched)
+    monkeypatch.setattr(correction, "FEWEST_POSITIONS", 1)
+    gather_remainders(runner, stacks, inputs, CalibrationOptions())
+    gather_remainders(runner, stacks, inputs, CalibrationOptions(positions=7))
+    seen = stacks[0][1].convs[-1].weight[0].size
+    assert [one.positions for one in given[:2]] == [-(-16 * seen // 12)] * 2
+    assert [one.positions for one in given[2:]] == [7, 7]

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
-from ..conv import ConvLayer, FactorStatistics
+from ..conv import ConvLayer, Factors, FactorStatistics
 from ..progress import track
-from .gather import CalibrationOptions, layer_options, mode
+from .gather import FEWEST_POSITIONS, CalibrationOptions, mode
 from .inputs import Inputs
 from .runner import LayerInputs, Runner, Stacks
-from .statistics import FactorAccumulator
+from .statistics import FactorAccumulator, StatisticsOptions
+
+#: Positions that are looked at per value that the last convolution of a stack sees.
+_PER_VALUE = 16
 
 
 def correctable(layer: ConvLayer, parts: int) -> bool:
     """Whether a stack of so many convolutions can be corrected."""
     return layer.geometry.groups == 1 and parts >= 2
+
+
+def _options(stack: Factors, inputs: Inputs, options: CalibrationOptions) -> StatisticsOptions:
+    """How a stack is looked at: as many positions as what its last convolution sees needs."""
+    seen = stack.convs[-1].weight[0].size
+    positions = options.positions
+    if positions is None:
+        positions = max(FEWEST_POSITIONS, math.ceil(_PER_VALUE * seen / inputs.count))
+    return StatisticsOptions(0, positions, options.seed)
 
 
 def gather_remainders(
@@ -36,7 +49,7 @@ def gather_remainders(
         return {}
     layers = [layer for layer, _ in chosen]
     accumulators = {
-        layer.name: FactorAccumulator(layer, stack, layer_options(layer, inputs, options, frozenset()))
+        layer.name: FactorAccumulator(layer, stack, _options(stack, inputs, options))
         for layer, stack in chosen
     }
     with mode(runner, options):

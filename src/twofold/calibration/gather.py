@@ -35,7 +35,7 @@ from .vectors import another_pass_fits, one_tap, over_the_limit
 #: Patches per value of a patch that are looked at where the user does not say how many positions: enough for
 #: covariances whose small eigenvalues still mean something.
 PATCHES_PER_VALUE = 6
-_FEWEST_POSITIONS = 256
+FEWEST_POSITIONS = 256
 #: Samples whose gradient is taken; G is small, and few of them settle it.
 GRADIENT_SAMPLES = 32
 _GRADIENT_POSITIONS = 4096
@@ -258,7 +258,7 @@ def layer_options(
     positions = options.positions
     if positions is None:
         wanted = PATCHES_PER_VALUE * patch_size(layer.geometry) / inputs.count
-        positions = max(_FEWEST_POSITIONS, math.ceil(wanted))
+        positions = max(FEWEST_POSITIONS, math.ceil(wanted))
     return StatisticsOptions(None if layer.name in full else 0, positions, options.seed, strips)
 
 

@@ -17,7 +17,7 @@ from ..calibration.correction import gather_remainders
 from ..calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
 from ..calibration.inputs import Batch, Inputs, evenly
 from ..calibration.measure import Measure, Metric, MetricChange, OutputErrorMetric, number_of
-from ..calibration.runner import Runner, Stacks
+from ..calibration.runner import Outputs, Runner, Stacks
 from ..calibration.runners import reject_varying, runner_for
 from ..calibration.shrink import Holdout
 from ..calibration.source import CalibrationSource, calibration_inputs, image_preprocessing, is_caffe
@@ -53,6 +53,10 @@ _TOLD_BY = 24
 _SMALLEST_STATISTICS_BATCH = 8
 #: Values of a batch that go into convolutions and come out of them; they are kept together, with gradients.
 _ACTIVATIONS = 120_000_000
+#: Samples that correction looks at; what it fits are far fewer numbers than those of a layer's patches.
+_CORRECTED_BY = 32
+#: Bytes of the original network's outputs that are held while others are compared with them.
+_HELD = 256 << 20
 #: The held-out samples choose among these, and no correction.
 CORRECTION_RIDGES = (1e-1, 1e-2, 1e-3)
 
@@ -278,16 +282,18 @@ class Calibration:
 
     def errors(self, many: Sequence[Stacks]) -> list[float]:
         """The errors of several networks, see `error`; each measured by one process."""
-        return self.cache.ranks.each("errors of the outputs", [partial(self._error, one) for one in many])
+        original = _Original(self.runner)
+        tasks = [partial(self._error, one, original) for one in many]
+        return self.cache.ranks.each("errors of the outputs", tasks)
 
-    def _error(self, stacks: Stacks) -> float:
+    def _error(self, stacks: Stacks, original: _Original) -> float:
         key = self.cache.key("error", samples_digest(self.holdout), stacks_digest(stacks))
         known = self.cache.number("error", key) if self.metric is None else None
         if known is not None:
             return known
         measure = self.measure()
-        for batch in track(self.holdout, "measuring the error of the outputs"):
-            measure.add("", self.runner.run(batch), self.runner.run(batch, stacks))
+        for index, batch in enumerate(track(self.holdout, "measuring the error of the outputs")):
+            measure.add("", original.outputs(index, batch), self.runner.run(batch, stacks))
         error = measure.error("")
         if self.metric is None:
             self.cache.put("error", key, {"value": error})
@@ -313,8 +319,9 @@ class Calibration:
             with suppress(FormatError):
                 return remainders_of(entry)
         own = {layer.name for layer, _ in stacks if cache.owns(layer.name)}
+        few = self.inputs.take(evenly(min(_CORRECTED_BY, self.inputs.count), self.inputs.count))
         parts = ranks.collect(
-            "remainders", lambda: gather_remainders(self.runner, stacks, self.inputs, self.options, own)
+            "remainders", lambda: gather_remainders(self.runner, stacks, few, self.options, own)
         )
         every = {name: one for part in parts for name, one in part.items()}
         seen = {layer.name: every[layer.name] for layer, _ in stacks if layer.name in every}
@@ -350,6 +357,23 @@ class WeightsOnly:
     def because(cls, error: TwofoldError) -> WeightsOnly:
         """What stood in the way."""
         return cls((f"weights only, since no calibration is possible: {error}",))
+
+
+class _Original:
+    """What the original network gives, run once for several that are compared with it."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner, self._outputs, self._bytes = runner, dict[int, Outputs](), 0
+
+    def outputs(self, index: int, batch: Batch) -> Outputs:
+        """Its outputs for a batch, of so large an index in its order."""
+        found = self._outputs.get(index)
+        if found is None:
+            found = self._runner.run(batch)
+            self._bytes += sum(one.nbytes for one in found.values())
+            if self._bytes <= _HELD:
+                self._outputs[index] = found
+        return found
 
 
 def prepare(model: Any, source: CalibrationSource, cache: Cache | None = None) -> Calibration | WeightsOnly:

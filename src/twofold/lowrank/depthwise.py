@@ -11,9 +11,9 @@ rank are asked for another pass over the data fits the last convolution, and tel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import log
+from math import log, log2
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,13 @@ from twofold.lowrank.unfold import Split, part
 ANCHORS = (0.12, 0.25, 0.5)
 #: Above this many values of a patch, the last anchor would cost more than all else.
 _LARGE = 2400
-#: Evaluations of a draft, of a fit that begins at another rank's, and of one that begins anew.
-_DRAFT, _WARM, _ANEW = 12, 30, 45
+#: Evaluations of a draft, of a fit that begins anew, and of one that begins at another rank's: so many, and
+#: so many more for each alternation that the user asks for.
+_DRAFT, _ANEW, _WARM, _MORE = 12, 45, 30, 15
+#: Ranks that differ by less than this factor begin at one fit, and take so few evaluations more.
+_GRID, _NEAR = 1.15, 12
+#: The loss falls like a power of the number of evaluations, more slowly with time by this share.
+_SLOWER = 0.75
 #: Log error over log rank, where one fit alone is known; beyond the fits it is between these two.
 _SLOPE, _STEEPEST, _FLATTEST = -2.5, -6.0, -1.0
 
@@ -62,10 +67,12 @@ class TermFit:
     Attributes:
         solved: terms with their last convolution.
         error: lost fraction of the energy.
+        expected: what a fit to the end may lose.
     """
 
     solved: Solved
     error: float
+    expected: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +85,12 @@ class DepthwiseFits:
         layer: the layer.
         mean: (d,), mean of its patches; None without statistics.
         problem: of the terms.
+        refine: see `FitOptions`.
         over: over the memory limit, the layer and what its inputs look like; None below it, where only the
             covariance that all schemes share is held.
         fits: what was fitted to the end, by rank.
         drafts: what was not, by rank.
+        bases: what fits at ranks nearby begin at, by rank.
         seen: over the memory limit, fits with the last convolution as another pass has it, by rank.
     """
 
@@ -90,9 +99,11 @@ class DepthwiseFits:
     layer: ConvLayer
     mean: Array | None
     problem: TermProblem
+    refine: int = 0
     over: Problem | None = None
     fits: dict[int, TermFit] = field(default_factory=dict)
     drafts: dict[int, TermFit] = field(default_factory=dict)
+    bases: dict[int, TermFit] = field(default_factory=dict)
     seen: dict[int, TermFit] = field(default_factory=dict)
 
     def energy_errors(self) -> Array:
@@ -103,10 +114,13 @@ class DepthwiseFits:
         return error_curve(self.layer.geometry, self.limit, self.known())
 
     def known(self) -> dict[Size, float]:
-        """Energy errors at the ranks that were fitted so far; none where all errors vanish."""
+        """Energy errors at the ranks that were fitted so far; none where all errors vanish.
+
+        Of a draft it is what a fit to the end is expected to lose.
+        """
         if not self.problem.energy > 0:
             return {}
-        return {(rank,): fit.error for rank, fit in (self.drafts | self.fits | self.seen).items()}
+        return {(rank,): fit.expected for rank, fit in (self.drafts | self.fits | self.seen).items()}
 
     def trial(self, ranks: Size) -> tuple[float, Factors]:
         found = self._draft(ranks[0])
@@ -124,6 +138,11 @@ class DepthwiseFits:
     def trial_ranks(self) -> tuple[Size, ...]:
         return tuple((rank,) for rank in self._anchors())
 
+    @property
+    def _to_the_end(self) -> int:
+        """Evaluations of a fit to the end."""
+        return _WARM + self.refine * _MORE
+
     def _anchors(self) -> tuple[int, ...]:
         geometry = self.layer.geometry
         per_rank = sum(conv.params for conv in depthwise_chain(geometry, 1))
@@ -139,32 +158,42 @@ class DepthwiseFits:
         if rank == first:
             return self._fit(rank)
         if rank not in self.drafts:
-            self.drafts[rank] = self._made(rank, self._fit(first), _DRAFT)
+            self.drafts[rank] = self._made(rank, self._fit(first), _DRAFT, draft=True)
         return self.drafts[rank]
 
     def _fit(self, rank: int) -> TermFit:
         """The fit at a rank, the same whatever was fitted before."""
         if rank not in self.fits:
-            first, *others = self._anchors()
+            first, *_ = self._anchors()
             if rank == first:
                 self.fits[rank] = self._made(rank, None, _ANEW)
             else:
-                nearest = min((first, *others), key=lambda other: abs(log(other / rank)))
-                self.fits[rank] = self._made(rank, self._draft(nearest), _WARM)
+                steps = round(log(rank / first) / log(_GRID))
+                base = self._base(min(max(round(first * _GRID**steps), 1), self.limit))
+                self.fits[rank] = self._made(rank, base, _NEAR)
         return self.fits[rank]
 
-    def _made(self, rank: int, begin: TermFit | None, evaluations: int) -> TermFit:
+    def _base(self, rank: int) -> TermFit:
+        """A fit that those at ranks nearby begin at: plans that are made again differ by little."""
+        if rank not in self.bases:
+            nearest = min(self._anchors(), key=lambda other: abs(log(other / rank)))
+            self.bases[rank] = self._made(rank, self._draft(nearest), self._to_the_end)
+        return self.bases[rank]
+
+    def _made(self, rank: int, begin: TermFit | None, evaluations: int, *, draft: bool = False) -> TermFit:
         if rank == full_rank(self.layer.geometry):
-            return TermFit(self.problem.exact(), 0.0)
+            return TermFit(self.problem.exact(), 0.0, 0.0)
         if not self.problem.energy > 0:
-            return TermFit(self.problem.solve(self.problem.start(rank)), 0.0)
+            return TermFit(self.problem.solve(self.problem.start(rank)), 0.0, 0.0)
         # Many steps on matrices of some hundred rows: threads that wait for one another cost more than they
         # bring, twice to six times the time on two cores, and far more beside other programs.
         with one_thread():
             terms = self.problem.start(rank) if begin is None else self.problem.moved(begin.solved, rank)
-            solved = self.problem.solve(self.problem.improve(terms, evaluations)[0])
+            terms, history = self.problem.improve(terms, evaluations)
+            solved = self.problem.solve(terms)
         self.problem.release()
-        return TermFit(solved, min(solved.lost / self.problem.energy, 1.0))
+        error = min(solved.lost / self.problem.energy, 1.0)
+        return TermFit(solved, error, error * (_gain(history, self._to_the_end) if draft else 1.0))
 
     def _again(self, given: Problem, solved: Solved) -> TermFit:
         """The last convolution as another pass over the data has it."""
@@ -176,7 +205,7 @@ class DepthwiseFits:
         explained = float(found.energies().sum())
         lost = found.residual / max(explained + found.residual, 1e-300)
         outputs = found.solve(Z.shape[1]).T
-        return TermFit(Solved(solved.terms, outputs, solved.variances, found.residual), lost)
+        return TermFit(Solved(solved.terms, outputs, solved.variances, found.residual), lost, lost)
 
     def _stack(self, solved: Solved) -> Factors:
         channels = self.problem.channel_variances(solved.terms)
@@ -190,7 +219,9 @@ def fit_terms(given: Problem, scheme: str, rank: int) -> Factorization:
         ModelError: weights are missing or not finite, the inputs never vary, or statistics do not fit.
     """
     over = given if given.over_the_limit else None
-    fits = DepthwiseFits(scheme, rank, given.layer, given.mean, term_problem(given), over)
+    fits = DepthwiseFits(
+        scheme, rank, given.layer, given.mean, term_problem(given), given.options.refine, over
+    )
     ridge = 0.0 if given.statistics is None else given.options.ridge
     return Factorization(
         scheme, "", given.layer.name, (rank,), fits.energy_errors, fits.build, fits.trial, fits.trial_ranks(),
@@ -263,6 +294,14 @@ def stack(scheme: str, layer: ConvLayer, solved: Solved, channels: Array, mean: 
         )
     )
     return Factors(scheme, (rank,), convs)
+
+
+def _gain(history: Sequence[float], evaluations: int) -> float:
+    """What more evaluations are expected to leave of a loss, by how it fell in the last half of a draft."""
+    half, end = history[len(history) // 2 - 1], history[-1]
+    if not 0 < end < half or evaluations <= len(history):
+        return 1.0
+    return float((end / half) ** (_SLOWER * log2(evaluations / len(history))))
 
 
 def _positive(variances: Array) -> Array:

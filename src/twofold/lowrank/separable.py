@@ -9,7 +9,7 @@ arXiv 1412.6553, for weights). Here it is fitted to the outputs, with C the cova
 U^T = (S + R)^-1 Z^T C W^T with S = Z^T C Z and R a ridge, so that only Z is searched for. With D = W - U Z^T,
 
     f(Z) = tr(D C D^T) + sum over i of R_i |u_i|^2,        R_i = ridge * S_ii,
-    df/dZ = 2 C Z (U^T U + ridge * diag |u_i|^2) - 2 C W^T U,
+    df/dZ = 2 ridge * C Z diag |u_i|^2 - 2 C D^T U,
 
 since f does not change to first order with U; the Khatri-Rao structure folds df/dZ back on v and k. L-BFGS
 descends; an evaluation is one product C Z and little else.
@@ -42,6 +42,8 @@ from twofold.lowrank.spectra import eigen_descending
 TERM_RIDGE = 1e-5
 #: Patches of so many values are fitted in float64.
 _DOUBLE = 256
+#: Values of a matrix that are copied to another precision at a time.
+_VALUES = 1 << 22
 _TINY = 1e-30
 _ASIDE = 1e-3
 
@@ -103,7 +105,9 @@ class DenseCovariance:
 
     def times(self, X: Array) -> Array:
         """See `Covariance`."""
-        return self._in(X.dtype) @ X + X.dtype.type(self._shift) * X
+        applied = self._in_single() @ X if X.dtype == np.float32 else self._in_double(X)
+        applied += X.dtype.type(self._shift) * X
+        return applied
 
     def times_terms(self, terms: Terms) -> Array:
         """See `Covariance`."""
@@ -122,12 +126,20 @@ class DenseCovariance:
         """Forget what is held in single precision, which a search takes."""
         self._single = None
 
-    def _in(self, dtype: np.dtype[np.floating]) -> Held:
-        if dtype != np.float32:
-            return Held(self._matrix.astype(dtype, copy=False))
+    def _in_single(self) -> Held:
         if self._single is None:
             self._single = Held(self._matrix.astype(np.float32, copy=False))
         return self._single
+
+    def _in_double(self, X: Array) -> Array:
+        """The matrix times X; some rows at a time where it is of single precision, since a copy is large."""
+        if self._matrix.dtype == X.dtype:
+            return product(self._matrix, X)
+        step = max(_VALUES // len(self._matrix), 1)
+        starts = range(0, len(self._matrix), step)
+        return np.concatenate(
+            [product(self._matrix[start : start + step].astype(X.dtype), X) for start in starts]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,7 +286,7 @@ class TermProblem:
             The terms, and the smallest f / energy after each evaluation.
         """
         dtype: type[np.floating] = np.float64 if self.W.shape[1] <= _DOUBLE else np.float32
-        terms = self._scaled(terms).astype(np.float64)
+        terms = self._scaled(terms, dtype).astype(np.float64)
         search = _Search(self, terms, dtype)
         scipy.optimize.minimize(
             search, np.concatenate((terms.V.ravel(), terms.K.ravel())), jac=True, method="L-BFGS-B",
@@ -297,12 +309,11 @@ class TermProblem:
         Z, CZ, U, variances = self._project(terms, cross)
         squares = np.sum(U**2, axis=0)
         penalty = self._ridge * float(squares @ variances)
-        U = U.astype(Z.dtype)
+        U = U.astype(CZ.dtype)
         left, image = target - product(Z, U.T), cross - product(CZ, U.T)
         loss = float(np.sum(left * image, dtype=np.float64)) + penalty
-        gram = U.T @ U
-        gram.flat[:: len(gram) + 1] += (self._ridge * squares).astype(Z.dtype)
-        by_filters = (product(CZ, gram) - product(cross, U)).reshape(*self.shape[1:], -1)
+        by_filters = CZ * (self._ridge * squares).astype(CZ.dtype) - product(image, U)
+        by_filters = by_filters.reshape(*self.shape[1:], -1)
         by_channels = 2 * np.einsum("csr,sr->cr", by_filters, terms.K)
         by_taps = 2 * np.einsum("csr,cr->sr", by_filters, terms.V)
         return loss, by_channels, by_taps
@@ -318,13 +329,14 @@ class TermProblem:
         )  # fmt: skip
         return Z, CZ, scipy.linalg.cho_solve((K, True), B, check_finite=False).T, variances
 
-    def _scaled(self, terms: Terms) -> Terms:
+    def _scaled(self, terms: Terms, dtype: type[np.floating]) -> Terms:
         """The same filters, scaled so that steps of one length change all of them about as much.
 
         f does not depend on scales, and curves the less the larger v and k are: its curvature is about the
         term's energy over their squares.
         """
-        energies = self.solve(terms).energies
+        _, _, U, variances = self._project(terms.astype(dtype), self.relative(dtype)[1])
+        energies = np.sum(U**2, axis=0) * variances
         size = np.maximum(energies, 1e-8 * max(float(energies.max()), _TINY)) ** 0.25
         norms = [np.maximum(np.linalg.norm(array, axis=0), _TINY) for array in (terms.V, terms.K)]
         size /= max(float(size.max()), _TINY)
