@@ -73,7 +73,7 @@ def little_fitting(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.path.parent.name != "lowrank" and request.node.get_closest_marker("models") is None:
             depthwise = import_module("twofold.lowrank.depthwise")
-            for name, evaluations in (("_DRAFT", 4), ("_WARM", 6), ("_MORE", 0), ("_NEAR", 3), ("_ANEW", 8)):
+            for name, evaluations in (("_DRAFT", 4), ("_WARM", 6), ("_MORE", 0), ("_ANEW", 8)):
                 patch.setattr(depthwise, name, evaluations)
         yield
 

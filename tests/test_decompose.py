@@ -20,6 +20,7 @@ from twofold.cli import main
 from twofold.conv import FactorConv, Factors
 from twofold.decomposition.apply import apply_plan
 from twofold.decomposition.decompose import decompose
+from twofold.decomposition.factorize import Factored
 from twofold.errors import OptionError, OutputError, PlanError, TwofoldError
 from twofold.lowrank import energy_error
 
@@ -81,6 +82,31 @@ def test_every_layer_keeps_its_energy_where_ranks_are_estimated_first(model):
     assert choices
     for choice in choices:
         assert choice.relative_error**2 <= 0.1 + 1e-12
+
+
+def test_layers_are_fitted_to_the_end_once_and_shortly_before(model, monkeypatch):
+    """What short fits at the ranks of a plan tell makes the next plan; the last one's ranks are fitted."""
+    fitted, plans = [], []
+    stacks, draft = Factored.stacks, Factored.draft
+
+    def watched(self, choices):
+        fitted.extend(choices)
+        return stacks(self, choices)
+
+    def drafted(self, choices):
+        unknown = [one for one in choices if not self.of(one).knows(one.ranks)]
+        plans.append(len(unknown))
+        found = draft(self, choices)
+        assert found is bool(unknown)
+        assert all(self.of(one).knows(one.ranks) for one in choices)
+        return found
+
+    monkeypatch.setattr(Factored, "stacks", watched)
+    monkeypatch.setattr(Factored, "draft", drafted)
+    choices = decompose(model, macs=0.5, schemes="depthwise", multiple=1, no_data=True).plan.choices
+    assert [(one.layer, one.ranks) for one in fitted] == [(one.layer, one.ranks) for one in choices]
+    assert plans[0] > 0
+    assert len(plans) <= 2
 
 
 def test_without_a_budget_no_more_is_spent_than_the_reference_would(model):

@@ -135,12 +135,14 @@ def test_ranks_are_estimated_until_they_are_fitted():
     (anchor, *others) = [rank for (rank,) in fitted.trial_ranks()]
     for rank in (anchor, *others):
         error, factors = fitted.trial((rank,))
+        assert fitted.knows((rank,))
         assert error == pytest.approx(energy_error(layer, factors, statistics), rel=1e-6)
         assert error / 4 < fitted.energy_errors()[rank] <= error  # what more evaluations may leave of it
-        assert bool(fitted.energy_errors()[rank] == error) == (rank == anchor)
     rank = (anchor + min(others)) // 2 + 1
+    assert not fitted.knows((rank,))
     estimate = fitted.energy_error((rank,))
     factors = fitted.factors((rank,))
+    assert fitted.knows((rank,))
     assert fitted.energy_error((rank,)) == pytest.approx(energy_error(layer, factors, statistics), rel=1e-6)
     assert fitted.energy_errors()[rank] == fitted.energy_error((rank,)) != estimate
     assert estimate == pytest.approx(fitted.energy_error((rank,)), rel=0.5)
@@ -159,16 +161,6 @@ def test_a_fit_begins_at_an_anchor_whatever_was_fitted_before():
     problem = term_problem(Problem(layer, statistics))
     anew = problem.solve(problem.improve(problem.start(30), 45)[0])
     assert other.energy_error((30,)) < 1.5 * anew.lost / problem.energy
-
-
-def test_fits_at_ranks_nearby_begin_at_the_same_one():
-    layer = make_layer(ConvGeometry.of(24, 16, (3, 3), pad=1))
-    fits = fits_of(layer, make_statistics(layer.geometry))
-    near = [fits._fit(rank).error for rank in (31, 32, 33)]
-    assert len(fits.bases) == 1
-    assert near == sorted(near, reverse=True)
-    fits._fit(60)
-    assert len(fits.bases) == 2
 
 
 def test_more_alternations_are_more_evaluations(monkeypatch):

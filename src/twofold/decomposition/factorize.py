@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -56,6 +57,18 @@ class Factored:
             )
         )
         return {choice.layer: found[choice.layer] for choice in choices}
+
+    def draft(self, choices: Sequence[Choice]) -> bool:
+        """Fit shortly what choices name, where only estimates are known of it; whether there was any."""
+        unknown = [(found, one) for one in choices if not (found := self.of(one)).knows(one.ranks)]
+        share_stacks(self.cache, [(found, one.ranks) for found, one in unknown], final=False)
+
+        def one(pair: tuple[Factorization, Choice]) -> None:
+            found, choice = pair
+            found.trial(choice.ranks)
+
+        deque(abreast(one, unknown[::-1], "estimating errors", self.looked_at), maxlen=0)
+        return bool(unknown)
 
     def of(self, choice: Choice) -> Factorization:
         """The factorization that a choice names."""

@@ -53,9 +53,9 @@ M = TypeVar("M", bound=Model)
 _log = logging.getLogger(__name__)
 #: Inputs that a result keeps, to show them.
 SHOWN = 4
-#: Plans that are made at most, each with what fits for the one before told; more where every layer is
-#: promised an error, which estimates cannot keep.
-_PLANS, _PROMISED = 2, 8
+#: Plans that are made again at most with what short fits at the ranks of the one before told; and with what
+#: fits to the end told, where every layer is promised an error, which estimates cannot keep.
+_DRAFTED, _PROMISED = 2, 8
 
 
 def run(
@@ -285,24 +285,24 @@ class _Planner:
 
     def _plan(self, options: PlanOptions) -> PlanTrial:
         """The plan; made again where fits at its ranks told something that it did not know."""
-        plan, factors = self._fitted(options)
-        for _ in range((_PROMISED if options.rule == "energy" else _PLANS) - 1):
-            estimated = [choice for choice in plan.choices if self.factored.of(choice).trial_ranks()]
-            made = {one.layer: one.relative_error for one in self._with_errors(plan).choices}
-            if all(made[one.layer] == one.relative_error for one in estimated):
+        plan = self._made(options)
+        for _ in range(_DRAFTED):
+            if not self.factored.draft(plan.choices):
                 break
-            again, anew = self._fitted(options)
+            plan = self._made(options)
+        factors = self.factored.stacks(plan.choices)
+        for _ in range(_PROMISED if options.rule == "energy" else 0):
+            again = self._made(options)
             if _stacks_of(again) == _stacks_of(plan):
                 break
-            plan, factors = again, anew
+            plan, factors = again, self.factored.stacks(again.choices)
         return PlanTrial(self._with_errors(plan), factors, 0.0)
 
-    def _fitted(self, options: PlanOptions) -> tuple[Plan, dict[str, Factors]]:
-        plan = make_plan(
+    def _made(self, options: PlanOptions) -> Plan:
+        return make_plan(
             self.layers, self.factored.layers, options, objective=self.objective, cost=self.cost,
             sources=self.model.sources(),
         )  # fmt: skip
-        return plan, self.factored.stacks(plan.choices)
 
     def _with_errors(self, plan: Plan) -> Plan:
         return as_fitted(plan, self.layers, self.factored.layers, self.objective)

@@ -159,10 +159,7 @@ class _Stacks:
 
     def build(self, ranks: Size) -> Factors:
         """See `Factorization`."""
-        error, stack = self._recall("final", ranks, lambda: self._final(ranks))
-        if self.fit.known:
-            self.known[ranks] = error
-        return stack
+        return self._recall("final", ranks, lambda: self._final(ranks))[1]
 
     def quick(self, ranks: Size) -> tuple[float, Factors]:
         """See `Factorization`."""
@@ -170,7 +167,11 @@ class _Stacks:
 
     def _final(self, ranks: Size) -> tuple[float, Factors]:
         stack = self._made.factors(ranks)
-        return (self._made.known or dict)().get(ranks, 0.0), stack
+        return self._now_known(ranks) or 0.0, stack
+
+    def _now_known(self, ranks: Size) -> float | None:
+        """The error that the fits know at some ranks, which were fitted."""
+        return None if self._made.known is None else self._made.known().get(ranks)
 
     def _recall(
         self, use: str, ranks: Size, make: Callable[[], tuple[float, Factors]]
@@ -179,14 +180,20 @@ class _Stacks:
         key = _stack_key(cache, use, self.of.key, fit, ranks)
         entry = cache.get("factors", key)
         if entry is not None:
-            try:
-                return stack_of(entry, self.of.layer, fit.scheme, fit.variant, ranks)
-            except FormatError:
-                entry = None
+            with suppress(FormatError):
+                energy, expected, stack = stack_of(entry, self.of.layer, fit.scheme, fit.variant, ranks)
+                self._learn(ranks, expected)
+                return energy, stack
         energy, stack = make()
-        entry = stack_entry(stack, energy)
+        expected = self._now_known(ranks)
+        entry = stack_entry(stack, energy, expected)
         cache.put("factors", key, entry.header, entry.arrays)
+        self._learn(ranks, expected)
         return energy, stack
+
+    def _learn(self, ranks: Size, expected: float | None) -> None:
+        if expected is not None:
+            self.known[ranks] = expected
 
 
 def _given(found: Factorization) -> Factorization:

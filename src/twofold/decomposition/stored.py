@@ -99,15 +99,17 @@ def fits_of(entry: Entry, requests: Sequence[Request]) -> tuple[float, list[Stor
     return header.shrinkage, fits
 
 
-def stack_entry(stack: Factors, energy: float) -> Entry:
-    """A stack, and the energy error that was predicted of it."""
+def stack_entry(stack: Factors, energy: float, expected: float | None = None) -> Entry:
+    """A stack, its energy error, and what a plan is to expect at its ranks, where fits differ by rank."""
     arrays = {f"weight{i}": conv.weight for i, conv in enumerate(stack.convs)}
     arrays |= {f"bias{i}": b for i, conv in enumerate(stack.convs) if (b := conv.bias) is not None}
-    return Entry({"energy": energy}, arrays)
+    return Entry({"energy": energy, "expected": expected}, arrays)
 
 
-def stack_of(entry: Entry, layer: ConvLayer, name: str, variant: str, ranks: Size) -> tuple[float, Factors]:
-    """What `stack_entry` was given: the energy error and the stack.
+def stack_of(
+    entry: Entry, layer: ConvLayer, name: str, variant: str, ranks: Size
+) -> tuple[float, float | None, Factors]:
+    """What `stack_entry` was given: the energy error, what a plan expects, and the stack.
 
     Args:
         entry: the entry.
@@ -119,16 +121,16 @@ def stack_of(entry: Entry, layer: ConvLayer, name: str, variant: str, ranks: Siz
     Raises:
         FormatError: it is something else.
     """
-    energy = entry.header.get("energy")
+    energy, expected = (entry.header.get(name) for name in ("energy", "expected"))
     convs = []
     for i, geometry in enumerate(scheme(name).chain(layer.geometry, variant, ranks)):
         weight = _array(entry, f"weight{i}")
         if weight.shape != geometry.weight_shape:
             raise FormatError(f"a stack of {layer.name}: its weight {i} has the shape {weight.shape}")
         convs.append(FactorConv(geometry, weight, entry.arrays.get(f"bias{i}")))
-    if not isinstance(energy, float):
-        raise FormatError(f"a stack of {layer.name}: its energy error is {energy!r}")
-    return energy, Factors(name, ranks, tuple(convs))
+    if not isinstance(energy, float) or not isinstance(expected, float | None):
+        raise FormatError(f"a stack of {layer.name}: its energy errors are {energy!r} and {expected!r}")
+    return energy, expected, Factors(name, ranks, tuple(convs))
 
 
 def remainders_entry(seen: Mapping[str, FactorStatistics]) -> Entry:

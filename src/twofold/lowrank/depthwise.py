@@ -34,11 +34,9 @@ from twofold.lowrank.unfold import Split, part
 ANCHORS = (0.12, 0.25, 0.5)
 #: Above this many values of a patch, the last anchor would cost more than all else.
 _LARGE = 2400
-#: Evaluations of a draft, of a fit that begins anew, and of one that begins at another rank's: so many, and
-#: so many more for each alternation that the user asks for.
-_DRAFT, _ANEW, _WARM, _MORE = 12, 45, 30, 15
-#: Ranks that differ by less than this factor begin at one fit, and take so few evaluations more.
-_GRID, _NEAR = 1.15, 12
+#: Evaluations of the first anchor, which begins anew, of a draft, which begins there, and of a fit to the end,
+#: which begins at a draft: so many, and so many more for each alternation that the user asks for.
+_ANEW, _DRAFT, _WARM, _MORE = 45, 12, 30, 15
 #: The loss falls like a power of the number of evaluations, more slowly with time by this share.
 _SLOWER = 0.75
 #: Log error over log rank, where one fit alone is known; beyond the fits it is between these two.
@@ -90,7 +88,6 @@ class DepthwiseFits:
             covariance that all schemes share is held.
         fits: what was fitted to the end, by rank.
         drafts: what was not, by rank.
-        bases: what fits at ranks nearby begin at, by rank.
         seen: over the memory limit, fits with the last convolution as another pass has it, by rank.
     """
 
@@ -103,7 +100,6 @@ class DepthwiseFits:
     over: Problem | None = None
     fits: dict[int, TermFit] = field(default_factory=dict)
     drafts: dict[int, TermFit] = field(default_factory=dict)
-    bases: dict[int, TermFit] = field(default_factory=dict)
     seen: dict[int, TermFit] = field(default_factory=dict)
 
     def energy_errors(self) -> Array:
@@ -153,32 +149,18 @@ class DepthwiseFits:
         return tuple(dict.fromkeys(ranks))
 
     def _draft(self, rank: int) -> TermFit:
-        """A fit at an anchor that shows about what one to the end would give."""
+        """A short fit; it tells what is lost at other ranks, and is enough to look at the effect of it."""
         first, *_ = self._anchors()
-        if rank == first:
-            return self._fit(rank)
         if rank not in self.drafts:
-            self.drafts[rank] = self._made(rank, self._fit(first), _DRAFT, draft=True)
+            begin = None if rank == first else self._draft(first)
+            self.drafts[rank] = self._made(rank, begin, _ANEW if begin is None else _DRAFT, draft=True)
         return self.drafts[rank]
 
     def _fit(self, rank: int) -> TermFit:
         """The fit at a rank, the same whatever was fitted before."""
         if rank not in self.fits:
-            first, *_ = self._anchors()
-            if rank == first:
-                self.fits[rank] = self._made(rank, None, _ANEW)
-            else:
-                steps = round(log(rank / first) / log(_GRID))
-                base = self._base(min(max(round(first * _GRID**steps), 1), self.limit))
-                self.fits[rank] = self._made(rank, base, _NEAR)
+            self.fits[rank] = self._made(rank, self._draft(rank), self._to_the_end)
         return self.fits[rank]
-
-    def _base(self, rank: int) -> TermFit:
-        """A fit that those at ranks nearby begin at: plans that are made again differ by little."""
-        if rank not in self.bases:
-            nearest = min(self._anchors(), key=lambda other: abs(log(other / rank)))
-            self.bases[rank] = self._made(rank, self._draft(nearest), self._to_the_end)
-        return self.bases[rank]
 
     def _made(self, rank: int, begin: TermFit | None, evaluations: int, *, draft: bool = False) -> TermFit:
         if rank == full_rank(self.layer.geometry):

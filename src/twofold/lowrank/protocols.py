@@ -62,7 +62,8 @@ class Factorization:
         build: makes the stack of convolutions at some ranks.
         quick: makes the energy error and the stack of a quick fit, by which the effect of such errors can be
             measured; None where `build` is as quick.
-        tried: ranks that `trial` takes: those of a few quick fits; None where `trial` takes all ranks.
+        tried: ranks of a few quick fits, of which the errors at all others are estimated; None where they are
+            known without.
         ridge: multiple of the mean input variance that was added to the covariance; 0 without statistics.
         singular_values: see `RankErrors`.
         origin: a hash of all that it was fitted to, where whoever made it knows one; "" else.
@@ -111,6 +112,10 @@ class Factorization:
 
     def trial_ranks(self) -> tuple[Size, ...] | None:
         return self.tried
+
+    def knows(self, ranks: Size) -> bool:
+        """Whether the error at `ranks` is more than an estimate from other ranks."""
+        return self.known is None or ranks in self.known()
 
     def then(self, change: Callable[[Factors], Factors]) -> Factorization:
         """The same with every stack changed."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from twofold.conv import ConvLayer
 from twofold.errors import OptionError, PlanError
 from twofold.lowrank.protocols import RankErrors
+from twofold.lowrank.spectra import one_thread
 from twofold.planning.amct import AmctRange, amct_mode, amct_rank, amct_rejection
 from twofold.planning.candidates import Candidate, candidate_at, candidates
 from twofold.planning.evbmf import evbmf_rank
@@ -105,7 +106,8 @@ def amct_spectrum(layer: ConvLayer) -> Vector:
         gram = scipy.linalg.blas.dsyrk(1.0, block.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1)
     if not np.isfinite(gram.trace()):
         raise PlanError(f"{layer.name}: its weights are not all finite")
-    values = scipy.linalg.eigvalsh(gram, lower=True, overwrite_a=True, check_finite=False)
+    with one_thread():  # beside other programs, threads wait for one another thirty times longer than they work
+        values = scipy.linalg.eigvalsh(gram, lower=True, overwrite_a=True, check_finite=False)
     return np.sqrt(np.maximum(values, 0.0))[::-1].astype(np.float64)
 
 
