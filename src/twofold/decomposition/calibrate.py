@@ -17,6 +17,7 @@ from ..calibration.correction import gather_remainders
 from ..calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
 from ..calibration.inputs import Batch, Inputs, evenly
 from ..calibration.measure import Measure, Metric, MetricChange, OutputErrorMetric, number_of
+from ..calibration.memory import memory_kept
 from ..calibration.runner import Outputs, Runner, Stacks
 from ..calibration.runners import reject_varying, runner_for
 from ..calibration.shrink import Holdout
@@ -158,6 +159,7 @@ class Calibration:
         cache = replace(self.cache, ranks=Ranks())
         return replace(self, inputs=few, holdout=few, groups=(1,) * few.count, cache=cache)
 
+    @memory_kept()
     def assess(self, model: Any, stacks: Stacks) -> Assessment:
         """How certain the error with stacks in it is, and what the model's own outputs lose.
 
@@ -237,6 +239,7 @@ class Calibration:
         """A fresh measure of what is protected."""
         return OutputErrorMetric() if self.metric is None else MetricChange(self.metric)
 
+    @memory_kept()
     def statistics(self, layers: Sequence[ConvLayer]) -> Statistics:
         """The input statistics of layers: gathered, or read from the file or the cache that keeps them."""
         if self.saved is None:
@@ -251,6 +254,7 @@ class Calibration:
         found = self.cache.ranks.from_first("the statistics' file", load)
         return replace(found, keys=content_keys(self.cache, found.layers))
 
+    @memory_kept()
     def holdout_patches(self, layers: Sequence[ConvLayer]) -> dict[str, Holdout]:
         """What layers see in samples that no fit has seen; nothing where there are no such samples."""
         if not self.has_holdout:
@@ -263,6 +267,7 @@ class Calibration:
         """Another pass over the inputs, for layers over the memory limit."""
         return AnotherPass(self.runner, self.inputs, self.options)
 
+    @memory_kept()
     def sensitivity(
         self, layers: Sequence[ConvLayer], factorizations: Mapping[str, Sequence[Factorization]],
         workload: Workload, multiple: int,
@@ -280,6 +285,7 @@ class Calibration:
         """
         return self.errors([stacks])[0]
 
+    @memory_kept()
     def errors(self, many: Sequence[Stacks]) -> list[float]:
         """The errors of several networks, see `error`; each measured by one process."""
         original = _Original(self.runner)
@@ -311,6 +317,7 @@ class Calibration:
                 for layer, stack in stacks
             ]
 
+    @memory_kept()
     def _remainders(self, stacks: Stacks) -> dict[str, FactorStatistics]:
         cache, ranks = self.cache, self.cache.ranks
         key = cache.key("remainders", samples_digest(self.inputs), stacks_digest(stacks))
@@ -329,6 +336,7 @@ class Calibration:
         cache.put_by_first("remainders", key, entry.header, entry.arrays)
         return seen
 
+    @memory_kept()
     def accuracy_of(self, stacks: Stacks) -> float:
         """Accuracy with stacks in the place of layers.
 

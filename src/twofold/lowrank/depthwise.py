@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import log, log2
+from math import log2
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,8 @@ from twofold.lowrank.unfold import Split, part
 ANCHORS = (0.12, 0.25, 0.5)
 #: Above this many values of a patch, the last anchor would cost more than all else.
 _LARGE = 2400
-#: Evaluations of the first anchor, which begins anew, of a draft, which begins there, and of a fit to the end,
-#: which begins at a draft: so many, and so many more for each alternation that the user asks for.
+#: Evaluations of the first anchor, which begins anew, of a draft, which begins there, and of a fit to the
+#: end, which begins at a draft: so many, and so many more for each alternation that the user asks for.
 _ANEW, _DRAFT, _WARM, _MORE = 45, 12, 30, 15
 #: The loss falls like a power of the number of evaluations, more slowly with time by this share.
 _SLOWER = 0.75

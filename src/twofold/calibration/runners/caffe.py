@@ -64,7 +64,7 @@ class CaffeRunner:
     ) -> None:  # fmt: skip
         self._device = current_device() or torch.device("cpu")
         self.runtime = runtime_text(current_device())
-        self._part = runnable(net.eval().requires_grad_(False).to(self._device))
+        self._part = runnable(net.eval().requires_grad_(False).placed(self._device))
         self.net = self._part.net
         self._specs = self.net.definition.layers
         self._folder = folder
@@ -257,7 +257,12 @@ def _adapter(spec: LayerSpec) -> LayerAdapter:
 
 
 def _tensor(array: np.ndarray | None, device: torch.device) -> Tensor | None:
-    return None if array is None else torch.from_numpy(np.array(array, np.float32)).to(device)
+    if array is None:
+        return None
+    tensor = torch.from_numpy(np.array(array, np.float32)).to(device)
+    # As `CaffeNet.placed` has it.
+    on_cpu = device.type == "cpu" and tensor.ndim == 4
+    return tensor.contiguous(memory_format=torch.channels_last) if on_cpu else tensor
 
 
 def _array(blob: Tensor) -> NDArray[np.float32]:

@@ -1,0 +1,69 @@
+"""Memory that stays with the process while networks run."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from twofold.calibration.memory import _mallopt, memory_kept
+
+
+class Counts(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+            "keepcost",
+        )
+    )  # fmt: skip
+
+
+def asked_of_the_system() -> bool:
+    """Whether a large array is memory that the system maps for it alone."""
+    library = ctypes.CDLL(None)
+    library.mallinfo2.restype = Counts
+    before = library.mallinfo2().hblks
+    array = np.ones(96 << 20, np.uint8)
+    return library.mallinfo2().hblks > before and array.any()
+
+
+glibc = pytest.mark.skipif(
+    _mallopt() is None or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc, or it is tuned"
+)
+
+
+@glibc
+def test_arrays_are_asked_of_the_system_outside_alone():
+    def within():
+        with memory_kept():
+            pass
+
+    with memory_kept():
+        assert not asked_of_the_system()
+        thread = threading.Thread(target=within)
+        thread.start()
+        thread.join()
+        assert not asked_of_the_system()  # the other's end is not ours
+    assert asked_of_the_system()
+    with pytest.raises(KeyError), memory_kept():
+        raise KeyError
+    assert asked_of_the_system()
+
+
+@glibc
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_what_the_user_set_is_left_alone(name):
+    code = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from tests.calibration.test_memory import *\n"
+        "with memory_kept(): assert asked_of_the_system()"
+    )
+    value = "glibc.malloc.perturb=0" if name == "GLIBC_TUNABLES" else "262144"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "", name: value})
