@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..conv import ConvLayer, Skipped
 from ..device import computing_on
 from ..errors import PlanError
+from ..lowrank import FitOptions
 from ..planning import PlanOptions, requests
 from ..planning.feasible import check_feasible, least_ratio
 from ..planning.options import MORE_WEIGHT_SCHEMES, select
@@ -131,6 +132,7 @@ def _told(
     chosen = [layer for layer in layers if isinstance(layer, ConvLayer) and layer.name in wanted]
     budget = found.options.budget
     inputs = known.inputs.provenance if known is not None else None
+    refine = (found.fit or FitOptions()).refine
     return DryRun(
         tuple(
             Competing(layer.name, tuple(dict.fromkeys(one.scheme for one in wanted[layer.name])))
@@ -142,7 +144,7 @@ def _told(
         least,
         "" if known is None or inputs is None else f"{known.inputs.count} to fit, {known.holdout.count} to "
         f"measure errors ({' '.join((inputs.source_type, inputs.source)).strip()})",
-        Estimate.of(known, chosen, wanted) if known is not None and chosen else None,
+        Estimate.of(known, chosen, wanted, refine) if known is not None and chosen else None,
         found.calibration.notes,
     )  # fmt: skip
 

@@ -28,8 +28,8 @@ from .sensitivity import TRIED
 _PATIENCE = 1.0
 #: Sides of the matrices whose product shows the machine's rate.
 _SIDE = 384
-#: Of that rate, what factorizations reach.
-_EFFICIENCY = 0.25
+#: Of products in float32 a machine computes so many times as many, of those of patches so many.
+_SINGLE = 2.0
 #: Fits that judge the shrinkage of a layer's covariance, at most.
 _JUDGED = 4
 #: Passes over the held-out samples behind the plan: errors of four networks, and of the outputs, each twice.
@@ -59,30 +59,32 @@ class Estimate:
 
     @classmethod
     def of(
-        cls, calibration: Calibration, layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]]
-    ) -> Estimate:
+        cls, calibration: Calibration, layers: Sequence[ConvLayer], wanted: Mapping[str, Sequence[Request]],
+        refine: int = 0,
+    ) -> Estimate:  # fmt: skip
         """Run one sample, and count.
 
         Args:
             calibration: inputs and what runs them.
             layers: those that may be decomposed.
             wanted: what is fitted of each.
+            refine: see `FitOptions`.
         """
-        forward, rate = _forward(calibration), _rate()
+        forward, rate = _forward(calibration), _SINGLE * _rate()
         fitted, holdout = calibration.inputs.count, calibration.holdout.count
         extent = Extent.of(layers, calibration.options)
         moments = sum(2.0 * _rows(layer, calibration, extent) * _square(layer) for layer in layers)
         gradients = calibration.options.gradients and calibration.runner.differentiable
         backward = _BACKWARD * min(fitted, GRADIENT_SAMPLES) if gradients else 0.0
         judging = holdout if calibration.has_holdout else 0
-        work = sum(_fitting(layer, wanted[layer.name], judged=bool(judging)) for layer in layers)
-        chosen = sum(8.0 * _square(layer) * layer.geometry.c_out for layer in layers)
+        works = [_fitting(layer, wanted[layer.name], refine, judged=bool(judging)) for layer in layers]
+        work, chosen = (sum(one) for one in zip(*works, strict=True))
         trials = len(TRIED) * len(layers) * calibration.sensitivity_inputs.count
         return cls(
             (fitted + backward) * forward + moments / rate,
-            judging * forward + work / (rate * _EFFICIENCY),
+            judging * forward + work / rate,
             trials * forward / 2,  # what lies behind a layer: half of the network in the mean
-            (_LAST_PASSES * holdout + 2 * fitted) * forward + chosen / (rate * _EFFICIENCY),
+            (_LAST_PASSES * holdout + 2 * fitted) * forward + chosen / rate,
             peak_memory() + _memory(calibration, layers, extent),
         )
 
@@ -105,20 +107,23 @@ class Estimate:
         return f"about {_duration(self.seconds)} and at least {amount} of memory ({told})"
 
 
-def layer_work(layer: ConvLayer, requests: Sequence[Request], calibration: Calibration | None) -> float:
+def layer_work(
+    layer: ConvLayer, requests: Sequence[Request], refine: int, calibration: Calibration | None
+) -> float:
     """Operations of a layer's statistics and fits, to compare layers by.
 
     Args:
         layer: the layer.
         requests: what is fitted of it.
+        refine: see `FitOptions`.
         calibration: None for the weights alone.
     """
     if calibration is None:
-        return _fitting(layer, requests, judged=False)
+        return _fitting(layer, requests, refine, judged=False)[0]
     positions = layer_options(layer, calibration.inputs, calibration.options, frozenset()).positions
     rows = _seen(layer, calibration.inputs.count, positions)
-    fits = _fitting(layer, requests, judged=calibration.has_holdout)
-    return 2 * rows * _square(layer) + fits / _EFFICIENCY
+    fits = sum(_fitting(layer, requests, refine, judged=calibration.has_holdout))
+    return 2 * rows * _square(layer) + fits
 
 
 def _forward(calibration: Calibration) -> float:
@@ -163,14 +168,14 @@ def _square(layer: ConvLayer) -> float:
     return float(layer.geometry.groups * patch_size(layer.geometry) ** 2)
 
 
-def _fitting(layer: ConvLayer, requests: Sequence[Request], *, judged: bool) -> float:
-    """Operations of the fits of a layer: what each makes of the covariance, and its eigenproblem."""
-    geometry, works = layer.geometry, []
-    for one in requests:
-        full = max(scheme(one.scheme).full_rank(geometry, one.variant))
-        side = patch_size(geometry) / max(geometry.kernel)
-        works.append(2 * _square(layer) * min(full, geometry.c_out) + 10.0 * (side**3 + full**3))
-    return sum(works) + (_JUDGED * works[0] if judged else 0.0)
+def _fitting(
+    layer: ConvLayer, requests: Sequence[Request], refine: int, *, judged: bool
+) -> tuple[float, float]:
+    """Operations of the fits of a layer, and of the dearest stack that may be chosen."""
+    works = [scheme(one.scheme).work(layer.geometry, one.variant, refine) for one in requests]
+    fits, stacks = zip(*works, strict=True)
+    judging = next((fit for one, fit in zip(requests, fits, strict=True) if scheme(one.scheme).nested), 0.0)
+    return sum(fits) + (_JUDGED * judging if judged else 0.0), max(stacks)
 
 
 def _memory(calibration: Calibration, layers: Sequence[ConvLayer], extent: Extent) -> int:

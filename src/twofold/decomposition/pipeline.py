@@ -75,7 +75,8 @@ def run(
         timer: tells times, for plans that are made by them.
     """
     try:
-        return _run(model, options, _looked(model, options, calibration, timer), fit or FitOptions(), timer)
+        fit = fit or FitOptions()
+        return _run(model, options, _looked(model, options, calibration, timer, fit.refine), fit, timer)
     except PlanError as error:
         stopped = calibration.runner.stopped if isinstance(calibration, Calibration) else ()
         if not stopped:
@@ -112,8 +113,9 @@ class _Looked:
 
 
 def _looked(
-    model: Model, options: PlanOptions, calibration: Calibration | WeightsOnly, timer: Stopwatch | None
-) -> _Looked:
+    model: Model, options: PlanOptions, calibration: Calibration | WeightsOnly, timer: Stopwatch | None,
+    refine: int,
+) -> _Looked:  # fmt: skip
     """Gather the statistics of all layers that may be decomposed.
 
     Synthetic images that nobody asked for must not stand in the way: where layers cannot be looked at with
@@ -127,7 +129,7 @@ def _looked(
     def without(error: InputError | ModelError) -> _Looked:
         if known is None or known.asked:
             raise error
-        return _looked(model, options, WeightsOnly.because(error), timer)
+        return _looked(model, options, WeightsOnly.because(error), timer, refine)
 
     try:
         connected = layers if known is None else reached(layers, known)
@@ -142,10 +144,10 @@ def _looked(
     try:
         if known is not None and chosen and listened_to() and known.cache.ranks.first:
             less = "" if known.cache.cache is None else "; what the cache has takes no time"
-            estimate = Estimate.of(known, chosen, wanted)
+            estimate = Estimate.of(known, chosen, wanted, refine)
             note(f"this takes {estimate}{less}{quicker(estimate, wanted)}")
         cache = RunCache() if known is None else known.cache
-        cache.spread({layer.name: layer_work(layer, wanted[layer.name], known) for layer in chosen})
+        cache.spread({one.name: layer_work(one, wanted[one.name], refine, known) for one in chosen})
         found = known.statistics(chosen) if known is not None and chosen else Statistics({}, {})
     except (InputError, ModelError) as error:
         return without(error)

@@ -18,6 +18,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from ..calibration.memory import memory_kept
 from ..distributed import World
 from ..errors import ModelError, TwofoldError
 from ..progress import meter
@@ -106,7 +107,8 @@ class Loop:
             OutputError: a snapshot cannot be written.
         """
         try:
-            self._run(stop)
+            with memory_kept():
+                self._run(stop)
         except DivergedError as error:
             kept = "no snapshot" if self._sound is None else f"the snapshot {self._prefix}_iter_{self._sound}"
             bad = (

@@ -136,16 +136,12 @@ class DepthwiseFits:
 
     @property
     def _to_the_end(self) -> int:
-        """Evaluations of a fit to the end."""
-        return _WARM + self.refine * _MORE
+        return _evaluations(self.refine)
 
     def _anchors(self) -> tuple[int, ...]:
         geometry = self.layer.geometry
-        per_rank = sum(conv.params for conv in depthwise_chain(geometry, 1))
         fractions = ANCHORS[: len(ANCHORS) - (geometry.c_in * _taps(geometry) > _LARGE)]
-        ranks = (
-            max(1, min(self.limit, int(fraction * geometry.params / per_rank))) for fraction in fractions
-        )
+        ranks = (max(1, min(self.limit, int(_rank(geometry, fraction)))) for fraction in fractions)
         return tuple(dict.fromkeys(ranks))
 
     def _draft(self, rank: int) -> TermFit:
@@ -192,6 +188,29 @@ class DepthwiseFits:
     def _stack(self, solved: Solved) -> Factors:
         channels = self.problem.channel_variances(solved.terms)
         return as_stored(self.layer, stack(self.scheme, self.layer, solved, channels, self.mean))
+
+
+def work(geometry: ConvGeometry, refine: int) -> tuple[float, float]:
+    """See `Scheme.work`: evaluations, each mainly a product of the covariance and the filters."""
+    d = geometry.params / geometry.c_out
+
+    def evaluation(fraction: float) -> float:
+        rank = _rank(geometry, fraction)
+        return 2 * rank * d * (d + rank + 4 * geometry.c_out)
+
+    first, *others = ANCHORS
+    drafts = _DRAFT * sum(map(evaluation, others[: len(others) - (d > _LARGE)]))
+    return _ANEW * evaluation(first) + drafts, (2 * _DRAFT + _evaluations(refine)) * evaluation(1 / 3)
+
+
+def _evaluations(refine: int) -> int:
+    """Of a fit to the end."""
+    return _WARM + refine * _MORE
+
+
+def _rank(geometry: ConvGeometry, fraction: float) -> float:
+    """At which the stack has a fraction of the layer's parameters."""
+    return fraction * geometry.params / sum(conv.params for conv in depthwise_chain(geometry, 1))
 
 
 def fit_terms(given: Problem, scheme: str, rank: int) -> Factorization:

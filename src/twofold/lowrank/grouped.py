@@ -82,6 +82,11 @@ class OverGroups:
         chain = self.inner.chain(one_group(geometry), variant, ranks)
         return tuple(widened(part, geometry.groups) for part in chain)
 
+    def work(self, geometry: ConvGeometry, variant: str, refine: int) -> tuple[float, float]:
+        """See `Scheme`; of all groups together."""
+        fit, stack = self.inner.work(one_group(geometry), variant, refine)
+        return geometry.groups * fit, geometry.groups * stack
+
     def error_curve(self, geometry: ConvGeometry, limits: Size, known: Mapping[Size, float]) -> Array:
         """See `Scheme`; of all groups together."""
         return self.inner.error_curve(one_group(geometry), limits, known)

@@ -11,6 +11,9 @@ from twofold.conv import Array, ConvGeometry, Factors, FactorStatistics, Size
 from twofold.lowrank.assemble import checked_ranks
 from twofold.lowrank.problem import Problem
 
+#: An operation of a factorization in float64 takes as long as so many of a product in float32.
+_FACTORIZING = 8.0
+
 
 class RankErrors(Protocol):
     """What a plan reads of a factorization: the error at every rank.
@@ -192,6 +195,21 @@ class Scheme:
             ModelError: weights are missing or not finite, or statistics do not fit the layer.
         """
         raise NotImplementedError
+
+    def work(self, geometry: ConvGeometry, variant: str, refine: int) -> tuple[float, float]:
+        """Operations of a data-aware fit, and of a stack of a third of the parameters, about.
+
+        They are those of products in float32; others count as many as take as long.
+
+        Args:
+            geometry: of the layer.
+            variant: one of its variants.
+            refine: see `FitOptions`.
+        """
+        patch = geometry.params / geometry.c_out
+        full, side = max(self.full_rank(geometry, variant)), patch / max(geometry.kernel)
+        fit = 2 * patch**2 * min(full, geometry.c_out) + 10.0 * (side**3 + full**3)
+        return _FACTORIZING * fit, _FACTORIZING * 8.0 * patch**2 * geometry.c_out
 
     def error_curve(self, geometry: ConvGeometry, limits: Size, known: Mapping[Size, float]) -> Array:
         """Energy errors at all ranks as those at some ranks predict them, where ranks are not nested.

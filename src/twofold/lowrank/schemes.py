@@ -127,6 +127,9 @@ class Depthwise(Scheme):
     def fit(self, problem: Problem, variant: str, ranks: Size) -> Factorization:
         return depthwise.fit_terms(problem, self.name, ranks[0])
 
+    def work(self, geometry: ConvGeometry, variant: str, refine: int) -> tuple[float, float]:
+        return depthwise.work(geometry, refine)
+
     def error_curve(self, geometry: ConvGeometry, limits: Size, known: Mapping[Size, float]) -> Array:
         return depthwise.error_curve(geometry, limits[0], known)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..calibration.inputs import Batch, Inputs
 from ..calibration.measure import OutputErrorMetric
+from ..calibration.memory import memory_kept
 from ..calibration.runner import Outputs, Runner
 from ..compare import are_classes
 from ..distributed import World
@@ -167,7 +168,8 @@ def train(
 ) -> TrainingHistory:
     """Train; gives losses and held-out errors by step and leaves the best weights in the student."""
     try:
-        return _train(student, teacher_data, validation, options, world)
+        with memory_kept():
+            return _train(student, teacher_data, validation, options, world)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # over gradients without bounds
         raise ModelError(
             "numbers of the training grow beyond bounds; look at the weights and the range of the inputs "
