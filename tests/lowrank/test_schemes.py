@@ -187,6 +187,21 @@ def test_smaller_limit_changes_nothing_below_it(name, variant, geometry):
         np.testing.assert_allclose(*parts, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["spatial", "channel", "tucker2", "depthwise"])
+def test_what_a_fit_takes_grows_with_the_layer_and_its_groups(name):
+    one = SCHEMES[name]
+    variant = one.variants(ConvGeometry.of(64, 32, (3, 3)))[0]
+    small, large, grouped = (
+        one.work(ConvGeometry.of(out, into, (3, 3), groups=groups), variant, 2)
+        for out, into, groups in ((64, 32, 1), (128, 64, 1), (128, 64, 2))
+    )
+    for less, more, both in zip(small, large, grouped, strict=True):
+        assert 6 < more / less < 10  # about the third power of the side
+        assert both == pytest.approx(2 * less)
+    rounds = [one.work(ConvGeometry.of(64, 32, (3, 3)), variant, refine)[1] for refine in (0, 18)]
+    assert (rounds[1] > 5 * rounds[0]) is (name == "depthwise")
+
+
 @cases
 def test_chain_and_shapes(name, variant, geometry):
     layer = make_layer(geometry, dtype=np.float32)
