@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.small import write
 
 import twofold
 from twofold.calibration import correction
-from twofold.calibration.correction import gather_remainders
+from twofold.calibration.correction import gather_remainders, samples_needed
 from twofold.calibration.gather import CalibrationOptions, gather
 from twofold.calibration.inputs import from_arrays
 from twofold.calibration.runners import runner_for
@@ -96,3 +98,14 @@ def test_as_many_positions_as_the_last_convolution_needs(setting, monkeypatch):
     seen = stacks[0][1].convs[-1].weight[0].size
     assert [one.positions for one in given[:2]] == [-(-16 * seen // 12)] * 2
     assert [one.positions for one in given[2:]] == [7, 7]
+
+
+def test_as_many_samples_as_small_maps_need(setting):
+    """A fit to fewer rows than it has numbers is worse than none."""
+    _, _, stacks = setting
+    seen = max(stack.convs[-1].weight[0].size for _, stack in stacks)
+    assert samples_needed(stacks, CalibrationOptions()) == -(-16 * seen // 144)
+    assert samples_needed(stacks, CalibrationOptions(positions=3)) == -(-16 * seen // 3)
+    unknown = [(replace(layer, input_sizes=()), stack) for layer, stack in stacks]
+    assert samples_needed(unknown, CalibrationOptions()) == 16 * seen
+    assert samples_needed((), CalibrationOptions()) == 0

@@ -151,6 +151,24 @@ def test_a_stack_at_full_rank_gives_the_same_outputs(tmp_path):
     )
 
 
+def test_volumes_run_as_they_are(tmp_path):
+    """Only what lies along two axes lies channels last."""
+    head = HEAD.replace("dim: 12 dim: 12", "dim: 6 dim: 6 dim: 6")
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(64, 16, 3, 3, 3)).astype(np.float32), np.ones(64, np.float32)
+    model = twofold.load(*write(tmp_path, head + conv("one", "data"), {"one": [weight, bias]}))
+    x = rng.normal(size=(2, 16, 6, 6, 6)).astype(np.float32)
+    found = runner_for(model).run({"data": x})["one"]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3, 3), (2, 3, 4))
+    inside = np.einsum("ncdhwijk,ocijk->nodhw", windows, weight) + 1
+    np.testing.assert_allclose(found[:, :, 1:-1, 1:-1, 1:-1], inside, rtol=1e-3, atol=1e-3)
+
+
+def test_outputs_lie_as_callers_expect(tmp_path):
+    runner, x = runner_of(tmp_path), batch()
+    assert all(output.flags.c_contiguous for output in runner.run(x).values())
+
+
 @pytest.mark.parametrize(("kind", "why"), [("Python", "runs code"), ("Proposal", "chooses regions")])
 def test_what_stands_before_a_proposal_is_calibrated(tmp_path, kind, why):
     """As in Faster R-CNN, whose one data layer feeds im_info, too, which nothing that can be run reads."""

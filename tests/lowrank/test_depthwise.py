@@ -17,6 +17,7 @@ from twofold.lowrank import SCHEMES, FitOptions, composed, energy_error, spectra
 from twofold.lowrank.depthwise import DepthwiseFits, _gain, fit_terms, full_rank, term_problem
 from twofold.lowrank.groups import group_factors, group_layers
 from twofold.lowrank.problem import Problem
+from twofold.lowrank.protocols import KnownErrors
 from twofold.lowrank.separable import DenseCovariance, KroneckerCovariance, TermProblem, Terms
 from twofold.lowrank.strips import StripCovariance
 
@@ -195,6 +196,19 @@ def test_more_alternations_are_more_evaluations(monkeypatch):
 )
 def test_what_more_evaluations_may_leave_of_a_loss(history, evaluations, gain):
     assert _gain(history, evaluations) == pytest.approx(gain)
+
+
+def test_where_fits_lose_more_than_was_expected_all_are_expected_to():
+    known = KnownErrors({(4,): 0.2, (8,): 0.1, (16,): 0.05, (2,): 0.9}, {(8,): 0.15, (16,): 0.04})
+    assert known.errors() == pytest.approx({(2,): 1.0, (4,): 0.3, (8,): 0.15, (16,): 0.04})
+    assert KnownErrors({(4,): 0.2}, {(4,): 0.1, (5,): 0.1}).errors() == {(4,): 0.1, (5,): 0.1}
+    assert (8,) in known
+    assert (9,) not in known
+
+
+def test_nothing_is_left_to_know_of_a_layer_without_weight():
+    layer = replace(make_layer(GEOMETRY), weight=np.zeros(GEOMETRY.weight_shape, np.float32))
+    assert depthwise.factorize(layer, "").knows((8,))
 
 
 def test_the_search_keeps_to_one_thread(monkeypatch):

@@ -49,7 +49,9 @@ def test_it_begins_with_the_mean_of_the_weights(made):
             mean = (parts[0][name][k].astype(np.float64) + parts[1][name][k]) / 2
             np.testing.assert_allclose(blob, mean, rtol=1e-5, atol=1e-7)
     each = [recover(original, one, data=data, options=STILL).before for one in (first, second)]
-    assert both.before < max(each)
+    again = recover(original, both.model, data=data, options=STILL).before
+    assert both.before == pytest.approx(again, rel=1e-5)
+    assert both.before not in each
     three = recover(
         original, first, data=data, options=STILL, average_with=(one for one in (second, smaller))
     )

@@ -121,14 +121,16 @@ class CaffeNet(nn.Module):
         return net.train(self.training)
 
     def placed(self, device: torch.device) -> CaffeNet:
-        """The net itself, moved to a device for training.
+        """The net itself, moved to a device, laid out to run fast there.
 
-        On a CPU the weights of its convolutions lie channels last, and all activations with them: a step of
-        the example's nets takes a fifth less time.
+        On a CPU the weights of its convolutions along two axes lie channels last, and all activations with
+        them: a step of the example's nets takes a fifth less time.
         """
         self.to(device)
         if device.type == "cpu":
-            nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for one in (*self.parameters(), *self.buffers()):
+                if one.dim() == 4:
+                    one.data = one.data.contiguous(memory_format=torch.channels_last)
         return self
 
     # ---- running

@@ -21,6 +21,17 @@ def correctable(layer: ConvLayer, parts: int) -> bool:
     return layer.geometry.groups == 1 and parts >= 2
 
 
+def samples_needed(stacks: Stacks, options: CalibrationOptions) -> int:
+    """How many samples have enough positions for every stack that can be corrected."""
+    needed = 0
+    for layer, stack in stacks:
+        if correctable(layer, len(stack.convs)):
+            outputs = [math.prod(layer.geometry.output_size(size)) for size in layer.input_sizes] or [1]
+            each = sum(min(count, options.positions or count) for count in outputs)
+            needed = max(needed, math.ceil(_PER_VALUE * stack.convs[-1].weight[0].size / each))
+    return needed
+
+
 def _options(stack: Factors, inputs: Inputs, options: CalibrationOptions) -> StatisticsOptions:
     """How a stack is looked at: as many positions as what its last convolution sees needs."""
     seen = stack.convs[-1].weight[0].size

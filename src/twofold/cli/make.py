@@ -114,7 +114,7 @@ class Ranks:
     rank: Annotated[
         list[str] | None, _layers("Fix a layer's rank (R1xR2 for two, 'full' for full rank).", "NAME=R")
     ] = None
-    refine: Annotated[int, _layers("Alternations that improve factors; more lose less.", "N")] = REFINE
+    refine: Annotated[int, _layers("Rounds that improve factors; more lose less.", "N")] = REFINE
 
 
 @joined()

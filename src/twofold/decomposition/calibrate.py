@@ -13,7 +13,7 @@ from typing import Any
 from ..calibration.accuracy import Accuracy, top1
 from ..calibration.assess import Assessment, assess
 from ..calibration.batches import unmixed
-from ..calibration.correction import gather_remainders
+from ..calibration.correction import gather_remainders, samples_needed
 from ..calibration.gather import AnotherPass, CalibrationOptions, Statistics, gather, mode, stored_bytes
 from ..calibration.inputs import Batch, Inputs, evenly
 from ..calibration.measure import Measure, Metric, MetricChange, OutputErrorMetric, number_of
@@ -54,8 +54,9 @@ _TOLD_BY = 24
 _SMALLEST_STATISTICS_BATCH = 8
 #: Values of a batch that go into convolutions and come out of them; they are kept together, with gradients.
 _ACTIVATIONS = 120_000_000
-#: Samples that correction looks at; what it fits are far fewer numbers than those of a layer's patches.
-_CORRECTED_BY = 32
+#: Samples that correction looks at, more where a layer has few positions in each; what it fits are far fewer
+#: numbers than those of a layer's patches.
+CORRECTED_BY = 32
 #: Bytes of the original network's outputs that are held while others are compared with them.
 _HELD = 256 << 20
 #: The held-out samples choose among these, and no correction.
@@ -326,7 +327,8 @@ class Calibration:
             with suppress(FormatError):
                 return remainders_of(entry)
         own = {layer.name for layer, _ in stacks if cache.owns(layer.name)}
-        few = self.inputs.take(evenly(min(_CORRECTED_BY, self.inputs.count), self.inputs.count))
+        wanted = max(CORRECTED_BY, samples_needed(stacks, self.options))
+        few = self.inputs.take(evenly(min(wanted, self.inputs.count), self.inputs.count))
         parts = ranks.collect(
             "remainders", lambda: gather_remainders(self.runner, stacks, few, self.options, own)
         )

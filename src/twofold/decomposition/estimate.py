@@ -21,19 +21,19 @@ from ..conv import ConvLayer
 from ..lowrank import scheme
 from ..lowrank.spectra import one_thread
 from ..planning import Request
-from .calibrate import Calibration
+from .calibrate import CORRECTED_BY, Calibration
 from .sensitivity import TRIED
 
 #: Seconds after which nothing is timed again.
 _PATIENCE = 1.0
 #: Sides of the matrices whose product shows the machine's rate.
 _SIDE = 384
-#: Of products in float32 a machine computes so many times as many, of those of patches so many.
+#: A machine computes this many times as many products in float32 as in float64.
 _SINGLE = 2.0
 #: Fits that judge the shrinkage of a layer's covariance, at most.
 _JUDGED = 4
-#: Passes over the held-out samples behind the plan: errors of four networks, and of the outputs, each twice.
-_LAST_PASSES = 10
+#: Passes over the held-out samples behind the plan: the original and four others, and the outputs of two.
+_LAST_PASSES = 7
 #: A forward with gradients takes so many plain ones.
 _BACKWARD = 3.0
 
@@ -84,7 +84,7 @@ class Estimate:
             (fitted + backward) * forward + moments / rate,
             judging * forward + work / rate,
             trials * forward / 2,  # what lies behind a layer: half of the network in the mean
-            (_LAST_PASSES * holdout + 2 * fitted) * forward + chosen / rate,
+            (_LAST_PASSES * holdout + 2 * min(CORRECTED_BY, fitted)) * forward + chosen / rate,
             peak_memory() + _memory(calibration, layers, extent),
         )
 

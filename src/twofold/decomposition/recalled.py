@@ -11,6 +11,7 @@ from ..calibration.inputs import Inputs
 from ..conv import Array, ConvLayer, Factors, Size
 from ..errors import FormatError
 from ..lowrank import Factorization, FitOptions, LayerFit, scheme
+from ..lowrank.protocols import KnownErrors
 from ..planning import Request
 from ..progress import track
 from .cache import RunCache, layer_type_digest, samples_digest, scheme_digest
@@ -147,15 +148,26 @@ class _Stacks:
         return self.make()
 
     @cached_property
-    def known(self) -> dict[Size, float]:
-        """See `Factorization`: what is stored, and what was read or made since."""
+    def _expected(self) -> dict[Size, float]:
+        """What is stored, and what was read or made since; of ranks that were not fitted yet."""
         return dict(self.fit.known or {})
+
+    @cached_property
+    def _fitted(self) -> dict[Size, float]:
+        return {}
+
+    @property
+    def known(self) -> KnownErrors:
+        """See `Factorization`."""
+        return KnownErrors(self._expected, self._fitted)
 
     def errors(self) -> Array:
         """See `Factorization`."""
         if self.fit.errors is not None:
             return self.fit.errors
-        return scheme(self.fit.scheme).error_curve(self.of.layer.geometry, self.fit.max_ranks, self.known)
+        return scheme(self.fit.scheme).error_curve(
+            self.of.layer.geometry, self.fit.max_ranks, self.known.errors()
+        )
 
     def build(self, ranks: Size) -> Factors:
         """See `Factorization`."""
@@ -167,11 +179,12 @@ class _Stacks:
 
     def _final(self, ranks: Size) -> tuple[float, Factors]:
         stack = self._made.factors(ranks)
-        return self._now_known(ranks) or 0.0, stack
+        return self._now_known("final", ranks) or 0.0, stack
 
-    def _now_known(self, ranks: Size) -> float | None:
-        """The error that the fits know at some ranks, which were fitted."""
-        return None if self._made.known is None else self._made.known().get(ranks)
+    def _now_known(self, use: str, ranks: Size) -> float | None:
+        """The error that the fits know at some ranks, or expect there."""
+        known = KnownErrors() if self._made.known is None else self._made.known()
+        return (known.fitted if use == "final" else known.expected).get(ranks)
 
     def _recall(
         self, use: str, ranks: Size, make: Callable[[], tuple[float, Factors]]
@@ -182,18 +195,18 @@ class _Stacks:
         if entry is not None:
             with suppress(FormatError):
                 energy, expected, stack = stack_of(entry, self.of.layer, fit.scheme, fit.variant, ranks)
-                self._learn(ranks, expected)
+                self._learn(use, ranks, expected)
                 return energy, stack
         energy, stack = make()
-        expected = self._now_known(ranks)
+        expected = self._now_known(use, ranks)
         entry = stack_entry(stack, energy, expected)
         cache.put("factors", key, entry.header, entry.arrays)
-        self._learn(ranks, expected)
+        self._learn(use, ranks, expected)
         return energy, stack
 
-    def _learn(self, ranks: Size, expected: float | None) -> None:
+    def _learn(self, use: str, ranks: Size, expected: float | None) -> None:
         if expected is not None:
-            self.known[ranks] = expected
+            (self._fitted if use == "final" else self._expected)[ranks] = expected
 
 
 def _given(found: Factorization) -> Factorization:

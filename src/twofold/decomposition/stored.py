@@ -18,7 +18,7 @@ from ..planning import Request
 class StoredFit:
     """A factorization as plans read it, without what makes stacks.
 
-    Attributes: see `lowrank.protocols.Factorization`; `errors` is None where those that are known predict
+    Attributes: see `lowrank.protocols.Factorization`; `errors` is None where those that are `known` predict
         the others.
     """
 
@@ -35,7 +35,7 @@ class StoredFit:
     def of(cls, found: Factorization) -> StoredFit:
         """Read one."""
         errors = found.energy_errors()
-        known = None if found.known is None else dict(found.known())
+        known = None if found.known is None else found.known().errors()
         return cls(
             found.scheme, found.variant, found.max_ranks, found.ridge, errors if known is None else None,
             found.singular_values, known, found.trial_ranks(),

@@ -44,7 +44,7 @@ def unmeasured(plan: Plan) -> str:
 def quicker(estimate: Estimate, wanted: Mapping[str, Sequence[Request]]) -> str:
     """What shortens a run that is long for its fits of schemes that fit each rank alone; "" for others."""
     nested = {one.scheme: scheme(one.scheme).nested for of_layer in wanted.values() for one in of_layer}
-    if estimate.fits < max(_LONG, estimate.seconds / 2) or all(nested.values()):
+    if estimate.fits + estimate.rest < max(_LONG, estimate.seconds / 2) or all(nested.values()):
         return ""
     left = [name for name, at_once in nested.items() if at_once] or ["spatial", "channel"]
     schemes = option(f"schemes={tuple(left)}", " ".join(f"--scheme {name}" for name in left))

@@ -2,8 +2,9 @@
 
 Terms of different ranks are not nested, so every rank is a fit of its own. A few of them, the anchors, show
 how the error falls with the rank; the others are predicted by a curve through them, log error over log rank,
-until they are fitted themselves. Every fit begins at the nearest anchor, whatever was fitted before: terms of
-least energy are dropped, or others are added for what is left.
+until they are fitted themselves. Every fit begins at a short one of its rank, the draft, which begins at the
+first anchor, whatever was fitted before: terms of least energy are dropped, or others are added for what is
+left. How the loss falls in a draft foretells what the fit will lose.
 
 Over the memory limit all this is done to a model of the covariance, see `strips`. Only where the factors of a
 rank are asked for another pass over the data fits the last convolution, and tells the error.
@@ -23,22 +24,23 @@ from twofold.errors import OptionError
 from twofold.lowrank.assemble import checked_weight, corrected_bias, output_dtype, pair_factors
 from twofold.lowrank.measure import as_stored
 from twofold.lowrank.problem import Problem
-from twofold.lowrank.protocols import Factorization
+from twofold.lowrank.protocols import Factorization, KnownErrors
 from twofold.lowrank.regression import no_second_pass, regress_seen
 from twofold.lowrank.separable import Covariance, DenseCovariance, KroneckerCovariance, Solved, TermProblem
 from twofold.lowrank.spectra import one_thread
 from twofold.lowrank.strips import StripCovariance
 from twofold.lowrank.unfold import Split, part
 
-#: Shares of a layer's weights that the anchors keep; the first is fitted to the end, the others as drafts.
+#: Shares of a layer's weights that the anchors keep; the first begins anew, drafts begin there.
 ANCHORS = (0.12, 0.25, 0.5)
 #: Above this many values of a patch, the last anchor would cost more than all else.
 _LARGE = 2400
 #: Evaluations of the first anchor, which begins anew, of a draft, which begins there, and of a fit to the
 #: end, which begins at a draft: so many, and so many more for each alternation that the user asks for.
 _ANEW, _DRAFT, _WARM, _MORE = 45, 12, 30, 15
-#: The loss falls like a power of the number of evaluations, more slowly with time by this share.
-_SLOWER = 0.75
+#: The loss falls like a power of the number of evaluations, more slowly with time by this share; no more is
+#: expected of it than this.
+_SLOWER, _MOST = 0.75, 0.2
 #: Log error over log rank, where one fit alone is known; beyond the fits it is between these two.
 _SLOPE, _STEEPEST, _FLATTEST = -2.5, -6.0, -1.0
 
@@ -107,16 +109,16 @@ class DepthwiseFits:
         if self.problem.energy > 0:
             for rank in self._anchors():
                 self._draft(rank)
-        return error_curve(self.layer.geometry, self.limit, self.known())
+        return error_curve(self.layer.geometry, self.limit, self.known().errors())
 
-    def known(self) -> dict[Size, float]:
-        """Energy errors at the ranks that were fitted so far; none where all errors vanish.
-
-        Of a draft it is what a fit to the end is expected to lose.
-        """
+    def known(self) -> KnownErrors:
+        """Energy errors as far as they are known; none where all errors vanish."""
         if not self.problem.energy > 0:
-            return {}
-        return {(rank,): fit.expected for rank, fit in (self.drafts | self.fits | self.seen).items()}
+            return KnownErrors()
+        return KnownErrors(
+            {(rank,): fit.expected for rank, fit in self.drafts.items()},
+            {(rank,): fit.error for rank, fit in (self.fits | self.seen).items()},
+        )
 
     def trial(self, ranks: Size) -> tuple[float, Factors]:
         found = self._draft(ranks[0])
@@ -171,7 +173,8 @@ class DepthwiseFits:
             solved = self.problem.solve(terms)
         self.problem.release()
         error = min(solved.lost / self.problem.energy, 1.0)
-        return TermFit(solved, error, error * (_gain(history, self._to_the_end) if draft else 1.0))
+        goes_on = draft and len(history) >= evaluations
+        return TermFit(solved, error, error * (_gain(history, self._to_the_end) if goes_on else 1.0))
 
     def _again(self, given: Problem, solved: Solved) -> TermFit:
         """The last convolution as another pass over the data has it."""
@@ -302,7 +305,7 @@ def _gain(history: Sequence[float], evaluations: int) -> float:
     half, end = history[len(history) // 2 - 1], history[-1]
     if not 0 < end < half or evaluations <= len(history):
         return 1.0
-    return float((end / half) ** (_SLOWER * log2(evaluations / len(history))))
+    return max(float((end / half) ** (_SLOWER * log2(evaluations / len(history)))), _MOST)
 
 
 def _positive(variances: Array) -> Array:

@@ -35,7 +35,7 @@ from twofold.lowrank.groups import (
 from twofold.lowrank.measure import energy
 from twofold.lowrank.options import FitOptions
 from twofold.lowrank.problem import Problem
-from twofold.lowrank.protocols import Begun, Factorization, Scheme
+from twofold.lowrank.protocols import Begun, Factorization, KnownErrors, Scheme
 from twofold.lowrank.regression import no_second_pass
 from twofold.lowrank.strips import modelled_energy
 
@@ -257,18 +257,22 @@ def _joined(
     """The factorizations of all groups, read at the same ranks; each weighs as its energy does."""
     energy_weights = np.array(energies) / (sum(energies) or 1.0)
 
-    def known() -> dict[Size, float]:
-        of_parts = [part.known() for part in parts if part.known is not None]
-        fitted = dict.fromkeys(ranks for errors in of_parts for ranks in errors)
+    def joined(of_parts: Sequence[Mapping[Size, float]]) -> dict[Size, float]:
         return {
             ranks: float(np.dot([errors.get(ranks, 0.0) for errors in of_parts], energy_weights))
-            for ranks in fitted
+            for ranks in dict.fromkeys(ranks for errors in of_parts for ranks in errors)
         }
+
+    def known() -> KnownErrors:
+        of_parts = [part.known() for part in parts if part.known is not None]
+        return KnownErrors(
+            joined([one.expected for one in of_parts]), joined([one.fitted for one in of_parts])
+        )
 
     def errors() -> Array:
         of_parts = [part.energy_errors() for part in parts]
         if parts[0].known is not None:  # and they know what these errors are read from now
-            return curve(known())
+            return curve(known().errors())
         return np.asarray(np.stack(of_parts, axis=-1) @ energy_weights)
 
     def quick(ranks: Size) -> tuple[float, Factors]:

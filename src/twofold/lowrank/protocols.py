@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import ClassVar, Protocol
 
@@ -22,7 +22,7 @@ class RankErrors(Protocol):
     weight, or, where statistics were given, of the output's variance on the inputs they describe; the
     *relative error* is its square root. Both are predictions for exactly the convolutions that
     `Factorization.factors` returns at these ranks (before rounding to their dtype; with `refine` an upper
-    bound); where ranks are not nested, once `factors` was asked for them.
+    bound); where ranks are not nested, once `factors` was asked for them, and estimates before.
     """
 
     @property
@@ -52,6 +52,29 @@ class RankErrors(Protocol):
         """Lost fraction of the energy at `ranks`, between 0 and 1."""
 
 
+@dataclass(frozen=True)
+class KnownErrors:
+    """Energy errors by ranks, where every rank is a fit of its own, as far as something is known of them.
+
+    Attributes:
+        expected: what fits are expected to lose at ranks that a quick fit was made of.
+        fitted: what is lost at ranks that were fitted.
+    """
+
+    expected: Mapping[Size, float] = field(default_factory=dict)
+    fitted: Mapping[Size, float] = field(default_factory=dict)
+
+    def __contains__(self, ranks: object) -> bool:
+        """Whether there is more than an estimate from other ranks."""
+        return ranks in self.expected or ranks in self.fitted
+
+    def errors(self) -> dict[Size, float]:
+        """What a plan reads; where fits lost more than was expected of them, all others are expected to."""
+        worse = [error / self.expected[one] for one, error in self.fitted.items() if self.expected.get(one)]
+        ratio = max([1.0, *worse])
+        return {one: min(ratio * error, 1.0) for one, error in self.expected.items()} | dict(self.fitted)
+
+
 @dataclass(frozen=True, eq=False)
 class Factorization:
     """The decompositions of one layer by one scheme, readable at every rank; see `RankErrors`.
@@ -70,8 +93,8 @@ class Factorization:
         ridge: multiple of the mean input variance that was added to the covariance; 0 without statistics.
         singular_values: see `RankErrors`.
         origin: a hash of all that it was fitted to, where whoever made it knows one; "" else.
-        known: gives the energy errors of the ranks that were fitted so far, where every rank is a fit of its
-            own; None where one fit has all ranks.
+        known: gives what is known so far, where every rank is a fit of its own; None where one fit has all
+            ranks.
     """
 
     scheme: str
@@ -85,7 +108,7 @@ class Factorization:
     ridge: float = 0.0
     singular_values: Array | None = None
     origin: str = ""
-    known: Callable[[], Mapping[Size, float]] | None = None
+    known: Callable[[], KnownErrors] | None = None
 
     def energy_errors(self) -> Array:
         return self.errors()
@@ -118,7 +141,9 @@ class Factorization:
 
     def knows(self, ranks: Size) -> bool:
         """Whether the error at `ranks` is more than an estimate from other ranks."""
-        return self.known is None or ranks in self.known()
+        known = KnownErrors() if self.known is None else self.known()
+        # Nothing is known where nothing can be lost.
+        return known == KnownErrors() or ranks in known
 
     def then(self, change: Callable[[Factors], Factors]) -> Factorization:
         """The same with every stack changed."""
@@ -199,7 +224,7 @@ class Scheme:
     def work(self, geometry: ConvGeometry, variant: str, refine: int) -> tuple[float, float]:
         """Operations of a data-aware fit, and of a stack of a third of the parameters, about.
 
-        They are those of products in float32; others count as many as take as long.
+        Operations are those of products in float32; others are counted as those that take the same time.
 
         Args:
             geometry: of the layer.

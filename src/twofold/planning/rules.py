@@ -106,9 +106,8 @@ def amct_spectrum(layer: ConvLayer) -> Vector:
         gram = scipy.linalg.blas.dsyrk(1.0, block.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1)
     if not np.isfinite(gram.trace()):
         raise PlanError(f"{layer.name}: its weights are not all finite")
-    with (
-        one_thread()
-    ):  # beside other programs, threads wait for one another thirty times longer than they work
+    # Beside other programs, threads wait for one another thirty times as long as they work.
+    with one_thread():
         values = scipy.linalg.eigvalsh(gram, lower=True, overwrite_a=True, check_finite=False)
     return np.sqrt(np.maximum(values, 0.0))[::-1].astype(np.float64)
 

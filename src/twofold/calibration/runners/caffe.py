@@ -271,7 +271,8 @@ def _array(blob: Tensor) -> NDArray[np.float32]:
 
 
 def _arrays(blobs: Mapping[str, Tensor]) -> Outputs:
-    return {name: _array(blob) for name, blob in blobs.items()}
+    # Functions of the user's that look at outputs may rely on their layout.
+    return {name: np.ascontiguousarray(_array(blob)) for name, blob in blobs.items()}
 
 
 # ---- what is protected
