@@ -114,7 +114,9 @@ class Ranks:
     rank: Annotated[
         list[str] | None, _layers("Fix a layer's rank (R1xR2 for two, 'full' for full rank).", "NAME=R")
     ] = None
-    refine: Annotated[int, _layers("Rounds that improve factors; more lose less.", "N")] = REFINE
+    refine: Annotated[int, _layers("Rounds that improve factors; 0 is quicker, more lose less.", "N")] = (
+        REFINE
+    )
 
 
 @joined()

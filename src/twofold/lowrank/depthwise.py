@@ -4,7 +4,7 @@ Terms of different ranks are not nested, so every rank is a fit of its own. A fe
 how the error falls with the rank; the others are predicted by a curve through them, log error over log rank,
 until they are fitted themselves. Every fit begins at a short one of its rank, the draft, which begins at the
 first anchor, whatever was fitted before: terms of least energy are dropped, or others are added for what is
-left. How the loss falls in a draft foretells what the fit will lose.
+left. How the loss falls in a draft predicts what the fit will lose.
 
 Over the memory limit all this is done to a model of the covariance, see `strips`. Only where the factors of a
 rank are asked for another pass over the data fits the last convolution, and tells the error.
@@ -31,11 +31,11 @@ from twofold.lowrank.spectra import one_thread
 from twofold.lowrank.strips import StripCovariance
 from twofold.lowrank.unfold import Split, part
 
-#: Shares of a layer's weights that the anchors keep; the first begins anew, drafts begin there.
+#: Shares of a layer's weights that the anchors keep; the first begins at none, drafts begin there.
 ANCHORS = (0.12, 0.25, 0.5)
 #: Above this many values of a patch, the last anchor would cost more than all else.
 _LARGE = 2400
-#: Evaluations of the first anchor, which begins anew, of a draft, which begins there, and of a fit to the
+#: Evaluations of the first anchor, which begins at none, of a draft, which begins there, and of a fit to the
 #: end, which begins at a draft: so many, and so many more for each alternation that the user asks for.
 _ANEW, _DRAFT, _WARM, _MORE = 45, 12, 30, 15
 #: The loss falls like a power of the number of evaluations, more slowly with time by this share; no more is
