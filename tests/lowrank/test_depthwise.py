@@ -206,6 +206,15 @@ def test_where_fits_lose_more_than_was_expected_all_are_expected_to():
     assert (9,) not in known
 
 
+def test_a_draft_expects_what_a_fit_loses():
+    layer = make_layer(ConvGeometry.of(24, 16, (3, 3), pad=1))
+    fits = fits_of(layer, make_statistics(layer.geometry))
+    draft, fit = fits._draft(33), fits._fit(33)
+    assert draft.expected < draft.error
+    assert abs(draft.expected - fit.error) < abs(draft.error - fit.error)
+    assert fit.expected == fit.error
+
+
 def test_nothing_is_left_to_know_of_a_layer_without_weight():
     layer = replace(make_layer(GEOMETRY), weight=np.zeros(GEOMETRY.weight_shape, np.float32))
     assert depthwise.factorize(layer, "").knows((8,))
